@@ -1,0 +1,271 @@
+"""The public life of a method on a model: attach, train, save and load, merge."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from mosa.errors import UserError
+from mosa.peft.blocks import find_head
+from mosa.peft.method import Method, build_method
+from mosa.peft.routing import Passes, is_stochastic, repeat_batch
+
+
+@dataclass
+class Attachment:
+    """What `attach` leaves on a model as `model.peft`.
+
+    Attributes:
+        method: The method and its options.
+        passes: How many passes a training step stacks.
+        shares_prefix: Whether the passes part inside the model rather than at its input.
+        buffers: Names of the buffers that belong to the method's state.
+        hook: Begins the passes of each forward.
+    """
+
+    method: Method
+    passes: Passes
+    hook: RemovableHandle
+    shares_prefix: bool = False
+    buffers: tuple[str, ...] = ()
+
+
+class ParameterCount(NamedTuple):
+    """Numbers of tuned parameters: without the classifier, of the classifier, and together."""
+
+    adapter: int
+    head: int
+    total: int
+
+
+def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: Any) -> nn.Module:
+    """Attach a method to a built and loaded timm model, in place; freeze all but what it tunes.
+
+    The output of the model does not change. The classifier is tuned by every method, with the
+    values that it has.
+
+    Args:
+        model: A model made by `timm.create_model`, with its weights loaded.
+        method: Name of a method (see `list_methods`), or a method built before.
+        seed: Seeds initial values, partitions and routing, apart from the global generator.
+        **options: Options of the method by name, such as `bottleneck=64`.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UserError: Unknown method or option, a value that is not allowed, a model whose blocks are
+            not understood, or a model that has a method attached already.
+
+    Example:
+        >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
+        >>> model = mosa.peft.attach(model, "mosa", bottleneck=16, experts=4)
+    """
+    if attached := getattr(model, "peft", None):
+        raise UserError(
+            f"the model has {attached.method.name!r} attached already: build a new model, "
+            f"as a second method would freeze and wrap the first"
+        )
+    if isinstance(method, str):
+        method = build_method(method, **options)
+    head = find_head(model)
+    own_modules = set(model.modules())
+    was_training = model.training
+    model.requires_grad_(False)
+    passes = Passes()
+    model.peft = Attachment(method, passes, model.register_forward_pre_hook(passes.begin))
+    try:
+        method.apply(model, seed)
+    except Exception:
+        _detach(model)
+        raise
+    head.requires_grad_(True)
+    model.train(was_training)
+
+    model.peft.buffers = tuple(
+        f"{prefix}.{name}"
+        for prefix, module in model.named_modules()
+        if module not in own_modules
+        for name, _ in module.named_buffers(recurse=False)
+    )
+    fork_point = method.fork_point(model)
+    if fork_point is not None and not any(is_stochastic(module) for module in own_modules):
+        fork_point.register_forward_pre_hook(model.peft.passes.part)
+        model.peft.shares_prefix = True
+    return model
+
+
+def attachment(model: nn.Module) -> Attachment:
+    """Return what is attached to a model.
+
+    Raises:
+        UserError: Nothing is attached.
+    """
+    if not hasattr(model, "peft"):
+        raise UserError(f"{type(model).__name__} has no method attached: call mosa.peft.attach first")
+    return model.peft
+
+
+def forward_passes(model: nn.Module, images: Tensor, passes: int) -> Tensor:
+    """Run several forward passes over the same images at once, with independent experts and dropout.
+
+    What precedes the first stochastic module is computed once for all passes.
+
+    Args:
+        model: A model with a method attached, in training mode.
+        images: Input of shape (batch, channels, height, width).
+        passes: Number of passes.
+
+    Returns:
+        Outputs of shape (passes * batch, classes), the chunks of `batch` rows being the passes.
+    """
+    state = attachment(model)
+    if not state.shares_prefix:
+        images = repeat_batch(images, passes)
+    state.passes.requested = passes
+    return model(images)
+
+
+def merge(model: nn.Module) -> nn.Module:
+    """Bring a model into its inference form, in place: experts into one layer, LoRA into the weights.
+
+    The output in evaluation does not change. A merged MoSA model is a plain adapter model with that
+    state; a merged LoRA model has the backbone's exact modules and nothing attached.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UserError: Nothing is attached.
+    """
+    state = attachment(model)
+    state.method = state.method.fold(model)
+    state.shares_prefix = False
+    state.buffers = ()
+    if state.method is None:
+        _detach(model)
+    return model
+
+
+def _detach(model: nn.Module) -> None:
+    model.peft.hook.remove()
+    del model.peft
+
+
+def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
+    """Return the tuned parameters and the method's buffers by name: all that differs from the backbone.
+
+    Returns:
+        Detached tensors that share memory with the model; safetensors can save them as they are.
+
+    Raises:
+        UserError: Nothing is attached.
+    """
+    buffers = attachment(model).buffers
+    tuned = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    return tuned | {name: model.get_buffer(name) for name in buffers if model.get_buffer(name) is not None}
+
+
+def load_tuned_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
+    """Load what `tuned_state_dict` returned into a model with the same method and options, in place.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UserError: Names or shapes differ: the state was made for another method, other options, or
+            another number of classes. Nothing is loaded then.
+    """
+    own = tuned_state_dict(model)
+    name = attachment(model).method.name
+    for kind, names in (("lacks", own.keys() - state.keys()), ("has", state.keys() - own.keys())):
+        if names:
+            raise UserError(
+                f"the state does not fit the attached method {name!r}: it {kind} {len(names)} tensors that "
+                f"{'this needs' if kind == 'lacks' else 'this does not have'}, such as {min(names)!r}; "
+                f"attach the method and options that it was made with"
+            )
+    for key, value in state.items():
+        if value.shape != own[key].shape:
+            raise UserError(
+                f"the state does not fit the attached method {name!r}: {key!r} has shape "
+                f"{tuple(value.shape)}, expected {tuple(own[key].shape)}; attach it with the options, "
+                f"and the number of classes, that the state was made with"
+            )
+    with torch.no_grad():
+        for key, value in state.items():
+            own[key].copy_(value)
+    return model
+
+
+def save_tuned(model: nn.Module, path: str | Path) -> None:
+    """Save the tuned state as safetensors, with the method and its options as metadata.
+
+    Raises:
+        UserError: Nothing is attached.
+    """
+    metadata = {"mosa.method": json.dumps(_describe(model), sort_keys=True)}
+    state = {name: value.contiguous() for name, value in tuned_state_dict(model).items()}
+    save_file(state, path, metadata=metadata)
+
+
+def load_tuned(model: nn.Module, path: str | Path) -> nn.Module:
+    """Load a file of `save_tuned` into a model with the same method and options, in place.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UserError: The file is not one of `save_tuned`, or was made for other options.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{path}: cannot be read as safetensors ({error}); expected a file of save_tuned"
+        ) from None
+    saved = json.loads(metadata.get("mosa.method", "null"))
+    own = _describe(model)
+    if saved is None:
+        raise UserError(f"{path}: names no method in its metadata; expected a file of save_tuned")
+    if saved != own:
+        differing = sorted(key for key in saved | own if saved.get(key) != own.get(key))
+        raise UserError(
+            f"{path}: made for "
+            + ", ".join(f"{key}={saved.get(key)!r}" for key in differing)
+            + "; the model has "
+            + ", ".join(f"{key}={own.get(key)!r}" for key in differing)
+        )
+    return load_tuned_state_dict(model, state)
+
+
+def _describe(model: nn.Module) -> dict[str, Any]:
+    method = attachment(model).method
+    return {"method": method.name} | method.model_dump()
+
+
+def count_parameters(model: nn.Module) -> ParameterCount:
+    """Count the tuned parameters that a model holds now.
+
+    Returns:
+        `adapter` (all but the classifier), `head` (the classifier) and `total` (their sum). MoSA holds
+        the additional biases of its experts until it is merged.
+
+    Raises:
+        UserError: Nothing is attached.
+    """
+    attachment(model)
+    head = {id(parameter) for parameter in find_head(model).parameters()}
+    tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    in_head = sum(parameter.numel() for parameter in tuned if id(parameter) in head)
+    total = sum(parameter.numel() for parameter in tuned)
+    return ParameterCount(adapter=total - in_head, head=in_head, total=total)

@@ -1,0 +1,119 @@
+"""What a method is: a frozen, validated set of options that knows how to modify a model."""
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
+
+from mosa.errors import UserError, unknown
+from mosa.peft.blocks import block_width, find_blocks
+
+_REGISTRY: dict[str, type["Method"]] = {}
+
+
+class Method(BaseModel):
+    """Base class of the methods: the options are the fields, and the class registers itself by `name`.
+
+    A subclass states its `name`, its `reference` (paper) and its fields, implements `apply`, and
+    counts its parameters in `block_parameters`. The model arrives built, loaded and entirely
+    frozen; the classifier is unfrozen afterwards, for every method alike.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants")
+
+    name: ClassVar[str]
+    reference: ClassVar[str]
+
+    consistency: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the symmetric KL term between two forward passes; 0 trains with one pass.",
+    )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        _REGISTRY[cls.name] = cls
+
+    @property
+    def passes(self) -> int:
+        """Forward passes per training batch: two when a consistency term compares them."""
+        return 2 if self.consistency > 0 else 1
+
+    def apply(self, model: nn.Module, seed: int) -> None:
+        """Insert the tuned modules into a frozen model, in place.
+
+        Args:
+            model: A timm model, every parameter frozen.
+            seed: Seeds the initial values, the partition into experts and the routing.
+        """
+        raise NotImplementedError
+
+    def fold(self, model: nn.Module) -> "Method | None":
+        """Turn the trained model into its inference form, in place.
+
+        Returns:
+            The method that the model carries now, or None if only the plain architecture is left.
+        """
+        return self
+
+    def fork_point(self, model: nn.Module) -> nn.Module | None:
+        """Return the first inserted module that differs between two passes, if its branch can part there.
+
+        All that comes before it is computed once for both passes; None repeats the model's input.
+        """
+        return None
+
+    def parameters(self, model: nn.Module, training: bool = False) -> int:
+        """Count, by formula, the tuned parameters without the classifier.
+
+        Args:
+            model: The model that the method is for, attached or not.
+            training: Count what is trained instead of what is stored after merging.
+        """
+        count = self.trained_block_parameters if training else self.block_parameters
+        return sum(count(block_width(block)) for block in find_blocks(model))
+
+    def block_parameters(self, width: int) -> int:
+        """Count the tuned parameters that a block of this width holds after merging."""
+        raise NotImplementedError
+
+    def trained_block_parameters(self, width: int) -> int:
+        """Count those that a block holds while it is trained; the same unless a method says otherwise."""
+        return self.block_parameters(width)
+
+
+def list_methods() -> list[str]:
+    """Return the names of all methods, in alphabetical order."""
+    return sorted(_REGISTRY)
+
+
+def get_method(name: str) -> type[Method]:
+    """Return the class of a method.
+
+    Raises:
+        UserError: There is no method of this name.
+    """
+    if name not in _REGISTRY:
+        raise unknown("method", name, list_methods())
+    return _REGISTRY[name]
+
+
+def build_method(name: str, **options: Any) -> Method:
+    """Build a method from its name and options; options left out take their defaults.
+
+    Raises:
+        UserError: The method or an option is unknown, or a value is not allowed.
+    """
+    cls = get_method(name)
+    for option in options:
+        if option not in cls.model_fields:
+            raise unknown(f"option of method {name!r}", option, cls.model_fields)
+    try:
+        return cls(**options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "options"
+        got = f" (got {first['input']!r})" if first["loc"] else ""
+        message = first["msg"].removeprefix("Value error, ")
+        raise UserError(f"method {name!r}, option {where!r}: {message}{got}") from None

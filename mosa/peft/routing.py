@@ -1,0 +1,82 @@
+"""Which expert computes which forward pass, and where the passes of a training step part."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mosa._timm import DropPath, PatchDropout
+from mosa.seeding import generator
+
+if TYPE_CHECKING:
+    from mosa.peft.split import SplitLinear
+
+
+class Passes:
+    """How many passes the current forward stacks along the batch: pass p owns the p-th chunk.
+
+    Two passes over the same images are one batched forward. Whatever comes before the first
+    stochastic module is the same in both, so it is computed once: `part` is registered as a
+    pre-hook of that module and repeats the batch there.
+
+    Attributes:
+        count: Passes of the forward that runs, or ran last; it stands until the next one begins,
+            because activation checkpointing computes again in the backward.
+        requested: Passes of the next forward.
+    """
+
+    def __init__(self) -> None:
+        self.count = 1
+        self.requested = 1
+
+    def begin(self, model: nn.Module, inputs: Any) -> None:
+        """Take up the request for the forward that is about to start: a forward pre-hook of the model."""
+        self.count, self.requested = self.requested, 1
+
+    def part(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Repeat the batch for each pass, (batch, ...) -> (count * batch, ...): a forward pre-hook."""
+        return (repeat_batch(inputs[0], self.count),)
+
+
+class Router(nn.Module):
+    """Draws, before each training forward, one expert per split projection and pass, uniformly.
+
+    All images of a batch share the draw (stochastic activation in MoSA). The generator is the
+    router's own and is saved with `model.state_dict()`, so a resumed run goes on with the same
+    sequence. Drawing once per forward, not in each projection, keeps recomputation (activation
+    checkpointing) consistent.
+    """
+
+    def __init__(self, passes: Passes, seed: int) -> None:
+        super().__init__()
+        self.passes = passes
+        self.generator = generator(seed, "routing")
+        self.splits: list[SplitLinear] = []  # they belong to their blocks: listed, not registered
+
+    def draw(self, model: nn.Module, inputs: Any) -> None:
+        """Choose the experts of the forward that is about to start: a forward pre-hook of the model."""
+        if not model.training:
+            return
+        for split in self.splits:
+            choice = torch.randint(split.experts, (self.passes.count,), generator=self.generator)
+            split.active = tuple(choice.tolist())
+
+    def get_extra_state(self) -> Tensor:
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.generator.set_state(state.cpu())
+
+
+def repeat_batch(x: Tensor, count: int) -> Tensor:
+    """Stack `count` copies of a batch along its first dimension."""
+    return x if count == 1 else x.repeat(count, *[1] * (x.dim() - 1))
+
+
+def is_stochastic(module: nn.Module) -> bool:
+    """Tell whether a module of a backbone draws random numbers in training."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p > 0
+    if isinstance(module, DropPath):
+        return bool(module.drop_prob)
+    return isinstance(module, PatchDropout) and module.prob > 0

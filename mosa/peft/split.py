@@ -1,0 +1,195 @@
+"""The split: a Linear whose weight is shared out among experts (MoSA, section 3.2)."""
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mosa.errors import UserError
+from mosa.peft.routing import Router
+from mosa.seeding import generator
+
+MAX_EXPERTS = 256  # the index of a weight's expert is one byte
+
+
+class SplitLinear(nn.Module):
+    """A Linear with N experts, each of which owns a disjoint part of the weights.
+
+    Expert i computes with ``W_i = where(expert_of == i, W, W0)``: its own entries as trained, all
+    others as they were at the start. There is one trainable `weight` W of the dense layer's size and a
+    byte per weight that says whose it is; W0 is kept only where it is not zero. Biases are not
+    split by default: each expert has its own.
+
+    In training, the `Router` says which expert computes each pass of the batch. In evaluation the
+    experts are merged: the mean of the W_i is ``(W + (N - 1) W0) / N``.
+
+    Args:
+        linear: The layer to split; its weights are the initial ones, W0.
+        experts: Number of experts N, 1 to min(256, number of weights).
+        router: Draws the active experts; this layer registers itself with it.
+        rng: Draws the partition.
+        split_bias: Share the bias out as well, instead of one full bias per expert.
+        merge: "mean" of the experts (the expectation over the routing) or "sum" of their changes (W itself).
+
+    Shape:
+        (passes * batch, ..., in) -> (passes * batch, ..., out).
+
+    Attributes:
+        active: The expert of each pass of the current step, set by the router.
+
+    Raises:
+        UserError: There are fewer weights (or, with `split_bias`, biases) than experts.
+    """
+
+    def __init__(
+        self,
+        linear: nn.Linear,
+        experts: int,
+        router: Router,
+        rng: torch.Generator,
+        split_bias: bool = False,
+        merge: Literal["mean", "sum"] = "mean",
+    ) -> None:
+        super().__init__()
+        self.experts = experts
+        self.merge = merge
+        self.active: tuple[int, ...] = ()
+        self.weight = linear.weight
+        self._add_partition("weight", linear.weight, rng)
+        self.split_bias = split_bias
+        if linear.bias is None:
+            self.bias = None
+        elif split_bias:
+            self.bias = linear.bias
+            self._add_partition("bias", linear.bias, rng)
+        else:  # one vector each, so that a bias stays one-dimensional and is not decayed
+            self.bias = nn.ParameterList([nn.Parameter(linear.bias.detach().clone()) for _ in range(experts)])
+        router.splits.append(self)
+
+    def _add_partition(self, name: str, tensor: Tensor, rng: torch.Generator) -> None:
+        expert_of = partition(tensor.shape, self.experts, rng).to(tensor.device)
+        initial = tensor.detach().clone() if tensor.detach().count_nonzero() else None
+        self.register_buffer(f"{name}_expert_of", expert_of)
+        self.register_buffer(f"{name}_initial", initial)
+
+    def expert_weight(self, expert: int) -> Tensor:
+        """Return W_i, (out, in)."""
+        return _own_entries(self.weight, self.weight_expert_of, self.weight_initial, expert)
+
+    def expert_bias(self, expert: int) -> Tensor | None:
+        """Return the bias of an expert, (out,), or None."""
+        if self.bias is None:
+            return None
+        if self.split_bias:
+            return _own_entries(self.bias, self.bias_expert_of, self.bias_initial, expert)
+        # Stacked, the biases of the idle experts get a zero gradient rather than none, so that the
+        # optimiser treats them as it treats the idle weights.
+        return torch.stack(tuple(self.bias))[expert]
+
+    def merged_weight(self) -> Tensor:
+        """Return the weight of the merged layer, (out, in)."""
+        return self._merged(self.weight, self.weight_initial)
+
+    def merged_bias(self) -> Tensor | None:
+        """Return the bias of the merged layer, (out,), or None."""
+        if self.bias is None:
+            return None
+        if self.split_bias:
+            return self._merged(self.bias, self.bias_initial)
+        return torch.stack(tuple(self.bias)).mean(0)
+
+    def _merged(self, tensor: Tensor, initial: Tensor | None) -> Tensor:
+        if self.merge == "sum":
+            return tensor
+        if initial is not None:
+            tensor = tensor + (self.experts - 1) * initial
+        return tensor / self.experts
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return F.linear(x, self.merged_weight(), self.merged_bias())
+        if not self.active:
+            raise RuntimeError("no expert is drawn: call the whole model, whose pre-hook draws them")
+        outputs = [
+            F.linear(part, self.expert_weight(expert), self.expert_bias(expert))
+            for part, expert in zip(x.chunk(len(self.active)), self.active, strict=True)
+        ]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def merged(self) -> nn.Linear:
+        """Return the merged layer as a plain Linear with the same device, dtype and mode."""
+        out_features, in_features = self.weight.shape
+        linear = nn.Linear(in_features, out_features, bias=self.bias is not None, device="meta")
+        linear.weight = nn.Parameter(self.merged_weight().detach().clone())
+        if self.bias is not None:
+            linear.bias = nn.Parameter(self.merged_bias().detach().clone())
+        return linear.train(self.training)
+
+    def extra_repr(self) -> str:
+        out_features, in_features = self.weight.shape
+        return f"in_features={in_features}, out_features={out_features}, experts={self.experts}"
+
+
+def split_projections(
+    model: nn.Module,
+    projections: Iterable[tuple[nn.Module, str]],
+    seed: int,
+    experts: int,
+    split_bias: bool = False,
+    merge: Literal["mean", "sum"] = "mean",
+) -> None:
+    """Split Linear layers of a model in place, and route them before each of its forwards.
+
+    Args:
+        model: The model that owns the layers, being attached; it gains a `router`.
+        projections: Each layer as the module that holds it and the name it has there.
+        seed: Seeds the partitions and the routing, in streams of their own.
+        experts: Number of experts of each layer.
+        split_bias: See `SplitLinear`.
+        merge: See `SplitLinear`.
+    """
+    rng = generator(seed, "partition")
+    model.router = Router(model.peft.passes, seed)
+    for owner, name in projections:
+        setattr(owner, name, SplitLinear(getattr(owner, name), experts, model.router, rng, split_bias, merge))
+    model.router.hook = model.register_forward_pre_hook(model.router.draw)
+
+
+def fold_splits(model: nn.Module) -> None:
+    """Replace every split layer of a model by its merged Linear, in place, and stop routing."""
+    for owner in list(model.modules()):
+        for name, child in list(owner.named_children()):
+            if isinstance(child, SplitLinear):
+                setattr(owner, name, child.merged())
+    model.router.hook.remove()
+    del model.router
+
+
+def partition(shape: Sequence[int], experts: int, rng: torch.Generator) -> Tensor:
+    """Cut the entries of a tensor into disjoint random groups of equal size (+-1).
+
+    One uniform score per entry is drawn and ranked; the ranks are cut into `experts` equal pieces.
+
+    Returns:
+        The group of each entry: uint8, of the given shape, values 0 to experts - 1.
+
+    Raises:
+        UserError: `experts` is not in 1 ... min(256, number of entries).
+    """
+    size = torch.Size(shape).numel()
+    if not 1 <= experts <= min(MAX_EXPERTS, size):
+        raise UserError(
+            f"experts={experts}: expected 1 to {min(MAX_EXPERTS, size)}, as the tensor of shape "
+            f"{'x'.join(map(str, shape))} has {size} entries to share out and an index is one byte"
+        )
+    order = torch.rand(size, generator=rng, dtype=torch.float64).argsort(stable=True)
+    groups = torch.empty(size, dtype=torch.uint8)
+    groups[order] = (torch.arange(size) * experts // size).to(torch.uint8)
+    return groups.view(torch.Size(shape))
+
+
+def _own_entries(tensor: Tensor, expert_of: Tensor, initial: Tensor | None, expert: int) -> Tensor:
+    own = expert_of == expert
+    return torch.where(own, tensor, tensor.new_zeros(()) if initial is None else initial)
