@@ -220,7 +220,8 @@ def test_what_precedes_the_first_stochastic_module_is_computed_once():
     images, _ = batch(size=6)
     assert peft.forward_passes(model, images, 2).shape == (12, 5)
     assert rows == {
-        "patch_embed": 6, "blocks.0.attn": 6, "blocks.0.mlp": 6, "blocks.0.adapter.up": 12, "blocks.1.attn": 12,
+        "patch_embed": 6, "blocks.0.attn": 6, "blocks.0.mlp": 6,
+        "blocks.0.adapter.up": 12, "blocks.1.attn": 12,
     }  # fmt: skip
 
 

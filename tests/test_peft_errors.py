@@ -73,7 +73,7 @@ def test_attaching_again_after_lora_was_merged():
     [peft.merge, peft.tuned_state_dict, peft.count_parameters, lambda m: peft.forward_passes(m, None, 2)],
 )
 def test_nothing_attached(call):
-    with pytest.raises(UserError, match="no method attached: call mosa.peft.attach first"):
+    with pytest.raises(UserError, match="no method attached: call mosa"):
         call(build())
 
 

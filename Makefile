@@ -1,0 +1,44 @@
+# Two commands for a fresh machine (Python >= 3.11): `make run` and `make test`.
+# Everything else is plain `snakemake ...` and `mosa ...` from the environment in .venv.
+
+PYTHON ?= python3
+CORES ?= all
+CONFIG ?= config.yaml
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.PHONY: help setup run test test-fast lint schema clean
+
+help: ## Show this help.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(INSTALLED) ## Create .venv with the pinned packages.
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make run PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@touch $@
+
+run: $(INSTALLED) ## Run the default experiment and print its table.
+	@snakemake --cores $(CORES) --configfile $(CONFIG)
+	@mosa summary --configfile $(CONFIG)
+
+test: $(INSTALLED) lint ## Run all tests and the linters.
+	pytest
+
+test-fast: $(INSTALLED) ## Run the tests that are not marked slow.
+	pytest -m "not slow"
+
+lint: $(INSTALLED) ## Check style: ruff, snakefmt, snakemake --lint.
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile rules
+	snakemake --lint
+
+schema: $(INSTALLED) ## Write the generated schema and documentation pages again.
+	mosa schema
+
+clean: ## Remove the results (not the environment).
+	rm -rf results/runs results/tables results/plots results/logs results/packs

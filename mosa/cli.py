@@ -1,0 +1,204 @@
+"""`mosa <verb>`: what the workflow's rules call, and what a person calls.
+
+Each verb imports what it needs when it runs, so that help and tables do not wait for torch.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from mosa import __version__
+from mosa.errors import UserError
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+ANY = click.Path(path_type=Path)
+
+
+class Options(click.ParamType):
+    """Options as a JSON object: '{"bottleneck": 16}'."""
+
+    name = "json"
+
+    def convert(self, value, param, ctx):
+        """Parse the object, or fail with what was expected."""
+        if isinstance(value, dict):
+            return value
+        try:
+            parsed = json.loads(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not JSON ({error}); expected an object such as '{{\"lr\": 0.001}}'")
+        if not isinstance(parsed, dict):
+            self.fail(f"{value!r} is not a JSON object; expected one such as '{{\"lr\": 0.001}}'")
+        return parsed
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mosa")
+def cli() -> None:
+    """A reproducible benchmark of parameter-efficient fine-tuning for vision."""
+
+
+@cli.command("make-data")
+@click.argument("task")
+@click.option("--output", type=FILE, required=True, help="Pack to write (.safetensors).")
+def make_data(task: str, output: Path) -> None:
+    """Render or read a TASK such as demo/digits, once, into a pack of uint8 arrays."""
+    from mosa.data import make_pack
+
+    make_pack(task, output)
+
+
+@cli.command()
+@click.option(
+    "--output", type=FILE, required=True, help="Weights to write (.safetensors, and .json beside it)."
+)
+@click.option(
+    "--images", type=click.IntRange(min=1), help="Images to train on; the default made the shipped file."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="CPU threads.")
+def pretrain(output: Path, images: int | None, seed: int, threads: int) -> None:
+    """Pre-train the micro backbone on procedurally generated images, from scratch."""
+    from mosa.pretraining import pretrain
+
+    chosen = {} if images is None else {"images": images}
+    pretrain(output, seed=seed, threads=threads, **chosen)
+
+
+@cli.command()
+@click.option("--task", required=True, help="Task, such as demo/digits.")
+@click.option("--pack", type=FILE, required=True, help="Pack of the task, from `mosa make-data`.")
+@click.option("--method", required=True, help="Method, see `mosa methods`.")
+@click.option("--options", type=Options(), default={}, help="Options of the method, as JSON.")
+@click.option("--training", type=Options(), default={}, help="Options of the recipe, as JSON.")
+@click.option("--variant", help="Name of this method with these options; by default the method's.")
+@click.option("--backbone", default="micro_vit", show_default=True, help="Name of the backbone.")
+@click.option(
+    "--architecture", default="mosa_vit_micro", show_default=True, help="Architecture, by timm's name."
+)
+@click.option(
+    "--weights", default="builtin", show_default=True, help="builtin, random, or a .safetensors file."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--stage",
+    type=click.Choice(["final", "selection"]),
+    default="final",
+    show_default=True,
+    help="final: train on train + val, evaluate on test; selection: train on train, evaluate on val.",
+)
+@click.option("--protocol", default="demo", show_default=True, help="Name of the protocol.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@click.option("--output", type=FILE, required=True, help="Record to write (.json).")
+def train(pack: Path, output: Path, device: str, threads: int, variant: str | None, **spec) -> None:
+    """Train and evaluate one run, and write its record."""
+    from mosa.runs import RunSpec, execute
+
+    record = execute(RunSpec(variant=variant or spec["method"], **spec), pack, output, device, threads)
+    run, metrics = record["run"], record["metrics"]
+    click.echo(
+        f"{spec['task']} {run['variant']} seed {run['seed']}: top-1 {metrics['top1']:.2f} % on "
+        f"{record['protocol']['eval_split']} ({metrics['examples']} images), "
+        f"{record['seconds']['total']:.1f} s -> {output}"
+    )
+
+
+@cli.command()
+@click.option("--manifest", type=FILE, required=True, help="File that lists the records, one path per line.")
+@click.option("--output", type=FILE, required=True, help="CSV to write, one row per run.")
+def collect(manifest: Path, output: Path) -> None:
+    """Validate the records of a manifest and collect them into one CSV."""
+    from mosa.records import collect
+
+    collect([Path(line) for line in manifest.read_text().splitlines() if line], output)
+
+
+def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
+    return None if value is None else [name for name in value.split(",") if name]
+
+
+RECORDS = click.option(
+    "--records", type=ANY, required=True, help="Folder of records, or the CSV of `mosa collect`."
+)
+VARIANTS = click.option(
+    "--variants", callback=_names, help="Variants of the main comparison, comma-separated, in this order."
+)
+
+
+@cli.command()
+@RECORDS
+@VARIANTS
+@click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
+def tables(records: Path, variants: list[str] | None, output: Path) -> None:
+    """Write the comparison tables (CSV, Markdown, LaTeX) from records."""
+    from mosa.analysis.tables import terminal_table, write_tables
+    from mosa.records import read_table
+
+    frame = read_table(records)
+    write_tables(frame, output, variants)
+    click.echo(terminal_table(frame, variants))
+
+
+@cli.command()
+@RECORDS
+@VARIANTS
+@click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
+def plots(records: Path, variants: list[str] | None, output: Path) -> None:
+    """Draw the comparison and scaling plots (SVG, PNG) from records."""
+    from mosa.analysis.plots import write_plots
+    from mosa.records import read_table
+
+    write_plots(read_table(records), output, variants)
+
+
+@cli.command()
+def methods() -> None:
+    """List the methods, with their options and defaults."""
+    from mosa.peft import get_method, list_methods
+
+    for name in list_methods():
+        method = get_method(name)
+        click.echo(f"{name}: {method.__doc__.partition(chr(10))[0]}")
+        for option, field in method.model_fields.items():
+            click.echo(f"    {option} = {field.default}  ({field.description})")
+
+
+@cli.command()
+def tasks() -> None:
+    """List the benchmarks and their tasks."""
+    from mosa.data.catalogue import get_task, list_benchmarks, list_tasks
+
+    for benchmark in list_benchmarks():
+        for name in list_tasks(benchmark):
+            task = get_task(f"{benchmark}/{name}")
+            sizes = ", ".join(f"{split} {size}" for split, size in task.sizes.items())
+            click.echo(
+                f"{task.full_name} ({task.group}): {task.num_classes} classes, {sizes}. {task.description}"
+            )
+
+
+@cli.command()
+def schema() -> None:
+    """Write the schema of the methods' options again, from the registry."""
+    from mosa.peft.describe import methods_schema
+
+    path = Path(__file__).parent / "schemas" / "methods.schema.json"
+    path.write_text(json.dumps(methods_schema(), indent=2) + "\n")
+    click.echo(f"wrote {path}")
+
+
+def main() -> None:
+    """Run the command line; a `UserError` ends it with one sentence and status 2."""
+    try:
+        cli()
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The registry as data: the JSON Schema of every method's options, for whoever must not import torch."""
+
+from typing import Any
+
+from mosa.peft.method import get_method, list_methods
+
+
+def methods_schema() -> dict[str, Any]:
+    """Return one closed definition per method, with types, bounds, defaults and descriptions."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "methods.schema.json",
+        "description": "Options of every method; written by `mosa schema`, from the registry.",
+        "$defs": {name: _options_schema(name) for name in list_methods()},
+    }
+
+
+def _options_schema(name: str) -> dict[str, Any]:
+    cls = get_method(name)
+    properties = cls.model_json_schema()["properties"]
+    for option in properties.values():
+        option.pop("title")
+    return {
+        "type": "object",
+        "description": cls.__doc__.partition("\n")[0],
+        "additionalProperties": False,
+        "properties": properties,
+    }

@@ -1,0 +1,238 @@
+"""One training loop for every method, and one evaluation."""
+
+import math
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mosa.errors import UserError, unknown
+from mosa.losses import passes_loss
+from mosa.peft import attachment, forward_passes
+from mosa.seeding import derive_seed, generator
+
+EVALUATION_BATCH = 256
+
+
+class Diverged(UserError):
+    """The loss is no longer a finite number."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The recipe, which all methods share but for the values that a config gives them.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images per step; the last step of an epoch takes what is left.
+        lr: Peak learning rate.
+        weight_decay: Decoupled decay of tensors with two or more dimensions; vectors are not decayed.
+        warmup_epochs: Linear warm-up, in epochs, before the cosine.
+        label_smoothing: Mass of the uniform distribution in the targets.
+        eps: Term added to AdamW's denominator.
+    """
+
+    epochs: int = 12
+    batch_size: int = 32
+    lr: float = 1e-3
+    weight_decay: float = 0.01
+    warmup_epochs: float = 1.0
+    label_smoothing: float = 0.0
+    eps: float = 1e-8
+
+    @classmethod
+    def from_dict(cls, options: dict[str, float]) -> "TrainingOptions":
+        """Build from a mapping; an unknown key is refused, a missing one takes its default."""
+        names = [option.name for option in fields(cls)]
+        for name in options:
+            if name not in names:
+                raise unknown("training option", name, names)
+        return cls(**options)
+
+
+@dataclass
+class Progress:
+    """What the loop reports of itself.
+
+    Attributes:
+        train_loss: Mean loss of each epoch.
+        images: Images seen, counted once per step whatever the number of passes.
+        seconds: Wall time of the loop.
+    """
+
+    train_loss: list[float] = field(default_factory=list)
+    images: int = 0
+    seconds: float = 0.0
+
+
+class Images:
+    """A split on a device: uint8 images and labels, normalised as they are drawn.
+
+    Args:
+        images: uint8 array of shape (n, height, width, 3).
+        labels: Integer array of shape (n,).
+        mean: Mean per channel, for pixels in 0 ... 1.
+        std: Standard deviation per channel.
+        device: Where the split lies and batches are made.
+    """
+
+    def __init__(self, images, labels, mean, std, device: torch.device) -> None:
+        self.images = torch.as_tensor(images).permute(0, 3, 1, 2).contiguous().to(device)
+        self.labels = torch.as_tensor(labels).long().to(device)
+        self.mean = 255 * torch.tensor(mean, device=device).view(3, 1, 1)
+        self.std = 255 * torch.tensor(std, device=device).view(3, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield normalised images (b, 3, height, width) and labels (b,), in the given order of indices."""
+        order = torch.arange(len(self)) if order is None else order
+        for chunk in order.to(self.labels.device).split(size):
+            yield (self.images[chunk].float() - self.mean) / self.std, self.labels[chunk]
+
+
+def fit(
+    model: nn.Module, data: Images, options: TrainingOptions, seed: int, label: str = "train"
+) -> Progress:
+    """Train the tuned part of a model, in place, for a fixed number of epochs.
+
+    AdamW; linear warm-up, then cosine to zero, both per step, the first step having a rate above zero.
+    Nothing is selected on the way: the model that comes out is that of the last epoch.
+
+    Args:
+        model: A model with a method attached (`mosa.peft.attach`).
+        data: The training split.
+        options: The recipe.
+        seed: Seeds the order of the images, and dropout.
+        label: Names the run in the progress display.
+
+    Returns:
+        Losses, images and time.
+
+    Raises:
+        Diverged: The loss became NaN or infinite.
+    """
+    method = attachment(model).method
+    steps_per_epoch = math.ceil(len(data) / options.batch_size)
+    steps = options.epochs * steps_per_epoch
+    optimizer = torch.optim.AdamW(decay_groups(model, options.weight_decay), lr=options.lr, eps=options.eps)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: lr_factor(step, steps, round(options.warmup_epochs * steps_per_epoch))
+    )
+    order = generator(seed, "order")
+    torch.manual_seed(derive_seed(seed, "dropout"))
+    model.train()
+
+    progress = Progress()
+    recent: deque[float] = deque(maxlen=5)
+    start = time.perf_counter()
+    with Display(label, steps, options.epochs) as display:
+        for epoch in range(1, options.epochs + 1):
+            total = 0.0
+            for images, labels in data.batches(
+                options.batch_size, torch.randperm(len(data), generator=order)
+            ):
+                logits = forward_passes(model, images, method.passes)
+                loss = passes_loss(logits, labels, method.consistency, options.label_smoothing)
+                value = loss.item()
+                if not math.isfinite(value):
+                    raise Diverged(
+                        f"{label}: the loss is {value} at epoch {epoch}, "
+                        f"step {schedule.last_epoch + 1} of {steps} "
+                        f"(lr {schedule.get_last_lr()[0]:.3g}, last losses "
+                        f"{', '.join(f'{previous:.4g}' for previous in recent) or 'none'}); try a smaller lr"
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                recent.append(value)
+                total += value * len(labels)
+                progress.images += len(labels)
+                display.step(value, progress.images, epoch)
+            progress.train_loss.append(total / len(data))
+            display.epoch(epoch, progress.train_loss[-1], progress.images)
+    progress.seconds = time.perf_counter() - start
+    return progress
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Group the tuned parameters for the optimiser: matrices are decayed, vectors and scalars are not.
+
+    What timm's model itself excludes (position embeddings, class token) is not decayed either.
+    """
+    excluded = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
+    tuned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in tuned if p.ndim >= 2 and name not in excluded]
+    others = [p for name, p in tuned if p.ndim < 2 or name in excluded]
+    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def lr_factor(step: int, steps: int, warmup: int) -> float:
+    """Return the share of the peak learning rate at a step, counted from 0: linear warm-up, then cosine.
+
+    Step `warmup - 1` and step `warmup` have the full rate; after the last step it would be zero.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, data: Images) -> dict[str, float]:
+    """Evaluate a model on a split, in evaluation mode.
+
+    Returns:
+        `top1` (accuracy in percent), `loss` (mean cross-entropy) and `examples`.
+    """
+    model.eval()
+    correct, loss = 0, 0.0
+    for images, labels in data.batches(EVALUATION_BATCH):
+        logits = model(images)
+        correct += (logits.argmax(-1) == labels).sum().item()
+        loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
+    return {"top1": 100 * correct / len(data), "loss": loss / len(data), "examples": len(data)}
+
+
+class Display:
+    """A progress bar on a terminal; in a log, at most ten lines."""
+
+    def __init__(self, label: str, steps: int, epochs: int) -> None:
+        self.label, self.epochs = label, epochs
+        self.start = time.perf_counter()
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=steps, desc=label, unit="step", leave=False) if terminal else None
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def step(self, loss: float, images: int, epoch: int) -> None:
+        """Show a training step."""
+        if self.bar is not None:
+            rate = images / (time.perf_counter() - self.start)
+            self.bar.set_postfix_str(
+                f"epoch {epoch}/{self.epochs}, loss {loss:.3f}, {rate:.0f} images/s", refresh=False
+            )
+            self.bar.update()
+
+    def epoch(self, epoch: int, loss: float, images: int) -> None:
+        """Write a line for every tenth of the epochs, where there is no bar."""
+        if self.bar is None and (epoch == self.epochs or epoch % math.ceil(self.epochs / 10) == 0):
+            elapsed = time.perf_counter() - self.start
+            left = elapsed / epoch * (self.epochs - epoch)
+            print(
+                f"{self.label}: epoch {epoch}/{self.epochs}, loss {loss:.4f}, "
+                f"{images / elapsed:.0f} images/s, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )

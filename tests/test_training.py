@@ -1,0 +1,217 @@
+"""The loop: schedule, decay, determinism, divergence, and what it reads when."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from models import SMALL, build
+from torch import nn
+
+from mosa import peft, training
+from mosa.data.catalogue import get_task
+from mosa.data.packs import Pack, write_pack
+from mosa.losses import passes_loss
+from mosa.peft import list_methods
+from mosa.runs import RunSpec, execute
+from mosa.training import Diverged, Images, TrainingOptions, decay_groups, evaluate, fit, lr_factor
+
+MEAN = STD = (0.5, 0.5, 0.5)
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    """A pack in the form of demo/digits, small and learnable: the class is the brightness."""
+    task = get_task("demo/digits")
+    rng = np.random.default_rng(0)
+    splits = {}
+    for split, size in {"train": 40, "val": 20, "test": 30}.items():
+        labels = rng.permutation(np.arange(size) % 10)
+        noise = rng.integers(0, 20, (size, 32, 32, 3))
+        splits[split] = ((labels[:, None, None, None] * 23 + noise).astype(np.uint8), labels.astype(np.int64))
+    path = tmp_path_factory.mktemp("packs") / "digits.safetensors"
+    write_pack(path, task, splits)
+    return path
+
+
+def spec(method="mosa", **changes):
+    options = {"architecture": "mosa_vit_micro", "weights": "random", "backbone": "random", "variant": method}
+    options |= {"options": SMALL.get(method, {}), "training": {"epochs": 2, "batch_size": 16}}
+    return RunSpec(task="demo/digits", method=method, **(options | changes))
+
+
+def images(n=20, classes=5):
+    rng = np.random.default_rng(1)
+    return Images(
+        rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), np.arange(n) % classes, MEAN, STD, CPU
+    )
+
+
+def test_schedule_warms_up_and_anneals_per_step():
+    factors = [lr_factor(step, 100, 10) for step in range(100)]
+    assert (
+        factors[0] == pytest.approx(0.1) and min(factors) > 0
+    )  # nowhere, least of all first, a rate of zero
+    assert factors[9] == factors[10] == 1
+    assert factors[:10] == sorted(factors[:10]) and factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[55] == pytest.approx(0.5) and factors[99] < 1e-3
+    assert lr_factor(0, 10, 0) == 1
+
+
+@pytest.mark.parametrize("method", list_methods())
+def test_matrices_are_decayed_and_vectors_are_not(method):
+    model = peft.attach(build(), method, **SMALL.get(method, {}))
+    decayed, others = decay_groups(model, 0.1)
+    assert decayed["weight_decay"] == 0.1 and others["weight_decay"] == 0
+    assert all(p.ndim >= 2 for p in decayed["params"])
+    special = {model.pos_embed, model.cls_token} if method == "full" else set()
+    assert {p for p in others["params"] if p.ndim >= 2} == special
+    tuned = [p for p in model.parameters() if p.requires_grad]
+    assert len(decayed["params"]) + len(others["params"]) == len(tuned)
+
+
+def test_images_are_normalised_and_ordered():
+    pixels = np.zeros((3, 2, 2, 3), np.uint8)
+    pixels[1] = 255
+    data = Images(pixels, [4, 5, 6], (0.5, 0.25, 0.0), (0.5, 0.25, 1.0), CPU)
+    (batch, labels), (rest, last) = data.batches(2, torch.tensor([1, 0, 2]))
+    assert labels.tolist() == [5, 4] and last.tolist() == [6] and rest.shape == (1, 3, 2, 2)
+    torch.testing.assert_close(batch[0, :, 0, 0], torch.tensor([1.0, 3.0, 1.0]))
+    torch.testing.assert_close(batch[1, :, 0, 0], torch.tensor([-1.0, -1.0, 0.0]))
+
+
+def test_loss_is_cross_entropy_and_the_symmetric_divergence():
+    z1, z2 = torch.randn(2, 4, 5, dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, 4])
+    p1, p2 = z1.softmax(-1), z2.softmax(-1)
+    divergence = 0.5 * ((p2 * (p2 / p1).log()).sum(-1) + (p1 * (p1 / p2).log()).sum(-1)).mean()
+    expected = nn.functional.cross_entropy(z1, y) + 0.3 * divergence
+    torch.testing.assert_close(passes_loss(torch.cat([z1, z2]), y, 0.3), expected)
+    torch.testing.assert_close(passes_loss(z1, y, 0.3), nn.functional.cross_entropy(z1, y))
+    smoothed = nn.functional.cross_entropy(z1, y, label_smoothing=0.1)
+    torch.testing.assert_close(passes_loss(z1, y, label_smoothing=0.1), smoothed)
+
+
+def test_divergence_stops_the_gradient_of_the_other_side():
+    """KL(sg p2 || p1) has the gradient p1 - p2 in the logits of pass 1 and none in those of pass 2."""
+    z = torch.randn(2, 1, 3, dtype=torch.float64).requires_grad_()
+    y = torch.tensor([0])
+    passes_loss(z.flatten(0, 1), y, 1.0).backward()
+    p1, p2 = z.detach().softmax(-1)
+    torch.testing.assert_close(z.grad[1], 0.5 * (p2 - p1))
+    torch.testing.assert_close(z.grad[0], 0.5 * (p1 - p2) + p1 - nn.functional.one_hot(y, 3))
+
+
+@pytest.mark.parametrize("method", list_methods())
+def test_training_lowers_the_loss(method):
+    model = peft.attach(build(), method, **SMALL.get(method, {}))
+    progress = fit(
+        model, images(), TrainingOptions(epochs=15, batch_size=8, lr=2e-2, warmup_epochs=1), seed=0
+    )
+    assert len(progress.train_loss) == 15 and progress.images == 15 * 20
+    assert progress.train_loss[-1] < 0.8 * progress.train_loss[0]
+
+
+def test_evaluation_counts_by_hand():
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return torch.eye(5)[[0, 1, 2, 3, 4] * 4] * 9
+
+    data = images()
+    data.labels[0] = 3
+    result = evaluate(Fixed(), data)
+    assert result["top1"] == 95 and result["examples"] == 20
+    assert result["loss"] == pytest.approx(math.log(math.exp(9) + 4) - 9 * 19 / 20, rel=1e-5)
+
+
+def test_a_record_repeats_bit_for_bit(pack, tmp_path):
+    first = execute(spec(), pack, tmp_path / "a.json")
+    torch.rand(7)  # the state of the global generator must not matter
+    second = execute(spec(), pack, tmp_path / "b.json")
+    other = execute(spec(seed=1), pack, tmp_path / "c.json")
+    assert first["metrics"] == second["metrics"]
+    assert first["metrics"]["train_loss"] != other["metrics"]["train_loss"]
+
+
+def test_nothing_is_left_of_a_run_that_diverges(pack, tmp_path):
+    bad = spec("full", training={"epochs": 3, "batch_size": 16, "lr": 1e30, "warmup_epochs": 0})
+    with pytest.raises(
+        Diverged, match=r"the loss is (nan|inf) at epoch 1, step 2 of 12 \(lr 1e\+30, last losses \d"
+    ):
+        execute(bad, pack, tmp_path / "out" / "record.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_test_split_is_read_once_and_last(pack, tmp_path, monkeypatch):
+    events = []
+    split, loop = Pack.split, training.fit
+
+    def record_split(self, name):
+        events.append(name)
+        return split(self, name)
+
+    def record_loop(*args, **kwargs):
+        progress = loop(*args, **kwargs)
+        events.append("trained")
+        return progress
+
+    monkeypatch.setattr(Pack, "split", record_split)
+    monkeypatch.setattr("mosa.runs.fit", record_loop)
+    execute(spec(), pack, tmp_path / "final.json")
+    assert events == ["trainval", "trained", "test"]
+    events.clear()
+    execute(spec(stage="selection"), pack, tmp_path / "selection.json")
+    assert events == ["train", "trained", "val"]
+
+
+@pytest.mark.parametrize("method", list_methods())
+def test_the_record_counts_parameters(pack, tmp_path, method):
+    record = execute(spec(method), pack, tmp_path / "record.json")
+    assert json.loads((tmp_path / "record.json").read_text()) == record
+    counts = record["parameters"]
+    model = peft.attach(build("vit"), method, **SMALL.get(method, {}))
+    assert counts["head"] == 96 * 10 + 10
+    assert counts["total"] == counts["adapter"] + counts["head"]
+    assert record["data"]["train_examples"] == 60 and record["data"]["eval_examples"] == 30
+    extra = 3 * 96 * 4 if method == "mosa" else 0  # three more up biases in each of the four blocks
+    assert counts["trained"] == counts["total"] + extra
+    assert record["training"]["passes"] == model.peft.method.passes
+
+
+def test_mosa_stores_what_the_adapter_stores(pack, tmp_path):
+    records = [execute(spec(method), pack, tmp_path / f"{method}.json") for method in ("adapter", "mosa")]
+    assert records[0]["parameters"]["adapter"] == records[1]["parameters"]["adapter"]
+    assert records[0]["parameters"]["model"] == records[1]["parameters"]["model"]
+
+
+def test_log_lines_are_sparse_and_informative(capsys):
+    model = peft.attach(build(), "linear")
+    fit(model, images(), TrainingOptions(epochs=30, batch_size=20), seed=0, label="demo/x linear seed 0")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[-1].startswith("demo/x linear seed 0: epoch 30/30, loss ")
+    assert "images/s" in lines[0] and "s left" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training": {"lrr": 1}}, "unknown training option 'lrr'.*did you mean 'lr'"),
+        ({"stage": "tets"}, "stage 'tets': expected one of final, selection"),
+        ({"method": "mosaic"}, "unknown method 'mosaic'"),
+        (
+            {"architecture": "mosa_vit_micr"},
+            "unknown architecture 'mosa_vit_micr'.*did you mean 'mosa_vit_micro'",
+        ),
+        ({"weights": "none.safetensors"}, "no such file"),
+        ({"task": "demo/count"}, "the pack of demo/digits, expected demo/count"),
+    ],
+)
+def test_wrong_specs(pack, tmp_path, changes, words):
+    from mosa.errors import UserError
+
+    with pytest.raises(UserError, match=words):
+        execute(spec(**changes), pack, tmp_path / "record.json")
+    assert not list(tmp_path.iterdir())
