@@ -183,12 +183,17 @@ def tasks() -> None:
 
 @cli.command()
 def schema() -> None:
-    """Write the schema of the methods' options again, from the registry."""
-    from mosa.peft.describe import methods_schema
+    """Write again what is generated from the registry: the options' schema and docs/methods.md."""
+    from mosa.peft.describe import methods_page, methods_schema
 
-    path = Path(__file__).parent / "schemas" / "methods.schema.json"
-    path.write_text(json.dumps(methods_schema(), indent=2) + "\n")
-    click.echo(f"wrote {path}")
+    package = Path(__file__).parent
+    for path, text in (
+        (package / "schemas" / "methods.schema.json", json.dumps(methods_schema(), indent=2) + "\n"),
+        (package.parent / "docs" / "methods.md", methods_page()),
+    ):
+        if path.parent.is_dir():  # an installed package has no docs
+            path.write_text(text, encoding="utf-8")
+            click.echo(f"wrote {path}")
 
 
 def main() -> None:

@@ -28,7 +28,10 @@ def test_light_verbs_do_not_import_heavy_libraries(arguments):
 
 
 def test_tables_do_not_import_torch():
-    code = "import sys, mosa.analysis.tables, mosa.analysis.plots, mosa.records\nsys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, mosa.analysis.tables, mosa.analysis.plots, mosa.records\n"
+        "sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -46,24 +49,18 @@ def test_schema_file_is_what_the_registry_says():
     assert json.loads(path.read_text()) == methods_schema(), "run `mosa schema`"
 
 
+TRAIN = "train --task demo/digits --pack none --output record.json --method".split()
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["make-data", "demo/digit", "--output", "x"], "error: unknown task 'demo/digit'"),
         (["collect", "--manifest", "none.txt", "--output", "x.csv"], "none.txt"),
         (["tables", "--records", "none", "--output", "t"], "error: none: cannot be read"),
-        (
-            ["train", "--task", "demo/digits", "--pack", "none", "--method", "linear", "--output", "r.json"],
-            "error: none: ",
-        ),
-        (
-            ["train", "--task", "demo/digits", "--pack", "p", "--method", "mosa", "--options", "{", "--output", "r"],
-            "is not JSON",
-        ),
-        (
-            ["train", "--task", "demo/digits", "--pack", "p", "--method", "mosa", "--options", "[]", "--output", "r"],
-            "is not a JSON object",
-        ),
+        ([*TRAIN, "linear"], "error: none: "),
+        ([*TRAIN, "mosa", "--options", "{"], "is not JSON"),
+        ([*TRAIN, "mosa", "--options", "[]"], "is not a JSON object"),
     ],
 )  # fmt: skip
 def test_mistakes_end_with_one_sentence_and_leave_nothing(tmp_path, arguments, words):

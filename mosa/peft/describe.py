@@ -1,5 +1,6 @@
 """The registry as data: the JSON Schema of every method's options, for whoever must not import torch."""
 
+import inspect
 from typing import Any
 
 from mosa.peft.method import get_method, list_methods
@@ -26,3 +27,22 @@ def _options_schema(name: str) -> dict[str, Any]:
         "additionalProperties": False,
         "properties": properties,
     }
+
+
+def methods_page() -> str:
+    """Return the documentation page of all methods, in Markdown."""
+    lines = [
+        "# Methods",
+        "",
+        "Written by `mosa schema` from the registry (`mosa.peft.list_methods()`); do not edit.",
+        "d is the width of a block; the classifier is tuned by every method and not counted here.",
+    ]
+    for name in list_methods():
+        cls = get_method(name)
+        lines += ["", f"## `{name}`", "", inspect.getdoc(cls), "", f"Source: {cls.reference}.", ""]
+        lines += ["| option | default | meaning |", "|---|---|---|"]
+        lines += [
+            f"| `{option}` | `{field.default}` | {field.description} |"
+            for option, field in cls.model_fields.items()
+        ]
+    return "\n".join(lines) + "\n"
