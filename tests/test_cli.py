@@ -49,7 +49,7 @@ def test_schema_file_is_what_the_registry_says():
     assert json.loads(path.read_text()) == methods_schema(), "run `mosa schema`"
 
 
-TRAIN = "train --task demo/digits --pack none --output record.json --method".split()
+TRAIN = ["train", "--task", "demo/digits", "--pack", "none", "--output", "record.json", "--method"]
 
 
 @pytest.mark.parametrize(
