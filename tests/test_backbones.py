@@ -46,7 +46,7 @@ def test_builtin_weights_load(name):
         (lambda s: s.pop("blocks.3.norm2.bias"), "1 of .* tensors differ .*missing: blocks.3.norm2.bias"),
         (lambda s: [s.pop(k) for k in list(s) if k.startswith("blocks.2")], "12 of .* tensors differ"),
         (lambda s: s.update(extra=torch.zeros(1)), "unexpected: extra"),
-        (lambda s: s.update({"fc_norm.weight": torch.ones(5)}), r"shape of fc_norm.weight: \(5,\), expected \(96,\)"),
+        (lambda s: s.update({"fc_norm.weight": torch.ones(5)}), r"fc_norm.weight: \(5,\), expected \(96,\)"),
         (lambda s: s["pos_embed"].fill_(math.nan), "not finite: pos_embed"),
         (lambda s: [s.update({f"module.{k}": s.pop(k)}) for k in list(s)], "missing: .*"),
     ],

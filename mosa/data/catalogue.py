@@ -53,7 +53,7 @@ _TASKS = [
         "natural",
         10,
         "Handwritten digits, 8x8 pixels scaled to 32x32.",
-        source="scikit-learn's load_digits: the test part of UCI's Optical Recognition of Handwritten Digits.",
+        source="scikit-learn's load_digits (UCI, Optical Recognition of Handwritten Digits, test part).",
         test=797,
     ),
     _demo("textures", "natural", 16, "Families of procedural textures."),
