@@ -96,9 +96,10 @@ def pretrain(output: Path, images: int | None, seed: int, threads: int) -> None:
 @click.option("--output", type=FILE, required=True, help="Record to write (.json).")
 def train(pack: Path, output: Path, device: str, threads: int, variant: str | None, **spec) -> None:
     """Train and evaluate one run, and write its record."""
-    from mosa.runs import RunSpec, execute
+    from mosa.config import Run
+    from mosa.runs import execute
 
-    record = execute(RunSpec(variant=variant or spec["method"], **spec), pack, output, device, threads)
+    record = execute(Run(variant=variant or spec["method"], **spec), pack, output, device, threads)
     run, metrics = record["run"], record["metrics"]
     click.echo(
         f"{spec['task']} {run['variant']} seed {run['seed']}: top-1 {metrics['top1']:.2f} % on "
@@ -109,12 +110,16 @@ def train(pack: Path, output: Path, device: str, threads: int, variant: str | No
 
 @cli.command()
 @click.option("--manifest", type=FILE, required=True, help="File that lists the records, one path per line.")
+@click.option("--existing", is_flag=True, help="Leave out the records that do not exist yet.")
 @click.option("--output", type=FILE, required=True, help="CSV to write, one row per run.")
-def collect(manifest: Path, output: Path) -> None:
+def collect(manifest: Path, existing: bool, output: Path) -> None:
     """Validate the records of a manifest and collect them into one CSV."""
     from mosa.records import collect
 
-    collect([Path(line) for line in manifest.read_text().splitlines() if line], output)
+    paths = [Path(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line]
+    found = [path for path in paths if path.exists()] if existing else paths
+    collect(found, output)
+    click.echo(f"{len(found)} of {len(paths)} records -> {output}")
 
 
 def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
@@ -183,13 +188,16 @@ def tasks() -> None:
 
 @cli.command()
 def schema() -> None:
-    """Write again what is generated from the registry: the options' schema and docs/methods.md."""
+    """Write again what is generated: the schema of the methods' options, and two pages of docs."""
+    from mosa.config import configuration_page
     from mosa.peft.describe import methods_page, methods_schema
 
     package = Path(__file__).parent
+    docs = package.parent / "docs"
     for path, text in (
         (package / "schemas" / "methods.schema.json", json.dumps(methods_schema(), indent=2) + "\n"),
-        (package.parent / "docs" / "methods.md", methods_page()),
+        (docs / "methods.md", methods_page()),
+        (docs / "configuration.md", configuration_page()),
     ):
         if path.parent.is_dir():  # an installed package has no docs
             path.write_text(text, encoding="utf-8")

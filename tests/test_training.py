@@ -12,9 +12,10 @@ from torch import nn
 from mosa import peft, training
 from mosa.data.catalogue import get_task
 from mosa.data.packs import Pack, write_pack
+from mosa.config import Run
 from mosa.losses import passes_loss
 from mosa.peft import list_methods
-from mosa.runs import RunSpec, execute
+from mosa.runs import execute
 from mosa.training import Diverged, Images, TrainingOptions, decay_groups, evaluate, fit, lr_factor
 
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -40,7 +41,7 @@ def spec(method="mosa", **changes):
     options = {"task": "demo/digits", "variant": method}
     options |= {"architecture": "mosa_vit_micro", "weights": "random", "backbone": "random"}
     options |= {"options": SMALL.get(method, {}), "training": {"epochs": 2, "batch_size": 16}}
-    return RunSpec(**(options | {"method": method} | changes))
+    return Run(**(options | {"method": method} | changes))
 
 
 def images(n=20, classes=5):

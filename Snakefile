@@ -1,0 +1,29 @@
+# The workflow: config -> packs -> one record per run -> tables and plots.
+#   snakemake                 all of it, as profiles/default says
+#   snakemake -n              what would run
+#   snakemake tables plots    only what these need
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        TABLES,
+        PLOTS,
+
+
+include: "rules/data.smk"
+include: "rules/backbone.smk"
+include: "rules/train.smk"
+include: "rules/collect.smk"
+include: "rules/tables.smk"
+include: "rules/plots.smk"
+include: "rules/partial.smk"

@@ -1,0 +1,371 @@
+"""The config: validated, completed with defaults, and expanded into runs.
+
+Standard library, yaml and jsonschema only: the workflow reads the config again in every cluster job.
+"""
+
+import copy
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from mosa.data.catalogue import get_task, list_benchmarks, list_tasks
+from mosa.errors import UserError, suggest
+from mosa.protocol import PROTOCOL_VERSION
+
+SCHEMAS = Path(__file__).parent / "schemas"
+WEIGHTS_CARDS = {"mosa_vit_micro": Path(__file__).parent / "assets" / "micro_vit.json"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that decides a run's result.
+
+    Attributes:
+        task: Full name of the task, such as "demo/digits".
+        backbone: Name of the backbone.
+        architecture: timm's name of its architecture.
+        weights: "builtin", "random", or the path of a safetensors file.
+        variant: Name of the variant.
+        method: Name of the method.
+        options: Options of the method; those left out take their defaults.
+        training: Options of the recipe; those left out take their defaults.
+        seed: Seed of the run.
+        stage: "final" (trains on train + val, evaluates on test) or "selection" (train, val).
+        protocol: Name of the protocol.
+    """
+
+    task: str
+    backbone: str
+    architecture: str
+    weights: str
+    variant: str
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    stage: str = "final"
+    protocol: str = "demo"
+
+    @property
+    def path(self) -> str:
+        """Path of the record below the results folder; it is also the run's identity there."""
+        return f"runs/{self.task}/{self.backbone}/{self.variant}/seed{self.seed}.json"
+
+    @property
+    def specification(self) -> dict[str, Any]:
+        """All that changes the result, as plain data: if it changes, the run is run again."""
+        return {
+            "architecture": self.architecture,
+            "weights": _weights_identity(self.architecture, self.weights),
+            "method": self.method,
+            "options": dict(self.options),
+            "training": dict(self.training),
+            "stage": self.stage,
+            "protocol": f"{self.protocol} {PROTOCOL_VERSION}",
+        }
+
+
+@cache
+def _weights_identity(architecture: str, weights: str) -> str:
+    card = WEIGHTS_CARDS.get(architecture)
+    if weights == "builtin" and card is not None and card.is_file():
+        return "builtin " + json.loads(card.read_text())["sha256"]
+    return weights
+
+
+def load_config(config: Mapping[str, Any], files: Iterable[str | Path] = ()) -> dict[str, Any]:
+    """Validate a config and fill in every default.
+
+    Args:
+        config: The merged config.
+        files: The YAML files it came from, the strongest last; errors name file and line.
+
+    Returns:
+        A new config in which every key is present, dropped (null) entries are gone, and the tasks
+        of each benchmark are a list.
+
+    Raises:
+        UserError: Something is wrong with it; the first problem is told.
+    """
+    places = _Places(files)
+    config = copy.deepcopy(dict(config))
+    for section in ("variants", "sweeps"):
+        if isinstance(config.get(section), dict):
+            config[section] = {name: value for name, value in config[section].items() if value is not None}
+    _check(config, _schema("config"), (), places)
+    _fill(config, _schema("config"))
+    for benchmark, tasks in config["benchmarks"].items():
+        config["benchmarks"][benchmark] = _tasks(benchmark, tasks, places)
+    for name, variant in config["variants"].items():
+        where = ("variants", name)
+        _complete_options(variant["method"], variant["options"], (*where, "options"), (*where, "method"), places)
+        recipe = _schema("config")["properties"]["training"]
+        _check(variant["training"], recipe, (*where, "training"), places)
+        variant["training"] = config["training"] | variant["training"]
+    for sweep, changes in config["sweeps"].items():
+        for name, options in changes.items():
+            _check_sweep(config["variants"], sweep, name, options, places)
+    return config
+
+
+def read_config(*files: str | Path) -> dict[str, Any]:
+    """Read YAML files, later ones over earlier ones as Snakemake merges them, and load the result.
+
+    Raises:
+        UserError: A file cannot be read, or something is wrong with the config.
+    """
+    merged: dict[str, Any] = {}
+    for file in files:
+        try:
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{file}: not a readable YAML file ({' '.join(str(error).split())})") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{file}: expected a mapping of keys, see docs/configuration.md")
+        merged = _merge(merged, content)
+    return load_config(merged, files)
+
+
+def expand(config: Mapping[str, Any]) -> list[Run]:
+    """Return every run of a loaded config, in the order of its lists."""
+    variants = dict(config["variants"]) | dict(_sweep_variants(config))
+    return [
+        Run(
+            task=f"{benchmark}/{task}",
+            backbone=backbone,
+            architecture=model["architecture"],
+            weights=model["weights"],
+            variant=name,
+            method=variant["method"],
+            options=variant["options"],
+            training=variant["training"],
+            seed=seed,
+            stage=config["stage"],
+            protocol=config["protocol"],
+        )
+        for benchmark, tasks in config["benchmarks"].items()
+        for task in tasks
+        for backbone, model in config["backbones"].items()
+        for name, variant in variants.items()
+        for seed in config["seeds"]
+    ]
+
+
+def _sweep_variants(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for changes in config["sweeps"].values():
+        for name, options in changes.items():
+            base = config["variants"][name]
+            for option, values in options.items():
+                for value in values:
+                    if value != base["options"][option]:
+                        yield f"{name}_{option}{value}", base | {"options": base["options"] | {option: value}}
+
+
+def _tasks(benchmark: str, tasks: str | list[str], places: "_Places") -> list[str]:
+    where = ("benchmarks", benchmark)
+    if benchmark not in list_benchmarks():
+        raise places.error(where, f"unknown benchmark {benchmark!r}", list_benchmarks(), benchmark)
+    known = list_tasks(benchmark)
+    if tasks == "all":
+        return known
+    for index, task in enumerate(tasks):
+        if task not in known:
+            raise places.error((*where, index), f"unknown task {task!r}", known, task)
+        get_task(f"{benchmark}/{task}")
+    return tasks
+
+
+def _complete_options(method: str, options: dict, where: tuple, where_method: tuple, places: "_Places") -> None:
+    methods = _schema("methods")["$defs"]
+    if method not in methods:
+        raise places.error(where_method, f"unknown method {method!r}", list(methods), method)
+    _check(options, methods[method], where, places)
+    _fill(options, methods[method])
+
+
+def _check_sweep(variants: Mapping, sweep: str, name: str, options: Mapping, places: "_Places") -> None:
+    where = ("sweeps", sweep, name)
+    if name not in variants:
+        raise places.error(where, f"unknown variant {name!r}", list(variants), name)
+    method = variants[name]["method"]
+    properties = _schema("methods")["$defs"][method]["properties"]
+    for option, values in options.items():
+        if option not in properties:
+            raise places.error((*where, option), f"unknown option of {method!r}: {option!r}", list(properties), option)
+        for index, value in enumerate(values):
+            _check(value, properties[option], (*where, option, index), places)
+
+
+@cache
+def _schema(name: str) -> dict[str, Any]:
+    return json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
+
+
+def _check(value: Any, schema: Mapping[str, Any], where: tuple, places: "_Places") -> None:
+    errors = sorted(Draft202012Validator(schema).iter_errors(value), key=lambda error: list(map(str, error.path)))
+    if errors:
+        raise _explain(errors[0], where, places)
+
+
+def _explain(error: ValidationError, where: tuple, places: "_Places") -> UserError:
+    """Say in one sentence what a schema violation means."""
+    while error.validator == "oneOf" and isinstance(error.instance, list) and error.context:
+        error = max(error.context, key=lambda child: len(child.path))
+    path = (*where, *error.absolute_path)
+    if error.validator == "additionalProperties":
+        allowed = list(error.schema["properties"])
+        key = next(key for key in error.instance if key not in allowed)
+        return places.error((*path, key), f"unknown key {key!r}", allowed, key)
+    if error.validator == "required":
+        missing = next(key for key in error.validator_value if key not in error.instance)
+        return places.error(path, f"key {missing!r} is missing")
+    if error.validator in ("enum", "const"):
+        allowed = error.validator_value if error.validator == "enum" else [error.validator_value]
+        return places.error(path, f"{error.instance!r} is not allowed", allowed, error.instance)
+    if error.validator == "uniqueItems":
+        seen: list[Any] = []
+        twice = next(item for item in error.instance if item in seen or seen.append(item))
+        return places.error(path, f"{twice!r} is listed twice; list it once")
+    if error.validator in ("minItems", "minProperties"):
+        return places.error(path, "is empty; list at least one")
+    if error.validator == "type":
+        expected = error.validator_value if isinstance(error.validator_value, str) else error.validator_value[0]
+        return places.error(path, f"got {error.instance!r}, expected {_TYPES[expected]}")
+    if error.validator == "oneOf":
+        return places.error(path, f"got {error.instance!r}, expected `all` or a list of tasks")
+    if error.validator == "pattern":
+        rule = "expected letters, digits, '_', '-' and '.', a letter or digit first"
+        return places.error(path, f"the name {error.instance!r} cannot be part of a path; {rule}")
+    return places.error(path, error.message)
+
+
+_TYPES = {
+    "object": "a mapping", "array": "a list", "string": "text", "integer": "a whole number", "number": "a number",
+    "boolean": "true or false", "null": "null",
+}  # fmt: skip
+
+
+def _fill(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
+    """Fill the defaults of a schema into a mapping, in place, in the schema's order of keys."""
+    for key, child in schema.get("properties", {}).items():
+        if key not in value and "default" in child:
+            value[key] = copy.deepcopy(child["default"])
+        if isinstance(value.get(key), dict):
+            _fill(value[key], child)
+    entries = schema.get("additionalProperties")
+    if isinstance(entries, dict):
+        for key, child in value.items():
+            if key not in schema.get("properties", {}) and isinstance(child, dict):
+                _fill(child, entries)
+
+
+def _merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in overlay.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+class _Places:
+    """Where each key of the config stands, in files and lines."""
+
+    def __init__(self, files: Iterable[str | Path]) -> None:
+        self.trees = []
+        for file in files:
+            try:
+                tree = yaml.compose(Path(file).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+            except (OSError, UnicodeDecodeError, yaml.YAMLError):
+                continue  # whoever reads the file reports it
+            if tree is not None:
+                self._refuse_duplicates(tree, file)
+                self.trees.append((file, tree))
+
+    def _refuse_duplicates(self, node: yaml.Node, file: str | Path) -> None:
+        if isinstance(node, yaml.MappingNode):
+            seen: dict[str, int] = {}
+            for key, child in node.value:
+                line = key.start_mark.line + 1
+                if key.value in seen:
+                    raise UserError(
+                        f"{file}, line {line}: key {key.value!r} stands in line {seen[key.value]} already; keep one"
+                    )
+                seen[str(key.value)] = line
+                self._refuse_duplicates(child, file)
+        elif isinstance(node, yaml.SequenceNode):
+            for child in node.value:
+                self._refuse_duplicates(child, file)
+
+    def error(
+        self, path: tuple, message: str, allowed: Iterable[Any] | None = None, got: object = None
+    ) -> UserError:
+        """Build the error for a key: where it stands, what is wrong, what is allowed."""
+        where = ".".join(map(str, path)) or "the config"
+        if allowed is not None:
+            names = [str(name) for name in allowed]
+            message += f": expected one of {', '.join(names)}{suggest(got, names)}"
+        return UserError(f"{self._locate(path)}{where}: {message}")
+
+    def _locate(self, path: tuple) -> str:
+        """Return "file, line n: " of the deepest part of a path that a file has, the strongest file first."""
+        best, place = 0, ""
+        for file, tree in reversed(self.trees):
+            node, depth = tree, 0
+            mark = node.start_mark
+            for key in path:
+                step = _step(node, key)
+                if step is None:
+                    break
+                mark, node = step
+                depth += 1
+            if depth > best:
+                best, place = depth, f"{file}, line {mark.line + 1}: "
+        return place
+
+
+def _step(node: yaml.Node, key: object) -> tuple[yaml.Mark, yaml.Node] | None:
+    if isinstance(node, yaml.MappingNode):
+        return next(((name.start_mark, child) for name, child in node.value if name.value == str(key)), None)
+    if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+        return node.value[key].start_mark, node.value[key]
+    return None
+
+
+def configuration_page() -> str:
+    """Return the documentation of every key, in Markdown, from the schema."""
+    lines = [
+        "# Configuration",
+        "",
+        "Written by `mosa schema` from `mosa/schemas/config.schema.json`; do not edit.",
+        "",
+        "`snakemake` reads config.yaml. `snakemake --configfile FILE` merges a file over it: mappings are merged key by",
+        "key, lists and values are replaced, and `null` drops a variant or a sweep.",
+        "",
+        "| key | type | default | meaning |",
+        "|---|---|---|---|",
+        *(f"| {row} |" for row in _rows(_schema("config"), "")),
+        "",
+        "Options of the methods: [methods.md](methods.md).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(schema: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for key, child in schema.get("properties", {}).items():
+        kind = child.get("type", "")
+        kind = " or ".join(kind) if isinstance(kind, list) else kind
+        default = f"`{json.dumps(child['default'])}`" if "default" in child else ""
+        required = "required" if key in schema.get("required", []) else default
+        choices = f" One of {', '.join(f'`{c}`' for c in child['enum'])}." if "enum" in child else ""
+        yield f"`{prefix}{key}` | {kind} | {required} | {child['description']}{choices}"
+        yield from _rows(child, f"{prefix}{key}.")
+        entries = child.get("additionalProperties")
+        if isinstance(entries, dict) and "properties" in entries:
+            yield from _rows(entries, f"{prefix}{key}.<name>.")

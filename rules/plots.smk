@@ -1,0 +1,39 @@
+# The comparison by group, and accuracy against tuned parameters.
+
+
+rule plots:
+    input:
+        PLOTS,
+
+
+rule draw_plots:
+    input:
+        f"{RESULTS}/tables/runs.csv",
+    output:
+        f"{RESULTS}/plots/comparison.png",
+        f"{RESULTS}/plots/scaling.png",
+        report(
+            f"{RESULTS}/plots/comparison.svg",
+            category="Plots",
+            caption="../report/comparison_plot.rst",
+            labels={"plot": "comparison by group"},
+        ),
+        report(
+            f"{RESULTS}/plots/scaling.svg",
+            category="Plots",
+            caption="../report/scaling_plot.rst",
+            labels={"plot": "accuracy against tuned parameters"},
+        ),
+    log:
+        f"{RESULTS}/logs/plots.log",
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem="2GB",
+        runtime="10m",
+    params:
+        variants=MAIN_VARIANTS,
+        folder=folder_of_output,
+    shell:
+        "mosa plots --records {input:q} --variants {params.variants:q}"
+        " --output {params.folder:q} > {log:q} 2>&1"

@@ -1,0 +1,40 @@
+# The comparison (the config's variants) and the sweep (all of them), as CSV, Markdown and LaTeX.
+
+
+rule tables:
+    input:
+        TABLES,
+
+
+rule write_tables:
+    input:
+        f"{RESULTS}/tables/runs.csv",
+    output:
+        f"{RESULTS}/tables/comparison.txt",
+        multiext(f"{RESULTS}/tables/comparison", ".csv", ".tex"),
+        multiext(f"{RESULTS}/tables/sweep", ".csv", ".tex"),
+        report(
+            f"{RESULTS}/tables/comparison.md",
+            category="Tables",
+            caption="../report/comparison_table.rst",
+            labels={"table": "comparison", "format": "Markdown"},
+        ),
+        report(
+            f"{RESULTS}/tables/sweep.md",
+            category="Tables",
+            caption="../report/sweep_table.rst",
+            labels={"table": "sweep", "format": "Markdown"},
+        ),
+    log:
+        f"{RESULTS}/logs/tables.log",
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem="2GB",
+        runtime="10m",
+    params:
+        variants=MAIN_VARIANTS,
+        folder=folder_of_output,
+    shell:
+        "mosa tables --records {input:q} --variants {params.variants:q}"
+        " --output {params.folder:q} > {log:q} 2>&1"
