@@ -105,7 +105,9 @@ def load_config(config: Mapping[str, Any], files: Iterable[str | Path] = ()) -> 
         config["benchmarks"][benchmark] = _tasks(benchmark, tasks, places)
     for name, variant in config["variants"].items():
         where = ("variants", name)
-        _complete_options(variant["method"], variant["options"], (*where, "options"), (*where, "method"), places)
+        _complete_options(
+            variant["method"], variant["options"], (*where, "options"), (*where, "method"), places
+        )
         recipe = _schema("config")["properties"]["training"]
         _check(variant["training"], recipe, (*where, "training"), places)
         variant["training"] = config["training"] | variant["training"]
@@ -182,7 +184,9 @@ def _tasks(benchmark: str, tasks: str | list[str], places: "_Places") -> list[st
     return tasks
 
 
-def _complete_options(method: str, options: dict, where: tuple, where_method: tuple, places: "_Places") -> None:
+def _complete_options(
+    method: str, options: dict, where: tuple, where_method: tuple, places: "_Places"
+) -> None:
     methods = _schema("methods")["$defs"]
     if method not in methods:
         raise places.error(where_method, f"unknown method {method!r}", list(methods), method)
@@ -198,7 +202,9 @@ def _check_sweep(variants: Mapping, sweep: str, name: str, options: Mapping, pla
     properties = _schema("methods")["$defs"][method]["properties"]
     for option, values in options.items():
         if option not in properties:
-            raise places.error((*where, option), f"unknown option of {method!r}: {option!r}", list(properties), option)
+            raise places.error(
+                (*where, option), f"unknown option of {method!r}: {option!r}", list(properties), option
+            )
         for index, value in enumerate(values):
             _check(value, properties[option], (*where, option, index), places)
 
@@ -209,15 +215,17 @@ def _schema(name: str) -> dict[str, Any]:
 
 
 def _check(value: Any, schema: Mapping[str, Any], where: tuple, places: "_Places") -> None:
-    errors = sorted(Draft202012Validator(schema).iter_errors(value), key=lambda error: list(map(str, error.path)))
+    errors = sorted(
+        Draft202012Validator(schema).iter_errors(value), key=lambda error: list(map(str, error.path))
+    )
     if errors:
         raise _explain(errors[0], where, places)
 
 
 def _explain(error: ValidationError, where: tuple, places: "_Places") -> UserError:
     """Say in one sentence what a schema violation means."""
-    while error.validator == "oneOf" and isinstance(error.instance, list) and error.context:
-        error = max(error.context, key=lambda child: len(child.path))
+    if error.validator == "oneOf" and isinstance(error.instance, list):  # meant as the list it is
+        error = next(child for child in error.context if child.validator != "const")
     path = (*where, *error.absolute_path)
     if error.validator == "additionalProperties":
         allowed = list(error.schema["properties"])
@@ -236,7 +244,9 @@ def _explain(error: ValidationError, where: tuple, places: "_Places") -> UserErr
     if error.validator in ("minItems", "minProperties"):
         return places.error(path, "is empty; list at least one")
     if error.validator == "type":
-        expected = error.validator_value if isinstance(error.validator_value, str) else error.validator_value[0]
+        expected = (
+            error.validator_value if isinstance(error.validator_value, str) else error.validator_value[0]
+        )
         return places.error(path, f"got {error.instance!r}, expected {_TYPES[expected]}")
     if error.validator == "oneOf":
         return places.error(path, f"got {error.instance!r}, expected `all` or a list of tasks")
