@@ -1,0 +1,41 @@
+"""The comparison by group and the scaling plot, as SVG and PNG files."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import matplotlib.style
+import pandas as pd
+
+from mosa.analysis.comparison_plot import comparison_figure
+from mosa.analysis.figures import STYLE
+from mosa.analysis.scaling_plot import scaling_figure
+from mosa.files import written_atomically
+
+
+def write_plots(frame: pd.DataFrame, directory: str | Path, order: Iterable[str] | None = None) -> list[Path]:
+    """Draw comparison.{svg,png} and scaling.{svg,png}; the same records give the same bytes.
+
+    Args:
+        frame: One row per run, as from `mosa.records`; the order of the rows does not matter.
+        directory: Where to write; it is made if need be.
+        order: Variants of the comparison in display order; None: all. The scaling plot has every variant.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        UserError: The records cannot stand in one plot, or a file cannot be written.
+    """
+    order = None if order is None else list(order)
+    paths = []
+    # From the defaults, whatever the user's matplotlibrc says.
+    with matplotlib.style.context(["default", STYLE], after_reset=True):
+        figures = {"comparison": comparison_figure(frame, order), "scaling": scaling_figure(frame, order)}
+        for name, figure in figures.items():
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # laid out, once for both formats
+            for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+                paths.append(Path(directory) / f"{name}.{suffix}")
+                with written_atomically(paths[-1]) as temporary:
+                    figure.savefig(temporary, format=suffix, metadata=metadata)
+    return paths

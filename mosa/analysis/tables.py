@@ -1,0 +1,86 @@
+"""Comparison and sweep tables: files (CSV, Markdown, LaTeX) and text for the terminal."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from mosa.analysis.aggregate import Section, compare, sweep
+from mosa.analysis.render import latex_section, markdown_section, terminal_section
+from mosa.files import written_atomically
+
+
+def write_tables(
+    frame: pd.DataFrame, directory: str | Path, order: Iterable[str] | None = None
+) -> list[Path]:
+    """Write comparison.{csv,md,tex} and sweep.{csv,md,tex}.
+
+    The comparison has the variants of `order`, the sweep every variant (see `aggregate.compare` and
+    `aggregate.sweep`). The same records give the same bytes, whatever their order.
+
+    Args:
+        frame: One row per run, as from `mosa.records`.
+        directory: Where to write; it is made if need be.
+        order: Variants of the comparison in display order; None: all.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        UserError: The records cannot stand in one table, or a file cannot be written.
+    """
+    order = None if order is None else list(order)
+    texts = {}
+    for name, sections in (("comparison", compare(frame, order)), ("sweep", sweep(frame, order))):
+        texts[f"{name}.csv"] = tidy_table(sections).to_csv(
+            index=False, float_format="%.4f", lineterminator="\n"
+        )
+        texts[f"{name}.md"] = "\n".join(markdown_section(section) for section in sections)
+        texts[f"{name}.tex"] = "\n".join(latex_section(section, name) for section in sections)
+    paths = []
+    for name, text in texts.items():
+        paths.append(Path(directory) / name)
+        with written_atomically(paths[-1]) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+    return paths
+
+
+def terminal_table(frame: pd.DataFrame, order: Iterable[str] | None = None, width: int = 120) -> str:
+    """Return the comparison as plain text, in blocks of columns that fit into `width` characters."""
+    sections = compare(frame, None if order is None else list(order))
+    return "\n\n".join(terminal_section(section, width) for section in sections)
+
+
+def tidy_table(sections: list[Section]) -> pd.DataFrame:
+    """Return plain numbers: one row per benchmark, backbone and variant.
+
+    Columns after the identity: {adapter,total}_parameters_{mean,min,max} over tasks, then
+    {name}_{mean,sd,n} for every task, `group_` + group, mean_over_tasks and mean_of_groups.
+    """
+    rows, counts = [], set()
+    for section in sections:
+        for variant in section.variants:
+            row = {
+                "benchmark": section.benchmark,
+                "backbone": section.backbone,
+                "protocol": section.protocol,
+                "eval_split": section.eval_split,
+                "variant": variant,
+                "method": section.methods.get(variant),
+            }
+            for column, value in section.parameters.loc[variant].items():
+                row[column.replace("_", "_parameters_")] = value
+                counts.add(column.replace("_", "_parameters_"))
+            for kind, name in section.keys:
+                column = {"task": name, "group": f"group_{name}"}.get(kind, name.replace(" ", "_"))
+                row[f"{column}_mean"] = section.mean.loc[variant, (kind, name)]
+                row[f"{column}_sd"] = section.sd.loc[variant, (kind, name)]
+                row[f"{column}_n"] = section.n.loc[variant, (kind, name)]
+                counts.add(f"{column}_n")
+            rows.append(row)
+    table = pd.DataFrame(rows)
+    # Whole numbers stay so where another row has none; a mean of counts may have a fraction.
+    for column in counts:
+        whole = [int(value) if value % 1 == 0 else round(value, 1) for value in table[column]]
+        table[column] = pd.Series(whole, dtype=object)
+    return table
