@@ -3,7 +3,6 @@
 
 PYTHON ?= python3
 CORES ?= all
-CONFIG ?= config.yaml
 VENV := .venv
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -22,8 +21,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 run: $(INSTALLED) ## Run the default experiment and print its table.
-	@snakemake --cores $(CORES) --configfile $(CONFIG)
-	@mosa summary --configfile $(CONFIG)
+	snakemake --cores $(CORES)
+	@cat results/tables/comparison.txt
+	@echo "Tables: results/tables/   Plots: results/plots/   Records: results/runs/"
 
 test: $(INSTALLED) lint ## Run all tests and the linters.
 	pytest

@@ -139,7 +139,7 @@ VARIANTS = click.option(
 @VARIANTS
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def tables(records: Path, variants: list[str] | None, output: Path) -> None:
-    """Write the comparison tables (CSV, Markdown, LaTeX) from records."""
+    """Write the comparison tables (CSV, Markdown, LaTeX, text) from records."""
     from mosa.analysis.tables import terminal_table, write_tables
     from mosa.records import read_table
 

@@ -24,8 +24,10 @@ RUNS = {f"{RESULTS}/{run.path}": run for run in expand(CONFIG)}
 MAIN_VARIANTS = ",".join(CONFIG["variants"])
 
 TABLES = [
-    f"{RESULTS}/tables/{name}.{kind}" for name in ("comparison", "sweep") for kind in ("csv", "md", "tex")
-] + [f"{RESULTS}/tables/comparison.txt"]
+    f"{RESULTS}/tables/{name}.{kind}"
+    for name in ("comparison", "sweep")
+    for kind in ("csv", "md", "tex", "txt")
+]
 PLOTS = [f"{RESULTS}/plots/{name}.{kind}" for name in ("comparison", "scaling") for kind in ("svg", "png")]
 
 # `mosa` of this environment, where the job's own environment (conda) does not bring one.
@@ -65,12 +67,12 @@ def weights_file(wildcards):
 def write_manifest():
     """List the records of this config in a file, one per line, and return its path.
 
-    Thousands of paths do not fit on a command line. The file changes, and the tables are made
-    again, only if the set of runs does.
+    Thousands of paths do not fit on a command line. The file is named by its content, so that the
+    tables are made again if, and only if, the set of runs changes.
     """
-    path = Path(RESULTS) / "manifest.txt"
     text = "".join(f"{record}\n" for record in RUNS)
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    path = Path(RESULTS) / "manifests" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
+    if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return str(path)

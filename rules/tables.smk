@@ -10,9 +10,8 @@ rule write_tables:
     input:
         f"{RESULTS}/tables/runs.csv",
     output:
-        f"{RESULTS}/tables/comparison.txt",
-        multiext(f"{RESULTS}/tables/comparison", ".csv", ".tex"),
-        multiext(f"{RESULTS}/tables/sweep", ".csv", ".tex"),
+        multiext(f"{RESULTS}/tables/comparison", ".csv", ".tex", ".txt"),
+        multiext(f"{RESULTS}/tables/sweep", ".csv", ".tex", ".txt"),
         report(
             f"{RESULTS}/tables/comparison.md",
             category="Tables",

@@ -10,10 +10,13 @@ from mosa.analysis.render import latex_section, markdown_section, terminal_secti
 from mosa.files import written_atomically
 
 
+WIDTH = 120  # characters of a table as plain text
+
+
 def write_tables(
     frame: pd.DataFrame, directory: str | Path, order: Iterable[str] | None = None
 ) -> list[Path]:
-    """Write comparison.{csv,md,tex} and sweep.{csv,md,tex}.
+    """Write comparison.{csv,md,tex,txt} and sweep.{csv,md,tex,txt}.
 
     The comparison has the variants of `order`, the sweep every variant (see `aggregate.compare` and
     `aggregate.sweep`). The same records give the same bytes, whatever their order.
@@ -37,6 +40,7 @@ def write_tables(
         )
         texts[f"{name}.md"] = "\n".join(markdown_section(section) for section in sections)
         texts[f"{name}.tex"] = "\n".join(latex_section(section, name) for section in sections)
+        texts[f"{name}.txt"] = "\n\n".join(terminal_section(section, WIDTH) for section in sections) + "\n"
     paths = []
     for name, text in texts.items():
         paths.append(Path(directory) / name)
@@ -45,7 +49,7 @@ def write_tables(
     return paths
 
 
-def terminal_table(frame: pd.DataFrame, order: Iterable[str] | None = None, width: int = 120) -> str:
+def terminal_table(frame: pd.DataFrame, order: Iterable[str] | None = None, width: int = WIDTH) -> str:
     """Return the comparison as plain text, in blocks of columns that fit into `width` characters."""
     sections = compare(frame, None if order is None else list(order))
     return "\n\n".join(terminal_section(section, width) for section in sections)

@@ -1,0 +1,225 @@
+"""The workflow, run for real on a tiny config: what runs, what does not, and what a failure leaves."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mosa.peft import list_methods
+from mosa.records import load_record
+
+ROOT = Path(__file__).parents[2]
+SNAKEMAKE = [sys.executable, "-m", "snakemake"]
+TASKS, SEEDS = ["digits", "count"], [0, 1]
+CONFIG = {
+    "name": "tiny",
+    "benchmarks": {"demo": TASKS},
+    "backbones": {"micro_vit": {"architecture": "mosa_vit_micro", "weights": "builtin"}},
+    "seeds": SEEDS,
+    "training": {"epochs": 1, "batch_size": 64},
+    "variants": {method: {"method": method} for method in ("linear", "full", "adapter", "lora", "mosa")},
+}
+REFRESH = {"collect": 1, "write_tables": 1, "draw_plots": 1, "all": 1}
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+
+
+class Workspace:
+    """A folder with a copy of the workflow and a config."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("rules", "profiles", "report", "envs"):
+            shutil.copytree(ROOT / name, folder / name)
+        shutil.copy(ROOT / "Snakefile", folder)
+        self.configure(CONFIG)
+
+    def configure(self, config: dict) -> None:
+        (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
+    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
+        return subprocess.run([*SNAKEMAKE, *arguments], cwd=self.folder, capture_output=True, text=True)
+
+    def planned(self, *arguments: str) -> dict[str, int]:
+        """What a dry run would do: jobs by rule."""
+        result = self.snakemake("-n", *arguments)
+        assert result.returncode == 0, result.stderr[-3000:]
+        output = result.stdout + result.stderr
+        if "Nothing to be done" in output:
+            return {}
+        table = output.partition("Job stats:")[2].partition("total")[0]
+        return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+
+    def records(self) -> list[Path]:
+        return sorted(self.folder.glob("results/runs/**/*.json"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The tiny experiment, run to its end, in a folder whose name needs quoting."""
+    workspace = Workspace(tmp_path_factory.mktemp("a work folder"))
+    result = workspace.snakemake()
+    assert result.returncode == 0, result.stderr[-3000:]
+    return workspace
+
+
+@pytest.fixture
+def workspace(finished):
+    """The finished experiment, with its own config again."""
+    finished.configure(CONFIG)
+    return finished
+
+
+def test_every_run_leaves_one_valid_record(workspace):
+    expected = {
+        f"results/runs/demo/{task}/micro_vit/{variant}/seed{seed}.json"
+        for task in TASKS
+        for variant in CONFIG["variants"]
+        for seed in SEEDS
+    }
+    assert {str(path.relative_to(workspace.folder)) for path in workspace.records()} == expected
+    assert set(CONFIG["variants"]) == set(list_methods())
+    for path in workspace.records():
+        record = load_record(path)
+        run = record["run"]
+        assert path.parts[-4:] == (run["task"], run["backbone"], run["variant"], f"seed{run['seed']}.json")
+        assert record["training"]["epochs"] == 1 and record["protocol"]["eval_split"] == "test"
+
+
+def test_tables_and_plots_are_there(workspace):
+    for name in ("comparison", "sweep"):
+        for kind in ("csv", "md", "tex", "txt"):
+            assert (workspace.folder / f"results/tables/{name}.{kind}").stat().st_size > 200
+    for name in ("comparison", "scaling"):
+        for kind in ("svg", "png"):
+            assert (workspace.folder / f"results/plots/{name}.{kind}").stat().st_size > 2000
+    text = (workspace.folder / "results/tables/comparison.txt").read_text()
+    assert all(variant in text for variant in CONFIG["variants"])
+    hidden = [path for path in workspace.folder.glob("results/**/.*") if not path.name.endswith(".lock")]
+    assert not hidden  # no temporary file is left
+
+
+def test_a_second_run_does_nothing(workspace):
+    assert workspace.planned() == {}
+
+
+def test_a_new_seed_runs_its_runs_and_refreshes_the_tables(workspace):
+    workspace.configure(CONFIG | {"seeds": [*SEEDS, 2]})
+    assert workspace.planned() == {"train": len(TASKS) * 5} | REFRESH
+
+
+def test_a_new_task_runs_its_runs_and_refreshes_the_tables(workspace):
+    workspace.configure(CONFIG | {"benchmarks": {"demo": [*TASKS, "tissue"]}})
+    assert workspace.planned() == {"make_data": 1, "train": len(SEEDS) * 5} | REFRESH
+
+
+def test_a_changed_option_reruns_that_variant_alone(workspace):
+    variants = CONFIG["variants"] | {"mosa": {"method": "mosa", "options": {"experts": 2}}}
+    workspace.configure(CONFIG | {"variants": variants})
+    assert workspace.planned() == {"train": len(TASKS) * len(SEEDS)} | REFRESH
+    assert set(re.findall(r"variant=(\w+)", workspace.snakemake("-n").stdout)) == {"mosa"}
+
+
+def test_a_removed_variant_leaves_the_tables_and_trains_nothing(workspace):
+    variants = {name: value for name, value in CONFIG["variants"].items() if name != "lora"}
+    workspace.configure(CONFIG | {"variants": variants})
+    assert workspace.planned() == REFRESH
+
+
+def test_comments_documentation_and_order_rerun_nothing(workspace):
+    config = workspace.folder / "config.yaml"
+    config.write_text("# A comment.\n" + yaml.safe_dump(CONFIG, sort_keys=True))
+    for file in (workspace.folder / "Snakefile", *(workspace.folder / "rules").glob("*.smk")):
+        file.write_text(file.read_text() + "\n# Another comment.\n")
+    (workspace.folder / "README.md").write_text("New documentation.\n")
+    planned = workspace.planned()
+    # The order of variants is the order of the table's rows, so tables may be made again; runs never.
+    assert "train" not in planned and "make_data" not in planned
+    config.write_text("# A comment.\n" + yaml.safe_dump(CONFIG, sort_keys=False))
+    assert workspace.planned() == {}
+
+
+def test_tables_and_plots_come_from_the_records_alone(workspace):
+    before = {path: path.read_bytes() for path in (workspace.folder / "results/tables").iterdir()}
+    shutil.rmtree(workspace.folder / "results/tables")
+    shutil.rmtree(workspace.folder / "results/plots")
+    result = workspace.snakemake("tables", "plots")
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "rule train:" not in result.stdout + result.stderr
+    assert {path: path.read_bytes() for path in before} == before
+    assert workspace.planned() == {}
+
+
+def test_partial_tables_train_nothing(workspace):
+    missing = workspace.folder / "results/runs/demo/count/micro_vit/mosa/seed1.json"
+    content, times = missing.read_bytes(), missing.stat()
+    missing.unlink()
+    try:
+        result = workspace.snakemake("partial")
+        assert result.returncode == 0, result.stderr[-3000:]
+        assert "rule train:" not in result.stdout + result.stderr and not missing.exists()
+        assert "19 of 20 records" in (workspace.folder / "results/logs/partial.log").read_text()
+        assert "mosa" in (workspace.folder / "results/partial/comparison.txt").read_text()
+    finally:
+        import os
+
+        missing.write_bytes(content)
+        os.utime(missing, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert workspace.planned("partial") == {"partial": 1}  # there is a record more
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"sedes": [1]}, "unknown key 'sedes'.*did you mean 'seeds'"),
+        ({"seeds": [1, 1]}, "seeds: 1 is listed twice"),
+        ({"variants": {"a": {"method": "mozza"}}}, "variants.a.method: unknown method 'mozza'.*'mosa'"),
+        ({"benchmarks": {"demo": ["digitz"]}}, "unknown task 'digitz'.*did you mean 'digits'"),
+    ],
+)
+def test_wrong_configs_are_refused_before_any_job(workspace, change, words):
+    workspace.configure(CONFIG | change)
+    result = workspace.snakemake()
+    assert result.returncode != 0
+    output = result.stdout + result.stderr
+    assert re.search(words, output) and "config.yaml, line " in output
+    assert "Traceback" not in output and "Job stats" not in output
+
+
+def test_a_diverging_run_fails_alone_and_says_why(workspace):
+    variants = CONFIG["variants"] | {"bad": {"method": "full", "training": {"lr": 1e30, "warmup_epochs": 0}}}
+    workspace.configure(CONFIG | {"variants": variants, "seeds": [0], "benchmarks": {"demo": ["digits"]}})
+    result = workspace.snakemake()
+    assert result.returncode != 0
+    run = "demo/digits/micro_vit/bad/seed0"
+    assert not (workspace.folder / f"results/runs/{run}.json").exists()
+    log = (workspace.folder / f"results/logs/train/{run}.log").read_text()
+    assert re.search(r"error: demo/digits bad seed 0: the loss is (nan|inf) at epoch 1, step \d+ of \d+ \(lr ", log)
+    assert log.strip().splitlines()[-1] in result.stdout + result.stderr  # shown at the end
+    assert len(workspace.records()) == 20
+
+
+def test_a_report_holds_tables_and_plots(workspace):
+    result = workspace.snakemake("--report", "report.html")
+    assert result.returncode == 0, result.stderr[-3000:]
+    text = (workspace.folder / "report.html").read_text()
+    assert "accuracy against tuned parameters" in text and "comparison by group" in text
+
+
+def test_the_same_seed_gives_the_same_record(workspace):
+    """One run again, by the command that the workflow printed, to the same metrics bit by bit."""
+    path = workspace.folder / "results/runs/demo/digits/micro_vit/mosa/seed1.json"
+    first = json.loads(path.read_text())
+    options, training = first["method"]["options"], dict(first["training"])
+    training.pop("passes")
+    command = [sys.executable, "-m", "mosa.cli", "train", "--task", "demo/digits", "--method", "mosa"]
+    command += ["--pack", "results/packs/demo/digits.safetensors", "--options", json.dumps(options)]
+    command += ["--training", json.dumps(training), "--seed", "1", "--output", "again.json"]
+    subprocess.run(command, cwd=workspace.folder, check=True, capture_output=True)
+    again = json.loads((workspace.folder / "again.json").read_text())
+    assert again["metrics"] == first["metrics"]
