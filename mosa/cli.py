@@ -59,7 +59,7 @@ def make_data(task: str, output: Path) -> None:
     "--images", type=click.IntRange(min=1), help="Images to train on; the default made the shipped file."
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="CPU threads.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
 def pretrain(output: Path, images: int | None, seed: int, threads: int) -> None:
     """Pre-train the micro backbone on procedurally generated images, from scratch."""
     from mosa.pretraining import pretrain

@@ -19,9 +19,7 @@ from mosa.records import SCHEMA_VERSION, write_record
 from mosa.training import Images, TrainingOptions, evaluate, fit
 
 
-def execute(
-    run: Run, pack_path: Path, output: Path, device: str = "cpu", threads: int = 1
-) -> dict[str, Any]:
+def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", threads: int = 1) -> dict[str, Any]:
     """Train and evaluate one run, and write its record.
 
     The evaluated split is not read before the last epoch is over.

@@ -14,7 +14,7 @@ rule pretrain_backbone:
         f"{RESULTS}/logs/pretrain_backbone.log",
     conda:
         "../envs/train.yaml"
-    threads: 2
+    threads: 1
     resources:
         mem="2GB",
         runtime="3h",

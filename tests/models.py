@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from mosa._timm import timm
+from mosa.config import Run
 from mosa.peft import attachment, forward_passes
 
 VIT = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)
@@ -56,3 +57,11 @@ def train_steps(model: nn.Module, steps: int = 3, classes: int = 5, seed: int = 
         loss.backward()
         optimizer.step()
     model.eval()
+
+
+def spec(method="mosa", **changes) -> Run:
+    """Return a short run of a method on the `pack` fixture."""
+    options = {"task": "demo/digits", "variant": method}
+    options |= {"architecture": "mosa_vit_micro", "weights": "random", "backbone": "random"}
+    options |= {"options": SMALL.get(method, {}), "training": {"epochs": 2, "batch_size": 16}}
+    return Run(**(options | {"method": method} | changes))

@@ -6,13 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from models import SMALL, build
+from models import SMALL, build, spec
 from torch import nn
 
 from mosa import peft, training
-from mosa.data.catalogue import get_task
-from mosa.data.packs import Pack, write_pack
-from mosa.config import Run
+from mosa.data.packs import Pack
 from mosa.losses import passes_loss
 from mosa.peft import list_methods
 from mosa.runs import execute
@@ -20,28 +18,6 @@ from mosa.training import Diverged, Images, TrainingOptions, decay_groups, evalu
 
 MEAN = STD = (0.5, 0.5, 0.5)
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def pack(tmp_path_factory):
-    """A pack in the form of demo/digits, small and learnable: the class is the brightness."""
-    task = get_task("demo/digits")
-    rng = np.random.default_rng(0)
-    splits = {}
-    for split, size in {"train": 40, "val": 20, "test": 30}.items():
-        labels = rng.permutation(np.arange(size) % 10)
-        noise = rng.integers(0, 20, (size, 32, 32, 3))
-        splits[split] = ((labels[:, None, None, None] * 23 + noise).astype(np.uint8), labels.astype(np.int64))
-    path = tmp_path_factory.mktemp("packs") / "digits.safetensors"
-    write_pack(path, task, splits)
-    return path
-
-
-def spec(method="mosa", **changes):
-    options = {"task": "demo/digits", "variant": method}
-    options |= {"architecture": "mosa_vit_micro", "weights": "random", "backbone": "random"}
-    options |= {"options": SMALL.get(method, {}), "training": {"epochs": 2, "batch_size": 16}}
-    return Run(**(options | {"method": method} | changes))
 
 
 def images(n=20, classes=5):

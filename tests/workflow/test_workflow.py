@@ -1,6 +1,7 @@
 """The workflow, run for real on a tiny config: what runs, what does not, and what a failure leaves."""
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -166,8 +167,6 @@ def test_partial_tables_train_nothing(workspace):
         assert "19 of 20 records" in (workspace.folder / "results/logs/partial.log").read_text()
         assert "mosa" in (workspace.folder / "results/partial/comparison.txt").read_text()
     finally:
-        import os
-
         missing.write_bytes(content)
         os.utime(missing, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert workspace.planned("partial") == {"partial": 1}  # there is a record more
@@ -199,7 +198,7 @@ def test_a_diverging_run_fails_alone_and_says_why(workspace):
     run = "demo/digits/micro_vit/bad/seed0"
     assert not (workspace.folder / f"results/runs/{run}.json").exists()
     log = (workspace.folder / f"results/logs/train/{run}.log").read_text()
-    assert re.search(r"error: demo/digits bad seed 0: the loss is (nan|inf) at epoch 1, step \d+ of \d+ \(lr ", log)
+    assert re.search(r"error: demo/digits bad seed 0: the loss is (nan|inf) at epoch 1, step \d+ of", log)
     assert log.strip().splitlines()[-1] in result.stdout + result.stderr  # shown at the end
     assert len(workspace.records()) == 20
 
