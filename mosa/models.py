@@ -1,5 +1,7 @@
 """The micro ViT of the embedded default, registered with timm under the name ``mosa_vit_micro``."""
 
+from itertools import pairwise
+
 from torch import nn
 
 from mosa._timm import VisionTransformer
@@ -23,7 +25,7 @@ class ConvStem(PatchEmbed):
             raise ValueError(f"the convolutional stem makes patches of 8 pixels, got patch_size={patch_size}")
         widths = (in_chans, embed_dim // 3, 2 * embed_dim // 3)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, 2, 1, bias=False), nn.GroupNorm(1, after), nn.GELU()]
         self.proj = nn.Sequential(*layers, nn.Conv2d(widths[-1], embed_dim, 3, 2, 1))
 

@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(workflow.basedir))
 
 from mosa.config import expand, load_config
+from mosa.data.catalogue import get_task
 from mosa.errors import UserError
 
 try:

@@ -11,5 +11,7 @@ rule make_data:
     resources:
         mem="1GB",
         runtime="10m",
+    params:
+        version=lambda wildcards: get_task(f"{wildcards.benchmark}/{wildcards.task}").version,
     shell:
         "mosa make-data {wildcards.benchmark}/{wildcards.task} --output {output:q} > {log:q} 2>&1"

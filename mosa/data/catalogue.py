@@ -19,6 +19,7 @@ class Task:
         description: What is to be told apart, in one sentence.
         source: Where the images come from.
         metric: What is reported; top-1 accuracy, in percent.
+        version: Counted up whenever the images change, so that packs are made again.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Task:
     description: str
     source: str
     metric: str = "top1"
+    version: int = 1
 
     @property
     def full_name(self) -> str:
@@ -52,16 +54,26 @@ _TASKS = [
         "digits",
         "natural",
         10,
-        "Handwritten digits, 8x8 pixels scaled to 32x32.",
+        "Handwritten digits, 8x8 pixels scaled to 32x32, in two colours.",
         source="scikit-learn's load_digits (UCI, Optical Recognition of Handwritten Digits, test part).",
         test=797,
     ),
-    _demo("textures", "natural", 16, "Families of procedural textures."),
-    _demo("tissue", "specialized", 6, "Tissue-like images by density, size and order of their nuclei."),
-    _demo("location", "structured", 16, "Horizontal position of a shape, in 16 bins."),
-    _demo("orientation", "structured", 16, "Orientation of a shape over the full circle, in 16 bins."),
+    _demo("textures", "natural", 16, "Materials and patterns, in any two colours."),
+    _demo("tissue", "specialized", 6, "Tissue-like slides by number, size, shape and order of their nuclei."),
+    _demo(
+        "location",
+        "structured",
+        16,
+        "Horizontal position of a shape, in 16 bins; like dSprites, re-rendered.",
+    ),
+    _demo(
+        "orientation",
+        "structured",
+        16,
+        "Rotation of a shape over the full circle, in 16 bins; like dSprites, re-rendered.",
+    ),
     _demo("count", "structured", 8, "Number of objects, 1 to 8."),
-    _demo("flowers", "fine_grained", 24, "Parametric flowers of 24 close kinds."),
+    _demo("flowers", "fine_grained", 24, "Parametric flowers of 24 close species."),
 ]
 _BY_NAME = {task.full_name: task for task in _TASKS}
 

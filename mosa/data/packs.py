@@ -45,7 +45,7 @@ def write_pack(path: Path, task: Task, splits: Mapping[str, tuple[np.ndarray, np
         arrays[f"{split}.labels"] = np.ascontiguousarray(labels, dtype=np.int64)
     digest = _digest(arrays)
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"format": FORMAT, "task": task.full_name, "digest": digest}
+    metadata = {"format": FORMAT, "task": task.full_name, "version": str(task.version), "digest": digest}
     with FileLock(path.with_name(f".{path.name}.lock")), written_atomically(path) as temporary:
         save_file(arrays, temporary, metadata=metadata)
     return digest
@@ -69,6 +69,7 @@ class Pack:
     Attributes:
         path: The file.
         task: The task.
+        version: Version of what made the images.
         digest: SHA-256 of the content of all splits.
 
     Raises:
@@ -78,10 +79,12 @@ class Pack:
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
         with self._open() as file:
-            metadata = file.metadata() or {}
-        if metadata.get("format") != FORMAT:
+            metadata, keys = file.metadata() or {}, set(file.keys())
+        wanted = {f"{split}.{kind}" for split in ("train", "val", "test") for kind in ("images", "labels")}
+        if metadata.get("format") != FORMAT or not wanted <= keys:
             raise UserError(f"{path}: not a pack of format {FORMAT}; make it with `mosa make-data`")
         self.task = get_task(metadata["task"])
+        self.version = metadata["version"]
         self.digest = metadata["digest"]
 
     def _open(self) -> safe_open:
