@@ -13,6 +13,7 @@ sys.path.insert(0, str(workflow.basedir))
 from mosa.config import expand, load_config
 from mosa.data.catalogue import get_task
 from mosa.errors import UserError
+from mosa.files import written_atomically
 
 try:
     CONFIG = load_config(config, workflow.configfiles)
@@ -74,8 +75,8 @@ def write_manifest():
     text = "".join(f"{record}\n" for record in RUNS)
     path = Path(RESULTS) / "manifests" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
     if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        with written_atomically(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     return str(path)
 
 
@@ -85,4 +86,7 @@ def existing_records():
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
-MANIFEST = write_manifest()
+try:
+    MANIFEST = write_manifest()
+except UserError as error:
+    raise WorkflowError(str(error)) from None
