@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 run: $(INSTALLED) ## Run the default experiment and print its table.
-	snakemake --cores $(CORES)
+	snakemake --cores $(CORES) --quiet rules
 	@cat results/tables/comparison.txt
 	@echo "Tables: results/tables/   Plots: results/plots/   Records: results/runs/"
 
