@@ -40,5 +40,5 @@ lint: $(INSTALLED) ## Check style: ruff, snakefmt, snakemake --lint.
 schema: $(INSTALLED) ## Write the generated schema and documentation pages again.
 	mosa schema
 
-clean: ## Remove the results (not the environment).
-	rm -rf results/runs results/tables results/plots results/logs results/packs
+clean: ## Remove all results (not the environment).
+	find results -mindepth 1 -not -path results/README.md -delete

@@ -116,7 +116,11 @@ def collect(manifest: Path, existing: bool, output: Path) -> None:
     """Validate the records of a manifest and collect them into one CSV."""
     from mosa.records import collect
 
-    paths = [Path(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line]
+    try:
+        lines = manifest.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{manifest}: cannot be read ({error}); expected a list of records") from None
+    paths = [Path(line) for line in lines if line]
     found = [path for path in paths if path.exists()] if existing else paths
     collect(found, output)
     click.echo(f"{len(found)} of {len(paths)} records -> {output}")

@@ -5,6 +5,7 @@ Standard library, yaml and jsonschema only: the workflow reads the config again 
 
 import copy
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator
+from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 
 from mosa.data.catalogue import get_task, list_benchmarks, list_tasks
@@ -21,6 +22,19 @@ from mosa.protocol import PROTOCOL_VERSION
 
 SCHEMAS = Path(__file__).parent / "schemas"
 WEIGHTS_CARDS = {"mosa_vit_micro": Path(__file__).parent / "assets" / "micro_vit.json"}
+
+# JSON Schema takes 1.0 for an integer and YAML's .nan for a number; seed 1.0 would name another file than 1.
+_Validator = validators.extend(
+    Draft202012Validator,
+    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    ).redefine(
+        "number",
+        lambda _, value: (
+            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        ),
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -97,12 +111,23 @@ def load_config(config: Mapping[str, Any], files: Iterable[str | Path] = ()) -> 
     places = _Places(files)
     config = copy.deepcopy(dict(config))
     for section in ("variants", "sweeps"):
-        if isinstance(config.get(section), dict):
-            config[section] = {name: value for name, value in config[section].items() if value is not None}
+        _drop_nulls(config, section)
+    if isinstance(config.get("sweeps"), dict):
+        for sweep in list(config["sweeps"]):
+            _drop_nulls(config["sweeps"], sweep)
     _check(config, _schema("config"), (), places)
     _fill(config, _schema("config"))
     for benchmark, tasks in config["benchmarks"].items():
         config["benchmarks"][benchmark] = _tasks(benchmark, tasks, places)
+    for name, backbone in config["backbones"].items():
+        if backbone["weights"] == "builtin" and backbone["architecture"] not in WEIGHTS_CARDS:
+            raise places.error(
+                ("backbones", name, "architecture"),
+                f"{backbone['architecture']!r} has no builtin weights; "
+                "give it `weights` (a file or `random`), or take one that has",
+                WEIGHTS_CARDS,
+                backbone["architecture"],
+            )
     for name, variant in config["variants"].items():
         where = ("variants", name)
         _complete_options(
@@ -114,6 +139,7 @@ def load_config(config: Mapping[str, Any], files: Iterable[str | Path] = ()) -> 
     for sweep, changes in config["sweeps"].items():
         for name, options in changes.items():
             _check_sweep(config["variants"], sweep, name, options, places)
+    _check_names(config, places)
     return config
 
 
@@ -137,7 +163,7 @@ def read_config(*files: str | Path) -> dict[str, Any]:
 
 def expand(config: Mapping[str, Any]) -> list[Run]:
     """Return every run of a loaded config, in the order of its lists."""
-    variants = dict(config["variants"]) | dict(_sweep_variants(config))
+    variants = dict(config["variants"]) | {name: variant for name, variant, _ in _sweep_variants(config)}
     return [
         Run(
             task=f"{benchmark}/{task}",
@@ -160,14 +186,22 @@ def expand(config: Mapping[str, Any]) -> list[Run]:
     ]
 
 
-def _sweep_variants(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    for changes in config["sweeps"].values():
+def _sweep_variants(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], tuple]]:
+    """Yield the name and content of each variant that a sweep makes, and the key that makes it."""
+    for sweep, changes in config["sweeps"].items():
         for name, options in changes.items():
             base = config["variants"][name]
             for option, values in options.items():
-                for value in values:
+                for index, value in enumerate(values):
                     if value != base["options"][option]:
-                        yield f"{name}_{option}{value}", base | {"options": base["options"] | {option: value}}
+                        variant = base | {"options": base["options"] | {option: value}}
+                        made_by = ("sweeps", sweep, name, option, index)
+                        yield f"{name}_{option}{value}".lower(), variant, made_by
+
+
+def _drop_nulls(parent: dict[str, Any], key: str) -> None:
+    if isinstance(parent.get(key), dict):
+        parent[key] = {name: value for name, value in parent[key].items() if value is not None}
 
 
 def _tasks(benchmark: str, tasks: str | list[str], places: "_Places") -> list[str]:
@@ -209,15 +243,21 @@ def _check_sweep(variants: Mapping, sweep: str, name: str, options: Mapping, pla
             _check(value, properties[option], (*where, option, index), places)
 
 
+def _check_names(config: Mapping[str, Any], places: "_Places") -> None:
+    """Refuse a sweep that makes a variant whose name means something else already."""
+    known = dict(config["variants"])
+    for name, variant, made_by in _sweep_variants(config):
+        if known.setdefault(name, variant) != variant:
+            raise places.error(made_by, f"makes a variant {name!r}, which there is already; rename that one")
+
+
 @cache
 def _schema(name: str) -> dict[str, Any]:
     return json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
 
 
 def _check(value: Any, schema: Mapping[str, Any], where: tuple, places: "_Places") -> None:
-    errors = sorted(
-        Draft202012Validator(schema).iter_errors(value), key=lambda error: list(map(str, error.path))
-    )
+    errors = sorted(_Validator(schema).iter_errors(value), key=lambda error: list(map(str, error.path)))
     if errors:
         raise _explain(errors[0], where, places)
 
@@ -243,23 +283,44 @@ def _explain(error: ValidationError, where: tuple, places: "_Places") -> UserErr
         return places.error(path, f"{twice!r} is listed twice; list it once")
     if error.validator in ("minItems", "minProperties"):
         return places.error(path, "is empty; list at least one")
+    if error.validator == "maxProperties":
+        found = ", ".join(map(str, error.instance))
+        return places.error(path, f"changes {found}; a sweep changes one option, name a second sweep")
     if error.validator == "type":
         expected = (
             error.validator_value if isinstance(error.validator_value, str) else error.validator_value[0]
         )
-        return places.error(path, f"got {error.instance!r}, expected {_TYPES[expected]}")
+        return places.error(path, f"got {error.instance!r}, expected {_TYPES[expected]}{_hint(error)}")
     if error.validator == "oneOf":
         return places.error(path, f"got {error.instance!r}, expected `all` or a list of tasks")
     if error.validator == "pattern":
-        rule = "expected letters, digits, '_', '-' and '.', a letter or digit first"
+        case = "letters" if "A-Z" in error.validator_value else "lower-case letters"
+        rule = f"expected {case}, digits, '_', '-' and '.', a letter or digit first"
         return places.error(path, f"the name {error.instance!r} cannot be part of a path; {rule}")
     return places.error(path, error.message)
 
 
 _TYPES = {
-    "object": "a mapping", "array": "a list", "string": "text", "integer": "a whole number", "number": "a number",
-    "boolean": "true or false", "null": "null",
-}  # fmt: skip
+    "object": "a mapping",
+    "array": "a list",
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "true or false",
+    "null": "null",
+}
+
+
+def _hint(error: ValidationError) -> str:
+    """Help with values that YAML reads as another type than they look."""
+    if error.validator_value == "string":
+        return "; put it in quotes"
+    if error.validator_value == "number" and isinstance(error.instance, str):
+        try:
+            return f"; YAML reads it as text, write {float(error.instance)!r}"
+        except ValueError:
+            return ""
+    return ""
 
 
 def _fill(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
@@ -305,7 +366,8 @@ class _Places:
                 line = key.start_mark.line + 1
                 if key.value in seen:
                     raise UserError(
-                        f"{file}, line {line}: key {key.value!r} stands in line {seen[key.value]} already; keep one"
+                        f"{file}, line {line}: key {key.value!r} stands in line {seen[key.value]} already; "
+                        "keep one"
                     )
                 seen[str(key.value)] = line
                 self._refuse_duplicates(child, file)
@@ -355,8 +417,9 @@ def configuration_page() -> str:
         "",
         "Written by `mosa schema` from `mosa/schemas/config.schema.json`; do not edit.",
         "",
-        "`snakemake` reads config.yaml. `snakemake --configfile FILE` merges a file over it: mappings are merged key by",
-        "key, lists and values are replaced, and `null` drops a variant or a sweep.",
+        "`snakemake` reads config.yaml. `snakemake --configfile FILE` merges a file over it: mappings are",
+        "merged key by key, lists and values are replaced, and `null` drops a variant, a sweep, or one",
+        "variant of a sweep. An overlay that wants fewer variants drops the others, there and in `sweeps`.",
         "",
         "| key | type | default | meaning |",
         "|---|---|---|---|",

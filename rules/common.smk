@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -15,13 +16,16 @@ from mosa.data.catalogue import get_task
 from mosa.errors import UserError
 from mosa.files import written_atomically
 
+# The strongest last: Snakemake lists the files of the command line first, but merges them over the others.
+CONFIG_FILES = sorted(map(Path, workflow.configfiles), key=list(workflow.overwrite_configfiles).count)
+
 try:
-    CONFIG = load_config(config, workflow.configfiles)
+    CONFIG = load_config(config, CONFIG_FILES)
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-RESULTS = CONFIG["paths"]["results"]
-PACKS = CONFIG["paths"]["packs"]
+RESULTS = Path(CONFIG["paths"]["results"]).as_posix()
+PACKS = Path(CONFIG["paths"]["packs"]).as_posix()
 RUNS = {f"{RESULTS}/{run.path}": run for run in expand(CONFIG)}
 MAIN_VARIANTS = ",".join(CONFIG["variants"])
 
@@ -32,8 +36,10 @@ TABLES = [
 ]
 PLOTS = [f"{RESULTS}/plots/{name}.{kind}" for name in ("comparison", "scaling") for kind in ("svg", "png")]
 
-# `mosa` of this environment, where the job's own environment (conda) does not bring one.
-shell.prefix(f"set -euo pipefail; export PATH=\"$PATH\":'{Path(sys.executable).parent}'; ")
+# `mosa` of the environment that Snakemake runs in, whatever else is on PATH; with conda, the job's own first.
+HERE = shlex.quote(str(Path(sys.executable).parent))
+PATHS = ('"$PATH"', HERE) if workflow.deployment_settings.deployment_method else (HERE, '"$PATH"')
+shell.prefix("set -euo pipefail; export PATH=" + ":".join(PATHS) + "; ")
 
 
 wildcard_constraints:

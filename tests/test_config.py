@@ -66,6 +66,14 @@ def test_the_grid_is_complete_and_ordered():
     assert runs[0].path == "runs/demo/digits/micro_vit/linear/seed0.json"
 
 
+def test_sweeps_name_what_they_change():
+    sweeps = {"size": {"mosa": {"bottleneck": [8]}}, "split": {"mosa": {"split_bias": [False, True]}}}
+    runs = {run.variant: run for run in expand(load_config(changed(("sweeps",), sweeps)))}
+    assert list(runs) == ["linear", "mosa", "mosa_bottleneck8", "mosa_split_biastrue"]
+    assert runs["mosa_bottleneck8"].options == runs["mosa"].options | {"bottleneck": 8}
+    assert runs["mosa_bottleneck8"].training == runs["mosa"].training
+
+
 def test_defaults_are_filled_in_everywhere():
     config = load_config(tiny())
     assert config["stage"] == "final" and config["paths"] == {"results": "results", "packs": "results/packs"}
@@ -124,6 +132,11 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
         (("variants", "mosa", "options", "split"), "upp", "'upp' is not allowed: expected one of up"),
         (("variants", "mosa", "training", "lrr"), 1, "mosa.training.lrr: unknown key 'lrr'.*mean 'lr'"),
         (("variants", "mosa", "training", "lr"), "fast", ".*training.lr: got 'fast', expected a number"),
+        (("variants", "mosa", "training", "lr"), "1e-3", "'1e-3', expected a number; YAML .* write 0.001"),
+        (("variants", "mosa", "training", "lr"), float("nan"), "lr: got nan, expected a number"),
+        (("variants", "mosa", "options", "bottleneck"), 4.0, "got 4.0, expected a whole number"),
+        (("variants", "MoSA"), {"method": "mosa"}, "the name 'MoSA' cannot .* expected lower-case letters"),
+        (("variants", 7), {"method": "mosa"}, "variants: got 7, expected text; put it in quotes"),
         (("variants", "a b"), {"method": "linear"}, "the name 'a b' cannot be part of a path"),
         (("variants", "../x"), {"method": "linear"}, "the name '../x' cannot be part of a path"),
         (("variants", "linear"), {}, "variants.linear: key 'method' is missing"),
@@ -132,6 +145,7 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
         (("training", "epochs"), True, "got True, expected a whole number"),
         (("seeds",), [0, 1, 0], "seeds: 0 is listed twice"),
         (("seeds",), [], "seeds: is empty"),
+        (("seeds",), [1.0], "seeds.0: got 1.0, expected a whole number"),
         (("seeds",), [-1], "seeds.0: -1 is less than the minimum of 0"),
         (("seeds",), 3, "seeds: got 3, expected a list"),
         (("seeds",), KeyError, "key 'seeds' is missing"),
@@ -142,10 +156,22 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
         (("benchmarks", "dem"), "all", "benchmarks.dem: unknown benchmark 'dem'.*did you mean 'demo'"),
         (("stage",), "test", "stage: 'test' is not allowed: expected one of final, selection"),
         (("backbones",), {}, "backbones: is empty"),
+        (
+            ("backbones", "micro_vit", "architecture"), "mosa_vit_mico",
+            "'mosa_vit_mico' has no builtin weights.*did you mean 'mosa_vit_micro'",
+        ),
         (("backbones", "micro_vit", "weight"), "x", "unknown key 'weight'.*did you mean 'weights'"),
         (("sweeps", "size", "moza"), {"bottleneck": [1]}, "sweeps.size.moza: unknown variant 'moza'"),
         (("sweeps", "size", "mosa"), {"rank": [1]}, "unknown option of 'mosa': 'rank'"),
         (("sweeps", "size", "mosa"), {"bottleneck": [0]}, "bottleneck.0: 0 is less than the minimum of 1"),
+        (
+            ("sweeps", "size", "mosa"), {"bottleneck": [8], "experts": [2]},
+            "changes bottleneck, experts; a sweep changes one option",
+        ),
+        (
+            ("variants", "mosa_bottleneck8"), {"method": "mosa"},
+            "sweeps.size.mosa.bottleneck.2: makes a variant 'mosa_bottleneck8', which there is already",
+        ),
         (("sweeps", "size", "mosa"), {"bottleneck": []}, "sweeps.size.mosa.bottleneck: is empty"),
         (("name",), "../x", "name: the name '../x' cannot be part of a path"),
     ],
@@ -188,6 +214,9 @@ def test_a_second_file_changes_and_drops(tmp_path):
     config = read_config(base, overlay)
     assert config["seeds"] == [5] and list(config["variants"]) == ["mosa"] and not config["sweeps"]
     assert config["training"]["lr"] == 0.5 and config["training"]["epochs"] == 1
+    base.write_text(TINY + "    linear: {consistency: [1.0]}\n")
+    overlay.write_text("variants: {linear: null}\nsweeps: {size: {linear: null}}\n")
+    assert read_config(base, overlay)["sweeps"] == {"size": {"mosa": {"bottleneck": [2, 4, 8]}}}
     overlay.write_text("variants: {mosa: {options: {experts: 0}}}\n")
     with pytest.raises(
         UserError, match=r"overlay\.yaml, line 1: variants\.mosa\.options\.experts: 0 is less"
@@ -202,8 +231,10 @@ def test_shipped_configs_load(path):
     for run in runs:
         get_method(run.method)(**run.options)
         TrainingOptions.from_dict(run.training)
-    assert path.read_text().startswith("# yaml-language-server: $schema=")
-    schema = path.read_text().partition("$schema=")[2].splitlines()[0]
+    text = path.read_text()
+    assert int(re.search(r"^#   snakemake .* (\d+) runs", text, re.MULTILINE)[1]) == len(runs)
+    assert text.startswith("# yaml-language-server: $schema=")
+    schema = text.partition("$schema=")[2].splitlines()[0]
     assert (path.parent / schema).resolve() == SCHEMAS / "config.schema.json"
 
 
@@ -212,9 +243,8 @@ def test_shipped_configs_keep_their_results_apart():
     assert len(set(folders)) == len(folders)
 
 
-def test_the_default_config_says_every_key_of_the_recipe_that_the_docs_list():
-    page = (ROOT / "docs" / "configuration.md").read_text()
-    assert page == configuration_page(), "run `mosa schema`"
+def test_the_configuration_page_is_what_the_schema_says():
+    assert (ROOT / "docs" / "configuration.md").read_text() == configuration_page(), "run `mosa schema`"
 
 
 def test_the_schema_is_closed_described_and_agrees_with_the_code():

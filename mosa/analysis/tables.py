@@ -9,7 +9,6 @@ from mosa.analysis.aggregate import Section, compare, sweep
 from mosa.analysis.render import latex_section, markdown_section, terminal_section
 from mosa.files import written_atomically
 
-
 WIDTH = 120  # characters of a table as plain text
 
 

@@ -38,13 +38,20 @@ class Workspace:
         for name in ("rules", "profiles", "report", "envs"):
             shutil.copytree(ROOT / name, folder / name)
         shutil.copy(ROOT / "Snakefile", folder)
+        decoy = folder / "decoy" / "mosa"  # another installation, first on PATH, must not be what runs
+        decoy.parent.mkdir()
+        decoy.write_text("#!/bin/sh\nexit 1\n")
+        decoy.chmod(0o755)
+        self.environment = os.environ | {"PATH": f"{decoy.parent}:{os.environ['PATH']}"}
         self.configure(CONFIG)
 
     def configure(self, config: dict) -> None:
         (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run([*SNAKEMAKE, *arguments], cwd=self.folder, capture_output=True, text=True)
+        return subprocess.run(
+            [*SNAKEMAKE, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True
+        )
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """What a dry run would do: jobs by rule."""
@@ -188,6 +195,13 @@ def test_wrong_configs_are_refused_before_any_job(workspace, change, words):
     output = result.stdout + result.stderr
     assert re.search(words, output) and "config.yaml, line " in output
     assert "Traceback" not in output and "Job stats" not in output
+
+
+def test_a_wrong_overlay_is_told_by_its_own_file_and_line(workspace):
+    (workspace.folder / "overlay.yaml").write_text("name: more\nseeds: [1, 1]\n")
+    result = workspace.snakemake("-n", "--configfile", "overlay.yaml")
+    assert result.returncode != 0
+    assert "overlay.yaml, line 2: seeds: 1 is listed twice" in result.stdout + result.stderr
 
 
 def test_a_diverging_run_fails_alone_and_says_why(workspace):
