@@ -1,6 +1,7 @@
 """A backbone: a timm architecture with its weights, loaded strictly, and our own classifier on top."""
 
 import hashlib
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,8 @@ def build_backbone(
     if weights != "random":
         path = _weights_path(architecture, weights)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if weights == "builtin" and digest != json.loads(path.with_suffix(".json").read_text())["sha256"]:
+            raise UserError(f"{path}: not the file that its description says; check the package out again")
         load_weights(model, path)
     reset_head(model, seed)
     config = model.pretrained_cfg

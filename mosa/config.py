@@ -76,6 +76,7 @@ class Run:
     def specification(self) -> dict[str, Any]:
         """All that changes the result, as plain data: if it changes, the run is run again."""
         return {
+            "data": get_task(self.task).version,
             "architecture": self.architecture,
             "weights": _weights_identity(self.architecture, self.weights),
             "method": self.method,
@@ -110,7 +111,7 @@ def load_config(config: Mapping[str, Any], files: Iterable[str | Path] = ()) -> 
     """
     places = _Places(files)
     config = copy.deepcopy(dict(config))
-    for section in ("variants", "sweeps"):
+    for section in ("benchmarks", "backbones", "variants", "sweeps"):
         _drop_nulls(config, section)
     if isinstance(config.get("sweeps"), dict):
         for sweep in list(config["sweeps"]):

@@ -21,7 +21,12 @@ def passes_loss(
 
     Returns:
         The loss, a scalar.
+
+    Raises:
+        ValueError: There are neither one nor two passes.
     """
+    if len(logits) not in (len(labels), 2 * len(labels)):
+        raise ValueError(f"{len(logits)} rows of logits for {len(labels)} labels: expected one or two passes")
     first = logits[: len(labels)]
     loss = F.cross_entropy(first, labels, label_smoothing=label_smoothing)
     if len(logits) == len(labels):

@@ -20,13 +20,13 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, str | bool | None]:
-    """Return the commit of this package's checkout and whether tracked files differ from it."""
+    """Return the commit of this package's checkout and whether the package's files differ from it."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}
     try:
         commit = _git(root, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+        return {"commit": commit, "dirty": bool(_git(root, "status", "--porcelain", "--", "mosa"))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
 

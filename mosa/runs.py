@@ -1,6 +1,7 @@
 """One run: a task, a backbone, a variant and a seed in; a record out."""
 
 import datetime
+import math
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +17,7 @@ from mosa.errors import UserError
 from mosa.peft import attach, build_method, count_parameters, merge
 from mosa.protocol import PROTOCOL_VERSION, STAGES
 from mosa.records import SCHEMA_VERSION, write_record
-from mosa.training import Images, TrainingOptions, evaluate, fit
+from mosa.training import Diverged, Images, TrainingOptions, evaluate, fit
 
 
 def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", threads: int = 1) -> dict[str, Any]:
@@ -67,6 +68,11 @@ def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", thread
     data = Images(*pack.split(eval_split), backbone.mean, backbone.std, place)
     metrics = evaluate(model, data)
     ended = time.perf_counter()
+    if not math.isfinite(metrics["loss"]):
+        raise Diverged(
+            f"{label}: the loss on {eval_split} is {metrics['loss']} after the last epoch "
+            f"(peak lr {training.lr:.3g}, last epoch's loss {progress.train_loss[-1]:.4g}); try a smaller lr"
+        )
 
     head = sum(parameter.numel() for parameter in model.get_classifier().parameters())
     record = {

@@ -47,7 +47,7 @@ wildcard_constraints:
     task="|".join(re.escape(task) for tasks in CONFIG["benchmarks"].values() for task in tasks),
     backbone="|".join(map(re.escape, CONFIG["backbones"])),
     variant="|".join(sorted({re.escape(run.variant) for run in RUNS.values()})),
-    seed=r"\d+",
+    seed="|".join(map(str, CONFIG["seeds"])),
 
 
 def run_of(wildcards):

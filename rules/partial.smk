@@ -19,7 +19,7 @@ rule partial:
     params:
         variants=MAIN_VARIANTS,
         folder=folder_of_output,
-        existing=existing_records(),
+        existing=lambda wildcards: existing_records(),
     shell:
         "(mosa collect --manifest {input:q} --existing --output {output.runs:q} &&"
         " mosa tables --records {output.runs:q} --variants {params.variants:q} --output {params.folder:q} &&"

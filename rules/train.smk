@@ -4,7 +4,8 @@
 
 rule train:
     input:
-        pack=f"{PACKS}/{{benchmark}}/{{task}}.safetensors",
+        # ancient: a pack made again holds the same images; a changed one has another version.
+        pack=ancient(f"{PACKS}/{{benchmark}}/{{task}}.safetensors"),
         weights=weights_file,
     output:
         f"{RESULTS}/runs/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}/seed{{seed}}.json",

@@ -290,7 +290,7 @@ def test_selection_runs_are_called_so(tmp_path):
 def test_the_sweep_has_a_table_of_its_own(tmp_path):
     paths = write_tables(make_sweep(), tmp_path, ["linear", "full", "adapter", "mosa"])
     assert [path.name for path in paths] == [
-        "comparison.csv", "comparison.md", "comparison.tex", "sweep.csv", "sweep.md", "sweep.tex"
+        f"{name}.{kind}" for name in ("comparison", "sweep") for kind in ("csv", "md", "tex", "txt")
     ]  # fmt: skip
     variants = {path.stem: pd.read_csv(path)["variant"].tolist() for path in paths if path.suffix == ".csv"}
     assert variants["comparison"] == ["linear", "full", "adapter", "mosa"]
@@ -347,7 +347,7 @@ def test_same_records_in_any_order_give_the_same_bytes(tmp_path):
         write_tables(rows, tmp_path / folder, ["adapter", "mosa"])
         write_plots(rows, tmp_path / folder, ["adapter", "mosa"])
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(names) == 10
+    assert len(names) == 12
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
@@ -433,7 +433,7 @@ def test_edge_cases_are_drawn(name, tmp_path, monkeypatch):
     monkeypatch.setitem(STYLE, "savefig.dpi", 40)
     order = ["mosa", "adapter"] if name == "a variant without runs" else None
     assert len(write_plots(EDGES[name], tmp_path, order)) == 4
-    assert len(write_tables(EDGES[name], tmp_path, order)) == 6
+    assert len(write_tables(EDGES[name], tmp_path, order)) == 8
 
 
 @pytest.mark.parametrize("draw", [comparison_figure, scaling_figure])
@@ -461,3 +461,11 @@ def test_tables_import_neither_matplotlib_nor_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("column", "value"), [("options", {"bottleneck": 9}), ("lr", 0.5), ("epochs", 3)])
+def test_one_cell_does_not_average_runs_of_different_recipes(column, value):
+    frame = make_sweep().assign(lr=0.1, epochs=8)
+    frame[column] = [value if index == 0 else old for index, old in enumerate(frame[column])]
+    with pytest.raises(UserError, match=f"records with different {column} cannot stand in one table"):
+        compare(frame)

@@ -228,7 +228,7 @@ def test_what_precedes_the_first_stochastic_module_is_computed_once():
 def test_passes_part_at_the_input_of_a_stochastic_backbone():
     """Drop path in the backbone must differ between the passes, so nothing may be shared."""
     model = peft.attach(build("vit_layerscale_droppath"), "mosa", bottleneck=8).train()
-    assert not model.peft.shares_prefix
+    assert model.peft.fork is None
     images, _ = batch()
     torch.manual_seed(0)
     first, second = peft.forward_passes(model, images, 2).chunk(2)
@@ -254,3 +254,27 @@ def test_a_pass_without_the_model_is_refused():
     model = peft.attach(build(), "mosa", bottleneck=8).train()
     with pytest.raises(RuntimeError, match="call the whole model"):
         model.blocks[0].adapter.up(torch.zeros(2, 8))
+
+
+def test_merged_mosa_is_saved_and_loaded_as_a_plain_adapter(tmp_path):
+    model = peft.attach(build(), "mosa", bottleneck=8)
+    train_steps(model)
+    peft.save_tuned(peft.merge(model), tmp_path / "tuned.safetensors")
+    adapter = peft.load_tuned(peft.attach(build(), "adapter", bottleneck=8), tmp_path / "tuned.safetensors")
+    images, _ = batch()
+    assert torch.equal(adapter.eval()(images), model(images))
+
+
+@pytest.mark.parametrize("method", ["adapter", "mosa"])
+def test_passes_stay_right_after_merging_and_in_evaluation(method):
+    model = peft.attach(build(), method, bottleneck=8).train()
+    images, _ = batch(size=6)
+    assert len(peft.forward_passes(model, images, 2)) == 12
+    assert len(model.eval().forward_features(images)) == 6
+    peft.merge(model)
+    assert len(peft.forward_passes(model.train(), images, 2)) == 12
+
+
+def test_three_passes_have_no_loss():
+    with pytest.raises(ValueError, match="expected one or two passes"):
+        passes_loss(torch.zeros(6, 3), torch.zeros(2, dtype=torch.long))

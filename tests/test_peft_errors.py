@@ -30,12 +30,15 @@ from mosa.errors import UserError
 )
 def test_wrong_method_or_option(method, options, words):
     model = build()
+    names = list(model.state_dict())
     with pytest.raises(UserError) as error:
         peft.attach(model, method, **options)
     for word in words:
         assert word in str(error.value)
     assert "\n" not in str(error.value)
-    assert not hasattr(model, "peft")
+    assert not hasattr(model, "peft") and list(model.state_dict()) == names
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    peft.attach(model, "linear")  # nothing is in the way of another try
 
 
 @pytest.mark.parametrize("method", ["adapter", "lora", "mosa"])

@@ -122,6 +122,13 @@ def test_nothing_is_left_of_a_run_that_diverges(pack, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_that_diverges_in_its_last_step_is_a_failed_run(pack, tmp_path):
+    last = spec("full", training={"epochs": 1, "batch_size": 64, "lr": 1e30, "warmup_epochs": 0})
+    with pytest.raises(Diverged, match=r"loss on test is (nan|inf) after the last epoch \(peak lr 1e\+30"):
+        execute(last, pack, tmp_path / "out" / "record.json")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_test_split_is_read_once_and_last(pack, tmp_path, monkeypatch):
     events = []
     split, loop = Pack.split, training.fit

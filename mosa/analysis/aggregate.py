@@ -1,5 +1,6 @@
 """From one row per run to means and spreads over seeds, without averaging missing runs away."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -27,6 +28,10 @@ _MUST_AGREE = {
     "data_digest": ["benchmark", "task"],
     "weights_sha256": ["backbone"],
     "method": ["variant"],
+    "options": ["benchmark", "task", "backbone", "variant"],
+    "epochs": ["benchmark", "task", "backbone", "variant"],
+    "batch_size": ["benchmark", "task", "backbone", "variant"],
+    "lr": ["benchmark", "task", "backbone", "variant"],
 }
 
 
@@ -160,7 +165,7 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
         if column not in frame:
             continue
         for where, values in frame.groupby(within)[column] if within else [((), frame[column])]:
-            found = sorted(map(str, values.unique()))
+            found = sorted({json.dumps(v, sort_keys=True) if isinstance(v, dict) else str(v) for v in values})
             if len(found) > 1:
                 place = f" for {'/'.join(map(str, where))}" if within else ""
                 raise UserError(

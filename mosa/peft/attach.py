@@ -25,15 +25,15 @@ class Attachment:
     Attributes:
         method: The method and its options.
         passes: How many passes a training step stacks.
-        shares_prefix: Whether the passes part inside the model rather than at its input.
         buffers: Names of the buffers that belong to the method's state.
         hook: Begins the passes of each forward.
+        fork: Parts the passes inside the model, where they do.
     """
 
     method: Method
     passes: Passes
     hook: RemovableHandle
-    shares_prefix: bool = False
+    fork: RemovableHandle | None = None
     buffers: tuple[str, ...] = ()
 
 
@@ -76,6 +76,7 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
     if isinstance(method, str):
         method = build_method(method, **options)
     head = find_head(model)
+    method.check(model)
     own_modules = set(model.modules())
     was_training = model.training
     model.requires_grad_(False)
@@ -97,8 +98,7 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
     )
     fork_point = method.fork_point(model)
     if fork_point is not None and not any(is_stochastic(module) for module in own_modules):
-        fork_point.register_forward_pre_hook(model.peft.passes.part)
-        model.peft.shares_prefix = True
+        model.peft.fork = fork_point.register_forward_pre_hook(model.peft.passes.part)
     return model
 
 
@@ -127,7 +127,7 @@ def forward_passes(model: nn.Module, images: Tensor, passes: int) -> Tensor:
         Outputs of shape (passes * batch, classes), the chunks of `batch` rows being the passes.
     """
     state = attachment(model)
-    if not state.shares_prefix:
+    if state.fork is None:
         images = repeat_batch(images, passes)
     state.passes.requested = passes
     return model(images)
@@ -147,7 +147,9 @@ def merge(model: nn.Module) -> nn.Module:
     """
     state = attachment(model)
     state.method = state.method.fold(model)
-    state.shares_prefix = False
+    if state.fork is not None:
+        state.fork.remove()
+        state.fork = None
     state.buffers = ()
     if state.method is None:
         _detach(model)

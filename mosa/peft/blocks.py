@@ -35,10 +35,13 @@ def find_head(model: nn.Module) -> nn.Module:
     """Return the classifier of a timm model.
 
     Raises:
-        UserError: The model does not say which module classifies.
+        UserError: The model does not say which module classifies, or has several.
     """
     if not hasattr(model, "get_classifier"):
         raise UserError(
             f"{type(model).__name__} has no get_classifier(): expected a model made by timm.create_model"
         )
-    return model.get_classifier()
+    head = model.get_classifier()
+    if not isinstance(head, nn.Module):
+        raise UserError(f"{type(model).__name__} has {len(head)} classifiers: expected a model with one")
+    return head

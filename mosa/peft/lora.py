@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mosa.errors import UserError
-from mosa.peft.blocks import find_blocks
+from mosa.peft.blocks import block_width, find_blocks
 from mosa.peft.method import Method
 from mosa.seeding import generator
 
@@ -25,6 +25,11 @@ class Lora(Method):
 
     rank: int = Field(16, ge=1, description="Rank r of the change.")
     scale: float = Field(1.0, description="Factor s of the change.")
+
+    def check(self, model: nn.Module) -> None:
+        width = min(block_width(block) for block in find_blocks(model))
+        if self.rank > width:
+            raise UserError(f"rank={self.rank}: expected at most {width}, the width of the projection")
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "lora")
@@ -46,14 +51,9 @@ class LoraQkv(nn.Linear):
 
     Shape:
         (..., d) -> (..., 3 d).
-
-    Raises:
-        UserError: The rank is larger than the projection's width.
     """
 
     def __init__(self, qkv: nn.Linear, rank: int, scale: float, rng: torch.Generator) -> None:
-        if rank > qkv.in_features:
-            raise UserError(f"rank={rank}: expected at most {qkv.in_features}, the width of the projection")
         super().__init__(qkv.in_features, qkv.out_features, bias=qkv.bias is not None, device="meta")
         self.weight, self.bias = qkv.weight, qkv.bias
         self.scale = scale

@@ -40,6 +40,13 @@ class Method(BaseModel):
         """Forward passes per training batch: two when a consistency term compares them."""
         return 2 if self.consistency > 0 else 1
 
+    def check(self, model: nn.Module) -> None:
+        """Refuse a model for which an option is too large, before anything is changed.
+
+        Raises:
+            UserError: An option does not fit the model.
+        """
+
     def apply(self, model: nn.Module, seed: int) -> None:
         """Insert the tuned modules into a frozen model, in place.
 

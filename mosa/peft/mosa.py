@@ -6,9 +6,9 @@ from pydantic import Field
 from torch import nn
 
 from mosa.peft.adapter import Adapter
-from mosa.peft.blocks import find_blocks
+from mosa.peft.blocks import block_width, find_blocks
 from mosa.peft.method import Method
-from mosa.peft.split import fold_splits, split_projections
+from mosa.peft.split import check_experts, fold_splits, split_projections
 
 
 class Mosa(Adapter):
@@ -41,6 +41,14 @@ class Mosa(Adapter):
         """The names of the split projections within a branch."""
         return ("down", "up") if self.split == "both" else (self.split,)
 
+    def check(self, model: nn.Module) -> None:
+        for block in find_blocks(model):
+            width, bias = block_width(block), {"up": block_width(block), "down": self.bottleneck}
+            check_experts((width, self.bottleneck), self.experts)
+            if self.split_bias:
+                for name in self.split_names:
+                    check_experts((bias[name],), self.experts)
+
     def apply(self, model: nn.Module, seed: int) -> None:
         super().apply(model, seed)
         split_projections(
@@ -58,7 +66,7 @@ class Mosa(Adapter):
 
     def fold(self, model: nn.Module) -> Method:
         fold_splits(model)
-        return Adapter(**self.model_dump(include=set(Adapter.model_fields)))
+        return Adapter(**self.model_dump(include=set(Adapter.model_fields) - {"consistency"}))
 
     def trained_block_parameters(self, width: int) -> int:
         biases = {"up": width, "down": self.bottleneck}

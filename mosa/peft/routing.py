@@ -35,7 +35,7 @@ class Passes:
 
     def part(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Repeat the batch for each pass, (batch, ...) -> (count * batch, ...): a forward pre-hook."""
-        return (repeat_batch(inputs[0], self.count),)
+        return (repeat_batch(inputs[0], self.count if module.training else 1),)
 
 
 class Router(nn.Module):

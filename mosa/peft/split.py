@@ -167,6 +167,20 @@ def fold_splits(model: nn.Module) -> None:
     del model.router
 
 
+def check_experts(shape: Sequence[int], experts: int) -> None:
+    """Refuse a number of experts that a tensor's entries cannot be shared out among.
+
+    Raises:
+        UserError: `experts` is not in 1 ... min(256, number of entries).
+    """
+    size = torch.Size(shape).numel()
+    if not 1 <= experts <= min(MAX_EXPERTS, size):
+        raise UserError(
+            f"experts={experts}: expected 1 to {min(MAX_EXPERTS, size)}, as the tensor of shape "
+            f"{'x'.join(map(str, shape))} has {size} entries to share out and an index is one byte"
+        )
+
+
 def partition(shape: Sequence[int], experts: int, rng: torch.Generator) -> Tensor:
     """Cut the entries of a tensor into disjoint random groups of equal size (+-1).
 
@@ -178,12 +192,8 @@ def partition(shape: Sequence[int], experts: int, rng: torch.Generator) -> Tenso
     Raises:
         UserError: `experts` is not in 1 ... min(256, number of entries).
     """
+    check_experts(shape, experts)
     size = torch.Size(shape).numel()
-    if not 1 <= experts <= min(MAX_EXPERTS, size):
-        raise UserError(
-            f"experts={experts}: expected 1 to {min(MAX_EXPERTS, size)}, as the tensor of shape "
-            f"{'x'.join(map(str, shape))} has {size} entries to share out and an index is one byte"
-        )
     order = torch.rand(size, generator=rng, dtype=torch.float64).argsort(stable=True)
     groups = torch.empty(size, dtype=torch.uint8)
     groups[order] = (torch.arange(size) * experts // size).to(torch.uint8)

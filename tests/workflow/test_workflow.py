@@ -27,7 +27,7 @@ CONFIG = {
 }
 REFRESH = {"collect": 1, "write_tables": 1, "draw_plots": 1, "all": 1}
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("workflow")]
+pytestmark = pytest.mark.slow
 
 
 class Workspace:
