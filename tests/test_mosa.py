@@ -133,7 +133,7 @@ def test_training_routes_each_pass_to_its_expert():
 
 
 def test_the_split_costs_no_size():
-    """Trainable tensors, optimiser state and checkpoint: the dense adapter's, but for biases and one byte a weight."""
+    """Tuned tensors, optimiser state and checkpoint: the adapter's, but for biases and a byte a weight."""
     experts = 4
     dense = peft.attach(build(), "adapter", bottleneck=8)
     mosa = peft.attach(build(), "mosa", bottleneck=8, experts=experts)
