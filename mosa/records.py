@@ -15,7 +15,7 @@ from mosa.files import written_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SCHEMA = Path(__file__).parent / "schemas" / "record.schema.json"
 
 # Columns of the table of records, and where in a record each stands.
@@ -38,6 +38,9 @@ COLUMNS = {
     "total_parameters": "parameters.total",
     "trained_parameters": "parameters.trained",
     "model_parameters": "parameters.model",
+    "train_flops_per_image": "flops.train_per_image",
+    "inference_flops_per_image": "flops.inference_per_image",
+    "train_examples": "data.train_examples",
     "epochs": "training.epochs",
     "batch_size": "training.batch_size",
     "lr": "training.lr",
@@ -58,7 +61,8 @@ COLUMNS = {
 JSON_COLUMNS = ("options", "train_loss")
 NUMBERS = {
     *("seed", "protocol_version", "top1", "loss", "epochs", "batch_size", "lr", "passes"),
-    *(column for column in COLUMNS if column.endswith(("_parameters", "_seconds"))),
+    *(column for column in COLUMNS if column.endswith(("_parameters", "_seconds", "_flops_per_image"))),
+    "train_examples",
     *("images_per_second", "peak_memory_mib"),
 }
 

@@ -14,6 +14,7 @@ from mosa.backbones import build_backbone
 from mosa.config import Run
 from mosa.data.packs import Pack
 from mosa.errors import UserError
+from mosa.flops import inference_flops, training_flops
 from mosa.peft import attach, build_method, count_parameters, merge
 from mosa.protocol import PROTOCOL_VERSION, STAGES
 from mosa.records import SCHEMA_VERSION, write_record
@@ -54,6 +55,7 @@ def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", thread
         raise UserError(f"{pack_path}: the pack of {pack.task.full_name}, expected {run.task}")
     model, backbone = build_backbone(run.architecture, run.weights, pack.task.num_classes, run.seed)
     attach(model, method, seed=run.seed)
+    train_flops = training_flops(model, backbone.image_size)
     model.to(place)
     trained = count_parameters(model).total
     train = Images(*pack.split(train_split), backbone.mean, backbone.std, place)
@@ -102,6 +104,10 @@ def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", thread
             "total": adapter + head,
             "trained": trained,
             "model": sum(parameter.numel() for parameter in model.parameters()),
+        },
+        "flops": {
+            "train_per_image": train_flops,
+            "inference_per_image": inference_flops(model, backbone.image_size),
         },
         "seconds": {
             "prepare": prepared - start,

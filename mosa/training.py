@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mosa.errors import UserError, unknown
-from mosa.losses import passes_loss
-from mosa.peft import attachment, forward_passes
+from mosa.losses import tuning_loss
 from mosa.seeding import derive_seed, generator
 
 EVALUATION_BATCH = 256
@@ -118,7 +117,6 @@ def fit(
     Raises:
         Diverged: The loss became NaN or infinite.
     """
-    method = attachment(model).method
     steps_per_epoch = math.ceil(len(data) / options.batch_size)
     steps = options.epochs * steps_per_epoch
     optimizer = torch.optim.AdamW(decay_groups(model, options.weight_decay), lr=options.lr, eps=options.eps)
@@ -138,8 +136,7 @@ def fit(
             for images, labels in data.batches(
                 options.batch_size, torch.randperm(len(data), generator=order)
             ):
-                logits = forward_passes(model, images, method.passes)
-                loss = passes_loss(logits, labels, method.consistency, options.label_smoothing)
+                loss = tuning_loss(model, images, labels, options.label_smoothing)
                 value = loss.item()
                 if not math.isfinite(value):
                     raise Diverged(

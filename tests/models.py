@@ -3,9 +3,10 @@
 import torch
 from torch import nn
 
+from mosa import peft
 from mosa._timm import timm
 from mosa.config import Run
-from mosa.peft import attachment, forward_passes
+from mosa.losses import tuning_loss
 
 VIT = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)
 SWIN = dict(img_size=32, patch_size=2, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 4))
@@ -19,11 +20,48 @@ ARCHITECTURES = {
     "vit_layerscale_droppath": lambda classes: timm.create_model(
         "vit_tiny_patch16_224", num_classes=classes, init_values=0.5, drop_path_rate=0.2, **VIT
     ),
+    "convnext": lambda classes: timm.create_model(
+        "convnext_atto", num_classes=classes, depths=(1, 1, 2, 1), dims=(8, 16, 32, 32), conv_mlp=False
+    ),
     "swin": lambda classes: timm.create_model("swin_tiny_patch4_window7_224", num_classes=classes, **SWIN),
 }
 
 # Options that make a method small enough for these models; every other method runs as it is.
-SMALL = {"adapter": {"bottleneck": 8}, "mosa": {"bottleneck": 8}, "lora": {"rank": 4}}
+SMALL = {
+    **{name: {"bottleneck": 8} for name in ("adapter", "mosa", "pruned", "adamix", "gated", "dropconnect")},
+    **{name: {"rank": 4} for name in ("lora", "mosl")},
+    "vpt": {"prompts": 3},
+}
+# What the suite of conformance runs: every method of the registry, and options that change its structure.
+CASES = {
+    **{name: (name, SMALL.get(name, {})) for name in peft.list_methods()},
+    "adapter, pfeiffer": ("adapter", {"bottleneck": 8, "placement": "pfeiffer"}),
+    "adapter, houlsby": ("adapter", {"bottleneck": 8, "placement": "houlsby", "norm": False}),
+    "adapter, sequential": ("adapter", {"bottleneck": 8, "placement": "sequential", "learn_scale": True}),
+    "mosa, pfeiffer": ("mosa", {"bottleneck": 8, "placement": "pfeiffer", "split": "down"}),
+    "mosa, houlsby": ("mosa", {"bottleneck": 8, "placement": "houlsby", "split": "both"}),
+    "mosa, sequential": ("mosa", {"bottleneck": 8, "placement": "sequential", "split_bias": True}),
+    "mosa, rows": ("mosa", {"bottleneck": 8, "structure": "rows", "split": "both"}),
+    "mosa, columns": ("mosa", {"bottleneck": 8, "structure": "columns", "merge": "sum"}),
+    "mosa, single": ("mosa", {"bottleneck": 8, "merge": "single"}),
+    "mosa, ensemble": ("mosa", {"bottleneck": 8, "merge": "ensemble", "split": "both"}),
+    "mosa, features": ("mosa", {"bottleneck": 8, "feature_consistency": 0.01, "second_pass": 1.0}),
+    "adapter, r-drop": ("adapter", {"bottleneck": 8, "consistency": 1.0}),
+    "lora, all targets": ("lora", {"rank": 4, "targets": ["q", "k", "v", "proj", "fc1", "fc2"]}),
+    "lora, mlp": ("lora", {"rank": 4, "targets": ["fc1", "fc2"], "dropout": 0.1}),
+    "mosl, mlp": ("mosl", {"rank": 4, "targets": ["fc1", "fc2"], "split": "both"}),
+    "vpt, shallow": ("vpt", {"prompts": 3, "deep": False}),
+    "ssf, identity": ("ssf", {"spread": 0.0}),
+    "partial, two": ("partial", {"blocks": 2}),
+    "pruned, both": ("pruned", {"bottleneck": 8, "prune": "both"}),
+    "adamix, up": ("adamix", {"bottleneck": 8, "copies": "up"}),
+}
+# Cases that an architecture has no place for; each is refused with a reason.
+REFUSED = {
+    *((case, "convnext") for case in ("lora", "mosl", "lora, all targets")),
+    *((case, "convnext") for case in ("adapter, houlsby", "mosa, houlsby")),
+    *((case, family) for case in ("vpt", "vpt, shallow") for family in ("swin", "convnext")),
+}
 
 
 def build(architecture: str = "vit", classes: int = 5, seed: int = 0, dtype=torch.float32) -> nn.Module:
@@ -47,12 +85,10 @@ def train_steps(model: nn.Module, steps: int = 3, classes: int = 5, seed: int = 
     """Train a few AdamW steps with as many passes as the method asks for, and stop in evaluation mode."""
     torch.manual_seed(seed)
     model.train()
-    passes = attachment(model).method.passes
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     for step in range(steps):
         images, labels = batch(classes=classes, seed=step, dtype=next(model.parameters()).dtype)
-        logits = forward_passes(model, images, passes)
-        loss = nn.functional.cross_entropy(logits, labels.repeat(passes))
+        loss = tuning_loss(model, images, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

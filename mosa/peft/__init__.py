@@ -26,7 +26,8 @@ from mosa.peft.attach import (
     tuned_state_dict,
 )
 from mosa.peft.method import Method, build_method, get_method, list_methods
-from mosa.peft.split import SplitLinear, split_projections
+from mosa.peft.split import SplitLinear
+from mosa.peft.splitting import Splitting
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -35,6 +36,7 @@ __all__ = [
     "Method",
     "ParameterCount",
     "SplitLinear",
+    "Splitting",
     "attach",
     "attachment",
     "build_method",
@@ -46,6 +48,5 @@ __all__ = [
     "load_tuned_state_dict",
     "merge",
     "save_tuned",
-    "split_projections",
     "tuned_state_dict",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mosa.errors import UserError
-from mosa.peft.blocks import find_head
+from mosa.peft.blocks import find_blocks, find_head
 from mosa.peft.method import Method, build_method
 from mosa.peft.routing import Passes, is_stochastic, repeat_batch
 
@@ -78,17 +78,22 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
     head = find_head(model)
     method.check(model)
     own_modules = set(model.modules())
-    was_training = model.training
     model.requires_grad_(False)
     passes = Passes()
     model.peft = Attachment(method, passes, model.register_forward_pre_hook(passes.begin))
     try:
-        method.apply(model, seed)
+        with torch.random.fork_rng(devices=[]):  # layers that are made and then initialised draw from it
+            method.apply(model, seed)
     except Exception:
         _detach(model)
         raise
     head.requires_grad_(True)
-    model.train(was_training)
+    for module in model.modules():
+        if module not in own_modules:
+            module.training = model.training
+    if method.feature_consistency:
+        for block in find_blocks(model)[:6]:
+            block.register_forward_hook(passes.keep_features)
 
     model.peft.buffers = tuple(
         f"{prefix}.{name}"

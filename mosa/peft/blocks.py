@@ -1,24 +1,47 @@
-"""Where methods hold on to a model: its transformer blocks, their widths and its classifier."""
+"""Where methods hold on to a model: its blocks, their sites and widths, and its classifier."""
+
+from typing import NamedTuple
 
 from torch import nn
 
-from mosa._timm import Block, SwinTransformerBlock
+from mosa._timm import Block, ConvNeXtBlock, SwinTransformerBlock
 from mosa.errors import UserError
 
-# Exactly these types: both compute `h = x + attn(norm1(x)); y = h + mlp(norm2(h))`, up to layer scale
-# and drop path. A subclass or a look-alike may compute something else, so it is refused.
-SUPPORTED_BLOCKS = (Block, SwinTransformerBlock)
+
+class Sites(NamedTuple):
+    """The modules of a block at which a branch can be fed or added, by name.
+
+    Attributes:
+        residual: Its input is the residual stream before the MLP; None where that is the block's own input.
+        attention: Its output is added to the residual stream; None where there is no attention.
+        mlp: Its output is added to the residual stream.
+    """
+
+    residual: str | None
+    attention: str | None
+    mlp: str
+
+
+# Exactly these types, by the family's name. The transformers compute `h = x + attn(norm1(x));
+# y = h + mlp(norm2(h))`, ConvNeXt `y = x + mlp(norm(conv(x)))`, up to layer scale and drop path.
+# A subclass or a look-alike may compute something else, so it is refused.
+FAMILIES = {"ViT": Block, "Swin": SwinTransformerBlock, "ConvNeXt": ConvNeXtBlock}
+SITES = {
+    Block: Sites("norm2", "attn", "mlp"),
+    SwinTransformerBlock: Sites("norm2", "attn", "mlp"),
+    ConvNeXtBlock: Sites(None, None, "mlp"),
+}
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
-    """Return the transformer blocks of a model, from input to output.
+    """Return the blocks of a model, from input to output.
 
     Raises:
         UserError: The model has no block of a type whose structure is known.
     """
-    blocks = [module for module in model.modules() if type(module) in SUPPORTED_BLOCKS]
+    blocks = [module for module in model.modules() if type(module) in SITES]
     if not blocks:
-        known = ", ".join(f"{cls.__module__}.{cls.__name__}" for cls in SUPPORTED_BLOCKS)
+        known = ", ".join(f"{cls.__module__}.{cls.__name__}" for cls in SITES)
         raise UserError(
             f"{type(model).__name__} has no block that this method understands: expected a timm model "
             f"made of {known}; use 'full' or 'linear', which work on any model with a classifier"
@@ -28,7 +51,22 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
 
 def block_width(block: nn.Module) -> int:
     """Return the number of channels of a block's residual stream."""
-    return block.norm2.normalized_shape[0]
+    norm = block.norm if isinstance(block, ConvNeXtBlock) else block.norm2
+    return norm.normalized_shape[0]
+
+
+def channel_dim(module: nn.Module) -> int:
+    """Return the dimension of the channels in a module's output: 1 after convolutions, otherwise the last."""
+    two_dimensional = isinstance(module, ConvNeXtBlock | nn.Conv2d) or type(module).__name__ == "LayerNorm2d"
+    return 1 if two_dimensional or getattr(module, "use_conv", False) else -1
+
+
+def final_norm(model: nn.Module) -> nn.Module | None:
+    """Return the LayerNorm between the last block and the classifier, or None."""
+    last_block = find_blocks(model)[-1]
+    modules = list(model.modules())
+    after = modules[modules.index(list(last_block.modules())[-1]) + 1 :]
+    return next((module for module in after if isinstance(module, nn.LayerNorm)), None)
 
 
 def find_head(model: nn.Module) -> nn.Module:

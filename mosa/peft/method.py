@@ -1,14 +1,28 @@
 """What a method is: a frozen, validated set of options that knows how to modify a model."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from mosa.errors import UserError, unknown
-from mosa.peft.blocks import block_width, find_blocks
+from mosa.peft.blocks import FAMILIES, find_blocks
 
 _REGISTRY: dict[str, type["Method"]] = {}
+
+
+class BranchShape(NamedTuple):
+    """The two projections of an inserted branch: inputs -> hidden -> outputs, with biases or without."""
+
+    inputs: int
+    hidden: int
+    outputs: int
+    bias: bool
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the two projections."""
+        return self.hidden * (self.inputs + self.outputs) + self.bias * (self.hidden + self.outputs)
 
 
 class Method(BaseModel):
@@ -16,29 +30,43 @@ class Method(BaseModel):
 
     A subclass states its `name`, its `reference` (paper) and its fields, implements `apply`, and
     counts its parameters in `block_parameters`. The model arrives built, loaded and entirely
-    frozen; the classifier is unfrozen afterwards, for every method alike.
+    frozen; the classifier is unfrozen afterwards, for every method alike. `families` names the
+    architectures that the method is for.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants")
 
     name: ClassVar[str]
     reference: ClassVar[str]
+    families: ClassVar[tuple[str, ...]] = tuple(FAMILIES)
 
     consistency: float = Field(
         0.0,
         ge=0,
-        description="Weight of the symmetric KL term between two forward passes; 0 trains with one pass.",
+        description="Weight of the symmetric KL term between the outputs of two forward passes.",
+    )
+    second_pass: float = Field(0.0, ge=0, description="Weight of the cross-entropy of the second pass.")
+    feature_consistency: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the mean squared difference of two passes, as a mean over six blocks.",
     )
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
-        _REGISTRY[cls.name] = cls
+        if "name" in cls.__dict__:  # a shared base has none
+            _REGISTRY[cls.name] = cls
 
     @property
     def passes(self) -> int:
-        """Forward passes per training batch: two when a consistency term compares them."""
-        return 2 if self.consistency > 0 else 1
+        """Forward passes per training batch: two when a term of the loss needs the second."""
+        return 2 if self.consistency or self.second_pass or self.feature_consistency else 1
+
+    @property
+    def starts_as_backbone(self) -> bool:
+        """Whether attaching leaves the output of the model as it is."""
+        return True
 
     def check(self, model: nn.Module) -> None:
         """Refuse a model for which an option is too large, before anything is changed.
@@ -71,6 +99,14 @@ class Method(BaseModel):
         """
         return None
 
+    def branches(self, model: nn.Module) -> list[nn.Module]:
+        """Return the inserted modules that hold a `down` and an `up` projection, from input to output."""
+        return []
+
+    def branch_shapes(self, block: nn.Module) -> list[BranchShape]:
+        """Return the shapes of the branches of one block, in their order."""
+        return []
+
     def parameters(self, model: nn.Module, training: bool = False) -> int:
         """Count, by formula, the tuned parameters without the classifier.
 
@@ -79,15 +115,15 @@ class Method(BaseModel):
             training: Count what is trained instead of what is stored after merging.
         """
         count = self.trained_block_parameters if training else self.block_parameters
-        return sum(count(block_width(block)) for block in find_blocks(model))
+        return sum(count(block) for block in find_blocks(model))
 
-    def block_parameters(self, width: int) -> int:
-        """Count the tuned parameters that a block of this width holds after merging."""
-        raise NotImplementedError
+    def block_parameters(self, block: nn.Module) -> int:
+        """Count the tuned parameters that a block holds after merging."""
+        return sum(shape.parameters for shape in self.branch_shapes(block))
 
-    def trained_block_parameters(self, width: int) -> int:
+    def trained_block_parameters(self, block: nn.Module) -> int:
         """Count those that a block holds while it is trained; the same unless a method says otherwise."""
-        return self.block_parameters(width)
+        return self.block_parameters(block)
 
 
 def list_methods() -> list[str]:

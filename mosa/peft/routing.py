@@ -23,15 +23,23 @@ class Passes:
         count: Passes of the forward that runs, or ran last; it stands until the next one begins,
             because activation checkpointing computes again in the backward.
         requested: Passes of the next forward.
+        features: Outputs of the first blocks, each of shape (passes * batch, ...), where they are compared.
     """
 
     def __init__(self) -> None:
         self.count = 1
         self.requested = 1
+        self.features: list[Tensor] = []
 
     def begin(self, model: nn.Module, inputs: Any) -> None:
         """Take up the request for the forward that is about to start: a forward pre-hook of the model."""
         self.count, self.requested = self.requested, 1
+        self.features = []
+
+    def keep_features(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        """Keep a block's output for the comparison of two passes: a forward hook."""
+        if block.training and torch.is_grad_enabled():
+            self.features.append(output)
 
     def part(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Repeat the batch for each pass, (batch, ...) -> (count * batch, ...): a forward pre-hook."""

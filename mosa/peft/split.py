@@ -1,6 +1,6 @@
 """The split: a Linear whose weight is shared out among experts (MoSA, section 3.2)."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from mosa.errors import UserError
 from mosa.peft.routing import Router
-from mosa.seeding import generator
 
 MAX_EXPERTS = 256  # the index of a weight's expert is one byte
+Merge = Literal["mean", "sum", "single", "ensemble"]
+Structure = Literal["random", "rows", "columns"]
 
 
 class SplitLinear(nn.Module):
@@ -31,7 +32,10 @@ class SplitLinear(nn.Module):
         router: Draws the active experts; this layer registers itself with it.
         rng: Draws the partition.
         split_bias: Share the bias out as well, instead of one full bias per expert.
-        merge: "mean" of the experts (the expectation over the routing) or "sum" of their changes (W itself).
+        merge: "mean" of the experts (the expectation over the routing), "sum" of their changes (W
+            itself), "single" (the first expert alone), or "ensemble" (never merged: in evaluation too,
+            each pass has its expert).
+        structure: "random" entries, or whole "rows" (outputs) or "columns" (inputs) for each expert.
 
     Shape:
         (passes * batch, ..., in) -> (passes * batch, ..., out).
@@ -50,11 +54,13 @@ class SplitLinear(nn.Module):
         router: Router,
         rng: torch.Generator,
         split_bias: bool = False,
-        merge: Literal["mean", "sum"] = "mean",
+        merge: Merge = "mean",
+        structure: Structure = "random",
     ) -> None:
         super().__init__()
         self.experts = experts
         self.merge = merge
+        self.structure = structure
         self.active: tuple[int, ...] = ()
         self.weight = linear.weight
         self._add_partition("weight", linear.weight, rng)
@@ -69,7 +75,7 @@ class SplitLinear(nn.Module):
         router.splits.append(self)
 
     def _add_partition(self, name: str, tensor: Tensor, rng: torch.Generator) -> None:
-        expert_of = partition(tensor.shape, self.experts, rng).to(tensor.device)
+        expert_of = partition(tensor.shape, self.experts, rng, self.structure).to(tensor.device)
         initial = tensor.detach().clone() if tensor.detach().count_nonzero() else None
         self.register_buffer(f"{name}_expert_of", expert_of)
         self.register_buffer(f"{name}_initial", initial)
@@ -90,12 +96,16 @@ class SplitLinear(nn.Module):
 
     def merged_weight(self) -> Tensor:
         """Return the weight of the merged layer, (out, in)."""
+        if self.merge == "single":
+            return self.expert_weight(0)
         return self._merged(self.weight, self.weight_initial)
 
     def merged_bias(self) -> Tensor | None:
         """Return the bias of the merged layer, (out,), or None."""
         if self.bias is None:
             return None
+        if self.merge == "single":
+            return self.expert_bias(0)
         if self.split_bias:
             return self._merged(self.bias, self.bias_initial)
         return torch.stack(tuple(self.bias)).mean(0)
@@ -108,7 +118,7 @@ class SplitLinear(nn.Module):
         return tensor / self.experts
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
+        if not self.training and self.merge != "ensemble":
             return F.linear(x, self.merged_weight(), self.merged_bias())
         if not self.active:
             raise RuntimeError("no expert is drawn: call the whole model, whose pre-hook draws them")
@@ -132,72 +142,49 @@ class SplitLinear(nn.Module):
         return f"in_features={in_features}, out_features={out_features}, experts={self.experts}"
 
 
-def split_projections(
-    model: nn.Module,
-    projections: Iterable[tuple[nn.Module, str]],
-    seed: int,
-    experts: int,
-    split_bias: bool = False,
-    merge: Literal["mean", "sum"] = "mean",
-) -> None:
-    """Split Linear layers of a model in place, and route them before each of its forwards.
-
-    Args:
-        model: The model that owns the layers, being attached; it gains a `router`.
-        projections: Each layer as the module that holds it and the name it has there.
-        seed: Seeds the partitions and the routing, in streams of their own.
-        experts: Number of experts of each layer.
-        split_bias: See `SplitLinear`.
-        merge: See `SplitLinear`.
-    """
-    rng = generator(seed, "partition")
-    model.router = Router(model.peft.passes, seed)
-    for owner, name in projections:
-        setattr(owner, name, SplitLinear(getattr(owner, name), experts, model.router, rng, split_bias, merge))
-    model.router.hook = model.register_forward_pre_hook(model.router.draw)
-
-
-def fold_splits(model: nn.Module) -> None:
-    """Replace every split layer of a model by its merged Linear, in place, and stop routing."""
-    for owner in list(model.modules()):
-        for name, child in list(owner.named_children()):
-            if isinstance(child, SplitLinear):
-                setattr(owner, name, child.merged())
-    model.router.hook.remove()
-    del model.router
-
-
-def check_experts(shape: Sequence[int], experts: int) -> None:
+def check_experts(shape: Sequence[int], experts: int, structure: Structure = "random") -> None:
     """Refuse a number of experts that a tensor's entries cannot be shared out among.
 
     Raises:
-        UserError: `experts` is not in 1 ... min(256, number of entries).
+        UserError: `experts` is not in 1 ... min(256, number of entries, or of rows or columns).
     """
-    size = torch.Size(shape).numel()
+    size = torch.Size(_unit_shape(shape, structure)).numel()
     if not 1 <= experts <= min(MAX_EXPERTS, size):
+        what = "entries" if structure == "random" else structure
         raise UserError(
             f"experts={experts}: expected 1 to {min(MAX_EXPERTS, size)}, as the tensor of shape "
-            f"{'x'.join(map(str, shape))} has {size} entries to share out and an index is one byte"
+            f"{'x'.join(map(str, shape))} has {size} {what} to share out and an index is one byte"
         )
 
 
-def partition(shape: Sequence[int], experts: int, rng: torch.Generator) -> Tensor:
+def partition(
+    shape: Sequence[int], experts: int, rng: torch.Generator, structure: Structure = "random"
+) -> Tensor:
     """Cut the entries of a tensor into disjoint random groups of equal size (+-1).
 
-    One uniform score per entry is drawn and ranked; the ranks are cut into `experts` equal pieces.
+    One uniform score per entry (or per row or column) is drawn and ranked; the ranks are cut into
+    `experts` equal pieces.
 
     Returns:
         The group of each entry: uint8, of the given shape, values 0 to experts - 1.
 
     Raises:
-        UserError: `experts` is not in 1 ... min(256, number of entries).
+        UserError: `experts` is not in 1 ... min(256, number of entries, or of rows or columns).
     """
-    check_experts(shape, experts)
-    size = torch.Size(shape).numel()
+    check_experts(shape, experts, structure)
+    units = torch.Size(_unit_shape(shape, structure))
+    size = units.numel()
     order = torch.rand(size, generator=rng, dtype=torch.float64).argsort(stable=True)
     groups = torch.empty(size, dtype=torch.uint8)
     groups[order] = (torch.arange(size) * experts // size).to(torch.uint8)
-    return groups.view(torch.Size(shape))
+    return groups.view(units).expand(torch.Size(shape)).contiguous()
+
+
+def _unit_shape(shape: Sequence[int], structure: Structure) -> tuple[int, ...]:
+    """Return the shape of what is shared out; a vector has entries only."""
+    if structure == "random" or len(shape) == 1:
+        return tuple(shape)
+    return (shape[0], 1) if structure == "rows" else (1, shape[1])
 
 
 def _own_entries(tensor: Tensor, expert_of: Tensor, initial: Tensor | None, expert: int) -> Tensor:

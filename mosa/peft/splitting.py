@@ -1,0 +1,139 @@
+"""The split as an option of any method with projections, without a line that is the method's own."""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mosa.peft.blocks import find_blocks
+from mosa.peft.method import Method
+from mosa.peft.routing import Router, repeat_batch
+from mosa.peft.split import Merge, SplitLinear, Structure, check_experts
+from mosa.seeding import generator
+
+
+class Splitting(Method):
+    """Base of the split methods: `class Mosa(Splitting, Adapter)` is the adapter with split projections.
+
+    It asks the dense method for its `branches` and their shapes only. A subclass names the dense
+    method that is left after merging.
+    """
+
+    dense: ClassVar[type[Method]]
+
+    experts: int = Field(4, ge=1, le=256, description="Number N of sparse experts that share the weights.")
+    split: Literal["up", "down", "both"] = Field(
+        "up", description="Which projections are split; the others stay dense and shared."
+    )
+    structure: Structure = Field(
+        "random",
+        description="What an expert owns: random entries, whole rows (outputs) or columns (inputs).",
+    )
+    split_bias: bool = Field(
+        False, description="Share the biases out among the experts too, instead of one full bias each."
+    )
+    merge: Merge = Field(
+        "mean",
+        description="Merge the experts into their mean, into the sum of their changes, or into the single "
+        "first one; ensemble: keep them, and average the logits of N forward passes.",
+    )
+    consistency: float = Field(
+        1.0, ge=0, description="Weight of the symmetric KL term between the outputs of two forward passes."
+    )
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The names of the split projections within a branch."""
+        return ("down", "up") if self.split == "both" else (self.split,)
+
+    def check(self, model: nn.Module) -> None:
+        super().check(model)
+        for shape in {shape for block in find_blocks(model) for shape in self.branch_shapes(block)}:
+            weights = {"up": (shape.outputs, shape.hidden), "down": (shape.hidden, shape.inputs)}
+            for name in self.split_names:
+                check_experts(weights[name], self.experts, self.structure)
+                if self.split_bias and shape.bias:
+                    check_experts(weights[name][:1], self.experts)
+
+    def apply(self, model: nn.Module, seed: int) -> None:
+        super().apply(model, seed)
+        rng = generator(seed, "partition")
+        model.router = Router(model.peft.passes, seed)
+        for branch in self.branches(model):
+            for name in self.split_names:
+                layer = SplitLinear(
+                    getattr(branch, name),
+                    self.experts,
+                    model.router,
+                    rng,
+                    self.split_bias,
+                    self.merge,
+                    self.structure,
+                )
+                setattr(branch, name, layer)
+        model.router.hooks = [model.register_forward_pre_hook(model.router.draw)]
+        if self.merge == "ensemble":
+            model.router.hooks += Ensemble(model.router, self.experts).register(model)
+
+    def fork_point(self, model: nn.Module) -> nn.Module | None:
+        point, first = super().fork_point(model), self.branches(model)[0]
+        # Within the first branch, a split down-projection draws before whatever the dense method draws.
+        return first.down if "down" in self.split_names and point in set(first.children()) else point
+
+    def fold(self, model: nn.Module) -> Method | None:
+        if self.merge == "ensemble":
+            return self
+        for branch in self.branches(model):
+            for name in self.split_names:
+                setattr(branch, name, getattr(branch, name).merged())
+        for hook in model.router.hooks:
+            hook.remove()
+        del model.router
+        shared = set(self.dense.model_fields) - set(Method.model_fields)
+        return self.dense(**self.model_dump(include=shared)).fold(model)
+
+    def block_parameters(self, block: nn.Module) -> int:
+        return super().block_parameters(block) + (self._more_biases(block) if self.merge == "ensemble" else 0)
+
+    def trained_block_parameters(self, block: nn.Module) -> int:
+        return super().block_parameters(block) + self._more_biases(block)
+
+    def _more_biases(self, block: nn.Module) -> int:
+        """Count the biases of the experts beyond the first."""
+        copies = 0 if self.split_bias else self.experts - 1
+        sizes = [
+            {"up": shape.outputs, "down": shape.hidden} for shape in self.branch_shapes(block) if shape.bias
+        ]
+        return copies * sum(size[name] for size in sizes for name in self.split_names)
+
+
+class Ensemble:
+    """In evaluation, N passes over the images, pass i with expert i everywhere, and the mean of their logits.
+
+    Args:
+        router: Tells the split layers which expert computes which pass.
+        experts: Number of experts N.
+    """
+
+    def __init__(self, router: Router, experts: int) -> None:
+        self.router, self.experts = router, experts
+
+    def register(self, model: nn.Module) -> list[Any]:
+        """Hook onto the model, and return the handles."""
+        return [
+            model.register_forward_pre_hook(self.repeat),
+            model.register_forward_hook(self.average),
+        ]
+
+    def repeat(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        """Stack N copies of the images: a forward pre-hook."""
+        if model.training:
+            return None
+        for split in self.router.splits:
+            split.active = tuple(range(self.experts))
+        return (repeat_batch(inputs[0], self.experts),)
+
+    def average(self, model: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+        """Return the mean over the passes, (N batch, classes) -> (batch, classes): a forward hook."""
+        return None if model.training else torch.stack(output.chunk(self.experts)).mean(0)
