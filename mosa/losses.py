@@ -27,7 +27,8 @@ def tuning_loss(model: nn.Module, images: Tensor, labels: Tensor, label_smoothin
     logits = forward_passes(model, images, method.passes)
     loss = passes_loss(logits, labels, method.consistency, label_smoothing, method.second_pass)
     if method.feature_consistency:
-        loss = loss + method.feature_consistency * feature_distance(state.passes.features, len(logits))
+        features, state.passes.features = state.passes.features, []  # nothing of the graph stays behind
+        loss = loss + method.feature_consistency * feature_distance(features, len(logits))
     return loss
 
 

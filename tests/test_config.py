@@ -10,7 +10,7 @@ import yaml
 
 from mosa.config import SCHEMAS, _schema, configuration_page, expand, load_config, read_config
 from mosa.errors import UserError
-from mosa.peft import get_method
+from mosa.peft import build_method, get_method
 from mosa.training import TrainingOptions
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +79,8 @@ def test_defaults_are_filled_in_everywhere():
     assert config["stage"] == "final" and config["paths"] == {"results": "results", "packs": "results/packs"}
     assert config["backbones"]["micro_vit"]["weights"] == "builtin"
     mosa = config["variants"]["mosa"]
-    assert mosa["options"] == get_method("mosa")(bottleneck=4).model_dump()
+    assert build_method("mosa", **mosa["options"]) == build_method("mosa", bottleneck=4)
+    assert mosa["options"].keys() == get_method("mosa").model_fields.keys()
     assert mosa["training"] == dataclasses.asdict(TrainingOptions(epochs=1, lr=0.01))
     assert config["variants"]["linear"]["training"]["lr"] == TrainingOptions.lr
     assert load_config(config) == config  # a loaded config loads to itself

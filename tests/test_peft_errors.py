@@ -13,7 +13,7 @@ from mosa.errors import UserError
 @pytest.mark.parametrize(
     ("method", "options", "words"),
     [
-        ("mossa", {}, ["unknown method 'mossa'", "adapter, full, linear, lora, mosa", "did you mean 'mosa'"]),
+        ("mossa", {}, ["unknown method 'mossa'", "linear, lora, mosa, mosl", "did you mean 'mosa'"]),
         ("mosa", {"expert": 2}, ["option of method 'mosa'", "'expert'", "did you mean 'experts'"]),
         ("linear", {"bottleneck": 4}, ["option of method 'linear'", "'bottleneck'"]),
         ("adapter", {"bottleneck": 0}, ["'bottleneck'", "greater than or equal to 1", "got 0"]),
@@ -25,6 +25,15 @@ from mosa.errors import UserError
         ("mosa", {"experts": 40, "bottleneck": 1}, ["experts=40", "expected 1 to 32", "32x1"]),
         ("mosa", {"split": "left"}, ["'split'", "'up', 'down' or 'both'", "got 'left'"]),
         ("lora", {"rank": 0}, ["'rank'", "greater than or equal to 1", "got 0"]),
+        ("lora", {"targets": []}, ["'targets'", "at least 1 item"]),
+        ("lora", {"targets": ["q", "x"]}, ["'targets.1'", "'fc1' or 'fc2'", "got 'x'"]),
+        ("lora", {"targets": ["q", "q"]}, ["'targets'", "named twice"]),
+        ("mosa", {"structure": "columns", "bottleneck": 2}, ["experts=4", "expected 1 to 2", "2 columns"]),
+        ("mosa", {"structure": "rows", "split": "down", "bottleneck": 3}, ["experts=4", "3 rows"]),
+        ("mosl", {"rank": 1, "experts": 40}, ["experts=40", "expected 1 to 32", "32x1"]),
+        ("pruned", {"keep": 40, "bottleneck": 1}, ["experts=40", "32 entries"]),
+        ("partial", {"blocks": 4}, ["blocks=4", "at most 3"]),
+        ("dropconnect", {"rate": 1.0}, ["'rate'", "less than 1"]),
         ("lora", {"rank": 33}, ["rank=33", "at most 32"]),
     ],
 )

@@ -25,7 +25,7 @@ def make_record(**run):
     """Return a valid record."""
     identity = {"benchmark": "demo", "group": "natural", "task": "digits", "backbone": "micro_vit"}
     return {
-        "schema_version": 1,
+        "schema_version": 2,
         "status": "complete",
         "run": identity | {"variant": "mosa", "seed": 0} | run,
         "protocol": {"name": "demo", "version": 1, "train_split": "trainval", "eval_split": "test"},
@@ -40,6 +40,7 @@ def make_record(**run):
         },
         "metrics": {"top1": 61.25, "loss": 1.5, "examples": 797, "train_loss": [2.0, 1.25]},
         "parameters": {"adapter": 100, "head": 10, "total": 110, "trained": 130, "model": 1000},
+        "flops": {"train_per_image": 3e6, "inference_per_image": 1e6},
         "seconds": {"prepare": 1.0, "train": 2.0, "eval": 0.5, "total": 3.5},
         "images_per_second": 500.0,
         "peak_memory_mib": 300.0,
@@ -80,7 +81,7 @@ def test_round_trip(tmp_path):
         ("metrics.top1", 101, "metrics.top1: 101 is greater than the maximum of 100"),
         ("metrics.top1", None, "metrics.top1: None is not of type 'number'"),
         ("run.seed", "0", "run.seed: '0' is not of type 'integer'"),
-        ("schema_version", 2, "schema_version: 1 was expected"),
+        ("schema_version", 1, "schema_version: 2 was expected"),
         ("extra", 1, "the record: Additional properties are not allowed"),
         ("protocol.eval_split", "train", "protocol.eval_split: 'train' is not one of"),
         ("data.digest", "x", "data.digest: 'x' does not match"),
