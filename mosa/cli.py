@@ -166,12 +166,13 @@ def plots(records: Path, variants: list[str] | None, output: Path) -> None:
 
 @cli.command()
 def methods() -> None:
-    """List the methods, with their options and defaults."""
+    """List the methods, with their architectures, options and defaults."""
     from mosa.peft import get_method, list_methods
 
     for name in list_methods():
         method = get_method(name)
         click.echo(f"{name}: {method.__doc__.partition(chr(10))[0]}")
+        click.echo(f"    for {', '.join(method.families)}; {method.reference}")
         for option, field in method.model_fields.items():
             click.echo(f"    {option} = {field.default}  ({field.description})")
 

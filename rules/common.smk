@@ -33,7 +33,7 @@ TABLES = [
     f"{RESULTS}/tables/{name}.{kind}"
     for name in ("comparison", "sweep")
     for kind in ("csv", "md", "tex", "txt")
-]
+] + [f"{RESULTS}/tables/differences.{kind}" for kind in ("csv", "md")]
 PLOTS = [f"{RESULTS}/plots/{name}.{kind}" for name in ("comparison", "scaling") for kind in ("svg", "png")]
 
 # `mosa` of the environment that Snakemake runs in, whatever else is on PATH; with conda, the job's own first.

@@ -24,6 +24,13 @@ rule write_tables:
             caption="../report/sweep_table.rst",
             labels={"table": "sweep", "format": "Markdown"},
         ),
+        f"{RESULTS}/tables/differences.csv",
+        report(
+            f"{RESULTS}/tables/differences.md",
+            category="Tables",
+            caption="../report/differences.rst",
+            labels={"table": "differences", "format": "Markdown"},
+        ),
     log:
         f"{RESULTS}/logs/tables.log",
     conda:

@@ -55,10 +55,18 @@ CASES = {
     "partial, two": ("partial", {"blocks": 2}),
     "pruned, both": ("pruned", {"bottleneck": 8, "prune": "both"}),
     "adamix, up": ("adamix", {"bottleneck": 8, "copies": "up"}),
+    "peft, dora": ("peft", {"config": {"r": 4, "use_dora": True}}),
+    "peft, vera": ("peft", {"type": "VERA", "config": {"r": 8}}),
+    "peft, ia3": (
+        "peft",
+        {"type": "IA3", "targets": ["fc1"], "config": {"feedforward_modules": []}},
+    ),
+    "peft, oft": ("peft", {"type": "OFT", "targets": ["attn.proj"]}),
 }
 # Cases that an architecture has no place for; each is refused with a reason.
 REFUSED = {
     *((case, "convnext") for case in ("lora", "mosl", "lora, all targets")),
+    *((case, "convnext") for case in ("peft", "peft, dora", "peft, vera", "peft, oft")),
     *((case, "convnext") for case in ("adapter, houlsby", "mosa, houlsby")),
     *((case, family) for case in ("vpt", "vpt, shallow") for family in ("swin", "convnext")),
 }

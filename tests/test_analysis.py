@@ -8,13 +8,16 @@ from io import StringIO
 from itertools import product
 
 import matplotlib.style
+import numpy as np
 import pandas as pd
 import pytest
 from test_records import make_record
 
 from mosa.analysis.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, compare, sweep
+from mosa.analysis.columns import caption, overview
 from mosa.analysis.comparison_plot import comparison_figure
 from mosa.analysis.figures import STYLE
+from mosa.analysis.paired import differences
 from mosa.analysis.plots import write_plots
 from mosa.analysis.render import escape_latex, escape_markdown
 from mosa.analysis.scaling_plot import scaling_figure
@@ -291,8 +294,9 @@ def test_the_sweep_has_a_table_of_its_own(tmp_path):
     paths = write_tables(make_sweep(), tmp_path, ["linear", "full", "adapter", "mosa"])
     assert [path.name for path in paths] == [
         f"{name}.{kind}" for name in ("comparison", "sweep") for kind in ("csv", "md", "tex", "txt")
-    ]  # fmt: skip
+    ] + ["differences.csv", "differences.md"]  # fmt: skip
     variants = {path.stem: pd.read_csv(path)["variant"].tolist() for path in paths if path.suffix == ".csv"}
+    assert variants["differences"] == ["linear", "full", "mosa"]
     assert variants["comparison"] == ["linear", "full", "adapter", "mosa"]
     assert len(variants["sweep"]) == 8
 
@@ -347,7 +351,7 @@ def test_same_records_in_any_order_give_the_same_bytes(tmp_path):
         write_tables(rows, tmp_path / folder, ["adapter", "mosa"])
         write_plots(rows, tmp_path / folder, ["adapter", "mosa"])
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(names) == 12
+    assert len(names) == 14
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
@@ -433,7 +437,7 @@ def test_edge_cases_are_drawn(name, tmp_path, monkeypatch):
     monkeypatch.setitem(STYLE, "savefig.dpi", 40)
     order = ["mosa", "adapter"] if name == "a variant without runs" else None
     assert len(write_plots(EDGES[name], tmp_path, order)) == 4
-    assert len(write_tables(EDGES[name], tmp_path, order)) == 8
+    assert len(write_tables(EDGES[name], tmp_path, order)) == 10
 
 
 @pytest.mark.parametrize("draw", [comparison_figure, scaling_figure])
@@ -469,3 +473,51 @@ def test_one_cell_does_not_average_runs_of_different_recipes(column, value):
     frame[column] = [value if index == 0 else old for index, old in enumerate(frame[column])]
     with pytest.raises(UserError, match=f"records with different {column} cannot stand in one table"):
         compare(frame)
+
+
+def test_differences_are_paired_by_seed_and_checked_by_hand():
+    section = compare(make_frame())[0]
+    (difference,) = differences(section)
+    # Per seed, mosa - adapter over cats, dogs, count: (1 + 0 + 10) / 3, (1 - 1 + 12) / 3, (4 - 2 + 5) / 3.
+    values = [11 / 3, 4.0, 7 / 3]
+    margin = 4.302653 * statistics.stdev(values) / 3**0.5  # t of 2 degrees of freedom at 97.5 %
+    assert (difference.variant, difference.reference) == ("mosa", "adapter")
+    assert difference.mean == pytest.approx(10 / 3)
+    assert (difference.low, difference.high) == pytest.approx((10 / 3 - margin, 10 / 3 + margin), rel=1e-5)
+    assert (difference.seeds, difference.better, difference.tasks) == (3, 2, 3)
+    assert (
+        difference.sentence
+        == "mosa - adapter: +3.3 [+1.1, +5.5] over 3 tasks x 3 seeds, better on 2 of 3 tasks"
+    )
+
+
+def test_differences_leave_out_seeds_that_one_side_lacks():
+    scores = {"adapter": SCORES["adapter"], "mosa": SCORES["mosa"] | {"dogs": [60, 60, None]}}
+    (difference,) = differences(compare(make_frame(scores))[0])
+    assert difference.seeds == 2 and difference.mean == pytest.approx((11 / 3 + 4) / 2)
+    nothing = {"adapter": SCORES["adapter"], "mosa": {"cats": [1, 2, 3]}}
+    (difference,) = differences(compare(make_frame(nothing))[0])
+    assert difference.seeds == 0 and "no seed has all tasks of both" in difference.sentence
+
+
+def test_intervals_cover_no_difference_as_often_as_they_say():
+    rng = np.random.default_rng(0)
+    outside = 0
+    for _ in range(400):
+        noise = {v: {t: rng.normal(70, 2, 5) for t in ("cats", "dogs")} for v in ("adapter", "mosa")}
+        (difference,) = differences(compare(make_frame(noise))[0])
+        outside += not difference.low <= 0 <= difference.high
+    assert 0.02 < outside / 400 < 0.09
+
+
+def test_compute_is_what_a_run_takes_relative_to_the_adapter():
+    recipe = {"epochs": 8, "train_examples": 1000, "passes": 1, "train_flops_per_image": 2e6}
+    frame = make_frame(**recipe)
+    mosa = frame["variant"] == "mosa"
+    frame.loc[mosa, "passes"], frame.loc[mosa, "train_flops_per_image"] = 2, 3e6
+    section = compare(frame)[0]
+    assert section.compute.loc["mosa"].tolist() == [16_000, 8 * 1000 * 3e6]
+    columns = {column.title: [cell.value for cell in column.cells] for column in overview(section)}
+    assert columns["image-passes\n(k)"] == ["8", "16"]
+    assert columns["training FLOPs\n(adapter = 1)"] == ["1.00", "1.50"]
+    assert "FLOPs" not in caption(compare(make_frame())[0])  # records that do not say have no such column

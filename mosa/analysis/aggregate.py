@@ -55,6 +55,8 @@ class Section:
         parameters: Tuned parameters over tasks; one row per variant, columns {adapter,total}_{mean,min,max}.
             Adapter excludes the head and total includes it. A mean is NaN when tasks are missing, unless
             it is the same for all the others.
+        compute: What a run's training takes, as a mean over tasks: columns image_passes (forward passes of an
+            image) and flops; NaN where tasks are missing or the records do not say.
     """
 
     benchmark: str
@@ -70,6 +72,7 @@ class Section:
     sd: pd.DataFrame
     n: pd.DataFrame
     parameters: pd.DataFrame
+    compute: pd.DataFrame
 
     @property
     def variants(self) -> list[str]:
@@ -208,6 +211,7 @@ def _section(runs: pd.DataFrame, variants: list[str]) -> Section:
         sd=over_seeds.std(ddof=1).reindex(variants),
         n=over_seeds.count().reindex(variants, fill_value=0),
         parameters=_parameters(runs, len(tasks)).reindex(variants),
+        compute=_compute(runs, len(tasks)).reindex(variants),
     )
 
 
@@ -238,6 +242,18 @@ def _parameters(runs: pd.DataFrame, num_tasks: int) -> pd.DataFrame:
     # A head has the task's size: equal totals of some tasks say nothing of the others'.
     table["total_mean"] = table["total_mean"].mask(incomplete)
     return pd.DataFrame(table)
+
+
+def _compute(runs: pd.DataFrame, num_tasks: int) -> pd.DataFrame:
+    columns = ["epochs", "train_examples", "passes", "train_flops_per_image"]
+    epochs, examples, passes, flops = (runs.get(column, pd.Series(pd.NA, runs.index)) for column in columns)
+    images = epochs.astype("Float64") * examples.astype("Float64")
+    totals = runs[["variant", "task"]].assign(
+        image_passes=images * passes.astype("Float64"), flops=images * flops.astype("Float64")
+    )
+    by_variant = totals.groupby(["variant", "task"]).mean().groupby("variant")
+    complete = by_variant.size() == num_tasks
+    return by_variant.mean().astype(float).where(complete)
 
 
 def _default_order(runs: pd.DataFrame) -> list[str]:

@@ -51,7 +51,30 @@ def overview(section: Section) -> list[Column]:
             for number in counts[f"{name}_mean"]
         ]
         columns.append(Column(f"tuned ({unit})\n{title}", cells))
-    return columns
+    return columns + _compute_columns(section)
+
+
+def _compute_columns(section: Section) -> list[Column]:
+    """Return image-passes and relative FLOPs of training, where any record says them."""
+    compute = section.compute
+    if compute["flops"].isna().all():
+        return []
+    reference = compute_reference(section)
+    passes = [MISSING if pd.isna(number) else f"{number / 1e3:.0f}" for number in compute["image_passes"]]
+    cost = compute["flops"] / compute["flops"][reference]
+    return [
+        Column("image-passes\n(k)", [Cell(text) for text in passes]),
+        Column(
+            f"training FLOPs\n({reference} = 1)",
+            [Cell(MISSING if pd.isna(number) else f"{number:.2f}") for number in cost],
+        ),
+    ]
+
+
+def compute_reference(section: Section) -> str:
+    """Return the variant whose training FLOPs are 1: `adapter` if it has any, else the first that has."""
+    known = section.compute["flops"].dropna().index
+    return "adapter" if "adapter" in known else known[0]
 
 
 def by_task(section: Section) -> list[Column]:
@@ -105,6 +128,13 @@ def caption(section: Section) -> str:
         f"{section.backbone}, protocol {section.protocol}: {spread}. "
         f"Mean over tasks: of {count(tasks, 'task')}; {of_groups}taken per seed first. "
         "Tuned: parameters that a task stores after merging, without the classifier, and with it (mean over "
-        f"tasks, as classifiers differ in size). {MISSING}: no record, or a mean with missing tasks. "
+        f"tasks, as classifiers differ in size). {_about_compute(section)}"
+        f"{MISSING}: no record, or a mean with missing tasks. "
         "Bold: the highest mean of a column among those with all seeds."
     )
+
+
+def _about_compute(section: Section) -> str:
+    if section.compute["flops"].isna().all():
+        return ""
+    return "Image-passes: epochs x images x passes of a run; FLOPs: of all of them, forward and backward. "

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from mosa.analysis.aggregate import Section, compare, sweep
+from mosa.analysis.paired import differences_table, differences_text
 from mosa.analysis.render import latex_section, markdown_section, terminal_section
 from mosa.files import written_atomically
 
@@ -15,9 +16,10 @@ WIDTH = 120  # characters of a table as plain text
 def write_tables(
     frame: pd.DataFrame, directory: str | Path, order: Iterable[str] | None = None
 ) -> list[Path]:
-    """Write comparison.{csv,md,tex,txt} and sweep.{csv,md,tex,txt}.
+    """Write comparison.{csv,md,tex,txt}, sweep.{csv,md,tex,txt} and differences.{csv,md}.
 
-    The comparison has the variants of `order`, the sweep every variant (see `aggregate.compare` and
+    The comparison has the variants of `order`, the sweep every variant, and the differences set those of the
+    comparison against the adapter (see `paired`, `aggregate.compare` and
     `aggregate.sweep`). The same records give the same bytes, whatever their order.
 
     Args:
@@ -40,6 +42,11 @@ def write_tables(
         texts[f"{name}.md"] = "\n".join(markdown_section(section) for section in sections)
         texts[f"{name}.tex"] = "\n".join(latex_section(section, name) for section in sections)
         texts[f"{name}.txt"] = "\n\n".join(terminal_section(section, WIDTH) for section in sections) + "\n"
+    compared = compare(frame, order)
+    texts["differences.csv"] = differences_table(compared).to_csv(
+        index=False, float_format="%.4f", lineterminator="\n"
+    )
+    texts["differences.md"] = differences_text(compared)
     paths = []
     for name, text in texts.items():
         paths.append(Path(directory) / name)
@@ -74,6 +81,7 @@ def tidy_table(sections: list[Section]) -> pd.DataFrame:
             for column, value in section.parameters.loc[variant].items():
                 row[column.replace("_", "_parameters_")] = value
                 counts.add(column.replace("_", "_parameters_"))
+            row["image_passes"], row["training_flops"] = section.compute.loc[variant]
             for kind, name in section.keys:
                 column = {"task": name, "group": f"group_{name}"}.get(kind, name.replace(" ", "_"))
                 row[f"{column}_mean"] = section.mean.loc[variant, (kind, name)]

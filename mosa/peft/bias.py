@@ -16,6 +16,7 @@ class Bias(Method):
 
     name: ClassVar[str] = "bias"
     reference: ClassVar[str] = "Ben Zaken et al., BitFit, ACL 2022, arXiv 2106.10199"
+    families: ClassVar[tuple[str, ...]] = ("any model with a classifier",)
 
     def apply(self, model: nn.Module, seed: int) -> None:
         for bias in _biases(model):

@@ -1,9 +1,14 @@
 """The registry as data: the JSON Schema of every method's options, for whoever must not import torch."""
 
 import inspect
+import json
 from typing import Any
 
-from mosa.peft.method import get_method, list_methods
+import torch
+from pydantic.fields import FieldInfo
+
+from mosa._timm import timm
+from mosa.peft.method import Method, get_method, list_methods
 
 
 def methods_schema() -> dict[str, Any]:
@@ -36,13 +41,43 @@ def methods_page() -> str:
         "",
         "Written by `mosa schema` from the registry (`mosa.peft.list_methods()`); do not edit.",
         "d is the width of a block; the classifier is tuned by every method and not counted here.",
+        "",
+        "| method | in one line | tuned on ViT-B/16 | while trained | architectures |",
+        "|---|---|--:|--:|---|",
+        *(_summary(name) for name in list_methods()),
+        "",
+        "Tuned: parameters without the classifier with default options, after merging and while trained (for",
+        "`peft`, LoRA of rank 8 on qkv). ConvNeXt, Swin and ViT are timm's blocks of these names.",
+        "",
+        "## Options of every method",
+        "",
+        *_options(Method.model_fields),
     ]
     for name in list_methods():
         cls = get_method(name)
         lines += ["", f"## `{name}`", "", inspect.getdoc(cls), "", f"Source: {cls.reference}.", ""]
-        lines += ["| option | default | meaning |", "|---|---|---|"]
-        lines += [
-            f"| `{option}` | `{field.default}` | {field.description} |"
+        own = {
+            option: field
             for option, field in cls.model_fields.items()
-        ]
+            if option not in Method.model_fields or field.default != Method.model_fields[option].default
+        }
+        lines += _options(own) if own else ["No options of its own."]
     return "\n".join(lines) + "\n"
+
+
+def _summary(name: str) -> str:
+    cls = get_method(name)
+    with torch.device("meta"):
+        model = timm.create_model("vit_base_patch16_224", num_classes=1)
+    stored, trained = (cls().parameters(model, training) for training in (False, True))
+    line, families = cls.__doc__.partition("\n")[0], ", ".join(cls.families)
+    return f"| [`{name}`](#{name}) | {line} | {stored:,} | {trained:,} | {families} |"
+
+
+def _options(fields: dict[str, FieldInfo]) -> list[str]:
+    rows = [f"| `{name}` | `{_json(field)}` | {field.description} |" for name, field in fields.items()]
+    return ["| option | default | meaning |", "|---|---|---|", *rows]
+
+
+def _json(field: FieldInfo) -> str:
+    return json.dumps(field.default)

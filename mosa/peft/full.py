@@ -13,6 +13,7 @@ class Full(Method):
 
     name: ClassVar[str] = "full"
     reference: ClassVar[str] = "full fine-tuning, the field's common baseline"
+    families: ClassVar[tuple[str, ...]] = ("any model with a classifier",)
 
     def apply(self, model: nn.Module, seed: int) -> None:
         model.requires_grad_(True)

@@ -12,6 +12,7 @@ class Linear(Method):
 
     name: ClassVar[str] = "linear"
     reference: ClassVar[str] = "linear probing, the field's common baseline"
+    families: ClassVar[tuple[str, ...]] = ("any model with a classifier",)
 
     def apply(self, model: nn.Module, seed: int) -> None:
         """Insert nothing: the classifier is unfrozen for every method."""

@@ -15,6 +15,7 @@ class Norm(Method):
 
     name: ClassVar[str] = "norm"
     reference: ClassVar[str] = "Basu et al., Strong baselines for few-shot tuning, 2023, arXiv 2304.01917"
+    families: ClassVar[tuple[str, ...]] = ("any model with a classifier",)
 
     def apply(self, model: nn.Module, seed: int) -> None:
         for norm in _norms(model):
