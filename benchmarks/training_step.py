@@ -15,8 +15,8 @@ import time
 import torch
 
 from mosa.backbones import build_backbone
-from mosa.losses import passes_loss
-from mosa.peft import attach, forward_passes, list_methods, tuned_state_dict
+from mosa.losses import tuning_loss
+from mosa.peft import attach, list_methods, tuned_state_dict
 
 BASELINE = "adapter"
 
@@ -59,14 +59,14 @@ def main() -> None:
 def make_step(name: str, arguments: argparse.Namespace, device: torch.device):
     """Return a function that trains one step, and one that counts the bytes of the tuned state."""
     model, backbone = build_backbone(arguments.architecture, "random", arguments.classes)
-    method = attach(model, name).to(device).train().peft.method
+    attach(model, name).to(device).train()
     images = torch.randn(arguments.batch_size, 3, backbone.image_size, backbone.image_size, device=device)
     labels = torch.randint(arguments.classes, (arguments.batch_size,), device=device)
     tuned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(tuned, lr=1e-4)
 
     def step() -> None:
-        loss = passes_loss(forward_passes(model, images, method.passes), labels, method.consistency)
+        loss = tuning_loss(model, images, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -14,7 +14,7 @@ import pytest
 from test_records import make_record
 
 from mosa.analysis.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, compare, sweep
-from mosa.analysis.columns import caption, overview
+from mosa.analysis.columns import caption, compute_columns
 from mosa.analysis.comparison_plot import comparison_figure
 from mosa.analysis.figures import STYLE
 from mosa.analysis.paired import differences
@@ -517,7 +517,8 @@ def test_compute_is_what_a_run_takes_relative_to_the_adapter():
     frame.loc[mosa, "passes"], frame.loc[mosa, "train_flops_per_image"] = 2, 3e6
     section = compare(frame)[0]
     assert section.compute.loc["mosa"].tolist() == [16_000, 8 * 1000 * 3e6]
-    columns = {column.title: [cell.value for cell in column.cells] for column in overview(section)}
+    columns = {column.title: [cell.value for cell in column.cells] for column in compute_columns(section)}
     assert columns["image-passes\n(k)"] == ["8", "16"]
     assert columns["training FLOPs\n(adapter = 1)"] == ["1.00", "1.50"]
+    assert compute_columns(compare(make_frame())[0]) == []
     assert "FLOPs" not in caption(compare(make_frame())[0])  # records that do not say have no such column

@@ -51,11 +51,11 @@ def overview(section: Section) -> list[Column]:
             for number in counts[f"{name}_mean"]
         ]
         columns.append(Column(f"tuned ({unit})\n{title}", cells))
-    return columns + _compute_columns(section)
+    return columns
 
 
-def _compute_columns(section: Section) -> list[Column]:
-    """Return image-passes and relative FLOPs of training, where any record says them."""
+def compute_columns(section: Section) -> list[Column]:
+    """Return image-passes and relative FLOPs of training, where any record says them; else nothing."""
     compute = section.compute
     if compute["flops"].isna().all():
         return []

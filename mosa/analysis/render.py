@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 
 from mosa.analysis.aggregate import Section, count
-from mosa.analysis.columns import MISSING, Cell, Column, by_task, caption, heading, overview
+from mosa.analysis.columns import MISSING, Cell, Column, by_task, caption, compute_columns, heading, overview
 
 
 def _one_line(text: str) -> str:
@@ -72,7 +72,7 @@ def _markdown(cell: Cell) -> str:
 def markdown_section(section: Section) -> str:
     """Return the section as two Markdown tables, the means and the tasks, with heading and caption."""
     parts = [f"## {escape_markdown(heading(section))}"]
-    for columns in (overview(section), by_task(section)):
+    for columns in (overview(section) + compute_columns(section), by_task(section)):
         header, *rows = _grid(section, columns, escape_markdown, _markdown)
         if columns[0].group:
             header = [
@@ -134,7 +134,9 @@ def latex_section(section: Section, name: str) -> str:
     about_tasks = f"Top-1 accuracy in percent by task ({heading(section)}), {what}."
     return (
         "% Made from the records; needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n"
-        + _latex_table(section, overview(section), caption(section), f"tab:{label}")
+        + _latex_table(
+            section, overview(section) + compute_columns(section), caption(section), f"tab:{label}"
+        )
         + _latex_table(section, tasks, about_tasks, f"tab:{label}-tasks")
     )
 
