@@ -28,20 +28,17 @@ def tuning_loss(model: nn.Module, images: Tensor, labels: Tensor, label_smoothin
     loss = passes_loss(logits, labels, method.consistency, label_smoothing, method.second_pass)
     if method.feature_consistency:
         features, state.passes.features = state.passes.features, []  # nothing of the graph stays behind
-        loss = loss + method.feature_consistency * feature_distance(features, len(logits))
+        loss = loss + method.feature_consistency * feature_distance(features)
     return loss
 
 
-def feature_distance(features: list[Tensor], rows: int) -> Tensor:
+def feature_distance(features: list[Tensor]) -> Tensor:
     """Return the mean over blocks of the mean squared difference between two passes.
 
     Args:
-        features: The blocks' outputs, (2 * batch, ...); a block before the passes part has (batch, ...) and
-            counts as equal.
-        rows: 2 * batch.
+        features: The blocks' outputs, each of shape (2 * batch, ...).
     """
-    distances = [F.mse_loss(*feature.chunk(2)) for feature in features if len(feature) == rows]
-    return torch.stack(distances).sum() / len(features)
+    return torch.stack([F.mse_loss(*feature.chunk(2)) for feature in features]).mean()
 
 
 def passes_loss(

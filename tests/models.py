@@ -48,7 +48,7 @@ CASES = {
     "mosa, features": ("mosa", {"bottleneck": 8, "feature_consistency": 0.01, "second_pass": 1.0}),
     "adapter, r-drop": ("adapter", {"bottleneck": 8, "consistency": 1.0}),
     "lora, all targets": ("lora", {"rank": 4, "targets": ["q", "k", "v", "proj", "fc1", "fc2"]}),
-    "lora, mlp": ("lora", {"rank": 4, "targets": ["fc1", "fc2"], "dropout": 0.1}),
+    "lora, mlp": ("lora", {"rank": 4, "targets": ["fc1", "fc2"], "dropout": 0.1, "scale": 0.5}),
     "mosl, mlp": ("mosl", {"rank": 4, "targets": ["fc1", "fc2"], "split": "both"}),
     "vpt, shallow": ("vpt", {"prompts": 3, "deep": False}),
     "ssf, identity": ("ssf", {"spread": 0.0}),

@@ -88,6 +88,7 @@ def test_houlsby_stands_on_the_outputs_of_attention_and_mlp():
     m = plain.mlp(plain.norm2(h))
     expected = h + m + branch(block.adapter, m, F.silu, norm=False)
     torch.testing.assert_close(block(x), expected, atol=1e-12, rtol=0)
+    assert block.adapter_attention.up.weight.any() and block.adapter.up.weight.any()
     assert len(model.peft.method.branches(model)) == 2 * len(model.blocks)
 
 
@@ -266,3 +267,14 @@ def test_the_loss_is_the_sum_of_its_terms():
     expected = F.cross_entropy(z1, labels) + 0.25 * F.cross_entropy(z2, labels) + 0.5 * kl + 2 * distance
     assert distance > 0
     torch.testing.assert_close(loss, expected, atol=1e-12, rtol=0)
+
+
+def test_merging_to_a_single_expert_keeps_the_first():
+    model = peft.attach(build(dtype=F64), "mosa", bottleneck=8, merge="single")
+    train_steps(model, steps=20, lr=0.1)
+    up = model.blocks[1].adapter.up
+    weight, bias = up.expert_weight(0), up.expert_bias(0)
+    assert not torch.equal(bias, up.expert_bias(1))
+    merged = peft.merge(model).blocks[1].adapter.up
+    assert torch.equal(merged.weight, weight) and torch.equal(merged.bias, bias)
+    assert merged.weight.count_nonzero() <= 32 * 8 // 4
