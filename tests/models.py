@@ -61,7 +61,7 @@ CASES = {
         "peft",
         {"type": "IA3", "targets": ["fc1"], "config": {"feedforward_modules": []}},
     ),
-    "peft, oft": ("peft", {"type": "OFT", "targets": ["attn.proj"]}),
+    "peft, oft": ("peft", {"type": "OFT", "targets": ["attn.proj"], "config": {"oft_block_size": 16}}),
 }
 # Cases that an architecture has no place for; each is refused with a reason.
 REFUSED = {
