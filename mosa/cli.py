@@ -157,7 +157,7 @@ def tables(records: Path, variants: list[str] | None, output: Path) -> None:
 @VARIANTS
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def plots(records: Path, variants: list[str] | None, output: Path) -> None:
-    """Draw the comparison and scaling plots (SVG, PNG) from records."""
+    """Draw the comparison, scaling and options plots (SVG, PNG) from records."""
     from mosa.analysis.plots import write_plots
     from mosa.records import read_table
 

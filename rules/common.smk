@@ -11,6 +11,7 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(workflow.basedir))
 
+from mosa.analysis.options import option_curves
 from mosa.config import expand, load_config
 from mosa.data.catalogue import get_task
 from mosa.errors import UserError
@@ -34,7 +35,10 @@ TABLES = [
     for name in ("comparison", "sweep")
     for kind in ("csv", "md", "tex", "txt")
 ] + [f"{RESULTS}/tables/differences.{kind}" for kind in ("csv", "md")]
-PLOTS = [f"{RESULTS}/plots/{name}.{kind}" for name in ("comparison", "scaling") for kind in ("svg", "png")]
+# Only an experiment that sweeps an option has a plot of it.
+SWEPT = option_curves({run.variant: (run.method, run.options, run.training) for run in RUNS.values()})
+PLOT_NAMES = ("comparison", "scaling", *(["options"] if SWEPT else []))
+PLOTS = [f"{RESULTS}/plots/{name}.{kind}" for name in PLOT_NAMES for kind in ("svg", "png")]
 
 # `mosa` of the environment that Snakemake runs in, whatever else is on PATH; with conda, the job's own first.
 HERE = shlex.quote(str(Path(sys.executable).parent))

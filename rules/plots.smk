@@ -1,4 +1,4 @@
-# The comparison by group, and accuracy against tuned parameters.
+# The comparison by group, accuracy against tuned parameters, and against the options that are swept.
 
 
 rule plots:
@@ -10,8 +10,7 @@ rule draw_plots:
     input:
         f"{RESULTS}/tables/runs.csv",
     output:
-        f"{RESULTS}/plots/comparison.png",
-        f"{RESULTS}/plots/scaling.png",
+        [plot for plot in PLOTS if plot.endswith(".png")],
         report(
             f"{RESULTS}/plots/comparison.svg",
             category="Plots",
@@ -23,6 +22,12 @@ rule draw_plots:
             category="Plots",
             caption="../report/scaling_plot.rst",
             labels={"plot": "accuracy against tuned parameters"},
+        ),
+        report(
+            [plot for plot in PLOTS if plot.endswith("options.svg")],
+            category="Plots",
+            caption="../report/options_plot.rst",
+            labels={"plot": "accuracy against options"},
         ),
     log:
         f"{RESULTS}/logs/plots.log",

@@ -17,6 +17,8 @@ from mosa.analysis.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, compare, sw
 from mosa.analysis.columns import caption, compute_columns
 from mosa.analysis.comparison_plot import comparison_figure
 from mosa.analysis.figures import STYLE
+from mosa.analysis.options import option_curves
+from mosa.analysis.options_plot import options_figure
 from mosa.analysis.paired import differences
 from mosa.analysis.plots import write_plots
 from mosa.analysis.render import escape_latex, escape_markdown
@@ -334,7 +336,9 @@ def test_hostile_names_stay_inside_their_cells(tmp_path):
 
 def test_plots_are_written(tmp_path):
     paths = write_plots(make_sweep(), tmp_path, ["linear", "full", "adapter", "mosa"])
-    assert [path.name for path in paths] == ["comparison.svg", "comparison.png", "scaling.svg", "scaling.png"]
+    assert [path.name for path in paths] == [
+        f"{name}.{kind}" for name in ("comparison", "scaling", "options") for kind in ("svg", "png")
+    ]
     for path in paths:
         if path.suffix == ".svg":
             assert ET.parse(path).getroot().tag.endswith("svg")
@@ -351,7 +355,7 @@ def test_same_records_in_any_order_give_the_same_bytes(tmp_path):
         write_tables(rows, tmp_path / folder, ["adapter", "mosa"])
         write_plots(rows, tmp_path / folder, ["adapter", "mosa"])
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(names) == 14
+    assert len(names) == 16
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
@@ -403,6 +407,53 @@ def test_points_of_the_scaling_plot_are_the_means():
     assert lines["adapter"].get_xdata().tolist() == [240, 1000, 3840]
 
 
+OPTIONS = {"bottleneck": 16, "experts": 4, "consistency": 1.0, "split": "up", "split_bias": False}
+
+
+def make_ablation():
+    """Return a dense adapter, a mosa, and variants of it with one other option (one has two) on two seeds."""
+    changes = [
+        *({"experts": value} for value in (1, 2, 16)),
+        *({"consistency": value} for value in (0.0, 10.0)),
+        *({"split": value} for value in ("down", "both")),
+        {"split_bias": True},
+        {"experts": 8, "consistency": 0.0},
+    ]
+    rows = [make_frame({"adapter": {"cats": [70, 72]}}).assign(options=[{"bottleneck": 16}] * 2)]
+    for index, change in enumerate([{}, *changes]):
+        frame = make_frame({"mosa-" + "".join(map(str, change.values())): {"cats": [60 + index, 62 + index]}})
+        rows.append(frame.assign(options=[OPTIONS | change] * len(frame)))
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_a_curve_changes_one_option_and_nothing_else():
+    variants = {row.variant: (row.method, row.options, 0.1) for row in make_ablation().itertuples()}
+    curves = option_curves(variants)
+    assert curves.keys() == {"experts", "consistency", "split"}  # split_bias has two values
+    (experts,) = curves["experts"]
+    assert experts.method == "mosa"  # and 8 is not among its values: that variant has another option beside
+    assert [value for value, _ in experts.variants] == [1, 2, 4, 16]
+    assert [value for value, _ in curves["consistency"][0].variants] == [0.0, 1.0, 10.0]
+    assert [value for value, _ in curves["split"][0].variants] == ["both", "down", "up"]
+    variants["mosa-1"] = (*variants["mosa-1"][:2], 0.2)  # another recipe: not the same curve
+    assert [value for value, _ in option_curves(variants)["experts"][0].variants] == [2, 4, 16]
+
+
+def test_the_options_plot_shows_means_beside_the_dense_adapter():
+    figure = options_figure(make_ablation(), ["adapter", "mosa-"])
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert panels.keys() == {"experts", "consistency", "split"}
+    experts = panels["experts"]
+    assert [text.get_text() for text in experts.get_xticklabels()] == [
+        "1\n0 %", "2\n50 %", "4\n75 %", "16\n93.8 %"
+    ]  # fmt: skip
+    lines = [line.get_ydata() for line in experts.get_lines()]
+    assert [62.0, 63.0, 61.0, 64.0] in [list(line) for line in lines]
+    assert [71.0, 71.0] in [list(line) for line in lines]
+    assert "adapter: 71.0" in [text.get_text() for text in experts.get_legend().get_texts()]
+    assert options_figure(make_frame()) is None
+
+
 def test_small_differences_do_not_fill_an_axis():
     figure = comparison_figure(make_frame({"adapter": {"cats": [50.0]}, "mosa": {"cats": [50.1]}}))
     low, high = figure.axes[0].get_xlim()
@@ -440,9 +491,10 @@ def test_edge_cases_are_drawn(name, tmp_path, monkeypatch):
     assert len(write_tables(EDGES[name], tmp_path, order)) == 10
 
 
-@pytest.mark.parametrize("draw", [comparison_figure, scaling_figure])
+@pytest.mark.parametrize("draw", [comparison_figure, scaling_figure, options_figure])
 def test_nothing_is_cut_off(draw):
     frame = make_frame({f"adapter-with-a-rather-long-name-{i}": SCORES["mosa"] for i in range(4)})
+    frame["options"] = [{"bottleneck": int(variant[-1])} for variant in frame["variant"]]
     with matplotlib.style.context(["default", STYLE], after_reset=True):
         figure = draw(frame)
         figure.draw_without_rendering()

@@ -1,4 +1,4 @@
-"""The comparison by group and the scaling plot, as SVG and PNG files."""
+"""The comparison by group, the scaling plot and the options plot, as SVG and PNG files."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,17 +8,20 @@ import pandas as pd
 
 from mosa.analysis.comparison_plot import comparison_figure
 from mosa.analysis.figures import STYLE
+from mosa.analysis.options_plot import options_figure
 from mosa.analysis.scaling_plot import scaling_figure
 from mosa.files import written_atomically
 
 
 def write_plots(frame: pd.DataFrame, directory: str | Path, order: Iterable[str] | None = None) -> list[Path]:
-    """Draw comparison.{svg,png} and scaling.{svg,png}; the same records give the same bytes.
+    """Draw comparison, scaling and options, as .svg and .png; the same records give the same bytes.
+
+    There is no options plot where no option takes three values (see `mosa.analysis.options`).
 
     Args:
         frame: One row per run, as from `mosa.records`; the order of the rows does not matter.
         directory: Where to write; it is made if need be.
-        order: Variants of the comparison in display order; None: all. The scaling plot has every variant.
+        order: Variants of the comparison in display order; None: all. The others have every variant.
 
     Returns:
         The paths written.
@@ -30,8 +33,14 @@ def write_plots(frame: pd.DataFrame, directory: str | Path, order: Iterable[str]
     paths = []
     # From the defaults, whatever the user's matplotlibrc says.
     with matplotlib.style.context(["default", STYLE], after_reset=True):
-        figures = {"comparison": comparison_figure(frame, order), "scaling": scaling_figure(frame, order)}
+        figures = {
+            "comparison": comparison_figure(frame, order),
+            "scaling": scaling_figure(frame, order),
+            "options": options_figure(frame, order),
+        }
         for name, figure in figures.items():
+            if figure is None:
+                continue
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # laid out, once for both formats
             for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):

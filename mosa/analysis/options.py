@@ -1,0 +1,51 @@
+"""Which variants differ in one option only: the curves of the options plot. Standard library only."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+MIN_VALUES = 3  # an option with fewer values is better read in a table
+
+
+class Curve(NamedTuple):
+    """Variants of one method that differ in one option only.
+
+    Attributes:
+        method: The method.
+        variants: Value of the option and name of the variant, numbers first, ascending.
+    """
+
+    method: str
+    variants: list[tuple[Any, str]]
+
+
+def option_curves(variants: Mapping[str, tuple[str, Mapping[str, Any], Any]]) -> dict[str, list[Curve]]:
+    """Find the options that take at least three values while everything else stays the same.
+
+    Args:
+        variants: Method, options and recipe of each variant; recipes are only compared.
+
+    Returns:
+        The curves of each such option, in the order of the variants.
+    """
+    groups: dict[tuple[str, str], tuple[str, dict[str, tuple[Any, str]]]] = {}
+    for name, (method, options, recipe) in variants.items():
+        for option, value in options.items():
+            others = {other: options[other] for other in sorted(options) if other != option}
+            key = option, json.dumps([method, others, recipe], sort_keys=True, default=str)
+            groups.setdefault(key, (method, {}))[1].setdefault(json.dumps(value), (value, name))
+    curves: dict[str, list[Curve]] = {}
+    for (option, _), (method, values) in groups.items():
+        if len(values) >= MIN_VALUES:
+            curves.setdefault(option, []).append(Curve(method, sorted(values.values(), key=_place)))
+    return curves
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether an option's value is a number, which true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _place(entry: tuple[Any, str]) -> tuple[bool, float, str]:
+    value, _ = entry
+    return (False, value, "") if is_number(value) else (True, 0, json.dumps(value))
