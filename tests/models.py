@@ -52,6 +52,7 @@ CASES = {
     "mosl, mlp": ("mosl", {"rank": 4, "targets": ["fc1", "fc2"], "split": "both"}),
     "vpt, shallow": ("vpt", {"prompts": 3, "deep": False}),
     "ssf, identity": ("ssf", {"spread": 0.0}),
+    "repadapter, strong": ("repadapter", {"bottleneck": 4, "groups": 4, "scale": 5.0, "dropout": 0.0}),
     "partial, two": ("partial", {"blocks": 2}),
     "pruned, both": ("pruned", {"bottleneck": 8, "prune": "both"}),
     "adamix, up": ("adamix", {"bottleneck": 8, "copies": "up"}),
@@ -66,6 +67,7 @@ CASES = {
 # Cases that an architecture has no place for; each is refused with a reason.
 REFUSED = {
     *((case, "convnext") for case in ("lora", "mosl", "lora, all targets")),
+    *((case, "convnext") for case in ("repadapter", "repadapter, strong")),
     *((case, "convnext") for case in ("peft", "peft, dora", "peft, vera", "peft, oft")),
     *((case, "convnext") for case in ("adapter, houlsby", "mosa, houlsby")),
     *((case, family) for case in ("vpt", "vpt, shallow") for family in ("swin", "convnext")),

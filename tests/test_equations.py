@@ -223,6 +223,20 @@ def test_ssf_scales_and_shifts_after_every_layer():
     assert names == {f"blocks.{i}.{name}" for i in range(3) for name in layers} | {"patch_embed.proj", "norm"}
 
 
+def test_repadapter_is_a_linear_bottleneck_before_attention_and_mlp():
+    model = peft.attach(build(dtype=F64), "repadapter", bottleneck=4, groups=2, scale=0.5)
+    train_steps(model, lr=0.1)
+    own = build(dtype=F64).blocks[1]
+    for layer, plain in ((model.blocks[1].attn.qkv, own.attn.qkv), (model.blocks[1].mlp.fc1, own.mlp.fc1)):
+        x = torch.randn(2, 5, 32, dtype=F64)
+        hidden = x @ layer.rep.down.weight.T + layer.rep.down.bias
+        parts = [hidden[..., :2] @ layer.rep.up.weight[:16].T, hidden[..., 2:] @ layer.rep.up.weight[16:].T]
+        expected = plain(x + 0.5 * (torch.cat(parts, -1) + layer.rep.up.bias))
+        torch.testing.assert_close(layer(x), expected, atol=1e-12, rtol=0)
+    names = {name for name, module in model.named_modules() if hasattr(module, "rep")}
+    assert names == {f"blocks.{i}.{name}" for i in range(3) for name in ("attn.qkv", "mlp.fc1")}
+
+
 def test_rows_and_columns_belong_to_one_expert_each():
     for structure, dim in (("rows", 1), ("columns", 0)):
         groups = partition((12, 8), 4, torch.Generator().manual_seed(0), structure)

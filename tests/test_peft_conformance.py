@@ -136,6 +136,7 @@ def test_seeded_runs_repeat_exactly(case):
     if model.peft.method.branches(model) or case in (
         "vpt",
         "ssf",
+        "repadapter",
         "peft",
     ):  # others draw nothing
         assert any(not torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
@@ -221,6 +222,7 @@ VIT_BASE = {
     ("bias", None, None): 11 * 768 * 12 + 2 * 768,
     ("norm", None, None): 4 * 768 * 12 + 2 * 768,
     ("ssf", None, None): 22 * 768 * 12 + 4 * 768,
+    ("repadapter", "bottleneck", 8): 12 * 2 * (768 * 8 + 8 + 768 * 4 + 768),
     ("partial", "blocks", 1): 12 * 768**2 + 13 * 768 + 2 * 768,
     ("adapter", "placement", "houlsby"): 2 * 1_208_064,
 }

@@ -33,6 +33,8 @@ from mosa.errors import UserError
         ("mosl", {"rank": 1, "experts": 40}, ["experts=40", "expected 1 to 32", "32x1"]),
         ("pruned", {"keep": 40, "bottleneck": 1}, ["experts=40", "32 entries"]),
         ("partial", {"blocks": 4}, ["blocks=4", "at most 3"]),
+        ("repadapter", {"bottleneck": 6, "groups": 4}, ["groups=4", "divisor of the bottleneck 6"]),
+        ("repadapter", {"bottleneck": 6, "groups": 3}, ["groups=3", "divisor of the width 32"]),
         ("dropconnect", {"rate": 1.0}, ["'rate'", "less than 1"]),
         ("lora", {"rank": 33}, ["rank=33", "at most 32"]),
     ],
