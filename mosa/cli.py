@@ -15,6 +15,7 @@ from mosa.errors import UserError
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 ANY = click.Path(path_type=Path)
+KINDS = ["auto", "timm", "npz", "mae", "mocov3", "swin"]  # as in mosa.weights, which needs torch
 
 
 class Options(click.ParamType):
@@ -44,11 +45,30 @@ def cli() -> None:
 @cli.command("make-data")
 @click.argument("task")
 @click.option("--output", type=FILE, required=True, help="Pack to write (.safetensors).")
-def make_data(task: str, output: Path) -> None:
+@click.option("--root", type=FOLDER, help="Folder of the task's benchmark, see docs/data.md.")
+@click.option(
+    "--own", type=Options(), help="Entry of a task of your own, as under `tasks` in a config, as JSON."
+)
+@click.option(
+    "--image-size",
+    type=click.IntRange(min=1),
+    default=224,
+    show_default=True,
+    help="Side of the images that the backbone takes; the demo's are rendered in theirs.",
+)
+@click.option(
+    "--interpolation", type=click.Choice(["bicubic", "bilinear"]), default="bicubic", show_default=True
+)
+@click.option("--limit-gib", type=click.FloatRange(min=0, min_open=True), help="Largest pack, in GiB.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads that decode."
+)
+def make_data(task: str, output: Path, own: dict | None, **options) -> None:
     """Render or read a TASK such as demo/digits, once, into a pack of uint8 arrays."""
     from mosa.data import make_pack
+    from mosa.data.task import task_from_config
 
-    make_pack(task, output)
+    make_pack(task if own is None else task_from_config(task.rpartition("/")[2], own), output, **options)
 
 
 @cli.command()
@@ -80,7 +100,20 @@ def pretrain(output: Path, images: int | None, seed: int, threads: int) -> None:
     "--architecture", default="mosa_vit_micro", show_default=True, help="Architecture, by timm's name."
 )
 @click.option(
-    "--weights", default="builtin", show_default=True, help="builtin, random, or a .safetensors file."
+    "--weights", default="builtin", show_default=True, help="builtin, random, a file, or hub: and a tag."
+)
+@click.option(
+    "--kind", type=click.Choice(KINDS), default="auto", show_default=True, help="Format of the file."
+)
+@click.option(
+    "--image-size", type=click.IntRange(min=1), help="Side of the input; by default the architecture's."
+)
+@click.option(
+    "--normalization",
+    type=click.Choice(["checkpoint", "imagenet", "inception"]),
+    default="checkpoint",
+    show_default=True,
+    help="Statistics of the input.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(

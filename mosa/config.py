@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError
 
 from mosa.data.catalogue import get_task, list_benchmarks, list_tasks
+from mosa.data.task import OWN, Task, pack_name, task_from_config
 from mosa.errors import UserError, suggest
-from mosa.protocol import PROTOCOL_VERSION
+from mosa.protocol import PRESETS, PROTOCOL_VERSION
 
 SCHEMAS = Path(__file__).parent / "schemas"
 WEIGHTS_CARDS = {"mosa_vit_micro": Path(__file__).parent / "assets" / "micro_vit.json"}
@@ -45,14 +47,19 @@ class Run:
         task: Full name of the task, such as "demo/digits".
         backbone: Name of the backbone.
         architecture: timm's name of its architecture.
-        weights: "builtin", "random", or the path of a safetensors file.
+        weights: "builtin", "random", "hub:" and a tag, or the path of a file.
         variant: Name of the variant.
         method: Name of the method.
         options: Options of the method; those left out take their defaults.
         training: Options of the recipe; those left out take their defaults.
         seed: Seed of the run.
-        stage: "final" (trains on train + val, evaluates on test) or "selection" (train, val).
+        stage: "final" (trains on train + val, or as the task says, and evaluates on test) or "selection"
+            (train, val).
         protocol: Name of the protocol.
+        pack: Path of the task's pack below the folder of packs.
+        kind: Format of the weights, see `mosa.weights.load_weights`.
+        image_size: Side of the square input, in pixels.
+        normalization: "checkpoint", "imagenet" or "inception".
     """
 
     task: str
@@ -66,6 +73,10 @@ class Run:
     seed: int = 0
     stage: str = "final"
     protocol: str = "demo"
+    pack: str = ""
+    kind: str = "auto"
+    image_size: int | None = None
+    normalization: str = "checkpoint"
 
     @property
     def path(self) -> str:
@@ -76,9 +87,12 @@ class Run:
     def specification(self) -> dict[str, Any]:
         """All that changes the result, as plain data: if it changes, the run is run again."""
         return {
-            "data": get_task(self.task).version,
+            "data": self.pack,
             "architecture": self.architecture,
             "weights": _weights_identity(self.architecture, self.weights),
+            "kind": self.kind,
+            "image_size": self.image_size,
+            "normalization": self.normalization,
             "method": self.method,
             "options": dict(self.options),
             "training": dict(self.training),
@@ -111,15 +125,20 @@ def load_config(config: Mapping[str, Any], files: Iterable[str | Path] = ()) -> 
     """
     places = _Places(files)
     config = copy.deepcopy(dict(config))
-    for section in ("benchmarks", "backbones", "variants", "sweeps"):
+    for section in ("tasks", "benchmarks", "backbones", "variants", "sweeps"):
         _drop_nulls(config, section)
     if isinstance(config.get("sweeps"), dict):
         for sweep in list(config["sweeps"]):
             _drop_nulls(config["sweeps"], sweep)
     _check(config, _schema("config"), (), places)
     _fill(config, _schema("config"))
+    for name, entry in config["tasks"].items():
+        try:
+            task_from_config(name, entry)
+        except UserError as error:
+            raise places.error(("tasks", name, "augment"), str(error)) from None
     for benchmark, tasks in config["benchmarks"].items():
-        config["benchmarks"][benchmark] = _tasks(benchmark, tasks, places)
+        config["benchmarks"][benchmark] = _tasks(benchmark, tasks, list(config["tasks"]), places)
     for name, backbone in config["backbones"].items():
         if backbone["weights"] == "builtin" and backbone["architecture"] not in WEIGHTS_CARDS:
             raise places.error(
@@ -129,19 +148,52 @@ def load_config(config: Mapping[str, Any], files: Iterable[str | Path] = ()) -> 
                 WEIGHTS_CARDS,
                 backbone["architecture"],
             )
+        _check_image_size(config, name, places)
+    tasks = {f"{benchmark}/{task}" for benchmark, names in config["benchmarks"].items() for task in names}
     for name, variant in config["variants"].items():
         where = ("variants", name)
         _complete_options(
             variant["method"], variant["options"], (*where, "options"), (*where, "method"), places
         )
-        recipe = _schema("config")["properties"]["training"]
-        _check(variant["training"], recipe, (*where, "training"), places)
+        check_training(variant["training"], (*where, "training"), places)
         variant["training"] = config["training"] | variant["training"]
+        check_training(variant["training"], (*where, "training"), places)
+        for task, changes in variant["by_task"].items():
+            at = (*where, "by_task", task)
+            if task not in tasks:
+                raise places.error(at, f"unknown task {task!r}", sorted(tasks), task)
+            _check(
+                changes["options"], _schema("methods")["$defs"][variant["method"]], (*at, "options"), places
+            )
+            check_training(variant["training"] | changes["training"], (*at, "training"), places)
     for sweep, changes in config["sweeps"].items():
         for name, options in changes.items():
             _check_sweep(config["variants"], sweep, name, options, places)
     _check_names(config, places)
     return config
+
+
+def check_training(
+    options: Mapping[str, Any], where: tuple = ("training",), places: "_Places | None" = None
+) -> None:
+    """Refuse options of the recipe that are unknown or have no meaning, alone or together.
+
+    Args:
+        options: Options of the recipe; any may be left out.
+        where: Where they stand in the config.
+        places: Places of the config's keys; None: they do not come from a file.
+
+    Raises:
+        UserError: What is wrong, in one sentence.
+    """
+    places = places or _Places([])
+    _check(options, _schema("config")["properties"]["training"], where, places)
+    warmup, epochs = options.get("warmup_epochs", 0), options.get("epochs", math.inf)
+    if warmup > epochs:
+        raise places.error(
+            (*where, "warmup_epochs"),
+            f"a warm-up of {warmup} epochs is longer than the {epochs} epochs of training; shorten it",
+        )
 
 
 def read_config(*files: str | Path) -> dict[str, Any]:
@@ -165,26 +217,59 @@ def read_config(*files: str | Path) -> dict[str, Any]:
 def expand(config: Mapping[str, Any]) -> list[Run]:
     """Return every run of a loaded config, in the order of its lists."""
     variants = dict(config["variants"]) | {name: variant for name, variant, _ in _sweep_variants(config)}
+    preset = PRESETS[config["protocol"]]
+    runs = []
+    for task, (backbone, model) in product(config_tasks(config), config["backbones"].items()):
+        image_size = backbone_image_size(model)
+        pack = pack_name(task, image_size, preset.interpolation)
+        normalization = model["normalization"]
+        for (name, variant), seed in product(variants.items(), config["seeds"]):
+            changes = variant["by_task"].get(task.full_name, {"options": {}, "training": {}})
+            runs.append(
+                Run(
+                    task=task.full_name,
+                    backbone=backbone,
+                    architecture=model["architecture"],
+                    weights=model["weights"],
+                    variant=name,
+                    method=variant["method"],
+                    options=variant["options"] | changes["options"],
+                    training=variant["training"] | changes["training"],
+                    seed=seed,
+                    stage=config["stage"],
+                    protocol=config["protocol"],
+                    pack=pack,
+                    kind=model["kind"],
+                    image_size=image_size,
+                    normalization=preset.normalization if normalization == "protocol" else normalization,
+                )
+            )
+    return runs
+
+
+def config_tasks(config: Mapping[str, Any]) -> list[Task]:
+    """Return the tasks of a loaded config, in the order of its lists."""
     return [
-        Run(
-            task=f"{benchmark}/{task}",
-            backbone=backbone,
-            architecture=model["architecture"],
-            weights=model["weights"],
-            variant=name,
-            method=variant["method"],
-            options=variant["options"],
-            training=variant["training"],
-            seed=seed,
-            stage=config["stage"],
-            protocol=config["protocol"],
-        )
-        for benchmark, tasks in config["benchmarks"].items()
-        for task in tasks
-        for backbone, model in config["backbones"].items()
-        for name, variant in variants.items()
-        for seed in config["seeds"]
+        task_from_config(name, config["tasks"][name]) if benchmark == OWN else get_task(f"{benchmark}/{name}")
+        for benchmark, names in config["benchmarks"].items()
+        for name in names
     ]
+
+
+def backbone_image_size(backbone: Mapping[str, Any]) -> int:
+    """Return the side of the images that a backbone of a loaded config takes, in pixels."""
+    return backbone["image_size"] or (32 if backbone["architecture"] == "mosa_vit_micro" else 224)
+
+
+def _check_image_size(config: Mapping[str, Any], name: str, places: "_Places") -> None:
+    size = backbone_image_size(config["backbones"][name])
+    for task in config_tasks(config):
+        if task.image_size not in (None, size):
+            raise places.error(
+                ("backbones", name, "image_size"),
+                f"{name!r} takes images of {size} pixels and {task.full_name} has {task.image_size}; set "
+                f"image_size: {task.image_size}, or take other tasks",
+            )
 
 
 def _sweep_variants(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], tuple]]:
@@ -205,17 +290,17 @@ def _drop_nulls(parent: dict[str, Any], key: str) -> None:
         parent[key] = {name: value for name, value in parent[key].items() if value is not None}
 
 
-def _tasks(benchmark: str, tasks: str | list[str], places: "_Places") -> list[str]:
+def _tasks(benchmark: str, tasks: str | list[str], own: list[str], places: "_Places") -> list[str]:
     where = ("benchmarks", benchmark)
-    if benchmark not in list_benchmarks():
-        raise places.error(where, f"unknown benchmark {benchmark!r}", list_benchmarks(), benchmark)
-    known = list_tasks(benchmark)
+    known = [*list_benchmarks(), *([OWN] if own else [])]
+    if benchmark not in known:
+        raise places.error(where, f"unknown benchmark {benchmark!r}", known, benchmark)
+    names = own if benchmark == OWN else list_tasks(benchmark)
     if tasks == "all":
-        return known
+        return names
     for index, task in enumerate(tasks):
-        if task not in known:
-            raise places.error((*where, index), f"unknown task {task!r}", known, task)
-        get_task(f"{benchmark}/{task}")
+        if task not in names:
+            raise places.error((*where, index), f"unknown task {task!r}", names, task)
     return tasks
 
 

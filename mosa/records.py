@@ -15,7 +15,7 @@ from mosa.files import written_atomically
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SCHEMA = Path(__file__).parent / "schemas" / "record.schema.json"
 
 # Columns of the table of records, and where in a record each stands.
@@ -44,6 +44,7 @@ COLUMNS = {
     "epochs": "training.epochs",
     "batch_size": "training.batch_size",
     "lr": "training.lr",
+    "fraction": "training.fraction",
     "passes": "training.passes",
     "prepare_seconds": "seconds.prepare",
     "train_seconds": "seconds.train",
@@ -53,16 +54,17 @@ COLUMNS = {
     "peak_memory_mib": "peak_memory_mib",
     "options": "method.options",
     "train_loss": "metrics.train_loss",
+    "per_set": "metrics.per_set",
     "commit": "git.commit",
     "data_digest": "data.digest",
     "weights_sha256": "backbone.sha256",
     "created": "created",
 }
-JSON_COLUMNS = ("options", "train_loss")
+JSON_COLUMNS = ("options", "train_loss", "per_set")
 NUMBERS = {
     *("seed", "protocol_version", "top1", "loss", "epochs", "batch_size", "lr", "passes"),
     *(column for column in COLUMNS if column.endswith(("_parameters", "_seconds", "_flops_per_image"))),
-    "train_examples",
+    *("train_examples", "fraction"),
     *("images_per_second", "peak_memory_mib"),
 }
 

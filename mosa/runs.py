@@ -12,12 +12,15 @@ import torch
 from mosa import provenance
 from mosa.backbones import build_backbone
 from mosa.config import Run
+from mosa.data.layouts.source import stratified
 from mosa.data.packs import Pack
+from mosa.data.splits import Split
 from mosa.errors import UserError
 from mosa.flops import inference_flops, training_flops
 from mosa.peft import attach, build_method, count_parameters, merge
 from mosa.protocol import PROTOCOL_VERSION, STAGES
 from mosa.records import SCHEMA_VERSION, write_record
+from mosa.seeding import derive_seed
 from mosa.training import Diverged, Images, TrainingOptions, evaluate, fit
 
 
@@ -46,19 +49,37 @@ def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", thread
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     place = torch.device(device)
-    train_split, eval_split = STAGES[run.stage]
     training = TrainingOptions.from_dict(run.training)
     method = build_method(run.method, **run.options)
 
     pack = Pack(pack_path)
     if pack.task.full_name != run.task:
         raise UserError(f"{pack_path}: the pack of {pack.task.full_name}, expected {run.task}")
-    model, backbone = build_backbone(run.architecture, run.weights, pack.task.num_classes, run.seed)
+    train_split, eval_split = STAGES[run.stage]
+    train_split = train_split or pack.task.final_train
+    model, backbone = build_backbone(
+        run.architecture,
+        run.weights,
+        pack.num_classes,
+        run.seed,
+        kind=run.kind,
+        image_size=run.image_size,
+        normalization=run.normalization,
+        drop_path=training.drop_path,
+        drop_rate=training.drop_rate,
+    )
+    if pack.size != backbone.image_size:
+        raise UserError(
+            f"{pack_path}: has images of {pack.size} pixels, {run.architecture} takes {backbone.image_size}; "
+            f"make the pack with --image-size {backbone.image_size}, or set the backbone's image_size"
+        )
     attach(model, method, seed=run.seed)
     train_flops = training_flops(model, backbone.image_size)
     model.to(place)
     trained = count_parameters(model).total
-    train = Images(*pack.split(train_split), backbone.mean, backbone.std, place)
+    split = _training_split(pack, train_split, training.fraction, run.seed)
+    augment = derive_seed(run.seed, "augment") if pack.task.augment == "crop_flip" else None
+    train = Images(split, backbone.mean, backbone.std, place, augment)
     prepared = time.perf_counter()
 
     label = f"{run.task} {run.variant} seed {run.seed}"
@@ -67,8 +88,8 @@ def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", thread
     adapter = method.parameters(model)
     merge(model)
     opened = time.perf_counter()
-    data = Images(*pack.split(eval_split), backbone.mean, backbone.std, place)
-    metrics = evaluate(model, data)
+    data = Images(pack.split(eval_split), backbone.mean, backbone.std, place)
+    metrics = evaluate(model, data, pack.sets)
     ended = time.perf_counter()
     if not math.isfinite(metrics["loss"]):
         raise Diverged(
@@ -120,8 +141,25 @@ def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", thread
         "device": provenance.describe_device(place),
         "versions": provenance.versions(),
         "git": provenance.git_state(),
-        "data": {"digest": pack.digest, "train_examples": len(train), "eval_examples": len(data)},
+        "data": {
+            "digest": pack.digest,
+            "train_examples": len(train),
+            "eval_examples": len(data),
+            "resize": pack.task.resize,
+            "interpolation": pack.interpolation,
+            "augment": pack.task.augment,
+            "notes": pack.notes,
+        },
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     write_record(record, output)
     return record
+
+
+def _training_split(pack: Pack, name: str, fraction: float, seed: int) -> Split:
+    split = pack.split(name)
+    if fraction == 1:
+        return split
+    return split.subset(
+        pack.fraction(fraction, seed) if name == "train" else stratified(split.labels, fraction, seed)
+    )

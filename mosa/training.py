@@ -4,18 +4,25 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mosa.errors import UserError, unknown
+from mosa.config import check_training
+from mosa.data.splits import Split
+from mosa.errors import UserError
 from mosa.losses import tuning_loss
 from mosa.seeding import derive_seed, generator
 
 EVALUATION_BATCH = 256
+RESIDENT_BYTES = 2 << 30  # a split of at most this size lies on the device as a whole
+_AHEAD = 2  # batches that are read while the model computes
 
 
 class Diverged(UserError):
@@ -34,6 +41,9 @@ class TrainingOptions:
         warmup_epochs: Linear warm-up, in epochs, before the cosine.
         label_smoothing: Mass of the uniform distribution in the targets.
         eps: Term added to AdamW's denominator.
+        drop_path: Rate of stochastic depth of the backbone's last block.
+        drop_rate: Rate of the backbone's own dropout.
+        fraction: Share of the training images that is trained on, class by class.
     """
 
     epochs: int = 12
@@ -43,14 +53,14 @@ class TrainingOptions:
     warmup_epochs: float = 1.0
     label_smoothing: float = 0.0
     eps: float = 1e-8
+    drop_path: float = 0.0
+    drop_rate: float = 0.0
+    fraction: float = 1.0
 
     @classmethod
     def from_dict(cls, options: dict[str, float]) -> "TrainingOptions":
-        """Build from a mapping; an unknown key is refused, a missing one takes its default."""
-        names = [option.name for option in fields(cls)]
-        for name in options:
-            if name not in names:
-                raise unknown("training option", name, names)
+        """Build from a mapping; what the config would refuse is refused, what is left out has its default."""
+        check_training(options)
         return cls(**options)
 
 
@@ -70,30 +80,57 @@ class Progress:
 
 
 class Images:
-    """A split on a device: uint8 images and labels, normalised as they are drawn.
+    """A split, normalised on the device as it is drawn.
+
+    A split of one size that is small lies on the device as a whole; of another, batches are read from disk
+    while the model computes.
 
     Args:
-        images: uint8 array of shape (n, height, width, 3).
-        labels: Integer array of shape (n,).
+        split: The images.
         mean: Mean per channel, for pixels in 0 ... 1.
         std: Standard deviation per channel.
-        device: Where the split lies and batches are made.
+        device: Where batches are made.
+        augment: Seed of random crops and flips; None: every image is shown as it is, or its centre.
     """
 
-    def __init__(self, images, labels, mean, std, device: torch.device) -> None:
-        self.images = torch.as_tensor(images).permute(0, 3, 1, 2).contiguous().to(device)
-        self.labels = torch.as_tensor(labels).long().to(device)
+    def __init__(self, split: Split, mean, std, device: torch.device, augment: int | None = None) -> None:
+        self.split, self.device = split, device
+        self.labels = torch.as_tensor(split.labels).long().to(device)
         self.mean = 255 * torch.tensor(mean, device=device).view(3, 1, 1)
         self.std = 255 * torch.tensor(std, device=device).view(3, 1, 1)
+        self.rng = None if augment is None else np.random.default_rng(augment)
+        size = 3 * split.size**2 * len(split)
+        resident = self.rng is None and split.in_one_size and size <= RESIDENT_BYTES
+        self.images = self._to_device(split.read(np.arange(len(split)))) if resident else None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def _to_device(self, images: np.ndarray) -> Tensor:
+        return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).contiguous()
+
     def batches(self, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalised images (b, 3, height, width) and labels (b,), in the given order of indices."""
         order = torch.arange(len(self)) if order is None else order
-        for chunk in order.to(self.labels.device).split(size):
-            yield (self.images[chunk].float() - self.mean) / self.std, self.labels[chunk]
+        chunks = order.split(size)
+        read = self._read if self.images is None else self._draw
+        for images, chunk in zip(read(chunks), chunks, strict=True):
+            yield (images.float() - self.mean) / self.std, self.labels[chunk.to(self.device)]
+
+    def _draw(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
+        for chunk in chunks:
+            yield self.images[chunk.to(self.device)]
+
+    def _read(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
+        # One thread, so that the crops are drawn in the order of the images.
+        with ThreadPoolExecutor(1) as pool:
+            waiting = deque()
+            for chunk in chunks:
+                waiting.append(pool.submit(self.split.read, chunk.numpy(), self.rng))
+                if len(waiting) > _AHEAD:
+                    yield self._to_device(waiting.popleft().result())
+            while waiting:
+                yield self._to_device(waiting.popleft().result())
 
 
 def fit(
@@ -182,19 +219,34 @@ def lr_factor(step: int, steps: int, warmup: int) -> float:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, data: Images) -> dict[str, float]:
+def evaluate(model: nn.Module, data: Images, sets: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluate a model on a split, in evaluation mode.
 
+    Args:
+        model: The model.
+        data: The split.
+        sets: Names of the data sets that the split is a union of.
+
     Returns:
-        `top1` (accuracy in percent), `loss` (mean cross-entropy) and `examples`.
+        `top1` (accuracy in percent), `loss` (mean cross-entropy), `examples`, and `per_set`, the accuracy of
+        each data set of a union.
     """
     model.eval()
-    correct, loss = 0, 0.0
+    loss, hits = 0.0, []
     for images, labels in data.batches(EVALUATION_BATCH):
         logits = model(images)
-        correct += (logits.argmax(-1) == labels).sum().item()
+        hits.append(logits.argmax(-1) == labels)
         loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-    return {"top1": 100 * correct / len(data), "loss": loss / len(data), "examples": len(data)}
+    hit = torch.cat(hits).cpu()
+    of_set = torch.as_tensor(data.split.sets) if sets else None
+    return {
+        "top1": 100 * hit.sum().item() / len(data),
+        "loss": loss / len(data),
+        "examples": len(data),
+        "per_set": {
+            name: 100 * hit[of_set == number].double().mean().item() for number, name in enumerate(sets)
+        },
+    }
 
 
 class Display:

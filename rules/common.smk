@@ -12,10 +12,11 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(workflow.basedir))
 
 from mosa.analysis.options import option_curves
-from mosa.config import expand, load_config
-from mosa.data.catalogue import get_task
+from mosa.config import backbone_image_size, config_tasks, expand, load_config
+from mosa.data.task import OWN, pack_name
 from mosa.errors import UserError
 from mosa.files import written_atomically
+from mosa.protocol import PRESETS
 
 # The strongest last: Snakemake lists the files of the command line first, but merges them over the others.
 CONFIG_FILES = sorted(map(Path, workflow.configfiles), key=list(workflow.overwrite_configfiles).count)
@@ -28,6 +29,14 @@ except UserError as error:
 RESULTS = Path(CONFIG["paths"]["results"]).as_posix()
 PACKS = Path(CONFIG["paths"]["packs"]).as_posix()
 RUNS = {f"{RESULTS}/{run.path}": run for run in expand(CONFIG)}
+TASK_OF_PACK = {
+    pack_name(task, backbone_image_size(backbone), PRESETS[CONFIG["protocol"]].interpolation): (
+        task,
+        backbone_image_size(backbone),
+    )
+    for task in config_tasks(CONFIG)
+    for backbone in CONFIG["backbones"].values()
+}
 MAIN_VARIANTS = ",".join(CONFIG["variants"])
 
 TABLES = [
@@ -50,6 +59,7 @@ wildcard_constraints:
     benchmark="|".join(map(re.escape, CONFIG["benchmarks"])),
     task="|".join(re.escape(task) for tasks in CONFIG["benchmarks"].values() for task in tasks),
     backbone="|".join(map(re.escape, CONFIG["backbones"])),
+    pack="|".join(map(re.escape, TASK_OF_PACK)),
     variant="|".join(sorted({re.escape(run.variant) for run in RUNS.values()})),
     seed="|".join(map(str, CONFIG["seeds"])),
 
@@ -65,6 +75,19 @@ def as_json(value):
     return json.dumps(value, sort_keys=True)
 
 
+def options_of_run(wildcards):
+    """A run, as options of `mosa train`."""
+    run = run_of(wildcards)
+    names = ("task", "backbone", "architecture", "weights", "kind", "image_size", "normalization")
+    names += ("variant", "method", "options", "training", "seed", "stage", "protocol")
+    texts = {name: getattr(run, name) for name in names} | {"device": CONFIG["device"]}
+    options = (
+        (f"--{name.replace('_', '-')}", as_json(value) if isinstance(value, dict) else str(value))
+        for name, value in texts.items()
+    )
+    return shlex.join(text for option in options for text in option)
+
+
 def folder_of_output(wildcards, output):
     """The folder that a rule writes to."""
     return str(Path(output[0]).parent)
@@ -73,7 +96,20 @@ def folder_of_output(wildcards, output):
 def weights_file(wildcards):
     """The weights of the run, where they are a file of the user's."""
     weights = run_of(wildcards).weights
-    return [] if weights in ("builtin", "random") else [weights]
+    return [] if weights in ("builtin", "random") or weights.startswith("hub:") else [weights]
+
+
+def options_of_pack(wildcards):
+    """How a task is read from disk, as options of `mosa make-data`."""
+    task, image_size = TASK_OF_PACK[wildcards.pack]
+    if not task.on_disk:
+        return ""
+    benchmark = "fgvc" if task.layout == "union" else task.benchmark
+    own = CONFIG["tasks"].get(task.name) if task.benchmark == OWN else None
+    source = ["--own", json.dumps(own)] if own else ["--root", CONFIG["paths"]["data"][benchmark]]
+    how = ["--interpolation", PRESETS[CONFIG["protocol"]].interpolation]
+    limit = ["--limit-gib", str(CONFIG["packing"]["limit_gib"])]
+    return shlex.join([*source, "--image-size", str(image_size), *how, *limit])
 
 
 def write_manifest():

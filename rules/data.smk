@@ -3,15 +3,17 @@
 
 rule make_data:
     output:
-        f"{PACKS}/{{benchmark}}/{{task}}.safetensors",
+        f"{PACKS}/{{pack}}",
     log:
-        f"{RESULTS}/logs/make_data/{{benchmark}}/{{task}}.log",
+        f"{RESULTS}/logs/make_data/{{pack}}.log",
     conda:
         "../envs/train.yaml"
+    threads: lambda wildcards: 4 if TASK_OF_PACK[wildcards.pack][0].on_disk else 1
     resources:
-        mem="1GB",
-        runtime="10m",
+        mem="2GB",
+        runtime=lambda wildcards: 240 if TASK_OF_PACK[wildcards.pack][0].on_disk else 10,
     params:
-        version=lambda wildcards: get_task(f"{wildcards.benchmark}/{wildcards.task}").version,
+        task=lambda wildcards: TASK_OF_PACK[wildcards.pack][0].full_name,
+        options=options_of_pack,
     shell:
-        "mosa make-data {wildcards.benchmark}/{wildcards.task} --output {output:q} > {log:q} 2>&1"
+        "mosa make-data {params.task} {params.options} --threads {threads} --output {output:q} > {log:q} 2>&1"

@@ -5,7 +5,7 @@
 rule train:
     input:
         # ancient: a pack made again holds the same images; a changed one has another version.
-        pack=ancient(f"{PACKS}/{{benchmark}}/{{task}}.safetensors"),
+        pack=ancient(lambda wildcards: f"{PACKS}/{run_of(wildcards).pack}"),
         weights=weights_file,
     output:
         f"{RESULTS}/runs/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}/seed{{seed}}.json",
@@ -15,20 +15,11 @@ rule train:
         "../envs/train.yaml"
     threads: 1
     resources:
-        mem="1GB",
-        runtime="30m",
+        mem=lambda wildcards: "1GB" if run_of(wildcards).image_size <= 32 else "8GB",
+        runtime=lambda wildcards: 30 if run_of(wildcards).image_size <= 32 else 720,
+        gpu=1 if CONFIG["device"] == "cuda" else 0,
     params:
         specification=lambda wildcards: as_json(run_of(wildcards).specification),
-        architecture=lambda wildcards: run_of(wildcards).architecture,
-        weights=lambda wildcards: run_of(wildcards).weights,
-        method=lambda wildcards: run_of(wildcards).method,
-        options=lambda wildcards: as_json(run_of(wildcards).options),
-        training=lambda wildcards: as_json(run_of(wildcards).training),
-        stage=CONFIG["stage"],
-        protocol=CONFIG["protocol"],
+        options=options_of_run,
     shell:
-        "mosa train --task {wildcards.benchmark}/{wildcards.task} --pack {input.pack:q}"
-        " --backbone {wildcards.backbone} --architecture {params.architecture:q} --weights {params.weights:q}"
-        " --variant {wildcards.variant} --method {params.method} --options {params.options:q}"
-        " --training {params.training:q} --seed {wildcards.seed} --stage {params.stage}"
-        " --protocol {params.protocol} --threads {threads} --output {output:q} > {log:q} 2>&1"
+        "mosa train {params.options} --pack {input.pack:q} --threads {threads} --output {output:q} > {log:q} 2>&1"

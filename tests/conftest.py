@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mosa.data.catalogue import get_task
-from mosa.data.packs import write_pack
+from mosa.data.packing import write_pack
 
 torch.set_num_threads(1)
 

@@ -76,7 +76,7 @@ def test_sweeps_name_what_they_change():
 
 def test_defaults_are_filled_in_everywhere():
     config = load_config(tiny())
-    assert config["stage"] == "final" and config["paths"] == {"results": "results", "packs": "results/packs"}
+    assert config["stage"] == "final" and config["paths"]["packs"] == "results/packs"
     assert config["backbones"]["micro_vit"]["weights"] == "builtin"
     mosa = config["variants"]["mosa"]
     assert build_method("mosa", **mosa["options"]) == build_method("mosa", bottleneck=4)

@@ -25,20 +25,22 @@ def make_record(**run):
     """Return a valid record."""
     identity = {"benchmark": "demo", "group": "natural", "task": "digits", "backbone": "micro_vit"}
     return {
-        "schema_version": 2,
+        "schema_version": 3,
         "status": "complete",
         "run": identity | {"variant": "mosa", "seed": 0} | run,
         "protocol": {"name": "demo", "version": 1, "train_split": "trainval", "eval_split": "test"},
         "method": {"name": "mosa", "options": {"bottleneck": 8, "experts": 4}},
         "backbone": {
-            "architecture": "mosa_vit_micro", "weights": "builtin", "sha256": "0" * 64, "image_size": 32,
+            "architecture": "mosa_vit_micro", "weights": "builtin", "kind": "timm", "sha256": "0" * 64,
+            "image_size": 32,
             "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
         },
         "training": {
             "epochs": 2, "batch_size": 32, "lr": 0.001, "weight_decay": 0.01, "warmup_epochs": 1.0,
-            "label_smoothing": 0.0, "eps": 1e-8, "passes": 2,
+            "label_smoothing": 0.0, "eps": 1e-8, "drop_path": 0.0, "drop_rate": 0.0, "fraction": 1.0,
+            "passes": 2,
         },
-        "metrics": {"top1": 61.25, "loss": 1.5, "examples": 797, "train_loss": [2.0, 1.25]},
+        "metrics": {"top1": 61.25, "loss": 1.5, "examples": 797, "per_set": {}, "train_loss": [2.0, 1.25]},
         "parameters": {"adapter": 100, "head": 10, "total": 110, "trained": 130, "model": 1000},
         "flops": {"train_per_image": 3e6, "inference_per_image": 1e6},
         "seconds": {"prepare": 1.0, "train": 2.0, "eval": 0.5, "total": 3.5},
@@ -47,7 +49,10 @@ def make_record(**run):
         "device": {"type": "cpu", "name": "some processor", "threads": 1},
         "versions": {"torch": "2.13.0"},
         "git": {"commit": None, "dirty": None},
-        "data": {"digest": "1" * 64, "train_examples": 1000, "eval_examples": 797},
+        "data": {
+            "digest": "1" * 64, "train_examples": 1000, "eval_examples": 797, "resize": "direct",
+            "interpolation": None, "augment": "none", "notes": [],
+        },
         "created": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
 
@@ -81,7 +86,7 @@ def test_round_trip(tmp_path):
         ("metrics.top1", 101, "metrics.top1: 101 is greater than the maximum of 100"),
         ("metrics.top1", None, "metrics.top1: None is not of type 'number'"),
         ("run.seed", "0", "run.seed: '0' is not of type 'integer'"),
-        ("schema_version", 1, "schema_version: 2 was expected"),
+        ("schema_version", 2, "schema_version: 3 was expected"),
         ("extra", 1, "the record: Additional properties are not allowed"),
         ("protocol.eval_split", "train", "protocol.eval_split: 'train' is not one of"),
         ("data.digest", "x", "data.digest: 'x' does not match"),

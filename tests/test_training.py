@@ -11,6 +11,7 @@ from torch import nn
 
 from mosa import peft, training
 from mosa.data.packs import Pack
+from mosa.data.splits import FixedStore, Split
 from mosa.losses import passes_loss
 from mosa.peft import list_methods
 from mosa.runs import execute
@@ -22,9 +23,8 @@ CPU = torch.device("cpu")
 
 def images(n=20, classes=5):
     rng = np.random.default_rng(1)
-    return Images(
-        rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8), np.arange(n) % classes, MEAN, STD, CPU
-    )
+    pixels = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+    return Images(Split.of(FixedStore(pixels), np.arange(n) % classes, 32), MEAN, STD, CPU)
 
 
 def test_schedule_warms_up_and_anneals_per_step():
@@ -53,7 +53,8 @@ def test_matrices_are_decayed_and_vectors_are_not(method):
 def test_images_are_normalised_and_ordered():
     pixels = np.zeros((3, 2, 2, 3), np.uint8)
     pixels[1] = 255
-    data = Images(pixels, [4, 5, 6], (0.5, 0.25, 0.0), (0.5, 0.25, 1.0), CPU)
+    split = Split.of(FixedStore(pixels), np.array([4, 5, 6]), 2)
+    data = Images(split, (0.5, 0.25, 0.0), (0.5, 0.25, 1.0), CPU)
     (batch, labels), (rest, last) = data.batches(2, torch.tensor([1, 0, 2]))
     assert labels.tolist() == [5, 4] and last.tolist() == [6] and rest.shape == (1, 3, 2, 2)
     torch.testing.assert_close(batch[0, :, 0, 0], torch.tensor([1.0, 3.0, 1.0]))
@@ -185,7 +186,13 @@ def test_log_lines_are_sparse_and_informative(capsys):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"training": {"lrr": 1}}, "unknown training option 'lrr'.*did you mean 'lr'"),
+        ({"training": {"lrr": 1}}, "training.lrr: unknown key 'lrr'.*did you mean 'lr'"),
+        ({"training": {"batch_size": 0}}, "training.batch_size: 0 is less than the minimum of 1"),
+        ({"training": {"epochs": 2, "warmup_epochs": 3}}, "a warm-up of 3 epochs is longer than the 2"),
+        (
+            {"image_size": 64},
+            "has images of 32 pixels, mosa_vit_micro takes 64; make the pack with --image-size",
+        ),
         ({"stage": "tets"}, "stage 'tets': expected one of final, selection"),
         ({"method": "mosaic"}, "unknown method 'mosaic'"),
         (

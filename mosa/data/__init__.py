@@ -4,21 +4,56 @@ Importing this package costs nothing: the workflow reads the catalogue, and only
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mosa.data.task import Task
 
 
-def make_pack(task: str, output: Path) -> None:
-    """Render every split of a task and pack them into one file.
+def make_pack(
+    task: "str | Task",
+    output: Path,
+    root: Path | None = None,
+    image_size: int = 224,
+    interpolation: str = "bicubic",
+    limit_gib: float | None = None,
+    threads: int = 1,
+) -> None:
+    """Render a task, or read it from disk, and pack all its splits into one file.
 
     Args:
-        task: Full name, such as "demo/digits".
+        task: The task, or its full name, such as "demo/digits".
         output: Where the pack goes; a file already there is replaced.
+        root: Folder of the task's benchmark, for a task that lies on disk.
+        image_size: Side of the images that the backbone takes, in pixels; rendered tasks have their own.
+        interpolation: "bicubic" or "bilinear".
+        limit_gib: Largest pack, in GiB; a larger set is listed, and decoded while training.
+        threads: Threads that decode.
 
     Raises:
-        UserError: There is no such task, or the file cannot be written.
+        UserError: There is no such task, something is wrong with its files, or the pack cannot be written.
     """
     from mosa.data.catalogue import get_task
-    from mosa.data.demo import render_splits
-    from mosa.data.packs import write_pack
+    from mosa.data.packing import pack_source, write_pack
+    from mosa.errors import UserError
 
-    described = get_task(task)
-    write_pack(Path(output), described, render_splits(described))
+    task = get_task(task) if isinstance(task, str) else task
+    output = Path(output)
+    if not task.on_disk:
+        from mosa.data.demo import render_splits
+
+        write_pack(output, task, render_splits(task))
+        return
+    from mosa.data.layouts import Report, read_source
+
+    if root is None and task.root is None:
+        raise UserError(
+            f"{task.full_name} is read from disk: name the folder of {task.benchmark} with --root"
+        )
+    report = Report()
+    source = read_source(task, Path(root or "."), report)
+    if report.errors or source is None:
+        first, others = report.errors[0], len(report.errors) - 1
+        more = f" (and {others} more: `mosa check` lists them)" if others else ""
+        raise UserError(f"{first.place}: {first.message}{more}")
+    pack_source(output, task, source, image_size, interpolation, limit_gib, threads)

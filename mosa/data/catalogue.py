@@ -1,43 +1,7 @@
 """Which benchmarks, groups and tasks there are. Standard library only: the workflow imports it."""
 
-from dataclasses import dataclass
-
+from mosa.data.task import Task
 from mosa.errors import unknown
-
-
-@dataclass(frozen=True)
-class Task:
-    """One classification task of a benchmark.
-
-    Attributes:
-        name: Name within the benchmark.
-        benchmark: Name of the benchmark.
-        group: Group of tasks that are averaged together.
-        num_classes: Number of classes; labels are 0 ... num_classes - 1.
-        sizes: Number of images of the splits train, val and test.
-        image_size: Side of the square images, in pixels.
-        description: What is to be told apart, in one sentence.
-        source: Where the images come from.
-        metric: What is reported; top-1 accuracy, in percent.
-        version: Counted up whenever the images change, so that packs are made again.
-    """
-
-    name: str
-    benchmark: str
-    group: str
-    num_classes: int
-    sizes: dict[str, int]
-    image_size: int
-    description: str
-    source: str
-    metric: str = "top1"
-    version: int = 1
-
-    @property
-    def full_name(self) -> str:
-        """The name that is unique over benchmarks, such as "demo/digits"."""
-        return f"{self.benchmark}/{self.name}"
-
 
 _RENDERED = "Rendered by this project from its generating factors."
 
@@ -46,10 +10,10 @@ def _demo(
     name: str, group: str, num_classes: int, description: str, source: str = _RENDERED, test: int = 1000
 ) -> Task:
     sizes = {"train": 800, "val": 200, "test": test}
-    return Task(name, "demo", group, num_classes, sizes, 32, description, source)
+    return Task(name, "demo", group, num_classes, sizes, description, source, image_size=32)
 
 
-_TASKS = [
+_DEMO = [
     _demo(
         "digits",
         "natural",
@@ -75,6 +39,80 @@ _TASKS = [
     _demo("count", "structured", 8, "Number of objects, 1 to 8."),
     _demo("flowers", "fine_grained", 24, "Parametric flowers of 24 close species."),
 ]
+
+
+def _vtab(name: str, group: str, num_classes: int, test: int, *aliases: str) -> Task:
+    sizes = {"train": 800, "val": 200, "test": test}
+    source = "VTAB-1k (Zhai et al., arXiv 1910.04867) as lists and images"
+    return Task(
+        name, "vtab1k", group, num_classes, sizes, source=source, layout="vtab", folders=(name, *aliases)
+    )
+
+
+_VTAB = [
+    _vtab("cifar", "natural", 100, 10000, "cifar100", "cifar_100"),
+    _vtab("caltech101", "natural", 102, 6084),
+    _vtab("dtd", "natural", 47, 1880),
+    _vtab("oxford_flowers102", "natural", 102, 6149, "flowers102", "flowers"),
+    _vtab("oxford_iiit_pet", "natural", 37, 3669, "pets", "pet", "oxford_pet"),
+    _vtab("svhn", "natural", 10, 26032),
+    _vtab("sun397", "natural", 397, 21750),
+    _vtab("patch_camelyon", "specialized", 2, 32768, "camelyon"),
+    _vtab("eurosat", "specialized", 10, 5400),
+    _vtab("resisc45", "specialized", 45, 6300, "resisc"),
+    _vtab("diabetic_retinopathy", "specialized", 5, 42670, "retinopathy"),
+    _vtab("clevr_count", "structured", 8, 15000),
+    _vtab("clevr_dist", "structured", 6, 15000, "clevr_distance"),
+    _vtab("dmlab", "structured", 6, 22735),
+    _vtab("kitti", "structured", 4, 711),
+    _vtab("dsprites_loc", "structured", 16, 73728, "dsprites_position"),
+    _vtab("dsprites_ori", "structured", 16, 73728, "dsprites_orientation"),
+    _vtab("smallnorb_azi", "structured", 18, 12150, "smallnorb_azimuth"),
+    _vtab("smallnorb_ele", "structured", 9, 12150, "smallnorb_elevation"),
+]
+
+_CROPPED = {"resize": "shorter", "augment": "crop_flip"}
+
+
+def _fgvc(name: str, num_classes: int, sizes: tuple[int, int, int], *folders: str) -> Task:
+    return Task(
+        name, "fgvc", "fine_grained", num_classes, dict(zip(("train", "val", "test"), sizes, strict=True)),
+        source="The original archive, with the splits of VPT (Jia et al., arXiv 2203.12119)", layout="fgvc",
+        folders=folders, final_train="train", **_CROPPED,
+    )  # fmt: skip
+
+
+_FGVC = [
+    _fgvc("cub", 200, (5394, 600, 5794), "CUB_200_2011"),
+    _fgvc("nabirds", 555, (21536, 2393, 24633), "nabirds"),
+    _fgvc("flowers", 102, (1020, 1020, 6149), "OxfordFlower", "OxfordFlowers"),
+    _fgvc("dogs", 120, (10800, 1200, 8580), "Stanford-dogs", "StanfordDogs"),
+    _fgvc("cars", 196, (7329, 815, 8041), "Stanford-cars", "StanfordCars"),
+]
+_MULTITASK = Task(
+    "fgvc", "multitask", "fine_grained", sum(task.num_classes for task in _FGVC),
+    {split: sum(task.sizes[split] for task in _FGVC) for split in ("train", "val", "test")},
+    "The five FGVC data sets under one classifier.", _FGVC[0].source, layout="union",
+    members=tuple(task.full_name for task in _FGVC), final_train="train", **_CROPPED,
+)  # fmt: skip
+
+
+def _general(name: str, num_classes: int, train: int, val: int, test: int, layout: str, folder: str) -> Task:
+    return Task(
+        name, "general", "general", num_classes, {"train": train, "val": val, "test": test},
+        source="The original archive, as torchvision unpacks it", layout=layout, folders=(folder,),
+        **_CROPPED,
+    )  # fmt: skip
+
+
+# Without an official val, a tenth of train, class by class.
+_GENERAL = [
+    _general("cifar100", 100, 45000, 5000, 10000, "cifar100", "cifar-100-python"),
+    _general("aircraft", 100, 3334, 3333, 3333, "aircraft", "fgvc-aircraft-2013b"),
+    _general("food101", 101, 68175, 7575, 25250, "food101", "food-101"),
+]
+
+_TASKS = [*_DEMO, *_VTAB, *_FGVC, *_GENERAL, _MULTITASK]
 _BY_NAME = {task.full_name: task for task in _TASKS}
 
 

@@ -1,75 +1,36 @@
-"""A packed task: all its splits as uint8 arrays in one safetensors file, read split by split."""
+"""A pack: all splits of a task in one safetensors file, mapped into memory."""
 
-import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from mosa.data.catalogue import Task, get_task
+from mosa.data.layouts.source import stratified
+from mosa.data.splits import FileStore, FixedStore, RaggedStore, Split
+from mosa.data.task import PACK_FORMAT, Task
 from mosa.errors import UserError, unknown
-from mosa.files import written_atomically
 
-FORMAT = "mosa-pack-1"
 SPLITS = ("train", "val", "test", "trainval")
-
-
-def write_pack(path: Path, task: Task, splits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> str:
-    """Write a task's splits, atomically; several processes may write the same pack at once.
-
-    Args:
-        path: File to write.
-        task: The task.
-        splits: For train, val and test: images, uint8 of shape (n, height, width, 3), and labels (n,).
-
-    Returns:
-        The digest of the content.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    for split, (images, labels) in splits.items():
-        if (
-            images.dtype != np.uint8
-            or images.ndim != 4
-            or images.shape[-1] != 3
-            or len(images) != len(labels)
-        ):
-            raise ValueError(
-                f"{task.full_name} {split}: images {images.dtype} {images.shape} and {len(labels)} labels; "
-                f"expected uint8 (n, height, width, 3) and n labels"
-            )
-        arrays[f"{split}.images"] = np.ascontiguousarray(images)
-        arrays[f"{split}.labels"] = np.ascontiguousarray(labels, dtype=np.int64)
-    digest = _digest(arrays)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"format": FORMAT, "task": task.full_name, "version": str(task.version), "digest": digest}
-    with FileLock(path.with_name(f".{path.name}.lock")), written_atomically(path) as temporary:
-        save_file(arrays, temporary, metadata=metadata)
-    return digest
-
-
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(arrays):
-        array = arrays[name]
-        digest.update(json.dumps([name, str(array.dtype), array.shape]).encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
+PARTS = ("test", "train", "val")  # sorted: their order in the file and in the digest
+DTYPES = {"uint8": "U8", "int32": "I32", "int64": "I64"}
 
 
 class Pack:
-    """A pack on disk, of which only the wanted split is read.
+    """A pack on disk, of which only what is read is loaded.
 
     Args:
-        path: A file of `write_pack`.
+        path: A file of `mosa.data.make_pack`.
 
     Attributes:
         path: The file.
         task: The task.
-        version: Version of what made the images.
+        num_classes: Number of classes.
+        size: Side of the square that its splits give, in pixels.
+        interpolation: How images were resized; None where they were rendered.
+        notes: What was decided for the user, such as a hold-out.
+        sets: Names of the data sets of a union.
+        packed: Whether it holds pixels; otherwise it lists files, which are decoded when they are read.
         digest: SHA-256 of the content of all splits.
 
     Raises:
@@ -78,28 +39,31 @@ class Pack:
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
-        with self._open() as file:
-            metadata, keys = file.metadata() or {}, set(file.keys())
-        wanted = {f"{split}.{kind}" for split in ("train", "val", "test") for kind in ("images", "labels")}
-        if metadata.get("format") != FORMAT or not wanted <= keys:
-            raise UserError(f"{path}: not a pack of format {FORMAT}; make it with `mosa make-data`")
-        self.task = get_task(metadata["task"])
-        self.version = metadata["version"]
-        self.digest = metadata["digest"]
-
-    def _open(self) -> safe_open:
         try:
-            return safe_open(self.path, framework="numpy")
+            with safe_open(self.path, framework="numpy") as file:  # checks the header against the file's size
+                metadata = file.metadata() or {}
+            with self.path.open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                self._tensors = json.loads(file.read(length))
         except (OSError, SafetensorError) as error:
             raise UserError(
                 f"{self.path}: not a readable pack ({error}); delete it and make it with `mosa make-data`"
             ) from None
+        self._start = 8 + length
+        if metadata.get("format") != PACK_FORMAT or any(f"{s}.labels" not in self._tensors for s in PARTS):
+            raise UserError(f"{path}: not a pack of format {PACK_FORMAT}; make it with `mosa make-data`")
+        task = json.loads(metadata["task"])
+        self.task = Task(**task | {name: tuple(task[name]) for name in ("folders", "members")})
+        self.num_classes: int = json.loads(metadata["num_classes"])
+        self.size: int = json.loads(metadata["size"])
+        self.interpolation: str | None = json.loads(metadata.get("interpolation", "null"))
+        self.notes: list[str] = json.loads(metadata.get("notes", "[]"))
+        self.sets: list[str] = json.loads(metadata.get("sets", "[]"))
+        self.packed: bool = json.loads(metadata.get("packed", "true"))
+        self.digest = metadata["digest"]
 
-    def split(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Read one split; "trainval" is train followed by val.
-
-        Returns:
-            Images, uint8 of shape (n, height, width, 3), and labels, int64 of shape (n,).
+    def split(self, name: str) -> Split:
+        """Return one split; "trainval" is train followed by val.
 
         Raises:
             UserError: There is no such split.
@@ -107,7 +71,34 @@ class Pack:
         if name not in SPLITS:
             raise unknown("split", name, SPLITS)
         if name == "trainval":
-            parts = [self.split(part) for part in ("train", "val")]
-            return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
-        with self._open() as file:
-            return file.get_tensor(f"{name}.images"), file.get_tensor(f"{name}.labels")
+            return self.split("train") + self.split("val")
+        labels = np.array(self._map(f"{name}.labels"))
+        sets = np.array(self._map(f"{name}.sets")) if self.sets else None
+        if not self.packed:
+            paths = self._map(f"{name}.files").tobytes().decode().split("\0")
+            store = FileStore(paths, self.size, self.task.resize, self.interpolation or "bicubic")
+        elif f"{name}.sizes" in self._tensors:
+            store = RaggedStore(self._map(f"{name}.images"), np.array(self._map(f"{name}.sizes")))
+        else:
+            store = FixedStore(self._map(f"{name}.images"))
+        return Split.of(store, labels, self.size, sets)
+
+    def fraction(self, fraction: float, seed: int) -> np.ndarray:
+        """Return the numbers of a share of train: the subset that came with the data, else a stratified one.
+
+        Args:
+            fraction: Share of each class, 0 < fraction <= 1.
+            seed: Seeds the choice, where there is no such subset.
+        """
+        if f"subset.{float(fraction)}" in self._tensors:
+            return np.array(self._map(f"subset.{float(fraction)}"))
+        return stratified(self._map("train.labels"), fraction, seed)
+
+    def _map(self, name: str) -> np.ndarray:
+        described = self._tensors[name]
+        start, end = described["data_offsets"]
+        dtype = {code: dtype for dtype, code in DTYPES.items()}[described["dtype"]]
+        if start == end:
+            return np.empty(described["shape"], dtype)
+        place, shape = self._start + start, tuple(described["shape"])
+        return np.memmap(self.path, dtype, "r", offset=place, shape=shape)

@@ -1,0 +1,79 @@
+"""Readers of the layouts in which data sets lie on disk, one file each."""
+
+from pathlib import Path
+
+from mosa.data.catalogue import get_task
+from mosa.data.layouts import fgvc, general, lists, own
+from mosa.data.layouts.source import Entry, Problem, Report, Source
+from mosa.data.task import Task
+
+__all__ = ["Entry", "Problem", "Report", "Source", "read_source"]
+
+_READERS = {
+    "vtab": lists.read_vtab,
+    "fgvc": fgvc.read_fgvc,
+    "cifar100": general.read_cifar100,
+    "aircraft": general.read_aircraft,
+    "food101": general.read_food101,
+    "lists": lists.read_own,
+    "folder": own.read_folder,
+    "csv": own.read_csv,
+}
+
+
+def read_source(task: Task, root: Path, report: Report) -> Source | None:
+    """Read the lists of a task, without opening an image.
+
+    Args:
+        task: The task.
+        root: Folder of its benchmark; ignored for a user's own task, which has a root.
+        report: Takes every problem.
+
+    Returns:
+        The entries that are in order; None if there is nothing to read.
+    """
+    if task.layout == "union":
+        source = _read_union(task, root, report)
+    else:
+        source = _READERS[task.layout](task, Path(task.root or root), report)
+    if source is not None:
+        _check_splits(task, source, report)
+    return source
+
+
+def _read_union(task: Task, root: Path, report: Report) -> Source | None:
+    """Read several tasks as one: the classes of each come after those of the one before."""
+    members = [get_task(name) for name in task.members]
+    sources = [read_source(member, root, report) for member in members]
+    if any(source is None for source in sources):
+        return None
+    splits: dict[str, list[Entry]] = {split: [] for split in ("train", "val", "test")}
+    sizes: dict[str, list[int]] = {split: [] for split in splits}
+    first = 0
+    for source in sources:
+        for split, entries in source.splits.items():
+            splits[split] += [entry._replace(label=first + entry.label) for entry in entries]
+            sizes[split].append(len(entries))
+        first += source.num_classes
+    notes = [note for source in sources for note in source.notes]
+    return Source(root, first, splits, notes, sets=tuple(m.name for m in members), set_sizes=sizes)
+
+
+def _check_splits(task: Task, source: Source, report: Report) -> None:
+    for split, entries in source.splits.items():
+        expected = task.sizes.get(split)
+        if not entries:
+            report.error(source.root, f"its split {split} is empty; {task.full_name} needs one")
+        elif expected is not None and len(entries) != expected:
+            report.warning(
+                source.root,
+                f"{split} has {len(entries)} images, the literature has {expected}; say so when you cite",
+            )
+    trained = ("train", "val") if task.final_train == "trainval" else ("train",)
+    present = {entry.label for split in trained for entry in source.splits[split]}
+    absent = sorted(set(range(source.num_classes)) - present)
+    if absent and present:
+        shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
+        report.warning(
+            source.root, f"no training image of {len(absent)} of {source.num_classes} classes ({shown})"
+        )

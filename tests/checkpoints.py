@@ -1,0 +1,101 @@
+"""Checkpoints as the field shares them, in their genuine layout, with the values of a model at hand."""
+
+from argparse import Namespace
+
+import numpy as np
+import torch
+from torch import nn
+
+DEPTHS = {"vit_tiny_patch16_224": 12}
+
+
+def npz_arrays(model: nn.Module) -> dict[str, np.ndarray]:
+    """Return what ViT-*_16.npz would hold: Flax's names, and kernels the other way round."""
+
+    def linear(layer: nn.Linear) -> tuple[np.ndarray, np.ndarray]:
+        return layer.weight.detach().numpy().T, layer.bias.detach().numpy()
+
+    width = model.embed_dim
+    heads = model.blocks[0].attn.num_heads
+    arrays = {
+        "cls": model.cls_token.detach().numpy(),
+        "embedding/kernel": model.patch_embed.proj.weight.detach().numpy().transpose(2, 3, 1, 0),
+        "embedding/bias": model.patch_embed.proj.bias.detach().numpy(),
+        "Transformer/posembed_input/pos_embedding": model.pos_embed.detach().numpy(),
+        "Transformer/encoder_norm/scale": model.norm.weight.detach().numpy(),
+        "Transformer/encoder_norm/bias": model.norm.bias.detach().numpy(),
+        "head/kernel": np.zeros((width, 21843), np.float32),
+        "head/bias": np.zeros(21843, np.float32),
+        "pre_logits/kernel": np.zeros((width, width), np.float32),
+        "pre_logits/bias": np.zeros(width, np.float32),
+    }
+    for index, block in enumerate(model.blocks):
+        prefix = f"Transformer/encoderblock_{index}/"
+        for name, norm in (("LayerNorm_0", block.norm1), ("LayerNorm_2", block.norm2)):
+            arrays[f"{prefix}{name}/scale"] = norm.weight.detach().numpy()
+            arrays[f"{prefix}{name}/bias"] = norm.bias.detach().numpy()
+        for layer, name in ((block.mlp.fc1, "Dense_0"), (block.mlp.fc2, "Dense_1")):
+            kernel, bias = linear(layer)
+            arrays[f"{prefix}MlpBlock_3/{name}/kernel"] = kernel
+            arrays[f"{prefix}MlpBlock_3/{name}/bias"] = bias
+        attention = f"{prefix}MultiHeadDotProductAttention_1/"
+        kernel, bias = linear(block.attn.qkv)
+        for part, name in enumerate(("query", "key", "value")):
+            columns = slice(part * width, (part + 1) * width)
+            arrays[f"{attention}{name}/kernel"] = kernel[:, columns].reshape(width, heads, -1)
+            arrays[f"{attention}{name}/bias"] = bias[columns].reshape(heads, -1)
+        kernel, bias = linear(block.attn.proj)
+        arrays[f"{attention}out/kernel"] = kernel.reshape(heads, -1, width)
+        arrays[f"{attention}out/bias"] = bias
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+
+
+def body(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the tensors of a model without its classifier."""
+    return {
+        n: v.clone() for n, v in model.state_dict().items() if not n.startswith(("head.weight", "head.bias"))
+    }
+
+
+def mae(model: nn.Module) -> dict:
+    """Return what mae_pretrain_vit_*.pth holds; its full sibling has a decoder and a command line too."""
+    return {"model": body(model)}
+
+
+def mae_full(model: nn.Module) -> dict:
+    extra = {"mask_token": torch.zeros(1, 1, 8), "decoder_embed.weight": torch.zeros(8, 8)}
+    return {"model": body(model) | extra, "epoch": 799, "args": Namespace(lr=1e-3)}
+
+
+def mocov3(model: nn.Module) -> dict:
+    """Return what vit-*-300ep.pth.tar holds: both encoders of the pre-training, and the predictor."""
+    state = {}
+    for encoder in ("base_encoder", "momentum_encoder"):
+        shift = 0.0 if encoder == "base_encoder" else 1.0
+        state |= {f"module.{encoder}.{name}": value + shift for name, value in body(model).items()}
+        state[f"module.{encoder}.head.0.weight"] = torch.zeros(16, 8)
+    state["module.predictor.0.weight"] = torch.zeros(16, 8)
+    return {"epoch": 300, "arch": "vit_base", "state_dict": state, "optimizer": {"step": 1}}
+
+
+def mocov3_linear(model: nn.Module) -> dict:
+    """Return what linear-vit-*.pth.tar holds: the encoder under `module.`, with a classifier."""
+    state = {f"module.{name}": value for name, value in body(model).items()}
+    state |= {"module.head.weight": torch.zeros(1000, 8), "module.head.bias": torch.zeros(1000)}
+    return {"epoch": 90, "arch": "vit_base", "state_dict": state, "best_acc1": 76.7}
+
+
+def swin(model: nn.Module) -> dict:
+    """Return what swin_*_22k.pth holds: downsampling at the end of a stage, indices and masks beside."""
+    state = {}
+    for name, value in model.state_dict().items():
+        if name.startswith("head."):
+            continue
+        parts = name.split(".")
+        if parts[0] == "layers" and parts[2] == "downsample":
+            parts[1] = str(int(parts[1]) - 1)
+        state[".".join(parts)] = value.clone()
+    state["layers.0.blocks.0.attn.relative_position_index"] = torch.zeros(49, 49, dtype=torch.int64)
+    state["layers.0.blocks.1.attn_mask"] = torch.zeros(64, 49, 49)
+    state |= {"head.weight": torch.zeros(21841, 8), "head.bias": torch.zeros(21841)}
+    return {"model": state}
