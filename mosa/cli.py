@@ -141,6 +141,59 @@ def train(pack: Path, output: Path, device: str, threads: int, variant: str | No
     )
 
 
+CONFIGFILE = click.option(
+    "--configfile",
+    "files",
+    type=FILE,
+    multiple=True,
+    help="Config, as for snakemake: merged over config.yaml, and over the ones before. Repeatable.",
+)
+
+
+ALONE = click.option("--alone", is_flag=True, help="Read the given files only, not config.yaml before them.")
+
+
+def _config(files: tuple[Path, ...], alone: bool) -> dict:
+    """Read the config that `snakemake --configfile FILES` would run."""
+    from mosa.config import read_config
+
+    base = Path("config.yaml")
+    return read_config(*([base] if base.is_file() and base not in files and not alone else []), *files)
+
+
+@cli.command()
+@CONFIGFILE
+@ALONE
+@click.option("--quick", is_flag=True, help="Read the lists only, and open no image.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads that decode."
+)
+@click.option("--output", type=FILE, help="Write the table to a file too, if there is no error.")
+def check(files: tuple[Path, ...], alone: bool, quick: bool, threads: int, output: Path | None) -> None:
+    """Check that the data and weights of a config are there and in order; ends with status 1 if not."""
+    from mosa.data import check as checks
+    from mosa.files import written_atomically
+
+    findings = checks.check(_config(files, alone), quick, threads)
+    text = checks.table(findings)
+    click.echo(text)
+    if any(finding.state == "error" for finding in findings):
+        sys.exit(1)
+    if output is not None:
+        with written_atomically(output) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+@cli.command()
+@CONFIGFILE
+@ALONE
+def plan(files: tuple[Path, ...], alone: bool) -> None:
+    """Tell what a config will cost: runs to do, image-passes, disk, and hours by the records there are."""
+    from mosa.plan import plan
+
+    click.echo(plan(_config(files, alone)), nl=False)
+
+
 @cli.command()
 @click.option("--manifest", type=FILE, required=True, help="File that lists the records, one path per line.")
 @click.option("--existing", is_flag=True, help="Leave out the records that do not exist yet.")

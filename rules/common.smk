@@ -59,6 +59,7 @@ wildcard_constraints:
     benchmark="|".join(map(re.escape, CONFIG["benchmarks"])),
     task="|".join(re.escape(task) for tasks in CONFIG["benchmarks"].values() for task in tasks),
     backbone="|".join(map(re.escape, CONFIG["backbones"])),
+    config="data-[0-9a-f]+",
     pack="|".join(map(re.escape, TASK_OF_PACK)),
     variant="|".join(sorted({re.escape(run.variant) for run in RUNS.values()})),
     seed="|".join(map(str, CONFIG["seeds"])),
@@ -112,18 +113,30 @@ def options_of_pack(wildcards):
     return shlex.join([*source, "--image-size", str(image_size), *how, *limit])
 
 
-def write_manifest():
-    """List the records of this config in a file, one per line, and return its path.
+def write_by_content(name, suffix, text):
+    """Write a file that is named by its content, if it is not there, and return its path.
 
-    Thousands of paths do not fit on a command line. The file is named by its content, so that the
-    tables are made again if, and only if, the set of runs changes.
+    What depends on it is made again if, and only if, its content changes.
     """
-    text = "".join(f"{record}\n" for record in RUNS)
-    path = Path(RESULTS) / "manifests" / f"{hashlib.sha256(text.encode()).hexdigest()[:16]}.txt"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = Path(RESULTS) / "manifests" / f"{name}{digest}.{suffix}"
     if not path.is_file():
         with written_atomically(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     return str(path)
+
+
+def write_checked():
+    """Write what of the config names files of the user's: its tasks, backbones and folders."""
+    names = ("name", "protocol", "paths", "tasks", "benchmarks", "backbones", "seeds", "packing")
+    variants = {"linear": {"method": "linear"}}
+    text = json.dumps({name: CONFIG[name] for name in names} | {"variants": variants, "seeds": [0]}, indent=2)
+    return write_by_content("data-", "yaml", text)
+
+
+def write_manifest():
+    """List the records of this config in a file, one per line: thousands do not fit on a command line."""
+    return write_by_content("", "txt", "".join(f"{record}\n" for record in RUNS))
 
 
 def existing_records():
@@ -134,5 +147,10 @@ def existing_records():
 
 try:
     MANIFEST = write_manifest()
+    # Only what lies on disk is checked: a run of the demo waits for nothing.
+    ON_DISK = any(task.on_disk for task, _ in TASK_OF_PACK.values()) or any(
+        entry["weights"] not in ("builtin", "random") for entry in CONFIG["backbones"].values()
+    )
+    CHECKED = [f"{RESULTS}/check-{Path(write_checked()).stem}.txt"] if ON_DISK else []
 except UserError as error:
     raise WorkflowError(str(error)) from None

@@ -1,7 +1,32 @@
-# Packs: the splits of a task as uint8 arrays, made once and shared by all runs and experiments.
+# The check of what lies on disk, before anything else; and packs: the splits of a task as uint8 arrays,
+# made once and shared by all runs and experiments.
+
+
+rule check:
+    input:
+        CHECKED,
+
+
+rule check_data:
+    input:
+        f"{RESULTS}/manifests/{{config}}.yaml",
+    output:
+        f"{RESULTS}/check-{{config}}.txt",
+    log:
+        f"{RESULTS}/logs/check-{{config}}.log",
+    conda:
+        "../envs/train.yaml"
+    threads: 4
+    resources:
+        mem="4GB",
+        runtime="4h",
+    shell:
+        "mosa check --alone --configfile {input:q} --threads {threads} --output {output:q} > {log:q} 2>&1"
 
 
 rule make_data:
+    input:
+        check=ancient(CHECKED),
     output:
         f"{PACKS}/{{pack}}",
     log:

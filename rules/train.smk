@@ -7,6 +7,7 @@ rule train:
         # ancient: a pack made again holds the same images; a changed one has another version.
         pack=ancient(lambda wildcards: f"{PACKS}/{run_of(wildcards).pack}"),
         weights=weights_file,
+        check=ancient(CHECKED),
     output:
         f"{RESULTS}/runs/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}/seed{{seed}}.json",
     log:

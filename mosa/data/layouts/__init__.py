@@ -61,14 +61,16 @@ def _read_union(task: Task, root: Path, report: Report) -> Source | None:
 
 def _check_splits(task: Task, source: Source, report: Report) -> None:
     for split, entries in source.splits.items():
-        expected = task.sizes.get(split)
         if not entries:
             report.error(source.root, f"its split {split} is empty; {task.full_name} needs one")
-        elif expected is not None and len(entries) != expected:
-            report.warning(
-                source.root,
-                f"{split} has {len(entries)} images, the literature has {expected}; say so when you cite",
-            )
+    found = {split: len(entries) for split, entries in source.splits.items()}
+    if task.sizes and found != {split: task.sizes[split] for split in found}:
+        counts = " / ".join(map(str, found.values()))
+        literature = " / ".join(str(task.sizes[split]) for split in found)
+        report.warning(
+            source.root,
+            f"train / val / test have {counts} images, the literature {literature}; say so when you cite",
+        )
     trained = ("train", "val") if task.final_train == "trainval" else ("train",)
     present = {entry.label for split in trained for entry in source.splits[split]}
     absent = sorted(set(range(source.num_classes)) - present)

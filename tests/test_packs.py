@@ -1,0 +1,224 @@
+"""Odd images come out right; packs survive a crowd, a kill, and too little room."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from standin import make_fgvc, make_vtab
+
+from mosa.data import make_pack
+from mosa.data.catalogue import get_task
+from mosa.data.images import MAX_PIXELS, decode, read_image
+from mosa.data.packs import Pack
+from mosa.errors import UserError
+from mosa.training import Images
+
+TASK = get_task("vtab1k/cifar")
+
+
+# Images
+
+RAMP = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
+
+
+def grey(values):
+    return np.repeat(np.asarray(values)[..., None], 3, axis=2)
+
+
+def save(path, image, **options):
+    image.save(path, **options)
+    return path
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+    image = Image.fromarray(RAMP.astype(np.uint16) * 257)
+    assert image.mode.startswith("I;16")
+    np.testing.assert_array_equal(decode(save(tmp_path / "x.png", image)), grey(RAMP))
+    np.testing.assert_array_equal(decode(save(tmp_path / "x.tif", image)), grey(RAMP))
+
+
+def test_grey_and_one_bit_images_have_three_channels(tmp_path):
+    np.testing.assert_array_equal(decode(save(tmp_path / "x.png", Image.fromarray(RAMP))), grey(RAMP))
+    bits = Image.fromarray(RAMP > 100)
+    np.testing.assert_array_equal(decode(save(tmp_path / "y.png", bits)), grey(255 * (RAMP > 100)))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(mode, tmp_path):
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[..., 0] = 200 if mode != "LA" else 0
+    pixels[:2, :, 3] = 255
+    image = Image.fromarray(pixels).convert(mode)
+    if mode == "P":
+        indices = np.zeros((4, 4), np.uint8)
+        indices[2:] = 1
+        image = Image.fromarray(indices, mode="P")
+        image.putpalette([200, 0, 0, 7, 7, 7])
+        image.info["transparency"] = 1
+    out = np.asarray(decode(save(tmp_path / "x.png", image)))
+    assert (out[:2] == ([0, 0, 0] if mode == "LA" else [200, 0, 0])).all()
+    assert (out[2:] == 255).all()
+
+
+def test_cmyk_is_converted(tmp_path):
+    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # red
+    out = np.asarray(decode(save(tmp_path / "x.jpg", image, quality=100)))
+    assert out.shape == (8, 8, 3) and (out[..., 0] > 240).all() and (out[..., 1:] < 15).all()
+
+
+def test_a_camera_held_upright_is_upright(tmp_path):
+    image = Image.fromarray(np.stack([RAMP] * 3, axis=2)[:2])  # 4 wide, 2 high
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    out = decode(save(tmp_path / "x.png", image, exif=exif))
+    assert out.size == (2, 4)
+    np.testing.assert_array_equal(np.asarray(out)[..., 0], np.rot90(RAMP[:2], -1))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_decompression_bomb_is_refused_by_name_and_unread(tmp_path):
+    side = int(MAX_PIXELS**0.5) + 100
+    path = tmp_path / "bomb.png"
+    Image.new("1", (side, side)).save(path)
+    with pytest.raises(UserError, match=r"bomb\.png: has .* pixels"):
+        decode(path)
+
+
+def test_sizes_are_torchvisions():
+    import torchvision  # mended by mosa, which is imported above
+
+    rng = np.random.default_rng(0)
+    for height, width in ((37, 61), (61, 37), (300, 301), (224, 224)):
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        mode = torchvision.transforms.InterpolationMode
+        for name, interpolation in (("bicubic", mode.BICUBIC), ("bilinear", mode.BILINEAR)):
+            resize = torchvision.transforms.Resize(64, interpolation)
+            np.testing.assert_array_equal(
+                read_image(pixels, 56, "shorter", name), np.asarray(resize(Image.fromarray(pixels)))
+            )
+
+
+# Packs
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vtab")
+    make_vtab(folder, TASK, sizes=(300, 20, 20))
+    return folder
+
+
+def prepare(root, output):
+    make_pack(TASK, output, root, image_size=160)
+
+
+def leftovers(folder, path):
+    return [p.name for p in folder.iterdir() if p != path and not p.name.endswith(".lock")]
+
+
+def test_eight_processes_leave_one_good_pack(root, tmp_path):
+    path = tmp_path / "pack"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=prepare, args=(root, path)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 8
+    assert len(Pack(path).split("train")) == 300
+    assert not leftovers(tmp_path, path)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.5])
+def test_a_kill_in_the_middle_leaves_no_broken_pack(moment, root, tmp_path):
+    path = tmp_path / "pack"
+    code = (
+        f"from mosa.data import make_pack; make_pack({TASK.full_name!r}, {str(path)!r}, {str(root)!r}, 224)"
+    )
+    code = code.replace(f"{str(root)!r}", f"__import__('pathlib').Path({str(root)!r})")
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    while not (
+        found := [p for p in tmp_path.glob(".pack.*.tmp") if p.stat().st_size > moment * 300 * 150_528]
+    ):
+        assert process.poll() is None, "it was done before it could be killed"
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not path.exists() and found
+    make_pack(TASK, path, root, image_size=32)
+    assert len(Pack(path).split("train")) == 300
+    assert not leftovers(tmp_path, path)  # what the killed one left is gone
+
+
+def test_a_set_over_the_limit_is_decoded_while_it_is_read(root, tmp_path):
+    make_pack(TASK, tmp_path / "pack", root, image_size=32)
+    make_pack(TASK, tmp_path / "list", root, image_size=32, limit_gib=1e-6)
+    packed, listed = Pack(tmp_path / "pack"), Pack(tmp_path / "list")
+    assert packed.packed and not listed.packed
+    assert (tmp_path / "list").stat().st_size < 0.2 * (tmp_path / "pack").stat().st_size
+    index = np.array([5, 319, 3])
+    np.testing.assert_array_equal(packed.split("trainval").read(index), listed.split("trainval").read(index))
+    assert packed.split("test").labels.tolist() == listed.split("test").labels.tolist()
+
+
+def test_the_digest_of_a_list_follows_the_content_of_the_files(root, tmp_path):
+    shutil.copytree(root, tmp_path / "copy")
+    digests = []
+    for _ in range(2):
+        make_pack(TASK, tmp_path / "list", tmp_path / "copy", image_size=32, limit_gib=1e-6)
+        digests.append(Pack(tmp_path / "list").digest)
+        image = tmp_path / "copy" / "cifar" / "images" / "test" / "000003.jpg"
+        Image.fromarray(np.zeros((12, 12, 3), np.uint8)).save(image)
+    assert digests[0] != digests[1]
+
+
+def test_too_little_room_is_told_before_anything_is_written(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 1000))
+    with pytest.raises(UserError, match=r"needs about .* GiB and the disk has 0\.00 GiB; make room"):
+        make_pack(TASK, tmp_path / "pack", root, image_size=32)
+    assert not leftovers(tmp_path, None)
+
+
+def test_threads_change_nothing(root, tmp_path):
+    for threads in (1, 3):
+        make_pack(TASK, tmp_path / f"{threads}", root, image_size=32, threads=threads)
+    assert Pack(tmp_path / "1").digest == Pack(tmp_path / "3").digest
+
+
+# What the trainer reads
+
+
+def test_batches_from_disk_are_those_from_memory(root, tmp_path, monkeypatch):
+    make_pack(TASK, tmp_path / "pack", root, image_size=16)
+    split = Pack(tmp_path / "pack").split("trainval")
+    mean, std, order = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), torch.randperm(320)
+    resident = Images(split, mean, std, torch.device("cpu"))
+    monkeypatch.setattr("mosa.training.RESIDENT_BYTES", 0)
+    streamed = Images(split, mean, std, torch.device("cpu"))
+    assert resident.images is not None and streamed.images is None
+    for (a, x), (b, y) in zip(resident.batches(48, order), streamed.batches(48, order), strict=True):
+        assert torch.equal(a, b) and torch.equal(x, y)
+
+
+def test_augmentation_repeats_by_seed_and_differs_between_epochs(tmp_path):
+    make_fgvc(tmp_path, get_task("fgvc/flowers"))
+    make_pack("fgvc/flowers", tmp_path / "pack", tmp_path, image_size=16)
+    split = Pack(tmp_path / "pack").split("train")
+
+    def epochs(seed):
+        data = Images(split, (0, 0, 0), (1, 1, 1), torch.device("cpu"), augment=seed)
+        return [torch.cat([images for images, _ in data.batches(40)]) for _ in range(2)]
+
+    first, again, other = epochs(1), epochs(1), epochs(2)
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], other[0])
+    plain = Images(split, (0, 0, 0), (1, 1, 1), torch.device("cpu"))
+    assert torch.equal(next(plain.batches(8))[0], next(plain.batches(8))[0])
