@@ -1,8 +1,10 @@
-"""An epoch from a pack against decoding the same JPEGs again: python benchmarks/packed_reading.py
+"""An epoch from a pack against decoding the same JPEGs again.
+
+    python benchmarks/packed_reading.py
 
 Writes JPEGs of about the size of photographs (500 x 375, quality 75) with random content, packs them at 224
-pixels, and reads both in a shuffled order, as training does: resized directly, and cropped and flipped from the
-shorter side. The pack is read once before, so that both come from the page cache.
+pixels, and reads both in a shuffled order, normalised, as training does: resized directly, and cropped and
+flipped from the shorter side. The pack is read once before, so that both come from the page cache.
 """
 
 import tempfile

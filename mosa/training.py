@@ -115,7 +115,7 @@ class Images:
         chunks = order.split(size)
         read = self._read if self.images is None else self._draw
         for images, chunk in zip(read(chunks), chunks, strict=True):
-            yield (images.float() - self.mean) / self.std, self.labels[chunk.to(self.device)]
+            yield images.float().sub_(self.mean).div_(self.std), self.labels[chunk.to(self.device)]
 
     def _draw(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
         for chunk in chunks:
