@@ -149,7 +149,7 @@ def load_config(config: Mapping[str, Any], files: Iterable[str | Path] = ()) -> 
                 backbone["architecture"],
             )
         _check_image_size(config, name, places)
-    tasks = {f"{benchmark}/{task}" for benchmark, names in config["benchmarks"].items() for task in names}
+    known = [name for task in config_tasks(config) for name in (task.benchmark, task.full_name)]
     for name, variant in config["variants"].items():
         where = ("variants", name)
         _complete_options(
@@ -160,8 +160,8 @@ def load_config(config: Mapping[str, Any], files: Iterable[str | Path] = ()) -> 
         check_training(variant["training"], (*where, "training"), places)
         for task, changes in variant["by_task"].items():
             at = (*where, "by_task", task)
-            if task not in tasks:
-                raise places.error(at, f"unknown task {task!r}", sorted(tasks), task)
+            if task not in known:
+                raise places.error(at, f"unknown task {task!r}", dict.fromkeys(known), task)
             _check(
                 changes["options"], _schema("methods")["$defs"][variant["method"]], (*at, "options"), places
             )
@@ -224,7 +224,7 @@ def expand(config: Mapping[str, Any]) -> list[Run]:
         pack = pack_name(task, image_size, preset.interpolation)
         normalization = model["normalization"]
         for (name, variant), seed in product(variants.items(), config["seeds"]):
-            changes = variant["by_task"].get(task.full_name, {"options": {}, "training": {}})
+            options, training = _overridden(variant, task)
             runs.append(
                 Run(
                     task=task.full_name,
@@ -233,8 +233,8 @@ def expand(config: Mapping[str, Any]) -> list[Run]:
                     weights=model["weights"],
                     variant=name,
                     method=variant["method"],
-                    options=variant["options"] | changes["options"],
-                    training=variant["training"] | changes["training"],
+                    options=options,
+                    training=training,
                     seed=seed,
                     stage=config["stage"],
                     protocol=config["protocol"],
@@ -245,6 +245,15 @@ def expand(config: Mapping[str, Any]) -> list[Run]:
                 )
             )
     return runs
+
+
+def _overridden(variant: Mapping[str, Any], task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a variant's options and recipe for a task: its own, its benchmark's, and the task's."""
+    options, training = variant["options"], variant["training"]
+    for key in (task.benchmark, task.full_name):
+        changes = variant["by_task"].get(key, {"options": {}, "training": {}})
+        options, training = options | changes["options"], training | changes["training"]
+    return options, training
 
 
 def config_tasks(config: Mapping[str, Any]) -> list[Task]:
