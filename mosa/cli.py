@@ -170,8 +170,8 @@ def _config(files: tuple[Path, ...], alone: bool) -> dict:
 )
 @click.option("--output", type=FILE, help="Write the table to a file too, if there is no error.")
 def check(files: tuple[Path, ...], alone: bool, quick: bool, threads: int, output: Path | None) -> None:
-    """Check that the data and weights of a config are there and in order; ends with status 1 if not."""
-    from mosa.data import check as checks
+    """Check that data, weights and methods of a config are in order; ends with status 1 if not."""
+    from mosa import check as checks
     from mosa.files import written_atomically
 
     findings = checks.check(_config(files, alone), quick, threads)

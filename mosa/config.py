@@ -149,6 +149,7 @@ def load_config(config: Mapping[str, Any], files: Iterable[str | Path] = ()) -> 
                 backbone["architecture"],
             )
         _check_image_size(config, name, places)
+    check_training(config["training"], ("training",), places)
     known = [name for task in config_tasks(config) for name in (task.benchmark, task.full_name)]
     for name, variant in config["variants"].items():
         where = ("variants", name)

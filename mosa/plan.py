@@ -1,6 +1,7 @@
 """What a config will cost: runs, image-passes, disk, and hours by the rates of runs that there are."""
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,6 @@ from statistics import median
 from typing import Any
 
 from mosa.config import Run, config_tasks, expand
-from mosa.data.check import free_gib, pack_gib
 from mosa.data.task import Task
 from mosa.protocol import STAGES
 
@@ -89,11 +89,11 @@ def _disk(config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task])
     packs = {run.pack: (tasks[run.task], run.image_size or 224) for run in runs}
     missing = {pack: entry for pack, entry in packs.items() if not (folder / pack).is_file()}
     limit = config["packing"]["limit_gib"]
-    needs = [pack_gib(task, size) for task, size in missing.values()]
+    needs = [_pack_gib(task, size) for task, size in missing.values()]
     packed = sum(need for need in needs if need <= limit)
     lines = [
         f"packs: {len(packs)}, of which {len(packs) - len(missing)} are made; the others need about "
-        f"{packed:.1f} GiB in {folder} ({free_gib(folder):.1f} GiB are free)"
+        f"{packed:.1f} GiB in {folder} ({_free_gib(folder):.1f} GiB are free)"
     ]
     if large := sum(need > limit for need in needs):
         lines.append(f"{large} tasks are over packing.limit_gib = {limit:g} and are decoded while training")
@@ -106,3 +106,17 @@ def _disk(config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task])
 
 def _thousands(number: float) -> str:
     return f"{number:,.0f}"
+
+
+def _pack_gib(task: Task, image_size: int) -> float:
+    """Return about how much room the pack of a task takes, by the literature's counts, in GiB."""
+    size = task.image_size or image_size
+    pixels = size**2 if task.resize == "direct" else (size * 256 / 224) ** 2 * 4 / 3
+    return 3 * pixels * sum(task.sizes.values()) / 2**30
+
+
+def _free_gib(folder: Path) -> float:
+    """Return the free room of the disk that a folder is, or will be, on, in GiB."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free / 2**30

@@ -86,6 +86,41 @@ def test_defaults_are_filled_in_everywhere():
     assert load_config(config) == config  # a loaded config loads to itself
 
 
+def test_overrides_of_a_task_stand_over_those_of_its_benchmark():
+    by_task = {
+        "demo": {"options": {"experts": 2}, "training": {"lr": 0.2}},
+        "demo/count": {"options": {"experts": 8}},
+    }
+    runs = expand(load_config(changed(("variants", "mosa", "by_task"), by_task)))
+    found = {run.task: (run.options["experts"], run.training["lr"]) for run in runs if run.variant == "mosa"}
+    assert found == {"demo/digits": (2, 0.2), "demo/count": (8, 0.2)}
+
+
+def test_a_preset_sets_normalisation_and_resizing_together():
+    def runs(protocol, **backbone):
+        config = changed(("protocol",), protocol) | {"benchmarks": {"vtab1k": ["kitti"]}}
+        config["backbones"] = {
+            "vit": {"architecture": "vit_base_patch16_224", "weights": "random"} | backbone
+        }
+        return expand(load_config(config))[0]
+
+    assert runs("standard").normalization == "checkpoint" and runs("vpt").normalization == "imagenet"
+    assert runs("vpt", normalization="inception").normalization == "inception"
+    packs = {protocol: runs(protocol).pack for protocol in ("standard", "noah", "vpt")}
+    assert packs["standard"] == packs["noah"] != packs["vpt"]  # resized alike, and bilinearly
+    assert runs("vpt").image_size == 224 and runs("vpt", image_size=384).pack != packs["vpt"]
+    assert len({runs(protocol).specification["protocol"] for protocol in packs}) == 3
+
+
+def test_own_tasks_form_a_benchmark():
+    config = changed(("tasks",), {"trees": {"layout": "csv", "root": "trees.csv"}, "none": None})
+    config["benchmarks"] = {"own": "all"}
+    run = expand(load_config(config))[0]
+    assert run.task == "own/trees" and run.pack.startswith("own/trees-32-")
+    config["tasks"]["trees"]["root"] = "other.csv"
+    assert expand(load_config(config))[0].pack != run.pack
+
+
 def test_loading_does_not_change_its_input():
     config = tiny()
     before = copy.deepcopy(config)
@@ -174,6 +209,25 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
             "sweeps.size.mosa.bottleneck.2: makes a variant 'mosa_bottleneck8', which there is already",
         ),
         (("sweeps", "size", "mosa"), {"bottleneck": []}, "sweeps.size.mosa.bottleneck: is empty"),
+        (("protocol",), "vtp", "protocol: 'vtp' is not allowed: expected one of demo, .*did you mean 'vpt'"),
+        (("backbones", "micro_vit", "image_size"), 64, "takes images of 64 pixels and demo/digits has 32"),
+        (("backbones", "micro_vit", "kind"), "npy", "'npy' is not allowed: .*did you mean 'npz'"),
+        (("training", "warmup_epochs"), 2, "a warm-up of 2 epochs is longer than the 1 epochs of training"),
+        (("training", "drop_path"), 1.0, "drop_path: 1.0 is greater than or equal to the maximum of 1"),
+        (("training", "fraction"), 0, "fraction: 0 is less than or equal to the minimum of 0"),
+        (("benchmarks", "own"), "all", "benchmarks.own: unknown benchmark 'own'"),
+        (("tasks",), {"a": {"layout": "folder"}}, "tasks.a: key 'root' is missing"),
+        (("tasks",), {"a": {"layout": "foldr", "root": "x"}}, "'foldr' is not allowed: .*mean 'folder'"),
+        (
+            ("tasks",), {"a": {"layout": "csv", "root": "x", "augment": "crop_flip", "resize": "direct"}},
+            "tasks.a.augment: tasks.a: augment 'crop_flip' needs room to crop",
+        ),
+        (
+            ("variants", "mosa", "by_task"), {"demo/digit": {}},
+            "by_task.demo/digit: unknown task 'demo/digit': expected one of demo, .*mean 'demo/digits'",
+        ),
+        (("variants", "mosa", "by_task"), {"demo": {"options": {"expert": 2}}}, "unknown key 'expert'"),
+        (("variants", "mosa", "by_task"), {"demo": {"training": {"lr": -1}}}, "lr: -1 is less than or equal"),
         (("name",), "../x", "name: the name '../x' cannot be part of a path"),
     ],
 )  # fmt: skip

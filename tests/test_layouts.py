@@ -13,9 +13,10 @@ import standin
 from PIL import Image
 from standin import image, make_aircraft, make_cifar100, make_fgvc, make_food101, make_vtab, save
 
+from mosa.check import check
+from mosa.config import load_config
 from mosa.data import make_pack
 from mosa.data.catalogue import get_task, list_tasks
-from mosa.data.check import check
 from mosa.data.layouts import Entry, Report, read_source
 from mosa.data.layouts.source import hold_out, stratified
 from mosa.data.packs import Pack
@@ -45,14 +46,16 @@ def read(task, root):
 
 def problems(task, root):
     """Return the problems that `mosa check` finds, as "severity place: message"."""
-    entry = {"architecture": "mosa_vit_micro", "weights": "random", "kind": "auto", "image_size": None}
     config = {
+        "variants": {"linear": {"method": "linear"}},
+        "seeds": [0],
+        "name": "planted",
         "benchmarks": {task.benchmark: [task.name]},
-        "paths": {"data": {task.benchmark: str(root)}},
-        "tasks": {task.name: {"layout": task.layout, "root": task.root, "augment": "none"}},
-        "backbones": {"tiny": entry},
+        "paths": {"data": {} if task.root else {task.benchmark: str(root)}},
+        "tasks": {task.name: {"layout": task.layout, "root": task.root}} if task.root else {},
+        "backbones": {"tiny": {"architecture": "vit_tiny_patch16_224", "weights": "random"}},
     }
-    finding = check(config)[0]
+    finding = next(f for f in check(load_config(config)) if f.name == task.full_name)
     return [f"{p.severity} {p.place}: {p.message}" for p in finding.problems]
 
 

@@ -1,7 +1,8 @@
-"""Whether the data and weights of a config are there and in order, before anything is trained."""
+"""Whether data, weights and methods of a config are in order, before anything is trained."""
 
+import copy
 import hashlib
-import shutil
+import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mosa.config import backbone_image_size, config_tasks
+from mosa.config import backbone_image_size, config_tasks, expand
 from mosa.data.images import decode
 from mosa.data.layouts import Entry, Report, Source, read_source
 from mosa.data.layouts.source import Problem
@@ -47,7 +48,7 @@ class Finding:
 
 
 def check(config: Mapping[str, Any], quick: bool = False, threads: int = 1) -> list[Finding]:
-    """Check every task and every weights file that a config needs.
+    """Check every task and weights file that a config needs, and that its methods fit its backbones.
 
     Args:
         config: A loaded config.
@@ -55,10 +56,10 @@ def check(config: Mapping[str, Any], quick: bool = False, threads: int = 1) -> l
         threads: Threads that decode.
 
     Returns:
-        One finding for each task that lies on disk, and for each backbone with weights.
+        One finding for each task that lies on disk, and for each backbone.
     """
     findings = [_check_task(task, config, quick, threads) for task in config_tasks(config) if task.on_disk]
-    return findings + [_check_backbone(name, entry) for name, entry in config["backbones"].items()]
+    return findings + [_check_backbone(name, entry, config) for name, entry in config["backbones"].items()]
 
 
 def root_of(task: Task, config: Mapping[str, Any]) -> Path:
@@ -113,12 +114,13 @@ def _check_images(source: Source, report: Report, threads: int, own: bool) -> st
     return total.hexdigest()[:12]
 
 
-def _check_backbone(name: str, backbone: Mapping[str, Any]) -> Finding:
+def _check_backbone(name: str, backbone: Mapping[str, Any], config: Mapping[str, Any]) -> Finding:
     from mosa.backbones import build_backbone
+    from mosa.peft import attach
 
     finding = Finding(name, backbone["weights"])
     try:
-        _, built = build_backbone(
+        model, built = build_backbone(
             backbone["architecture"],
             backbone["weights"],
             num_classes=2,
@@ -132,6 +134,12 @@ def _check_backbone(name: str, backbone: Mapping[str, Any]) -> Finding:
         return finding
     finding.summary = f"{built.architecture}, {built.kind or 'no file'}, {built.image_size} pixels"
     finding.digest = (built.sha256 or "")[:12]
+    methods = {json.dumps([run.method, run.options]): run for run in expand(config) if run.backbone == name}
+    for run in methods.values():
+        try:
+            attach(copy.deepcopy(model), run.method, **run.options)
+        except UserError as error:
+            finding.problems.append(Problem("error", f"variant {run.variant}", str(error)))
     return finding
 
 
@@ -153,17 +161,3 @@ def table(findings: list[Finding]) -> str:
             if len(problems) > _SHOWN:
                 lines.append(f"  ... and {len(problems) - _SHOWN} more")
     return "\n".join(lines)
-
-
-def pack_gib(task: Task, image_size: int) -> float:
-    """Return about how much room the pack of a task takes, by the literature's counts, in GiB."""
-    size = task.image_size or image_size
-    pixels = size**2 if task.resize == "direct" else (size * 256 / 224) ** 2 * 4 / 3
-    return 3 * pixels * sum(task.sizes.values()) / 2**30
-
-
-def free_gib(folder: Path) -> float:
-    """Return the free room of the disk that a folder is, or will be, on, in GiB."""
-    while not folder.exists():
-        folder = folder.parent
-    return shutil.disk_usage(folder).free / 2**30
