@@ -227,14 +227,15 @@ VARIANTS = click.option(
 @cli.command()
 @RECORDS
 @VARIANTS
+@click.option("--published", is_flag=True, help="Write published numbers beside the measured ones, too.")
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
-def tables(records: Path, variants: list[str] | None, output: Path) -> None:
+def tables(records: Path, variants: list[str] | None, published: bool, output: Path) -> None:
     """Write the comparison tables (CSV, Markdown, LaTeX, text) from records."""
     from mosa.analysis.tables import terminal_table, write_tables
     from mosa.records import read_table
 
     frame = read_table(records)
-    write_tables(frame, output, variants)
+    write_tables(frame, output, variants, published)
     click.echo(terminal_table(frame, variants))
 
 

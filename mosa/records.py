@@ -24,6 +24,9 @@ COLUMNS = {
     "group": "run.group",
     "task": "run.task",
     "backbone": "run.backbone",
+    "architecture": "backbone.architecture",
+    "weights": "backbone.weights",
+    "weights_kind": "backbone.kind",
     "variant": "run.variant",
     "method": "method.name",
     "seed": "run.seed",
@@ -195,7 +198,7 @@ def read_table(source: Path) -> "pd.DataFrame":
     try:
         # A name such as "NA" or a digest of digits alone must stay what it is.
         text = {column: "str" for column in (*COLUMNS, "path") if column not in NUMBERS}
-        nullable = {column: [""] for column in ("commit", "weights_sha256")}
+        nullable = {column: [""] for column in ("commit", "weights_sha256", "weights_kind")}
         frame = pd.read_csv(source, dtype=text, keep_default_na=False, na_values=nullable)
     except OSError as error:
         raise UserError(

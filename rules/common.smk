@@ -44,6 +44,8 @@ TABLES = [
     for name in ("comparison", "sweep")
     for kind in ("csv", "md", "tex", "txt")
 ] + [f"{RESULTS}/tables/differences.{kind}" for kind in ("csv", "md")]
+PUBLISHED = not set(CONFIG["benchmarks"]).isdisjoint(("vtab1k", "fgvc", "general"))
+TABLES += [f"{RESULTS}/tables/published.{kind}" for kind in ("csv", "md") if PUBLISHED]
 # Only an experiment that sweeps an option has a plot of it.
 SWEPT = option_curves({run.variant: (run.method, run.options, run.training) for run in RUNS.values()})
 PLOT_NAMES = ("comparison", "scaling", *(["options"] if SWEPT else []))

@@ -31,6 +31,13 @@ rule write_tables:
             caption="../report/differences.rst",
             labels={"table": "differences", "format": "Markdown"},
         ),
+        [table for table in TABLES if table.endswith("published.csv")],
+        report(
+            [table for table in TABLES if table.endswith("published.md")],
+            category="Tables",
+            caption="../report/published.rst",
+            labels={"table": "measured and published", "format": "Markdown"},
+        ),
     log:
         f"{RESULTS}/logs/tables.log",
     conda:
@@ -41,6 +48,7 @@ rule write_tables:
     params:
         variants=MAIN_VARIANTS,
         folder=folder_of_output,
+        published="--published" if PUBLISHED else "",
     shell:
-        "mosa tables --records {input:q} --variants {params.variants:q}"
+        "mosa tables --records {input:q} --variants {params.variants:q} {params.published}"
         " --output {params.folder:q} > {log:q} 2>&1"

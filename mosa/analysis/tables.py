@@ -7,6 +7,7 @@ import pandas as pd
 
 from mosa.analysis.aggregate import Section, compare, sweep
 from mosa.analysis.paired import differences_table, differences_text
+from mosa.analysis.published import published_table, published_text
 from mosa.analysis.render import latex_section, markdown_section, terminal_section
 from mosa.files import written_atomically
 
@@ -14,9 +15,9 @@ WIDTH = 120  # characters of a table as plain text
 
 
 def write_tables(
-    frame: pd.DataFrame, directory: str | Path, order: Iterable[str] | None = None
+    frame: pd.DataFrame, directory: str | Path, order: Iterable[str] | None = None, published: bool = False
 ) -> list[Path]:
-    """Write comparison.{csv,md,tex,txt}, sweep.{csv,md,tex,txt} and differences.{csv,md}.
+    """Write comparison and sweep as .csv, .md, .tex and .txt; differences and published as .csv and .md.
 
     The comparison has the variants of `order`, the sweep every variant, and the differences set those of the
     comparison against the adapter (see `paired`, `aggregate.compare` and
@@ -26,6 +27,7 @@ def write_tables(
         frame: One row per run, as from `mosa.records`.
         directory: Where to write; it is made if need be.
         order: Variants of the comparison in display order; None: all.
+        published: Write published numbers beside the measured ones of the comparison.
 
     Returns:
         The paths written.
@@ -47,6 +49,11 @@ def write_tables(
         index=False, float_format="%.4f", lineterminator="\n"
     )
     texts["differences.md"] = differences_text(compared)
+    if published:
+        texts["published.csv"] = published_table(compared).to_csv(
+            index=False, float_format="%.4f", lineterminator="\n"
+        )
+        texts["published.md"] = published_text(compared)
     paths = []
     for name, text in texts.items():
         paths.append(Path(directory) / name)
