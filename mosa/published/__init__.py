@@ -2,8 +2,8 @@
 
 results.csv has one value a row: benchmark, backbone, pretraining, method, family, task (or mean),
 metric_percent, params_million, source, note. `family` says which protocol a number was made with: "vpt" and
-"noah" prepare images and choose hyper-parameters differently (docs/protocols.md), "peft-vision" is that study's own, and
-"other" is a protocol of the source's own, or one that could not be established.
+"noah" prepare images and choose hyper-parameters differently (docs/protocols.md), "peft-vision" is that
+study's own, and "other" is a protocol of the source's own, or one that could not be established.
 """
 
 from collections.abc import Callable, Mapping
