@@ -152,6 +152,47 @@ def test_the_test_split_is_read_once_and_last(pack, tmp_path, monkeypatch):
     assert events == ["train", "trained", "val"]
 
 
+def test_a_fraction_of_the_training_images_is_seeded_and_stratified(pack, tmp_path):
+    seen = []
+
+    def record(seed):
+        run = spec("linear", training={"epochs": 1, "batch_size": 16, "fraction": 0.5}, seed=seed)
+        return execute(run, pack, tmp_path / "record.json")
+
+    split = Split.subset
+
+    def watch(self, index):
+        seen.append(self.labels[index].tolist())
+        return split(self, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Split, "subset", watch)
+        records = [record(seed) for seed in (0, 0, 1)]
+    assert [r["data"]["train_examples"] for r in records] == [30] * 3
+    assert records[0]["training"]["fraction"] == 0.5
+    assert np.bincount(seen[0]).tolist() == [3] * 10  # of six of each class
+    assert records[0]["metrics"]["train_loss"] == records[1]["metrics"]["train_loss"]
+    assert records[0]["metrics"]["train_loss"] != records[2]["metrics"]["train_loss"]
+
+
+def test_the_input_is_normalised_as_the_run_says(pack, tmp_path):
+    records = {
+        name: execute(spec("linear", normalization=name), pack, tmp_path / "record.json")
+        for name in ("checkpoint", "imagenet")
+    }
+    assert records["imagenet"]["backbone"]["mean"] == [0.485, 0.456, 0.406]
+    assert records["checkpoint"]["backbone"]["std"] == [0.25, 0.25, 0.25]
+    assert records["imagenet"]["metrics"]["train_loss"] != records["checkpoint"]["metrics"]["train_loss"]
+
+
+def test_rates_of_the_backbone_are_rates_of_the_recipe(pack, tmp_path):
+    losses = {}
+    for rate in ({}, {"drop_path": 0.5}, {"drop_rate": 0.5}):
+        run = spec("linear", training={"epochs": 2, "batch_size": 16} | rate)
+        losses[str(rate)] = execute(run, pack, tmp_path / "record.json")["metrics"]["train_loss"][0]
+    assert len(set(losses.values())) == 3
+
+
 @pytest.mark.parametrize("method", list_methods())
 def test_the_record_counts_parameters(pack, tmp_path, method):
     record = execute(spec(method), pack, tmp_path / "record.json")
