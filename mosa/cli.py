@@ -244,7 +244,7 @@ def tables(records: Path, variants: list[str] | None, published: bool, output: P
 @VARIANTS
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def plots(records: Path, variants: list[str] | None, output: Path) -> None:
-    """Draw the comparison, scaling and options plots (SVG, PNG) from records."""
+    """Draw the comparison, scaling, options and ranks plots (SVG, PNG) from records."""
     from mosa.analysis.plots import write_plots
     from mosa.records import read_table
 
@@ -273,9 +273,8 @@ def tasks() -> None:
         for name in list_tasks(benchmark):
             task = get_task(f"{benchmark}/{name}")
             sizes = ", ".join(f"{split} {size}" for split, size in task.sizes.items())
-            click.echo(
-                f"{task.full_name} ({task.group}): {task.num_classes} classes, {sizes}. {task.description}"
-            )
+            about = f" {task.description}" if task.description else ""
+            click.echo(f"{task.full_name} ({task.group}): {task.num_classes} classes, {sizes}.{about}")
 
 
 @cli.command()

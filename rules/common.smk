@@ -43,12 +43,12 @@ TABLES = [
     f"{RESULTS}/tables/{name}.{kind}"
     for name in ("comparison", "sweep")
     for kind in ("csv", "md", "tex", "txt")
-] + [f"{RESULTS}/tables/differences.{kind}" for kind in ("csv", "md")]
+] + [f"{RESULTS}/tables/{name}.{kind}" for name in ("differences", "efficiency") for kind in ("csv", "md")]
 PUBLISHED = not set(CONFIG["benchmarks"]).isdisjoint(("vtab1k", "fgvc", "general"))
 TABLES += [f"{RESULTS}/tables/published.{kind}" for kind in ("csv", "md") if PUBLISHED]
 # Only an experiment that sweeps an option has a plot of it.
 SWEPT = option_curves({run.variant: (run.method, run.options, run.training) for run in RUNS.values()})
-PLOT_NAMES = ("comparison", "scaling", *(["options"] if SWEPT else []))
+PLOT_NAMES = ("comparison", "scaling", "ranks", *(["options"] if SWEPT else []))
 PLOTS = [f"{RESULTS}/plots/{name}.{kind}" for name in PLOT_NAMES for kind in ("svg", "png")]
 
 # `mosa` of the environment that Snakemake runs in, whatever else is on PATH; with conda, the job's own first.

@@ -1,4 +1,4 @@
-# The comparison by group, accuracy against tuned parameters, and against the options that are swept.
+# The comparison by group, accuracy against tuned parameters and against what is swept, ranks.
 
 
 rule plots:
@@ -22,6 +22,12 @@ rule draw_plots:
             category="Plots",
             caption="../report/scaling_plot.rst",
             labels={"plot": "accuracy against tuned parameters"},
+        ),
+        report(
+            f"{RESULTS}/plots/ranks.svg",
+            category="Plots",
+            caption="../report/rank_plot.rst",
+            labels={"plot": "average ranks"},
         ),
         report(
             [plot for plot in PLOTS if plot.endswith("options.svg")],

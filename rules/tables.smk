@@ -31,6 +31,13 @@ rule write_tables:
             caption="../report/differences.rst",
             labels={"table": "differences", "format": "Markdown"},
         ),
+        f"{RESULTS}/tables/efficiency.csv",
+        report(
+            f"{RESULTS}/tables/efficiency.md",
+            category="Tables",
+            caption="../report/efficiency.rst",
+            labels={"table": "efficiency", "format": "Markdown"},
+        ),
         [table for table in TABLES if table.endswith("published.csv")],
         report(
             [table for table in TABLES if table.endswith("published.md")],

@@ -8,7 +8,6 @@ from io import StringIO
 from itertools import product
 
 import matplotlib.style
-import numpy as np
 import pandas as pd
 import pytest
 from test_records import make_record
@@ -16,13 +15,16 @@ from test_records import make_record
 from mosa.analysis.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, compare, sweep
 from mosa.analysis.columns import caption, compute_columns
 from mosa.analysis.comparison_plot import comparison_figure
+from mosa.analysis.efficiency import efficiency_table, efficiency_text
 from mosa.analysis.figures import STYLE
 from mosa.analysis.options import option_curves
 from mosa.analysis.options_plot import options_figure
 from mosa.analysis.paired import differences
 from mosa.analysis.plots import write_plots
+from mosa.analysis.rank_plot import rank_figure
 from mosa.analysis.render import escape_latex, escape_markdown
 from mosa.analysis.scaling_plot import scaling_figure
+from mosa.analysis.stats import ppt
 from mosa.analysis.style import METHOD_STYLES, method_styles
 from mosa.analysis.tables import terminal_table, write_tables
 from mosa.data import catalogue
@@ -296,7 +298,7 @@ def test_the_sweep_has_a_table_of_its_own(tmp_path):
     paths = write_tables(make_sweep(), tmp_path, ["linear", "full", "adapter", "mosa"])
     assert [path.name for path in paths] == [
         f"{name}.{kind}" for name in ("comparison", "sweep") for kind in ("csv", "md", "tex", "txt")
-    ] + ["differences.csv", "differences.md"]  # fmt: skip
+    ] + [f"{name}.{kind}" for name in ("differences", "efficiency") for kind in ("csv", "md")]  # fmt: skip
     variants = {path.stem: pd.read_csv(path)["variant"].tolist() for path in paths if path.suffix == ".csv"}
     assert variants["differences"] == ["linear", "full", "mosa"]
     assert variants["comparison"] == ["linear", "full", "adapter", "mosa"]
@@ -337,7 +339,7 @@ def test_hostile_names_stay_inside_their_cells(tmp_path):
 def test_plots_are_written(tmp_path):
     paths = write_plots(make_sweep(), tmp_path, ["linear", "full", "adapter", "mosa"])
     assert [path.name for path in paths] == [
-        f"{name}.{kind}" for name in ("comparison", "scaling", "options") for kind in ("svg", "png")
+        f"{name}.{kind}" for name in ("comparison", "scaling", "options", "ranks") for kind in ("svg", "png")
     ]
     for path in paths:
         if path.suffix == ".svg":
@@ -355,7 +357,7 @@ def test_same_records_in_any_order_give_the_same_bytes(tmp_path):
         write_tables(rows, tmp_path / folder, ["adapter", "mosa"])
         write_plots(rows, tmp_path / folder, ["adapter", "mosa"])
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(names) == 16
+    assert len(names) == 20
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
@@ -487,11 +489,11 @@ EDGES = {
 def test_edge_cases_are_drawn(name, tmp_path, monkeypatch):
     monkeypatch.setitem(STYLE, "savefig.dpi", 40)
     order = ["mosa", "adapter"] if name == "a variant without runs" else None
-    assert len(write_plots(EDGES[name], tmp_path, order)) == 4
-    assert len(write_tables(EDGES[name], tmp_path, order)) == 10
+    assert len(write_plots(EDGES[name], tmp_path, order)) == 6
+    assert len(write_tables(EDGES[name], tmp_path, order)) == 12
 
 
-@pytest.mark.parametrize("draw", [comparison_figure, scaling_figure, options_figure])
+@pytest.mark.parametrize("draw", [comparison_figure, scaling_figure, options_figure, rank_figure])
 def test_nothing_is_cut_off(draw):
     frame = make_frame({f"adapter-with-a-rather-long-name-{i}": SCORES["mosa"] for i in range(4)})
     frame["options"] = [{"bottleneck": int(variant[-1])} for variant in frame["variant"]]
@@ -552,16 +554,6 @@ def test_differences_leave_out_seeds_that_one_side_lacks():
     assert difference.seeds == 0 and "no seed has all tasks of both" in difference.sentence
 
 
-def test_intervals_cover_no_difference_as_often_as_they_say():
-    rng = np.random.default_rng(0)
-    outside = 0
-    for _ in range(400):
-        noise = {v: {t: rng.normal(70, 2, 5) for t in ("cats", "dogs")} for v in ("adapter", "mosa")}
-        (difference,) = differences(compare(make_frame(noise))[0])
-        outside += not difference.low <= 0 <= difference.high
-    assert 0.02 < outside / 400 < 0.09
-
-
 def test_compute_is_what_a_run_takes_relative_to_the_adapter():
     recipe = {"epochs": 8, "train_examples": 1000, "passes": 1, "train_flops_per_image": 2e6}
     frame = make_frame(**recipe)
@@ -574,3 +566,30 @@ def test_compute_is_what_a_run_takes_relative_to_the_adapter():
     assert columns["training FLOPs\n(adapter = 1)"] == ["1.00", "1.50"]
     assert compute_columns(compare(make_frame())[0]) == []
     assert "FLOPs" not in caption(compare(make_frame())[0])  # records that do not say have no such column
+
+
+def test_efficiency_is_what_the_records_say():
+    cost = {"train_seconds": 4.0, "peak_memory_mib": 300.0, "inference_flops_per_image": 1e6}
+    frame = make_frame(**cost)
+    mosa = frame["variant"] == "mosa"
+    frame.loc[mosa, "adapter_parameters"], frame.loc[mosa, "inference_flops_per_image"] = 900, 1.1e6
+    frame.loc[mosa & (frame["task"] == "cats"), "train_seconds"] = 10.0
+    table = efficiency_table(compare(frame)).set_index("variant")
+    assert table.loc["mosa", "train_seconds"] == pytest.approx((10 + 4 + 4) / 3)
+    assert table.loc["mosa", "inference_overhead"] == pytest.approx(1.1)
+    assert table.loc["mosa", "pareto"] and not table.loc["adapter", "pareto"]  # fewer and better
+    assert table.loc["adapter", "storage_mib"] == pytest.approx(4 * (1000 + (100 + 200 + 60) / 3) / 2**20)
+    assert table.loc["mosa", "ppt"] == pytest.approx(ppt(table.loc["mosa", "mean_over_tasks"], 900))
+    absent = efficiency_table(compare(without(frame, variant="mosa", task="cats"))).set_index("variant")
+    assert pd.isna(absent.loc["mosa", ["train_seconds", "mean_over_tasks", "ppt"]].astype(float)).all()
+    text = efficiency_text(compare(make_frame()))
+    assert "| mosa | 65.0 | 1,000 |" in text and "—" in text
+
+
+def test_the_rank_plot_names_every_variant_with_its_rank():
+    order = {"adapter": 80, "mosa": 85, "lora": 70, "full": 90}
+    frame = make_frame({v: {t: [s, s] for t in TASKS} for v, s in order.items()})
+    texts = [text.get_text() for text in rank_figure(frame).axes[0].texts]
+    assert {"full 1.00", "mosa 2.00", "3.00 adapter", "4.00 lora"} <= set(texts)
+    assert any(text.startswith("critical difference 2.71") for text in texts)
+    assert "ranks need three variants" in rank_figure(make_frame()).axes[0].texts[0].get_text()

@@ -17,6 +17,7 @@ from mosa.check import check
 from mosa.config import load_config
 from mosa.data import make_pack
 from mosa.data.catalogue import get_task, list_tasks
+from mosa.data.images import read_image
 from mosa.data.layouts import Entry, Report, read_source
 from mosa.data.layouts.source import hold_out, stratified
 from mosa.data.packs import Pack
@@ -162,6 +163,8 @@ def test_fgvc_is_cropped_from_its_shorter_side(tmp_path):
     assert {tuple(size) for size in store.sizes.tolist()} == {(16, w) for w in (16, 17, 18, 20, 21)}
     assert train.read(np.arange(3)).shape == (3, 14, 14, 3)
     whole = store[4]
+    first = tmp_path / "CUB_200_2011/images/train/004 class/0.jpg"
+    np.testing.assert_array_equal(whole, read_image(first, 14, "shorter", "bicubic"))
     top, left = 1, round((whole.shape[1] - 14) / 2)
     np.testing.assert_array_equal(train.read(np.array([4]))[0], whole[top : top + 14, left : left + 14])
     windows = [

@@ -4,17 +4,30 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from mosa.analysis.aggregate import MEAN_OVER_TASKS, Section, count
 from mosa.analysis.columns import MISSING, heading
 from mosa.analysis.render import escape_markdown
+from mosa.analysis.stats import (
+    bootstrap_interval,
+    holm,
+    probability_of_improvement,
+    student_interval,
+    wilcoxon_p,
+)
 
-CONFIDENCE = 0.95
+_NOTE = (
+    "Points of top-1, mean over tasks, paired by seed; in brackets the 95 % interval over seeds "
+    "(Student's t). The tasks are fixed: the interval speaks of these tasks. In the table: the interval "
+    "by a studentised bootstrap of the seeds within each task (from three seeds on), tasks by the printed"
+    " means, the probability that a run of the variant beats one of the reference, and the signed-rank "
+    "test over tasks, as it is and adjusted for the number of comparisons (with few tasks it cannot be "
+    "small)."
+)
 
 
 class Difference(NamedTuple):
-    """A variant minus the reference.
+    """A variant minus the reference, over the seeds for which both have all tasks.
 
     Attributes:
         variant: The variant.
@@ -22,19 +35,32 @@ class Difference(NamedTuple):
         mean: Difference of the means over tasks, in points of top-1, averaged over the common seeds.
         low, high: 95 % interval of it over seeds: Student's t on the differences of each seed; NaN for one
             seed. The tasks are fixed, so it speaks of these tasks.
-        seeds: Number of seeds that both have complete.
-        better: Number of tasks on which the variant's mean over these seeds is higher.
+        bootstrap_low, bootstrap_high: The same by a studentised bootstrap of the seeds within each task; NaN
+            for fewer than three seeds.
+        seeds: Number of common seeds.
+        better, equal, worse: Number of tasks on which the variant's mean over these seeds is higher, equal as
+            printed (to 0.1), or lower.
         tasks: Number of tasks.
+        wilcoxon_p: p-value of the signed-rank test over tasks.
+        holm_p: The same, adjusted for the number of comparisons with the reference.
+        improvement: Probability that a run of the variant beats one of the reference, mean over tasks.
     """
 
     variant: str
     reference: str
-    mean: float
-    low: float
-    high: float
-    seeds: int
-    better: int
-    tasks: int
+    mean: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    bootstrap_low: float = np.nan
+    bootstrap_high: float = np.nan
+    seeds: int = 0
+    better: int = 0
+    equal: int = 0
+    worse: int = 0
+    tasks: int = 0
+    wilcoxon_p: float = np.nan
+    holm_p: float = np.nan
+    improvement: float = np.nan
 
     @property
     def sentence(self) -> str:
@@ -67,24 +93,44 @@ def differences(section: Section, reference: str | None = None) -> list[Differen
         One difference for each other variant, in display order.
     """
     reference = reference or reference_of(section)
-    return [_difference(section, variant, reference) for variant in section.variants if variant != reference]
+    found = [_difference(section, variant, reference) for variant in section.variants if variant != reference]
+    known = [index for index, difference in enumerate(found) if not np.isnan(difference.wilcoxon_p)]
+    for index, adjusted in zip(known, holm([found[i].wilcoxon_p for i in known]), strict=True):
+        found[index] = found[index]._replace(holm_p=float(adjusted))
+    return found
 
 
 def _difference(section: Section, variant: str, reference: str) -> Difference:
     tasks = [("task", task) for task in section.task_names]
+    nothing = Difference(variant, reference, tasks=len(tasks))
     scores = section.per_seed[[*tasks, MEAN_OVER_TASKS]]
-    both = [name in scores.index.get_level_values("variant") for name in (variant, reference)]
-    if not all(both):
-        return Difference(variant, reference, np.nan, np.nan, np.nan, 0, 0, len(tasks))
-    paired = (scores.loc[variant] - scores.loc[reference]).dropna()
-    overall = paired[MEAN_OVER_TASKS]
-    low = high = np.nan
-    if len(paired) > 1:
-        error = stats.sem(overall)
-        margin = error * stats.t.ppf((1 + CONFIDENCE) / 2, len(paired) - 1)
-        low, high = overall.mean() - margin, overall.mean() + margin
-    better = int((paired[tasks].mean() > 0).sum()) if len(paired) else 0
-    return Difference(variant, reference, overall.mean(), low, high, len(paired), better, len(tasks))
+    if not {variant, reference} <= set(scores.index.get_level_values("variant")):
+        return nothing
+    ours, theirs = (scores.loc[name].dropna() for name in (variant, reference))
+    paired = (ours - theirs).dropna()
+    if paired.empty:
+        return nothing
+    by_task = paired[tasks].mean()
+    shown = (
+        ours.loc[paired.index, tasks].mean().round(1) - theirs.loc[paired.index, tasks].mean().round(1)
+    ).round(1)
+    low, high = student_interval(paired[MEAN_OVER_TASKS])
+    bootstrap_low, bootstrap_high = bootstrap_interval(paired[tasks].to_numpy().T)
+    return nothing._replace(
+        mean=float(paired[MEAN_OVER_TASKS].mean()),
+        low=low,
+        high=high,
+        bootstrap_low=bootstrap_low,
+        bootstrap_high=bootstrap_high,
+        seeds=len(paired),
+        better=int((shown > 0).sum()),
+        equal=int((shown == 0).sum()),
+        worse=int((shown < 0).sum()),
+        wilcoxon_p=wilcoxon_p(by_task),
+        improvement=probability_of_improvement(
+            [ours[task].to_numpy() for task in tasks], [theirs[task].to_numpy() for task in tasks]
+        ),
+    )
 
 
 def differences_table(sections: list[Section]) -> pd.DataFrame:
@@ -102,11 +148,34 @@ def differences_text(sections: list[Section]) -> str:
     lines = []
     for section in sections:
         lines += [f"## {escape_markdown(heading(section))}", ""]
-        lines += [f"- {escape_markdown(difference.sentence)}" for difference in differences(section)]
+        found = differences(section)
+        lines += [f"- {escape_markdown(difference.sentence)}" for difference in found]
+        lines += ["", *_statistics(found)]
         lines += [
             "",
-            "Points of top-1, mean over tasks, paired by seed; in brackets the 95 % interval over seeds "
-            "(Student's t). The tasks are fixed: the interval speaks of these tasks.",
+            _NOTE,
             "",
         ]
     return "\n".join(lines)
+
+
+def _statistics(found: list[Difference]) -> list[str]:
+    """Return a Markdown table of what the sentences do not say."""
+    lines = [
+        "| variant | bootstrap interval | better / equal / worse | P(improvement) | Wilcoxon p | Holm p |",
+        "| :-- | --: | --: | --: | --: | --: |",
+    ]
+    for difference in found:
+        if not difference.seeds:
+            continue
+        bootstrap = (
+            MISSING
+            if np.isnan(difference.bootstrap_low)
+            else escape_markdown(f"[{difference.bootstrap_low:+.1f}, {difference.bootstrap_high:+.1f}]")
+        )
+        lines.append(
+            f"| {escape_markdown(difference.variant)} | {bootstrap} | {difference.better} / "
+            f"{difference.equal} / {difference.worse} | {difference.improvement:.2f} | "
+            f"{difference.wilcoxon_p:.3f} | {difference.holm_p:.3f} |"
+        )
+    return lines if len(lines) > 2 else []

@@ -1,4 +1,4 @@
-"""The comparison by group, the scaling plot and the options plot, as SVG and PNG files."""
+"""All plots of a set of records, as SVG and PNG files."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,12 +9,13 @@ import pandas as pd
 from mosa.analysis.comparison_plot import comparison_figure
 from mosa.analysis.figures import STYLE
 from mosa.analysis.options_plot import options_figure
+from mosa.analysis.rank_plot import rank_figure
 from mosa.analysis.scaling_plot import scaling_figure
 from mosa.files import written_atomically
 
 
 def write_plots(frame: pd.DataFrame, directory: str | Path, order: Iterable[str] | None = None) -> list[Path]:
-    """Draw comparison, scaling and options, as .svg and .png; the same records give the same bytes.
+    """Draw comparison, scaling, options and ranks, as .svg and .png; the same records, the same bytes.
 
     There is no options plot where no option takes three values (see `mosa.analysis.options`).
 
@@ -37,6 +38,7 @@ def write_plots(frame: pd.DataFrame, directory: str | Path, order: Iterable[str]
             "comparison": comparison_figure(frame, order),
             "scaling": scaling_figure(frame, order),
             "options": options_figure(frame, order),
+            "ranks": rank_figure(frame, order),
         }
         for name, figure in figures.items():
             if figure is None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from mosa.analysis.aggregate import Section, compare, sweep
+from mosa.analysis.efficiency import efficiency_table, efficiency_text
 from mosa.analysis.paired import differences_table, differences_text
 from mosa.analysis.published import published_table, published_text
 from mosa.analysis.render import latex_section, markdown_section, terminal_section
@@ -17,7 +18,7 @@ WIDTH = 120  # characters of a table as plain text
 def write_tables(
     frame: pd.DataFrame, directory: str | Path, order: Iterable[str] | None = None, published: bool = False
 ) -> list[Path]:
-    """Write comparison and sweep as .csv, .md, .tex and .txt; differences and published as .csv and .md.
+    """Write comparison and sweep as CSV, Markdown, LaTeX and text; the other tables as CSV and Markdown.
 
     The comparison has the variants of `order`, the sweep every variant, and the differences set those of the
     comparison against the adapter (see `paired`, `aggregate.compare` and
@@ -49,6 +50,10 @@ def write_tables(
         index=False, float_format="%.4f", lineterminator="\n"
     )
     texts["differences.md"] = differences_text(compared)
+    texts["efficiency.csv"] = efficiency_table(compared).to_csv(
+        index=False, float_format="%.6g", lineterminator="\n"
+    )
+    texts["efficiency.md"] = efficiency_text(compared)
     if published:
         texts["published.csv"] = published_table(compared).to_csv(
             index=False, float_format="%.4f", lineterminator="\n"

@@ -8,7 +8,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mosa.errors import UserError
 
-MAX_PIXELS = 200_000_000  # of a file; more is taken for a decompression bomb
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _SHORTER = 256 / 224  # the shorter side before the crop, relative to the crop
 
@@ -49,18 +48,15 @@ def decode(path: Path) -> Image.Image:
         if path.stat().st_size == 0:
             raise UserError(f"{path}: is an empty file; extract the archive again")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images, which are judged below; of broken EXIF data
+            warnings.simplefilter("ignore")  # of large images and broken EXIF data
             with Image.open(path) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise UserError(
-                        f"{path}: has {width} x {height} pixels, more than {MAX_PIXELS:,}; "
-                        "if it is genuine, make it smaller"
-                    )
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError:
-        raise UserError(f"{path}: has too many pixels; if it is genuine, make it smaller") from None
+    except Image.DecompressionBombError:  # at twice Pillow's limit
+        limit = 2 * Image.MAX_IMAGE_PIXELS
+        raise UserError(
+            f"{path}: has more than {limit:,} pixels; if it is genuine, make it smaller"
+        ) from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: is not an image; extract the archive again") from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:

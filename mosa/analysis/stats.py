@@ -1,0 +1,176 @@
+"""Statistics of comparisons, on plain arrays. Each function names its reference."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+PPT_CONSTANT = 1e7  # V-PETL Bench's C, in parameters
+
+
+def student_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return Student's t interval of a mean; NaN for fewer than two values.
+
+    Args:
+        values: Independent values (n,), such as the difference of two methods for each seed.
+        confidence: Coverage.
+    """
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        return np.nan, np.nan
+    margin = stats.sem(values) * stats.t.ppf((1 + confidence) / 2, len(values) - 1)
+    return float(values.mean() - margin), float(values.mean() + margin)
+
+
+def bootstrap_interval(
+    values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Return the studentised bootstrap interval of the mean over tasks, the tasks being fixed.
+
+    Seeds are resampled within each task (a stratified bootstrap), and each resample's mean is divided by its
+    own standard error, without which the interval is too narrow for a few seeds. Efron and Tibshirani, An
+    Introduction to the Bootstrap (1993), section 12.5; strata: Davison and Hinkley (1997), section 3.2.
+
+    Args:
+        values: Paired differences (tasks, seeds).
+        resamples: Number of resamples.
+        seed: Seeds the resampling.
+        confidence: Coverage.
+
+    Returns:
+        Low and high; NaN for fewer than three seeds.
+    """
+    values = np.asarray(values, float)
+    tasks, seeds = values.shape
+    if seeds < 3:
+        return np.nan, np.nan
+
+    def mean_and_error(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        variance = sample.var(axis=-1, ddof=1).sum(axis=-1) / seeds / tasks**2
+        return sample.mean(axis=(-2, -1)), np.sqrt(variance)
+
+    mean, error = mean_and_error(values)
+    if error == 0:
+        return float(mean), float(mean)
+    index = np.random.default_rng(seed).integers(seeds, size=(resamples, tasks, seeds))
+    resampled = np.take_along_axis(np.broadcast_to(values, (resamples, tasks, seeds)), index, axis=2)
+    means, errors = mean_and_error(resampled)
+    kept = errors > 1e-12 * error  # a resample of one value again and again has no error
+    deviations = (means[kept] - mean) / errors[kept]
+    low, high = np.quantile(deviations, [(1 + confidence) / 2, (1 - confidence) / 2])
+    return float(mean - low * error), float(mean - high * error)
+
+
+def wilcoxon_p(differences: Sequence[float]) -> float:
+    """Return the p-value of the signed-rank test over tasks, two-sided; 1 if no task differs.
+
+    Wilcoxon (1945); recommended over tasks by Demsar, Statistical Comparisons of Classifiers over Multiple
+    Data Sets, JMLR 2006. With five tasks or fewer it cannot fall below 0.05.
+
+    Args:
+        differences: Difference of two methods' means on each task (n,).
+    """
+    differences = np.asarray(differences, float)
+    differences = differences[~np.isnan(differences)]
+    if not differences.any():
+        return 1.0
+    return float(stats.wilcoxon(differences).pvalue)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Return p-values adjusted for their number, by Holm's step-down method (Scandinavian J. Stat. 1979)."""
+    p_values = np.asarray(p_values, float)
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(p_values), 0, -1)
+    adjusted = np.empty_like(p_values)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(factors * p_values[order]))
+    return adjusted
+
+
+def average_ranks(scores: np.ndarray) -> np.ndarray:
+    """Return the mean rank over tasks of each method, 1 being the best; ties share their ranks.
+
+    Args:
+        scores: Higher is better (tasks, methods).
+    """
+    return stats.rankdata(-np.asarray(scores, float), axis=1).mean(axis=0)
+
+
+def friedman_p(scores: np.ndarray) -> float:
+    """Return the p-value of Friedman's test that all methods have equal ranks; NaN for fewer than three.
+
+    Args:
+        scores: Higher is better (tasks, methods).
+    """
+    scores = np.asarray(scores, float)
+    if scores.shape[1] < 3 or scores.shape[0] < 2 or (scores == scores[:, :1]).all():
+        return np.nan
+    return float(stats.friedmanchisquare(*scores.T).pvalue)
+
+
+def critical_difference(methods: int, tasks: int, confidence: float = CONFIDENCE) -> float:
+    """Return Nemenyi's critical difference of average ranks (Demsar, JMLR 2006, section 3.2.2)."""
+    quantile = stats.studentized_range.ppf(confidence, methods, np.inf) / np.sqrt(2)
+    return float(quantile * np.sqrt(methods * (methods + 1) / (6 * tasks)))
+
+
+def cliques(ranks: np.ndarray, difference: float) -> list[tuple[int, int]]:
+    """Return the largest runs of methods, sorted by rank, that differ by less than the critical difference.
+
+    Args:
+        ranks: Average ranks, ascending (methods,).
+        difference: The critical difference.
+
+    Returns:
+        First and last index of each run of at least two.
+    """
+    runs: list[tuple[int, int]] = []
+    for first in range(len(ranks)):
+        last = int(np.searchsorted(ranks, ranks[first] + difference, side="right")) - 1
+        if last > first and (not runs or last > runs[-1][1]):
+            runs.append((first, last))
+    return runs
+
+
+def probability_of_improvement(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
+    """Return the probability that a run of ours beats a run of theirs, as a mean over tasks; ties count half.
+
+    Agarwal et al., Deep RL at the Edge of the Statistical Precipice, NeurIPS 2021, section 4.3: the statistic
+    of Mann and Whitney, divided by the number of pairs.
+
+    Args:
+        ours: For each task, the scores of all seeds.
+        theirs: The same of the other method; the seeds need not be the same.
+    """
+    chances = []
+    for x, y in zip(ours, theirs, strict=True):
+        difference = np.subtract.outer(np.asarray(x, float), np.asarray(y, float))
+        chances.append((difference > 0).mean() + 0.5 * (difference == 0).mean())
+    return float(np.mean(chances))
+
+
+def ppt(accuracy: float, parameters: float) -> float:
+    """Return the performance-parameter trade-off: accuracy discounted by tuned parameters.
+
+    M exp(-log10(P / C + 1)), C = 10^7: Xin et al., V-PETL Bench, NeurIPS 2024, section 3.4.
+
+    Args:
+        accuracy: In percent; the result is a fraction, as in the paper.
+        parameters: Tuned parameters without the classifier.
+    """
+    return float(accuracy / 100 * np.exp(-np.log10(parameters / PPT_CONSTANT + 1)))
+
+
+def pareto_front(cost: Sequence[float], score: Sequence[float]) -> np.ndarray:
+    """Tell which points no other point beats: none costs at most as much and scores more, or the reverse.
+
+    Args:
+        cost: Lower is better (n,); NaN is never on the front.
+        score: Higher is better (n,).
+    """
+    cost, score = np.asarray(cost, float), np.asarray(score, float)
+    no_worse = (cost[:, None] <= cost) & (score[:, None] >= score)
+    better = (cost[:, None] < cost) | (score[:, None] > score)
+    return ~(no_worse & better).any(axis=0) & ~np.isnan(cost) & ~np.isnan(score)
