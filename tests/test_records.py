@@ -12,6 +12,8 @@ from mosa.errors import UserError
 from mosa.records import (
     COLUMNS,
     SCHEMA,
+    _conforms,
+    _validator,
     collect,
     find_records,
     load_record,
@@ -106,6 +108,31 @@ def test_wrong_records_are_neither_written_nor_read(tmp_path, where, value, word
     path.write_text(json.dumps(record))
     with pytest.raises(UserError, match=rf"seed0.json: not a valid record, {words}"):
         load_record(path)
+
+
+def test_the_compiled_schema_says_what_the_schema_says():
+    """Whatever part of a record is taken away, or is of another type, both agree."""
+    validator, conforms = _validator(), _conforms()
+    assert validator.is_valid(make_record()) and conforms(make_record())
+
+    def places(node, path=()):
+        if isinstance(node, dict):
+            for key, child in node.items():
+                yield (*path, key)
+                yield from places(child, (*path, key))
+
+    for path in places(make_record()):
+        for change in (KeyError, None, -1, 0.5, "x", [], {}, True):
+            record = make_record()
+            *parents, last = path
+            node = record
+            for key in parents:
+                node = node[key]
+            if change is KeyError:
+                del node[last]
+            else:
+                node[last] = change
+            assert conforms(record) == validator.is_valid(record), (path, change)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2", '{"a": }', "\x00", "[" * 100_000])
