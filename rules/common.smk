@@ -7,6 +7,7 @@ import shlex
 import sys
 from pathlib import Path
 
+import yaml
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(workflow.basedir))
@@ -97,9 +98,9 @@ def folder_of_output(wildcards, output):
 
 
 def weights_file(wildcards):
-    """The weights of the run, where they are a file of the user's."""
+    """The weights of the run, where they are a file; one that is missing is reported by check_data."""
     weights = run_of(wildcards).weights
-    return [] if weights in ("builtin", "random") or weights.startswith("hub:") else [weights]
+    return [weights] if Path(weights).is_file() else []
 
 
 def options_of_pack(wildcards):
@@ -131,8 +132,8 @@ def write_by_content(name, suffix, text):
 def write_checked():
     """Write what of the config is to be checked: all but the recipe."""
     names = ("name", "protocol", "paths", "tasks", "benchmarks", "backbones", "packing", "variants", "sweeps")
-    text = json.dumps({name: CONFIG[name] for name in names} | {"seeds": CONFIG["seeds"][:1]}, indent=2)
-    return write_by_content("data-", "yaml", text)
+    checked = {name: CONFIG[name] for name in names} | {"seeds": CONFIG["seeds"][:1]}
+    return write_by_content("data-", "yaml", yaml.safe_dump(checked, sort_keys=False))
 
 
 def write_manifest():

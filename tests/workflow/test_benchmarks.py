@@ -165,3 +165,16 @@ def test_nothing_is_trained_where_something_is_missing(folder):
         assert checked.returncode == 1 and "vtab1k/kitti: 1 error" in checked.stdout
     finally:
         lists.write_text(text)
+
+
+def test_a_first_start_says_what_to_get(folder):
+    """Without data and weights nothing fails but the check, which names every one of them."""
+    paths = 'paths={"results": "first", "data": {"vtab1k": "x"}}'
+    arguments = ["--configfile", "configs/vtab1k.yaml", "--config", paths]
+    dry = call(folder, "snakemake", "-n", "--quiet", "rules", *arguments)
+    assert dry.returncode == 0, dry.stderr[-3000:]
+    result = call(folder, "snakemake", "--cores", "1", *arguments)
+    assert result.returncode == 1
+    output = result.stdout + result.stderr
+    assert "x/cifar: no such folder (also tried: cifar100, cifar_100)" in output
+    assert "weights/ViT-B_16.npz: no such file; download the weights" in output
