@@ -97,11 +97,9 @@ def _plain(state: Mapping[str, Any], kind: str, path: Path) -> dict[str, Tensor]
             state = state[key]
             break
     if kind == "mocov3":
-        encoder = re.compile(r"^(?:module\.)?base_encoder\.|^module\.(?!momentum_encoder|predictor)")
-        if any("base_encoder." in name for name in state):
-            encoder = re.compile(r"^(?:module\.)?base_encoder\.")
-        stripped = {encoder.sub("", name): value for name, value in state.items() if encoder.match(name)}
-        state = stripped or state
+        both = any("base_encoder." in name for name in state)  # the other one is the momentum encoder
+        encoder = re.compile(r"^(module\.)?base_encoder\." if both else r"^(module\.)?")
+        state = {encoder.sub("", name): value for name, value in state.items() if encoder.match(name)}
         state = {name: value for name, value in state.items() if not name.startswith("head.")}
     if kind == "mae":
         own = re.compile(r"^(decoder_|mask_token$)")
