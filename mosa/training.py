@@ -163,6 +163,7 @@ def fit(
     order = generator(seed, "order")
     torch.manual_seed(derive_seed(seed, "dropout"))
     model.train()
+    freeze_statistics(model)
 
     progress = Progress()
     recent: deque[float] = deque(maxlen=5)
@@ -194,6 +195,13 @@ def fit(
             display.epoch(epoch, progress.train_loss[-1], progress.images)
     progress.seconds = time.perf_counter() - start
     return progress
+
+
+def freeze_statistics(model: nn.Module) -> None:
+    """Put every BatchNorm that is not tuned into evaluation mode: its running statistics are frozen too."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train(module.training and any(p.requires_grad for p in module.parameters()))
 
 
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:

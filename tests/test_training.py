@@ -10,6 +10,7 @@ from models import SMALL, build, spec
 from torch import nn
 
 from mosa import peft, training
+from mosa._timm import timm
 from mosa.data.packs import Pack
 from mosa.data.splits import FixedStore, Split
 from mosa.losses import passes_loss
@@ -91,6 +92,16 @@ def test_training_lowers_the_loss(method):
     )
     assert len(progress.train_loss) == 40 and progress.images == 40 * 20
     assert progress.train_loss[-1] < 0.95 * progress.train_loss[0]
+
+
+@pytest.mark.parametrize(("method", "moves"), [("linear", False), ("full", True)])
+def test_statistics_of_what_is_frozen_stay(method, moves):
+    model = peft.attach(timm.create_model("resnet10t", num_classes=5), method)
+    before = {name: value.clone() for name, value in model.named_buffers() if "running" in name}
+    assert before
+    fit(model, images(), TrainingOptions(epochs=1, batch_size=10, warmup_epochs=0), seed=0)
+    after = dict(model.named_buffers())
+    assert all(torch.equal(after[name], value) is not moves for name, value in before.items())
 
 
 def test_evaluation_counts_by_hand():
