@@ -231,7 +231,8 @@ def test_the_same_seed_gives_the_same_record(workspace):
     options, training = first["method"]["options"], dict(first["training"])
     training.pop("passes")
     command = [sys.executable, "-m", "mosa.cli", "train", "--task", "demo/digits", "--method", "mosa"]
-    command += ["--pack", "results/packs/demo/digits.safetensors", "--options", json.dumps(options)]
+    (pack,) = workspace.folder.glob("results/packs/demo/digits-*.safetensors")
+    command += ["--pack", str(pack), "--options", json.dumps(options)]
     command += ["--training", json.dumps(training), "--seed", "1", "--output", "again.json"]
     subprocess.run(command, cwd=workspace.folder, check=True, capture_output=True)
     again = json.loads((workspace.folder / "again.json").read_text())
