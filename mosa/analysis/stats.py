@@ -137,7 +137,7 @@ def cliques(ranks: np.ndarray, difference: float) -> list[tuple[int, int]]:
 def probability_of_improvement(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
     """Return the probability that a run of ours beats a run of theirs, as a mean over tasks; ties count half.
 
-    Agarwal et al., Deep RL at the Edge of the Statistical Precipice, NeurIPS 2021, section 4.3: the statistic
+    Agarwal et al., Deep RL at the Edge of the Statistical Precipice, NeurIPS 2021: the statistic
     of Mann and Whitney, divided by the number of pairs.
 
     Args:
@@ -154,7 +154,7 @@ def probability_of_improvement(ours: Sequence[np.ndarray], theirs: Sequence[np.n
 def ppt(accuracy: float, parameters: float) -> float:
     """Return the performance-parameter trade-off: accuracy discounted by tuned parameters.
 
-    M exp(-log10(P / C + 1)), C = 10^7: Xin et al., V-PETL Bench, NeurIPS 2024, section 3.4.
+    M exp(-log10(P / C + 1)), C = 10^7: Xin et al., V-PETL Bench, NeurIPS 2024.
 
     Args:
         accuracy: In percent; the result is a fraction, as in the paper.
