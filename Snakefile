@@ -17,11 +17,13 @@ rule all:
     default_target: True
     input:
         TABLES,
+        TUNED,
         PLOTS,
 
 
 include: "rules/data.smk"
 include: "rules/backbone.smk"
+include: "rules/tune.smk"
 include: "rules/train.smk"
 include: "rules/collect.smk"
 include: "rules/tables.smk"

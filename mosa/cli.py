@@ -5,6 +5,7 @@ Each verb imports what it needs when it runs, so that help and tables do not wai
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -34,6 +35,21 @@ class Options(click.ParamType):
         if not isinstance(parsed, dict):
             self.fail(f"{value!r} is not a JSON object; expected one such as '{{\"lr\": 0.001}}'")
         return parsed
+
+
+def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
+    try:
+        return [int(number) for number in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: expected whole numbers, such as 0,1,2") from None
+
+
+def _listed(manifest: Path) -> list[Path]:
+    """Return the paths that a file lists, one per line."""
+    try:
+        return [Path(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{manifest}: cannot be read ({error}); expected a list of files") from None
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,33 +104,48 @@ def pretrain(output: Path, images: int | None, seed: int, threads: int) -> None:
     pretrain(output, seed=seed, threads=threads, **chosen)
 
 
+_RUN = [
+    click.option("--task", required=True, help="Task, such as demo/digits."),
+    click.option("--pack", type=FILE, required=True, help="Pack of the task, from `mosa make-data`."),
+    click.option("--method", required=True, help="Method, see `mosa methods`."),
+    click.option("--options", type=Options(), default={}, help="Options of the method, as JSON."),
+    click.option("--training", type=Options(), default={}, help="Options of the recipe, as JSON."),
+    click.option("--variant", help="Name of this method with these options; by default the method's."),
+    click.option("--backbone", default="micro_vit", show_default=True, help="Name of the backbone."),
+    click.option(
+        "--architecture", default="mosa_vit_micro", show_default=True, help="Architecture, by timm's name."
+    ),
+    click.option(
+        "--weights", default="builtin", show_default=True, help="builtin, random, a file, or hub: and a tag."
+    ),
+    click.option(
+        "--kind", type=click.Choice(KINDS), default="auto", show_default=True, help="Format of the file."
+    ),
+    click.option(
+        "--image-size", type=click.IntRange(min=1), help="Side of the input; by default the architecture's."
+    ),
+    click.option(
+        "--normalization",
+        type=click.Choice(["checkpoint", "imagenet", "inception"]),
+        default="checkpoint",
+        show_default=True,
+        help="Statistics of the input.",
+    ),
+    click.option("--protocol", default="demo", show_default=True, help="Name of the protocol."),
+    click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
+    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."),
+]
+
+
+def run_options(command: Callable) -> Callable:
+    """Add the options that describe a run."""
+    for option in reversed(_RUN):
+        command = option(command)
+    return command
+
+
 @cli.command()
-@click.option("--task", required=True, help="Task, such as demo/digits.")
-@click.option("--pack", type=FILE, required=True, help="Pack of the task, from `mosa make-data`.")
-@click.option("--method", required=True, help="Method, see `mosa methods`.")
-@click.option("--options", type=Options(), default={}, help="Options of the method, as JSON.")
-@click.option("--training", type=Options(), default={}, help="Options of the recipe, as JSON.")
-@click.option("--variant", help="Name of this method with these options; by default the method's.")
-@click.option("--backbone", default="micro_vit", show_default=True, help="Name of the backbone.")
-@click.option(
-    "--architecture", default="mosa_vit_micro", show_default=True, help="Architecture, by timm's name."
-)
-@click.option(
-    "--weights", default="builtin", show_default=True, help="builtin, random, a file, or hub: and a tag."
-)
-@click.option(
-    "--kind", type=click.Choice(KINDS), default="auto", show_default=True, help="Format of the file."
-)
-@click.option(
-    "--image-size", type=click.IntRange(min=1), help="Side of the input; by default the architecture's."
-)
-@click.option(
-    "--normalization",
-    type=click.Choice(["checkpoint", "imagenet", "inception"]),
-    default="checkpoint",
-    show_default=True,
-    help="Statistics of the input.",
-)
+@run_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
     "--stage",
@@ -123,15 +154,18 @@ def pretrain(output: Path, images: int | None, seed: int, threads: int) -> None:
     show_default=True,
     help="final: train on train + val, evaluate on test; selection: train on train, evaluate on val.",
 )
-@click.option("--protocol", default="demo", show_default=True, help="Name of the protocol.")
-@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@click.option("--choice", type=FILE, help="Hyper-parameters that `mosa choose` took, over those given.")
 @click.option("--output", type=FILE, required=True, help="Record to write (.json).")
-def train(pack: Path, output: Path, device: str, threads: int, variant: str | None, **spec) -> None:
+def train(
+    pack: Path, output: Path, device: str, threads: int, variant: str | None, choice: Path | None, **spec
+) -> None:
     """Train and evaluate one run, and write its record."""
     from mosa.config import Run
     from mosa.runs import execute
+    from mosa.tuning.choose import read_choice
 
+    for section, values in (read_choice(choice)["chosen"] if choice else {}).items():
+        spec[section] = spec[section] | values
     record = execute(Run(variant=variant or spec["method"], **spec), pack, output, device, threads)
     run, metrics = record["run"], record["metrics"]
     click.echo(
@@ -139,6 +173,71 @@ def train(pack: Path, output: Path, device: str, threads: int, variant: str | No
         f"{record['protocol']['eval_split']} ({metrics['examples']} images), "
         f"{record['seconds']['total']:.1f} s -> {output}"
     )
+
+
+@cli.command()
+@run_options
+@click.option(
+    "--space",
+    type=Options(),
+    required=True,
+    help='What is tried, as JSON: {"training": {"lr": [0.01, 0.1]}}.',
+)
+@click.option("--search", type=click.Choice(["grid", "random", "sobol"]), default="grid", show_default=True)
+@click.option("--trials", type=click.IntRange(min=1), help="Number of trials, for random and sobol.")
+@click.option("--search-seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seeds",
+    callback=_numbers,
+    default="0",
+    show_default=True,
+    help="Seeds of every trial, comma-separated.",
+)
+@click.option(
+    "--min-epochs", type=click.IntRange(min=1), help="Successive halving: epochs of the first round."
+)
+@click.option("--factor", type=click.IntRange(min=2), default=2, show_default=True, help="Of halving.")
+@click.option("--folder", type=FOLDER, required=True, help="Where the records of the trainings are kept.")
+@click.option("--output", type=FILE, required=True, help="Results of the trials to write (.json).")
+def tune(
+    pack: Path, folder: Path, output: Path, device: str, threads: int, variant: str | None, **spec
+) -> None:
+    """Train what is tried of a method on a task, on train, evaluated on val; test is never opened."""
+    from mosa.config import Run
+    from mosa.tuning.search import Search, run_search
+    from mosa.tuning.space import parse_space
+
+    how = {name: spec.pop(name) for name in ("trials", "seeds", "min_epochs", "factor")}
+    space, kind, seed = parse_space(spec.pop("space")), spec.pop("search"), spec.pop("search_seed")
+    search = Search(space, kind, seed=seed, **how)
+    run = Run(variant=variant or spec["method"], **spec)
+    result = run_search(run, search, pack, folder, output, device, threads)
+    click.echo(f"{run.task} {run.variant}: {len(result['trials'])} trials -> {output}")
+
+
+@cli.command()
+@click.argument("trials", type=FILE, nargs=-1, required=True)
+@click.option("--output", type=FILE, required=True, help="Choice to write (.json).")
+def choose(trials: tuple[Path, ...], output: Path) -> None:
+    """Choose the best of TRIALS: the results of `mosa tune` for a variant, a file for each task."""
+    from mosa.tuning.choose import choose, describe, write_choice
+
+    choice = choose(trials)
+    write_choice(choice, output)
+    click.echo(
+        f"{choice['variant']}: {describe(choice['chosen'])}, {choice['top1']:.2f} % on val -> {output}"
+    )
+
+
+@cli.command()
+@click.argument("manifest", type=FILE)
+@click.option("--per", type=click.Choice(["task", "benchmark"]), default="task", show_default=True)
+@click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
+def tuned(manifest: Path, per: str, output: Path) -> None:
+    """Write tables of what is chosen among trials, from the files of `mosa tune` that MANIFEST lists."""
+    from mosa.tuning.table import write_tuned
+
+    write_tuned(_listed(manifest), output, per)
 
 
 CONFIGFILE = click.option(
@@ -202,11 +301,7 @@ def collect(manifest: Path, existing: bool, output: Path) -> None:
     """Validate the records of a manifest and collect them into one CSV."""
     from mosa.records import collect
 
-    try:
-        lines = manifest.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{manifest}: cannot be read ({error}); expected a list of records") from None
-    paths = [Path(line) for line in lines if line]
+    paths = _listed(manifest)
     found = [path for path in paths if path.exists()] if existing else paths
     collect(found, output)
     click.echo(f"{len(found)} of {len(paths)} records -> {output}")

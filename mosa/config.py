@@ -14,29 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonschema import Draft202012Validator, validators
-from jsonschema.exceptions import ValidationError
 
 from mosa.data.catalogue import get_task, list_benchmarks, list_tasks
 from mosa.data.task import OWN, Task, pack_name, task_from_config
-from mosa.errors import UserError, suggest
+from mosa.errors import UserError
 from mosa.protocol import PRESETS, PROTOCOL_VERSION
+from mosa.tuning.space import check_tune
+from mosa.validation import Places, check_value, fill_defaults, merge, read_schema
 
-SCHEMAS = Path(__file__).parent / "schemas"
 WEIGHTS_CARDS = {"mosa_vit_micro": Path(__file__).parent / "assets" / "micro_vit.json"}
-
-# JSON Schema takes 1.0 for an integer and YAML's .nan for a number; seed 1.0 would name another file than 1.
-_Validator = validators.extend(
-    Draft202012Validator,
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
-    ).redefine(
-        "number",
-        lambda _, value: (
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        ),
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -60,6 +46,7 @@ class Run:
         kind: Format of the weights, see `mosa.weights.load_weights`.
         image_size: Side of the square input, in pixels.
         normalization: "checkpoint", "imagenet" or "inception".
+        tuned: Which choice of hyper-parameters it takes, such as "demo/digits/micro_vit/mosa"; "": none.
     """
 
     task: str
@@ -77,6 +64,7 @@ class Run:
     kind: str = "auto"
     image_size: int | None = None
     normalization: str = "checkpoint"
+    tuned: str = ""
 
     @property
     def path(self) -> str:
@@ -123,15 +111,17 @@ def load_config(config: Mapping[str, Any], files: Iterable[str | Path] = ()) -> 
     Raises:
         UserError: Something is wrong with it; the first problem is told.
     """
-    places = _Places(files)
+    places = Places(files)
     config = copy.deepcopy(dict(config))
     for section in ("tasks", "benchmarks", "backbones", "variants", "sweeps"):
         _drop_nulls(config, section)
     if isinstance(config.get("sweeps"), dict):
         for sweep in list(config["sweeps"]):
             _drop_nulls(config["sweeps"], sweep)
-    _check(config, _schema("config"), (), places)
-    _fill(config, _schema("config"))
+    if isinstance(config.get("tune"), dict):
+        _drop_nulls(config["tune"], "variants")
+    check_value(config, read_schema("config"), (), places)
+    fill_defaults(config, read_schema("config"))
     for name, entry in config["tasks"].items():
         try:
             task_from_config(name, entry)
@@ -163,19 +153,23 @@ def load_config(config: Mapping[str, Any], files: Iterable[str | Path] = ()) -> 
             at = (*where, "by_task", task)
             if task not in known:
                 raise places.error(at, f"unknown task {task!r}", dict.fromkeys(known), task)
-            _check(
-                changes["options"], _schema("methods")["$defs"][variant["method"]], (*at, "options"), places
+            check_value(
+                changes["options"],
+                read_schema("methods")["$defs"][variant["method"]],
+                (*at, "options"),
+                places,
             )
             check_training(variant["training"] | changes["training"], (*at, "training"), places)
     for sweep, changes in config["sweeps"].items():
         for name, options in changes.items():
             _check_sweep(config["variants"], sweep, name, options, places)
     _check_names(config, places)
+    check_tune(config, places)
     return config
 
 
 def check_training(
-    options: Mapping[str, Any], where: tuple = ("training",), places: "_Places | None" = None
+    options: Mapping[str, Any], where: tuple = ("training",), places: Places | None = None
 ) -> None:
     """Refuse options of the recipe that are unknown or have no meaning, alone or together.
 
@@ -187,8 +181,8 @@ def check_training(
     Raises:
         UserError: What is wrong, in one sentence.
     """
-    places = places or _Places([])
-    _check(options, _schema("config")["properties"]["training"], where, places)
+    places = places or Places([])
+    check_value(options, read_schema("config")["properties"]["training"], where, places)
     warmup, epochs = options.get("warmup_epochs", 0), options.get("epochs", math.inf)
     if warmup > epochs:
         raise places.error(
@@ -211,13 +205,15 @@ def read_config(*files: str | Path) -> dict[str, Any]:
             raise UserError(f"{file}: not a readable YAML file ({' '.join(str(error).split())})") from None
         if not isinstance(content, dict):
             raise UserError(f"{file}: expected a mapping of keys, see docs/configuration.md")
-        merged = _merge(merged, content)
+        merged = merge(merged, content)
     return load_config(merged, files)
 
 
 def expand(config: Mapping[str, Any]) -> list[Run]:
     """Return every run of a loaded config, in the order of its lists."""
     variants = dict(config["variants"]) | {name: variant for name, variant, _ in _sweep_variants(config)}
+    bases = {name: made_by[2] for name, _, made_by in _sweep_variants(config)}
+    tune = config["tune"]
     preset = PRESETS[config["protocol"]]
     runs = []
     for task, (backbone, model) in product(config_tasks(config), config["backbones"].items()):
@@ -226,6 +222,7 @@ def expand(config: Mapping[str, Any]) -> list[Run]:
         normalization = model["normalization"]
         for (name, variant), seed in product(variants.items(), config["seeds"]):
             options, training = _overridden(variant, task)
+            scope = task.full_name if tune and tune["per"] == "task" else task.benchmark
             runs.append(
                 Run(
                     task=task.full_name,
@@ -243,6 +240,7 @@ def expand(config: Mapping[str, Any]) -> list[Run]:
                     kind=model["kind"],
                     image_size=image_size,
                     normalization=preset.normalization if normalization == "protocol" else normalization,
+                    tuned=f"{scope}/{backbone}/{bases.get(name, name)}" if tune else "",
                 )
             )
     return runs
@@ -271,7 +269,7 @@ def backbone_image_size(backbone: Mapping[str, Any]) -> int:
     return backbone["image_size"] or (32 if backbone["architecture"] == "mosa_vit_micro" else 224)
 
 
-def _check_image_size(config: Mapping[str, Any], name: str, places: "_Places") -> None:
+def _check_image_size(config: Mapping[str, Any], name: str, places: Places) -> None:
     size = backbone_image_size(config["backbones"][name])
     for task in config_tasks(config):
         if task.image_size not in (None, size):
@@ -300,7 +298,7 @@ def _drop_nulls(parent: dict[str, Any], key: str) -> None:
         parent[key] = {name: value for name, value in parent[key].items() if value is not None}
 
 
-def _tasks(benchmark: str, tasks: str | list[str], own: list[str], places: "_Places") -> list[str]:
+def _tasks(benchmark: str, tasks: str | list[str], own: list[str], places: Places) -> list[str]:
     where = ("benchmarks", benchmark)
     known = [*list_benchmarks(), *([OWN] if own else [])]
     if benchmark not in known:
@@ -314,196 +312,35 @@ def _tasks(benchmark: str, tasks: str | list[str], own: list[str], places: "_Pla
     return tasks
 
 
-def _complete_options(
-    method: str, options: dict, where: tuple, where_method: tuple, places: "_Places"
-) -> None:
-    methods = _schema("methods")["$defs"]
+def _complete_options(method: str, options: dict, where: tuple, where_method: tuple, places: Places) -> None:
+    methods = read_schema("methods")["$defs"]
     if method not in methods:
         raise places.error(where_method, f"unknown method {method!r}", list(methods), method)
-    _check(options, methods[method], where, places)
-    _fill(options, methods[method])
+    check_value(options, methods[method], where, places)
+    fill_defaults(options, methods[method])
 
 
-def _check_sweep(variants: Mapping, sweep: str, name: str, options: Mapping, places: "_Places") -> None:
+def _check_sweep(variants: Mapping, sweep: str, name: str, options: Mapping, places: Places) -> None:
     where = ("sweeps", sweep, name)
     if name not in variants:
         raise places.error(where, f"unknown variant {name!r}", list(variants), name)
     method = variants[name]["method"]
-    properties = _schema("methods")["$defs"][method]["properties"]
+    properties = read_schema("methods")["$defs"][method]["properties"]
     for option, values in options.items():
         if option not in properties:
             raise places.error(
                 (*where, option), f"unknown option of {method!r}: {option!r}", list(properties), option
             )
         for index, value in enumerate(values):
-            _check(value, properties[option], (*where, option, index), places)
+            check_value(value, properties[option], (*where, option, index), places)
 
 
-def _check_names(config: Mapping[str, Any], places: "_Places") -> None:
+def _check_names(config: Mapping[str, Any], places: Places) -> None:
     """Refuse a sweep that makes a variant whose name means something else already."""
     known = dict(config["variants"])
     for name, variant, made_by in _sweep_variants(config):
         if known.setdefault(name, variant) != variant:
             raise places.error(made_by, f"makes a variant {name!r}, which there is already; rename that one")
-
-
-@cache
-def _schema(name: str) -> dict[str, Any]:
-    return json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
-
-
-def _check(value: Any, schema: Mapping[str, Any], where: tuple, places: "_Places") -> None:
-    errors = sorted(_Validator(schema).iter_errors(value), key=lambda error: list(map(str, error.path)))
-    if errors:
-        raise _explain(errors[0], where, places)
-
-
-def _explain(error: ValidationError, where: tuple, places: "_Places") -> UserError:
-    """Say in one sentence what a schema violation means."""
-    if error.validator == "oneOf" and isinstance(error.instance, list):  # meant as the list it is
-        error = next(child for child in error.context if child.validator != "const")
-    path = (*where, *error.absolute_path)
-    if error.validator == "additionalProperties":
-        allowed = list(error.schema["properties"])
-        key = next(key for key in error.instance if key not in allowed)
-        return places.error((*path, key), f"unknown key {key!r}", allowed, key)
-    if error.validator == "required":
-        missing = next(key for key in error.validator_value if key not in error.instance)
-        return places.error(path, f"key {missing!r} is missing")
-    if error.validator in ("enum", "const"):
-        allowed = error.validator_value if error.validator == "enum" else [error.validator_value]
-        return places.error(path, f"{error.instance!r} is not allowed", allowed, error.instance)
-    if error.validator == "uniqueItems":
-        seen: list[Any] = []
-        twice = next(item for item in error.instance if item in seen or seen.append(item))
-        return places.error(path, f"{twice!r} is listed twice; list it once")
-    if error.validator in ("minItems", "minProperties"):
-        return places.error(path, "is empty; list at least one")
-    if error.validator == "maxProperties":
-        found = ", ".join(map(str, error.instance))
-        return places.error(path, f"changes {found}; a sweep changes one option, name a second sweep")
-    if error.validator == "type":
-        expected = (
-            error.validator_value if isinstance(error.validator_value, str) else error.validator_value[0]
-        )
-        return places.error(path, f"got {error.instance!r}, expected {_TYPES[expected]}{_hint(error)}")
-    if error.validator == "oneOf":
-        return places.error(path, f"got {error.instance!r}, expected `all` or a list of tasks")
-    if error.validator == "pattern":
-        case = "letters" if "A-Z" in error.validator_value else "lower-case letters"
-        rule = f"expected {case}, digits, '_', '-' and '.', a letter or digit first"
-        return places.error(path, f"the name {error.instance!r} cannot be part of a path; {rule}")
-    return places.error(path, error.message)
-
-
-_TYPES = {
-    "object": "a mapping",
-    "array": "a list",
-    "string": "text",
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "null": "null",
-}
-
-
-def _hint(error: ValidationError) -> str:
-    """Help with values that YAML reads as another type than they look."""
-    if error.validator_value == "string":
-        return "; put it in quotes"
-    if error.validator_value == "number" and isinstance(error.instance, str):
-        try:
-            return f"; YAML reads it as text, write {float(error.instance)!r}"
-        except ValueError:
-            return ""
-    return ""
-
-
-def _fill(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
-    """Fill the defaults of a schema into a mapping, in place, in the schema's order of keys."""
-    for key, child in schema.get("properties", {}).items():
-        if key not in value and "default" in child:
-            value[key] = copy.deepcopy(child["default"])
-        if isinstance(value.get(key), dict):
-            _fill(value[key], child)
-    entries = schema.get("additionalProperties")
-    if isinstance(entries, dict):
-        for key, child in value.items():
-            if key not in schema.get("properties", {}) and isinstance(child, dict):
-                _fill(child, entries)
-
-
-def _merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in overlay.items():
-        old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return merged
-
-
-class _Places:
-    """Where each key of the config stands, in files and lines."""
-
-    def __init__(self, files: Iterable[str | Path]) -> None:
-        self.trees = []
-        for file in files:
-            try:
-                tree = yaml.compose(Path(file).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-            except (OSError, UnicodeDecodeError, yaml.YAMLError):
-                continue  # whoever reads the file reports it
-            if tree is not None:
-                self._refuse_duplicates(tree, file)
-                self.trees.append((file, tree))
-
-    def _refuse_duplicates(self, node: yaml.Node, file: str | Path) -> None:
-        if isinstance(node, yaml.MappingNode):
-            seen: dict[str, int] = {}
-            for key, child in node.value:
-                line = key.start_mark.line + 1
-                if key.value in seen:
-                    raise UserError(
-                        f"{file}, line {line}: key {key.value!r} stands in line {seen[key.value]} already; "
-                        "keep one"
-                    )
-                seen[str(key.value)] = line
-                self._refuse_duplicates(child, file)
-        elif isinstance(node, yaml.SequenceNode):
-            for child in node.value:
-                self._refuse_duplicates(child, file)
-
-    def error(
-        self, path: tuple, message: str, allowed: Iterable[Any] | None = None, got: object = None
-    ) -> UserError:
-        """Build the error for a key: where it stands, what is wrong, what is allowed."""
-        where = ".".join(map(str, path)) or "the config"
-        if allowed is not None:
-            names = [str(name) for name in allowed]
-            message += f": expected one of {', '.join(names)}{suggest(got, names)}"
-        return UserError(f"{self._locate(path)}{where}: {message}")
-
-    def _locate(self, path: tuple) -> str:
-        """Return "file, line n: " of the deepest part of a path that a file has, the strongest file first."""
-        best, place = 0, ""
-        for file, tree in reversed(self.trees):
-            node, depth = tree, 0
-            mark = node.start_mark
-            for key in path:
-                step = _step(node, key)
-                if step is None:
-                    break
-                mark, node = step
-                depth += 1
-            if depth > best:
-                best, place = depth, f"{file}, line {mark.line + 1}: "
-        return place
-
-
-def _step(node: yaml.Node, key: object) -> tuple[yaml.Mark, yaml.Node] | None:
-    if isinstance(node, yaml.MappingNode):
-        return next(((name.start_mark, child) for name, child in node.value if name.value == str(key)), None)
-    if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
-        return node.value[key].start_mark, node.value[key]
-    return None
 
 
 def configuration_page() -> str:
@@ -519,7 +356,7 @@ def configuration_page() -> str:
         "",
         "| key | type | default | meaning |",
         "|---|---|---|---|",
-        *(f"| {row} |" for row in _rows(_schema("config"), "")),
+        *(f"| {row} |" for row in _rows(read_schema("config"), "")),
         "",
         "Options of the methods: [methods.md](methods.md).",
     ]

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from mosa.config import Run, config_tasks, expand
 from mosa.data.task import Task
 from mosa.protocol import STAGES
+from mosa.tuning.space import count_trainings
 
 
 def plan(config: Mapping[str, Any]) -> str:
@@ -38,6 +40,10 @@ def plan(config: Mapping[str, Any]) -> str:
         row[3] += passes / rate / 3600 if rate else 0
         row[4] += not rate
     lines = [("backbone", "variant", "runs", "done", "image-passes to do", "hours")]
+    for (backbone, variant), row in _tuning(config, runs, tasks).items():
+        rate = rates.get((backbone, variant)) or rates.get((backbone, ""))
+        hours = row[2] / rate / 3600 if rate else 0
+        rows[backbone, f"{variant}: tuning"] = [*row, hours, row[2] > 0 and not rate]
     for (backbone, variant), (count, finished, passes, hours, unknown) in rows.items():
         shown = "?" if unknown else f"{hours:.1f}"
         lines.append((backbone, variant, str(count), str(finished), _thousands(passes), shown))
@@ -56,6 +62,27 @@ def plan(config: Mapping[str, Any]) -> str:
     if unknown:
         text.append(f"?: no record of the backbone in {results} to take a rate from; run one first")
     return "\n".join([*text, *_disk(config, runs, tasks)]) + "\n"
+
+
+def _tuning(
+    config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task]
+) -> dict[tuple[str, str], list[float]]:
+    """Return searches, those done, and image-passes of the others, by backbone and variant."""
+    tune = config["tune"]
+    found: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0])
+    for run in runs if tune else []:
+        if run.seed != runs[0].seed or run.variant not in tune["variants"]:
+            continue
+        row = found[run.backbone, run.variant]
+        row[0] += 1
+        results = Path(config["paths"]["results"])
+        if (results / "tune" / "trials" / run.task / run.backbone / f"{run.variant}.json").is_file():
+            row[1] += 1
+            continue
+        epoch = _image_passes(replace(run, stage="selection"), tasks[run.task]) / run.training["epochs"]
+        trainings = count_trainings(tune, run.variant, run.training["epochs"])
+        row[2] += sum(epoch * models * epochs for models, epochs in trainings)
+    return found
 
 
 def _image_passes(run: Run, task: Task) -> float:

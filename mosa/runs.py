@@ -52,7 +52,8 @@ def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", thread
     training = TrainingOptions.from_dict(run.training)
     method = build_method(run.method, **run.options)
 
-    pack = Pack(pack_path)
+    # What is compared to choose from may not see what is reported in the end.
+    pack = Pack(pack_path, closed=("test",) if run.stage == "selection" else ())
     if pack.task.full_name != run.task:
         raise UserError(f"{pack_path}: the pack of {pack.task.full_name}, expected {run.task}")
     train_split, eval_split = STAGES[run.stage]

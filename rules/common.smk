@@ -18,6 +18,7 @@ from mosa.data.task import OWN, pack_name
 from mosa.errors import UserError
 from mosa.files import written_atomically
 from mosa.protocol import PRESETS
+from mosa.tuning.space import count_trainings
 
 # The strongest last: Snakemake lists the files of the command line first, but merges them over the others.
 CONFIG_FILES = sorted(map(Path, workflow.configfiles), key=list(workflow.overwrite_configfiles).count)
@@ -52,6 +53,17 @@ SWEPT = option_curves({run.variant: (run.method, run.options, run.training) for 
 PLOT_NAMES = ("comparison", "scaling", "ranks", *(["options"] if SWEPT else []))
 PLOTS = [f"{RESULTS}/plots/{name}.{kind}" for name in PLOT_NAMES for kind in ("svg", "png")]
 
+# What tuned hyper-parameters the runs take, and tables of them.
+CHOICES = list(
+    dict.fromkeys(f"{RESULTS}/tune/choices/{run.tuned}.json" for run in RUNS.values() if run.tuned)
+)
+SEARCHES = [
+    f"{RESULTS}/tune/trials/{run.task}/{run.backbone}/{run.variant}.json"
+    for run in RUNS.values()
+    if run.tuned and run.seed == CONFIG["seeds"][0] and run.variant in CONFIG["variants"]
+]
+TUNED = [f"{RESULTS}/tables/tuned.{kind}" for kind in ("csv", "md", "json") if CHOICES]
+
 # `mosa` of the environment that Snakemake runs in, whatever else is on PATH; with conda, the job's own first.
 HERE = shlex.quote(str(Path(sys.executable).parent))
 PATHS = ('"$PATH"', HERE) if workflow.deployment_settings.deployment_method else (HERE, '"$PATH"')
@@ -63,15 +75,16 @@ wildcard_constraints:
     task="|".join(re.escape(task) for tasks in CONFIG["benchmarks"].values() for task in tasks),
     backbone="|".join(map(re.escape, CONFIG["backbones"])),
     config="data-[0-9a-f]+",
+    scope="|".join({re.escape(run.task) for run in RUNS.values()} | set(map(re.escape, CONFIG["benchmarks"]))),
     pack="|".join(map(re.escape, TASK_OF_PACK)),
     variant="|".join(sorted({re.escape(run.variant) for run in RUNS.values()})),
     seed="|".join(map(str, CONFIG["seeds"])),
 
 
 def run_of(wildcards):
-    """The run that a record belongs to."""
-    task = f"{wildcards.benchmark}/{wildcards.task}"
-    return RUNS[f"{RESULTS}/runs/{task}/{wildcards.backbone}/{wildcards.variant}/seed{wildcards.seed}.json"]
+    """The run that a record belongs to; of a search, which has no seed of its own, the first one."""
+    task, seed = f"{wildcards.benchmark}/{wildcards.task}", wildcards.get("seed", CONFIG["seeds"][0])
+    return RUNS[f"{RESULTS}/runs/{task}/{wildcards.backbone}/{wildcards.variant}/seed{seed}.json"]
 
 
 def as_json(value):
@@ -80,16 +93,66 @@ def as_json(value):
 
 
 def options_of_run(wildcards):
-    """A run, as options of `mosa train`."""
+    """A run, as options of `mosa train` and `mosa tune`."""
     run = run_of(wildcards)
     names = ("task", "backbone", "architecture", "weights", "kind", "image_size", "normalization")
-    names += ("variant", "method", "options", "training", "seed", "stage", "protocol")
-    texts = {name: getattr(run, name) for name in names} | {"device": CONFIG["device"]}
-    options = (
+    names += ("variant", "method", "options", "training", "protocol")
+    return command_line({name: getattr(run, name) for name in names} | {"device": CONFIG["device"]})
+
+
+def options_of_seed(wildcards, input):
+    """What a run has that a search has not, as options of `mosa train`."""
+    run = run_of(wildcards)
+    choice = {"choice": input.choice} if run.tuned else {}
+    return command_line({"seed": run.seed, "stage": run.stage} | choice)
+
+
+def command_line(options):
+    """Options by name, as they stand on a command line; what is None is left out."""
+    texts = (
         (f"--{name.replace('_', '-')}", as_json(value) if isinstance(value, dict) else str(value))
-        for name, value in texts.items()
+        for name, value in options.items()
+        if value is not None
     )
-    return shlex.join(text for option in options for text in option)
+    return shlex.join(text for option in texts for text in option)
+
+
+def choice_of_run(wildcards):
+    """The hyper-parameters that were chosen for a run."""
+    tuned = run_of(wildcards).tuned
+    return f"{RESULTS}/tune/choices/{tuned}.json" if tuned else []
+
+
+def options_of_search(wildcards):
+    """How a variant is tuned, as options of `mosa tune`."""
+    tune = CONFIG["tune"]
+    names = {"search": "search", "trials": "trials", "seed": "search_seed"}
+    options = {option: tune[name] for name, option in names.items()} | (tune["halving"] or {})
+    options["seeds"] = ",".join(map(str, tune["seeds"]))
+    return command_line(options | {"space": tune["variants"][wildcards.variant]})
+
+
+def folder_of_records(wildcards, output):
+    """The folder that keeps the records of a search's trainings."""
+    folder = Path(output[0]).relative_to(f"{RESULTS}/tune/trials").with_suffix("")
+    return str(Path(RESULTS) / "tune" / "records" / folder)
+
+
+def trials_of(wildcards):
+    """How many trainings a search has at most."""
+    epochs = run_of(wildcards).training["epochs"]
+    return sum(models for models, _ in count_trainings(CONFIG["tune"], wildcards.variant, epochs))
+
+
+def trials_of_choice(wildcards):
+    """The searches that a choice is made from: of one task, or of all tasks of a benchmark."""
+    runs = (
+        run
+        for run in RUNS.values()
+        if run.tuned == f"{wildcards.scope}/{wildcards.backbone}/{wildcards.variant}"
+    )
+    tasks = dict.fromkeys(run.task for run in runs)
+    return [f"{RESULTS}/tune/trials/{task}/{wildcards.backbone}/{wildcards.variant}.json" for task in tasks]
 
 
 def folder_of_output(wildcards, output):
@@ -136,9 +199,9 @@ def write_checked():
     return write_by_content("data-", "yaml", yaml.safe_dump(checked, sort_keys=False))
 
 
-def write_manifest():
-    """List the records of this config in a file, one per line: thousands do not fit on a command line."""
-    return write_by_content("", "txt", "".join(f"{record}\n" for record in RUNS))
+def write_manifest(paths):
+    """List files in a file, one per line: thousands do not fit on a command line."""
+    return write_by_content("", "txt", "".join(f"{path}\n" for path in paths))
 
 
 def existing_records():
@@ -148,7 +211,8 @@ def existing_records():
 
 
 try:
-    MANIFEST = write_manifest()
+    MANIFEST = write_manifest(RUNS)
+    SEARCHES_MANIFEST = [write_manifest(SEARCHES)] if SEARCHES else []
     # Only what lies on disk, or is another model, is checked: a run of the demo waits for nothing.
     ON_DISK = any(task.on_disk for task, _ in TASK_OF_PACK.values()) or any(
         entry["architecture"] != "mosa_vit_micro" or entry["weights"] not in ("builtin", "random")

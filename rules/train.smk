@@ -8,6 +8,7 @@ rule train:
         pack=ancient(lambda wildcards: f"{PACKS}/{run_of(wildcards).pack}"),
         weights=weights_file,
         check=ancient(CHECKED),
+        choice=choice_of_run,
     output:
         f"{RESULTS}/runs/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}/seed{{seed}}.json",
     log:
@@ -22,5 +23,7 @@ rule train:
     params:
         specification=lambda wildcards: as_json(run_of(wildcards).specification),
         options=options_of_run,
+        seed=options_of_seed,
     shell:
-        "mosa train {params.options} --pack {input.pack:q} --threads {threads} --output {output:q} > {log:q} 2>&1"
+        "mosa train {params.options} {params.seed} --pack {input.pack:q} --threads {threads}"
+        " --output {output:q} > {log:q} 2>&1"

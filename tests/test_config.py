@@ -2,16 +2,18 @@
 
 import copy
 import dataclasses
+import json
 import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from mosa.config import SCHEMAS, _schema, configuration_page, expand, load_config, read_config
+from mosa.config import configuration_page, expand, load_config, read_config
 from mosa.errors import UserError
 from mosa.peft import build_method, get_method
 from mosa.training import TrainingOptions
+from mosa.validation import SCHEMAS, read_schema
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted([ROOT / "config.yaml", *(ROOT / "configs").glob("*.yaml")])
@@ -293,6 +295,21 @@ def test_shipped_configs_load(path):
     assert (path.parent / schema).resolve() == SCHEMAS / "config.schema.json"
 
 
+def test_the_default_has_the_learning_rates_that_were_chosen():
+    choices = json.loads((ROOT / "configs" / "demo-tuned.json").read_text())
+    config = read_config(ROOT / "config.yaml")
+    searched = read_config(ROOT / "config.yaml", ROOT / "configs" / "demo-tune.yaml")["tune"]["variants"]
+    assert [choice["variant"] for choice in choices] == list(config["variants"])
+    for choice in choices:
+        assert (
+            config["variants"][choice["variant"]]["training"].items() >= choice["chosen"]["training"].items()
+        )
+        assert choice["search"]["space"] == searched[choice["variant"]]
+        assert {tuple(task.split("/")) for task in choice["tasks"]} == {
+            (benchmark, task) for benchmark, tasks in config["benchmarks"].items() for task in tasks
+        }
+
+
 def test_shipped_configs_keep_their_results_apart():
     folders = [read_config(ROOT / "config.yaml", path)["paths"]["results"] for path in CONFIGS]
     assert len(set(folders)) == len(folders)
@@ -303,7 +320,7 @@ def test_the_configuration_page_is_what_the_schema_says():
 
 
 def test_the_schema_is_closed_described_and_agrees_with_the_code():
-    schema = _schema("config")
+    schema = read_schema("config")
 
     def walk(node, where):
         for key, child in node.get("properties", {}).items():

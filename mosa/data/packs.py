@@ -1,6 +1,7 @@
 """A pack: all splits of a task in one safetensors file, mapped into memory."""
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ class Pack:
 
     Args:
         path: A file of `mosa.data.make_pack`.
+        closed: Splits that may not be opened.
 
     Attributes:
         path: The file.
@@ -37,8 +39,9 @@ class Pack:
         UserError: The file is missing, truncated, or not a pack.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, closed: Collection[str] = ()) -> None:
         self.path = Path(path)
+        self.closed = frozenset(closed)
         try:
             with safe_open(self.path, framework="numpy") as file:  # checks the header against the file's size
                 metadata = file.metadata() or {}
@@ -66,10 +69,12 @@ class Pack:
         """Return one split; "trainval" is train followed by val.
 
         Raises:
-            UserError: There is no such split.
+            UserError: There is no such split, or it is closed.
         """
         if name not in SPLITS:
             raise unknown("split", name, SPLITS)
+        if name in self.closed:
+            raise UserError(f"{self.path}: {name} is closed, since hyper-parameters are chosen without it")
         if name == "trainval":
             return self.split("train") + self.split("val")
         labels = np.array(self._map(f"{name}.labels"))

@@ -217,6 +217,43 @@ def test_a_diverging_run_fails_alone_and_says_why(workspace):
     assert len(workspace.records()) == 20
 
 
+def test_hyper_parameters_are_chosen_on_val_and_taken_by_the_final_runs(workspace):
+    variants = {name: CONFIG["variants"][name] for name in ("linear", "adapter")}
+    space = {name: {"training": {"lr": [1e-9, 0.01]}} for name in variants}
+    config = CONFIG | {
+        "seeds": [0],
+        "paths": {"results": "results/tuned", "packs": "results/packs"},
+        "variants": variants,
+        "sweeps": {"size": {"adapter": {"bottleneck": [4]}}},
+        "tune": {"per": "benchmark", "variants": space},
+        "training": {"epochs": 3, "batch_size": 32},
+    }
+    workspace.configure(config)
+    result = workspace.snakemake()
+    assert result.returncode == 0, result.stderr[-3000:]
+    folder = workspace.folder / "results/tuned"
+    records = [load_record(path) for path in folder.glob("runs/**/*.json")]
+    assert len(records) == len(TASKS) * 3
+    assert {record["training"]["lr"] for record in records} == {0.01}
+    assert {record["protocol"]["eval_split"] for record in records} == {"test"}
+    trained = list(folder.glob("tune/records/**/*.json"))
+    assert len(trained) == len(TASKS) * 2 * 2
+    assert {load_record(path)["protocol"]["eval_split"] for path in trained} == {"val"}
+    assert "lr 0.01\\* (" in (folder / "tables/tuned.md").read_text()
+    assert workspace.planned() == {}
+
+    # A larger grid trains what is new.
+    before = {path: path.stat().st_mtime_ns for path in trained}
+    space = {name: {"training": {"lr": [1e-9, 1e-8, 0.01]}} for name in variants}
+    workspace.configure(config | {"tune": {"per": "benchmark", "variants": space}})
+    assert workspace.snakemake().returncode == 0
+    assert len(list(folder.glob("tune/records/**/*.json"))) == len(TASKS) * 2 * 3
+    records = [load_record(path) for path in folder.glob("runs/**/*.json")]
+    assert {record["training"]["lr"] for record in records} == {0.01} and len(records) == len(TASKS) * 3
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert workspace.planned() == {}
+
+
 def test_a_report_holds_tables_and_plots(workspace):
     result = workspace.snakemake("--report", "report.html")
     assert result.returncode == 0, result.stderr[-3000:]

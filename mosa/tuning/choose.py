@@ -1,0 +1,143 @@
+"""The choice among trials, its rule, and the table of what was chosen. No torch."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mosa.errors import UserError
+from mosa.files import written_atomically
+
+TRIALS_VERSION = 1
+RULE = (
+    "highest top-1 on val, mean over seeds and tasks; on a tie the lower loss on val, then the earlier trial"
+)
+
+
+def order_key(entry: Mapping[str, Any], index: int) -> tuple:
+    """Return what trials are sorted by, the best first: see `RULE`."""
+    return -entry["top1"], entry["loss"], index
+
+
+def choose(paths: Iterable[Path]) -> dict[str, Any]:
+    """Choose one trial of a variant, for one task or for several by their mean.
+
+    Args:
+        paths: Results of `mosa.tuning.search.run_search`: one variant and backbone, one file per task.
+
+    Returns:
+        The choice: `chosen` has the `options` and `training` that final runs take, `top1` its mean on val,
+        `trials` all trials, and `at_edge` names the numbers whose chosen value is the smallest or largest
+        that was tried.
+
+    Raises:
+        UserError: A file is not what was expected, the files are not of one search, or no trial was
+            trained to its end on all tasks.
+    """
+    files = {str(path): read_trials(path) for path in paths}
+    first, *others = files.items()
+    for path, other in others:
+        for key in ("backbone", "variant", "search"):
+            if other[key] != first[1][key]:
+                raise UserError(
+                    f"{path}: another {key} than {first[0]}; choose among the trials of one search"
+                )
+    trials = []
+    for entries in zip(*(file["trials"] for file in files.values()), strict=True):
+        states = {entry["status"] for entry in entries}
+        status = next((state for state in ("diverged", "pruned") if state in states), "complete")
+        known = [entry for entry in entries if entry["top1"] is not None]
+        trials.append(
+            {
+                "options": entries[0]["options"],
+                "training": entries[0]["training"],
+                "status": status,
+                "epochs": entries[0]["epochs"],
+                "top1": fmean(entry["top1"] for entry in known) if len(known) == len(entries) else None,
+                "loss": fmean(entry["loss"] for entry in known) if len(known) == len(entries) else None,
+                "notes": [entry["note"] for entry in entries if "note" in entry],
+            }
+        )
+    complete = [index for index, trial in enumerate(trials) if trial["status"] == "complete"]
+    if not complete:
+        raise UserError(
+            f"{first[0]}: no trial was trained to its end on every task; try smaller learning rates"
+        )
+    best = min(complete, key=lambda index: order_key(trials[index], index))
+    chosen = {key: trials[best][key] for key in ("options", "training")}
+    return {
+        "tasks": [file["task"] for file in files.values()],
+        "backbone": first[1]["backbone"],
+        "variant": first[1]["variant"],
+        "rule": RULE,
+        "search": first[1]["search"],
+        "chosen": chosen,
+        "top1": trials[best]["top1"],
+        "at_edge": _at_edge(chosen, trials),
+        "trials": trials,
+    }
+
+
+def write_choice(choice: Mapping[str, Any], output: Path) -> None:
+    """Write what final runs take of a choice, atomically; it changes only if they have to be run again."""
+    kept = {key: choice[key] for key in ("tasks", "backbone", "variant", "rule", "chosen")}
+    with written_atomically(output) as temporary:
+        text = json.dumps({"version": TRIALS_VERSION} | kept, indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _at_edge(chosen: Mapping[str, Mapping[str, Any]], trials: list[dict[str, Any]]) -> list[str]:
+    edges = []
+    for section, values in chosen.items():
+        for key, value in values.items():
+            tried = {trial[section][key] for trial in trials if isinstance(trial[section][key], int | float)}
+            if len(tried) > 1 and value in (min(tried), max(tried)):
+                edges.append(key)
+    return edges
+
+
+def read_trials(path: Path) -> dict[str, Any]:
+    """Read a result of `mosa.tuning.search.run_search`.
+
+    Raises:
+        UserError: The file cannot be read, or is not one.
+    """
+    return _read(path, ("task", "backbone", "variant", "search", "trials"))
+
+
+def read_choice(path: Path) -> dict[str, Any]:
+    """Read the outcome of `write_choice`: `chosen` has `options` and `training`.
+
+    Raises:
+        UserError: The file cannot be read, or is not one.
+    """
+    choice = _read(path, ("tasks", "backbone", "variant", "chosen"))
+    chosen = choice["chosen"]
+    if not all(isinstance(chosen.get(key), dict) for key in ("options", "training")):
+        raise UserError(f"{path}: `chosen` has no options and training; make it again with `mosa choose`")
+    return choice
+
+
+def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it and run again") from None
+    if (
+        not isinstance(content, dict)
+        or content.get("version") != TRIALS_VERSION
+        or any(k not in content for k in keys)
+    ):
+        raise UserError(
+            f"{path}: not a result of tuning of version {TRIALS_VERSION}; delete it and run again"
+        )
+    return content
+
+
+def describe(chosen: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return chosen values on one line: "lr 0.03, scale 0.1"."""
+    values = chosen["training"] | chosen["options"]
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()
+    )

@@ -1,0 +1,77 @@
+# Hyper-parameters, chosen on val: all trials of a variant on a task in one job, then one choice per task or
+# per benchmark, which the final runs take. Only a config with `tune` has these jobs.
+
+
+rule tune:
+    input:
+        CHOICES,
+
+
+rule search:
+    input:
+        pack=ancient(lambda wildcards: f"{PACKS}/{run_of(wildcards).pack}"),
+        weights=weights_file,
+        check=ancient(CHECKED),
+    output:
+        f"{RESULTS}/tune/trials/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}.json",
+    log:
+        f"{RESULTS}/logs/tune/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}.log",
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        mem=lambda wildcards: "1GB" if run_of(wildcards).image_size <= 32 else "8GB",
+        runtime=lambda wildcards: trials_of(wildcards) * (2 if run_of(wildcards).image_size <= 32 else 120),
+        gpu=1 if CONFIG["device"] == "cuda" else 0,
+    params:
+        specification=lambda wildcards: as_json(run_of(wildcards).specification),
+        options=options_of_run,
+        search=options_of_search,
+        # Not an output: Snakemake deletes outputs before a job, and the trials that are done are worth keeping.
+        folder=folder_of_records,
+    shell:
+        "mosa tune {params.options} {params.search} --pack {input.pack:q} --threads {threads}"
+        " --folder {params.folder:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule choose:
+    input:
+        trials_of_choice,
+    output:
+        f"{RESULTS}/tune/choices/{{scope}}/{{backbone}}/{{variant}}.json",
+    log:
+        f"{RESULTS}/logs/choose/{{scope}}/{{backbone}}/{{variant}}.log",
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem="1GB",
+        runtime="10m",
+    shell:
+        "mosa choose {input:q} --output {output:q} > {log:q} 2>&1"
+
+
+rule write_tuned:
+    input:
+        trials=SEARCHES,
+        manifest=SEARCHES_MANIFEST,
+    output:
+        f"{RESULTS}/tables/tuned.json",
+        f"{RESULTS}/tables/tuned.csv",
+        report(
+            f"{RESULTS}/tables/tuned.md",
+            category="Tables",
+            caption="../report/tuned.rst",
+            labels={"table": "chosen hyper-parameters", "format": "Markdown"},
+        ),
+    log:
+        f"{RESULTS}/logs/tuned.log",
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem="1GB",
+        runtime="10m",
+    params:
+        per=CONFIG["tune"]["per"] if CONFIG["tune"] else "",
+        folder=folder_of_output,
+    shell:
+        "mosa tuned {input.manifest:q} --per {params.per} --output {params.folder:q} > {log:q} 2>&1"
