@@ -24,6 +24,7 @@ run: $(INSTALLED) ## Run the default experiment and print its table.
 	snakemake --cores $(CORES) --quiet rules
 	@cat results/tables/comparison.txt
 	@echo "Tables: results/tables/   Plots: results/plots/   Records: results/runs/"
+	@echo "Report: results/report.html (open it in a browser)"
 
 test: $(INSTALLED) lint ## Run all tests and the linters.
 	pytest

@@ -19,6 +19,7 @@ rule all:
         TABLES,
         TUNED,
         PLOTS,
+        REPORT,
 
 
 include: "rules/data.smk"
@@ -28,4 +29,5 @@ include: "rules/train.smk"
 include: "rules/collect.smk"
 include: "rules/tables.smk"
 include: "rules/plots.smk"
+include: "rules/report.smk"
 include: "rules/partial.smk"

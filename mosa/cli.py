@@ -44,12 +44,16 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int
         raise click.BadParameter(f"{value!r}: expected whole numbers, such as 0,1,2") from None
 
 
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
 def _listed(manifest: Path) -> list[Path]:
     """Return the paths that a file lists, one per line."""
-    try:
-        return [Path(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{manifest}: cannot be read ({error}); expected a list of files") from None
+    return [Path(line) for line in _read_text(manifest).splitlines() if line]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -325,7 +329,7 @@ VARIANTS = click.option(
 @click.option("--published", is_flag=True, help="Write published numbers beside the measured ones, too.")
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def tables(records: Path, variants: list[str] | None, published: bool, output: Path) -> None:
-    """Write the comparison tables (CSV, Markdown, LaTeX, text) from records."""
+    """Write the comparison tables (CSV, Markdown, LaTeX, HTML, text) from records."""
     from mosa.analysis.tables import terminal_table, write_tables
     from mosa.records import read_table
 
@@ -339,11 +343,50 @@ def tables(records: Path, variants: list[str] | None, published: bool, output: P
 @VARIANTS
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def plots(records: Path, variants: list[str] | None, output: Path) -> None:
-    """Draw the comparison, scaling, options and ranks plots (SVG, PNG) from records."""
+    """Draw all plots (SVG, PDF, PNG) from records."""
     from mosa.analysis.plots import write_plots
     from mosa.records import read_table
 
     write_plots(read_table(records), output, variants)
+
+
+@cli.command()
+@RECORDS
+@VARIANTS
+@click.option("--title", default="Benchmark", show_default=True, help="Name of the experiment.")
+@click.option("--config", type=FILE, help="Config (YAML) to show.")
+@click.option("--tuned", type=FILE, help="What was tuned: the tuned.json of `mosa tuned`.")
+@click.option("--manifest", type=FILE, help="List of all records; those that are missing are told.")
+@click.option(
+    "--results",
+    type=FOLDER,
+    default="results",
+    show_default=True,
+    help="Folder of runs/ and logs/, for those.",
+)
+@click.option("--output", type=FILE, required=True, help="Page to write (.html).")
+def report(
+    records: Path,
+    variants: list[str] | None,
+    title: str,
+    config: Path | None,
+    tuned: Path | None,
+    manifest: Path | None,
+    results: Path,
+    output: Path,
+) -> None:
+    """Write a report from records: one HTML page with tables, interactive plots, and every run."""
+    from mosa.records import read_table
+    from mosa.report import missing_runs, write_report
+
+    text = _read_text(config) if config else ""
+    try:
+        choices = json.loads(_read_text(tuned)) if tuned else []
+    except ValueError as error:
+        raise UserError(f"{tuned}: not JSON ({error}); expected what `mosa tuned` wrote") from None
+    missing = missing_runs(_listed(manifest), results) if manifest else []
+    write_report(read_table(records), output, variants, title, text, choices, missing)
+    click.echo(f"report -> {output}")
 
 
 @cli.command()

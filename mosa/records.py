@@ -59,12 +59,16 @@ COLUMNS = {
     "options": "method.options",
     "train_loss": "metrics.train_loss",
     "per_set": "metrics.per_set",
+    "recipe": "training",
+    "versions": "versions",
+    "device": "device.name",
     "commit": "git.commit",
+    "dirty": "git.dirty",
     "data_digest": "data.digest",
     "weights_sha256": "backbone.sha256",
     "created": "created",
 }
-JSON_COLUMNS = ("options", "train_loss", "per_set")
+JSON_COLUMNS = ("options", "train_loss", "per_set", "recipe", "versions", "dirty")
 NUMBERS = {
     *("seed", "protocol_version", "top1", "loss", "epochs", "batch_size", "lr", "passes"),
     *(column for column in COLUMNS if column.endswith(("_parameters", "_seconds", "_flops_per_image"))),

@@ -44,14 +44,19 @@ MAIN_VARIANTS = ",".join(CONFIG["variants"])
 TABLES = [
     f"{RESULTS}/tables/{name}.{kind}"
     for name in ("comparison", "sweep")
-    for kind in ("csv", "md", "tex", "txt")
+    for kind in ("csv", "html", "md", "tex", "txt")
 ] + [f"{RESULTS}/tables/{name}.{kind}" for name in ("differences", "efficiency") for kind in ("csv", "md")]
 PUBLISHED = not set(CONFIG["benchmarks"]).isdisjoint(("vtab1k", "fgvc", "general"))
 TABLES += [f"{RESULTS}/tables/published.{kind}" for kind in ("csv", "md") if PUBLISHED]
-# Only an experiment that sweeps an option has a plot of it.
-SWEPT = option_curves({run.variant: (run.method, run.options, run.training) for run in RUNS.values()})
-PLOT_NAMES = ("comparison", "scaling", "ranks", *(["options"] if SWEPT else []))
-PLOTS = [f"{RESULTS}/plots/{name}.{kind}" for name in PLOT_NAMES for kind in ("svg", "png")]
+# Only an experiment that sweeps an option has a plot of it. (Tuning may give every value another recipe.)
+FIRST = {run.variant: run for run in sorted(RUNS.values(), key=lambda run: run.task, reverse=True)}
+CURVES = option_curves({name: (run.method, run.options, run.training) for name, run in FIRST.items()})
+PLOT_NAMES = ["comparison", "scaling", "compute", "ranks"]
+PLOT_NAMES += ["options"] if CURVES and not CONFIG["tune"] else []
+PLOT_NAMES += ["backbones"] if len(CONFIG["backbones"]) > 1 else []
+PLOTS = [f"{RESULTS}/plots/{name}.{kind}" for name in PLOT_NAMES for kind in ("svg", "pdf", "png")]
+
+REPORT = f"{RESULTS}/report.html"
 
 # What tuned hyper-parameters the runs take, and tables of them.
 CHOICES = list(
@@ -204,6 +209,11 @@ def write_manifest(paths):
     return write_by_content("", "txt", "".join(f"{path}\n" for path in paths))
 
 
+def write_config():
+    """Write the config with every default filled in, for the report to show."""
+    return write_by_content("config-", "yaml", yaml.safe_dump(CONFIG, sort_keys=False))
+
+
 def existing_records():
     """A digest of which records exist, and since when."""
     found = [(record, Path(record).stat().st_mtime_ns) for record in RUNS if Path(record).is_file()]
@@ -212,6 +222,7 @@ def existing_records():
 
 try:
     MANIFEST = write_manifest(RUNS)
+    CONFIG_SHOWN = write_config()
     SEARCHES_MANIFEST = [write_manifest(SEARCHES)] if SEARCHES else []
     # Only what lies on disk, or is another model, is checked: a run of the demo waits for nothing.
     ON_DISK = any(task.on_disk for task, _ in TASK_OF_PACK.values()) or any(

@@ -1,14 +1,16 @@
-# Tables and plots of the records that exist: snakemake partial
+# Tables, plots and report of the records that exist, with those that are missing and why: snakemake partial
 # The records are a parameter, not an input, so that nothing is trained for it.
 
 
 rule partial:
     input:
-        MANIFEST,
+        manifest=MANIFEST,
+        config=CONFIG_SHOWN,
     output:
         runs=f"{RESULTS}/partial/runs.csv",
         table=f"{RESULTS}/partial/comparison.txt",
         plot=f"{RESULTS}/partial/comparison.png",
+        report=f"{RESULTS}/partial/report.html",
     log:
         f"{RESULTS}/logs/partial.log",
     conda:
@@ -18,10 +20,15 @@ rule partial:
         runtime="10m",
     params:
         variants=MAIN_VARIANTS,
+        title=CONFIG["name"],
+        results=lambda wildcards, output: str(Path(output.runs).parents[1]),
         folder=folder_of_output,
         existing=lambda wildcards: existing_records(),
     shell:
-        "(mosa collect --manifest {input:q} --existing --output {output.runs:q} &&"
+        "(mosa collect --manifest {input.manifest:q} --existing --output {output.runs:q} &&"
         " mosa tables --records {output.runs:q} --variants {params.variants:q} --output {params.folder:q} &&"
-        " mosa plots --records {output.runs:q} --variants {params.variants:q} --output {params.folder:q})"
+        " mosa plots --records {output.runs:q} --variants {params.variants:q} --output {params.folder:q} &&"
+        " mosa report --records {output.runs:q} --variants {params.variants:q} --title {params.title:q}"
+        " --config {input.config:q} --manifest {input.manifest:q} --results {params.results:q}"
+        " --output {output.report:q})"
         " > {log:q} 2>&1"

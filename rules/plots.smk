@@ -10,7 +10,7 @@ rule draw_plots:
     input:
         f"{RESULTS}/tables/runs.csv",
     output:
-        [plot for plot in PLOTS if plot.endswith(".png")],
+        [plot for plot in PLOTS if not plot.endswith(".svg")],
         report(
             f"{RESULTS}/plots/comparison.svg",
             category="Plots",
@@ -22,6 +22,18 @@ rule draw_plots:
             category="Plots",
             caption="../report/scaling_plot.rst",
             labels={"plot": "accuracy against tuned parameters"},
+        ),
+        report(
+            f"{RESULTS}/plots/compute.svg",
+            category="Plots",
+            caption="../report/compute_plot.rst",
+            labels={"plot": "accuracy against compute"},
+        ),
+        report(
+            [plot for plot in PLOTS if plot.endswith("backbones.svg")],
+            category="Plots",
+            caption="../report/backbones_plot.rst",
+            labels={"plot": "accuracy against the backbone's size"},
         ),
         report(
             f"{RESULTS}/plots/ranks.svg",

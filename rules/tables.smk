@@ -10,8 +10,8 @@ rule write_tables:
     input:
         f"{RESULTS}/tables/runs.csv",
     output:
-        multiext(f"{RESULTS}/tables/comparison", ".csv", ".tex", ".txt"),
-        multiext(f"{RESULTS}/tables/sweep", ".csv", ".tex", ".txt"),
+        multiext(f"{RESULTS}/tables/comparison", ".csv", ".html", ".tex", ".txt"),
+        multiext(f"{RESULTS}/tables/sweep", ".csv", ".html", ".tex", ".txt"),
         report(
             f"{RESULTS}/tables/comparison.md",
             category="Tables",

@@ -1,5 +1,6 @@
 """Tables and plots: numbers checked by hand, nothing averaged away, the same bytes from any order."""
 
+import shutil
 import statistics
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from test_records import make_record
 
 from mosa.analysis.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, compare, sweep
+from mosa.analysis.backbones_plot import backbones_figure
 from mosa.analysis.columns import caption, compute_columns
 from mosa.analysis.comparison_plot import comparison_figure
 from mosa.analysis.efficiency import efficiency_table, efficiency_text
@@ -23,7 +25,7 @@ from mosa.analysis.paired import differences
 from mosa.analysis.plots import write_plots
 from mosa.analysis.rank_plot import rank_figure
 from mosa.analysis.render import escape_latex, escape_markdown
-from mosa.analysis.scaling_plot import scaling_figure
+from mosa.analysis.scaling_plot import compute_figure, scaling_figure
 from mosa.analysis.stats import ppt
 from mosa.analysis.style import METHOD_STYLES, method_styles
 from mosa.analysis.tables import terminal_table, write_tables
@@ -252,6 +254,16 @@ def test_cells_show_mean_spread_and_best(tmp_path):
     assert r"\cmidrule(lr){2-3}\cmidrule(lr){4-4}" in latex
 
 
+def test_the_second_is_underlined(tmp_path):
+    scores = {"adapter": {"cats": [80, 81]}, "mosa": {"cats": [82, 83]}, "lora": {"cats": [80.01, 81]}}
+    write_tables(make_frame(scores | {"linear": {"cats": [50, 51]}}), tmp_path)
+    markdown = (tmp_path / "comparison.md").read_text()
+    assert "| mosa | **82.5 ± 0.7** |" in markdown and "| linear | 50.5 ± 0.7 |" in markdown
+    assert all(f"| {v} | <ins>80.5 ± 0.7</ins> |" in markdown for v in ("adapter", "lora"))  # as printed
+    assert r"\underline{80.5}{\scriptsize" in (tmp_path / "comparison.tex").read_text()
+    assert '<td class="second">80.5 ± 0.7</td>' in (tmp_path / "comparison.html").read_text()
+
+
 def test_equal_as_printed_is_equally_good(tmp_path):
     scores = {"adapter": {"cats": [80, 80.02]}, "mosa": {"cats": [80.04, 80]}, "lora": {"cats": [80]}}
     write_tables(make_frame(scores), tmp_path)
@@ -297,7 +309,7 @@ def test_selection_runs_are_called_so(tmp_path):
 def test_the_sweep_has_a_table_of_its_own(tmp_path):
     paths = write_tables(make_sweep(), tmp_path, ["linear", "full", "adapter", "mosa"])
     assert [path.name for path in paths] == [
-        f"{name}.{kind}" for name in ("comparison", "sweep") for kind in ("csv", "md", "tex", "txt")
+        f"{name}.{kind}" for name in ("comparison", "sweep") for kind in ("csv", "md", "tex", "html", "txt")
     ] + [f"{name}.{kind}" for name in ("differences", "efficiency") for kind in ("csv", "md")]  # fmt: skip
     variants = {path.stem: pd.read_csv(path)["variant"].tolist() for path in paths if path.suffix == ".csv"}
     assert variants["differences"] == ["linear", "full", "mosa"]
@@ -333,20 +345,35 @@ def test_hostile_names_stay_inside_their_cells(tmp_path):
     assert pd.read_csv(tmp_path / "comparison.csv")["variant"].tolist()[1] == "[*]" + HOSTILE
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex with booktabs and graphicx")
+def test_latex_compiles(tmp_path):
+    write_tables(make_frame().replace({"cats": HOSTILE, "mosa": "x" + HOSTILE, "animals": HOSTILE}), tmp_path)
+    document = [r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"]
+    document += [rf"\input{{{name}}}" for name in ("comparison", "sweep")] + [r"\end{document}"]
+    (tmp_path / "all.tex").write_text("\n".join(document))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
 # --- plots
 
 
 def test_plots_are_written(tmp_path):
     paths = write_plots(make_sweep(), tmp_path, ["linear", "full", "adapter", "mosa"])
     assert [path.name for path in paths] == [
-        f"{name}.{kind}" for name in ("comparison", "scaling", "options", "ranks") for kind in ("svg", "png")
+        f"{name}.{kind}"
+        for name in ("comparison", "scaling", "options", "ranks")
+        for kind in ("svg", "pdf", "png")
     ]
     for path in paths:
         if path.suffix == ".svg":
             assert ET.parse(path).getroot().tag.endswith("svg")
             assert "<dc:date>" not in path.read_text()
         else:
-            assert path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 10_000
+            start = {".png": b"\x89PNG", ".pdf": b"%PDF"}[path.suffix]
+            assert path.read_bytes().startswith(start) and path.stat().st_size > 10_000
 
 
 def test_same_records_in_any_order_give_the_same_bytes(tmp_path):
@@ -357,7 +384,7 @@ def test_same_records_in_any_order_give_the_same_bytes(tmp_path):
         write_tables(rows, tmp_path / folder, ["adapter", "mosa"])
         write_plots(rows, tmp_path / folder, ["adapter", "mosa"])
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(names) == 20
+    assert len(names) == 14 + 4 * 3
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
@@ -429,7 +456,7 @@ def make_ablation():
 
 
 def test_a_curve_changes_one_option_and_nothing_else():
-    variants = {row.variant: (row.method, row.options, 0.1) for row in make_ablation().itertuples()}
+    variants = {row.variant: (row.method, row.options, {"lr": 0.1}) for row in make_ablation().itertuples()}
     curves = option_curves(variants)
     assert curves.keys() == {"experts", "consistency", "split"}  # split_bias has two values
     (experts,) = curves["experts"]
@@ -437,7 +464,7 @@ def test_a_curve_changes_one_option_and_nothing_else():
     assert [value for value, _ in experts.variants] == [1, 2, 4, 16]
     assert [value for value, _ in curves["consistency"][0].variants] == [0.0, 1.0, 10.0]
     assert [value for value, _ in curves["split"][0].variants] == ["both", "down", "up"]
-    variants["mosa-1"] = (*variants["mosa-1"][:2], 0.2)  # another recipe: not the same curve
+    variants["mosa-1"] = (*variants["mosa-1"][:2], {"lr": 0.2})  # another recipe: not the same curve
     assert [value for value, _ in option_curves(variants)["experts"][0].variants] == [2, 4, 16]
 
 
@@ -454,6 +481,35 @@ def test_the_options_plot_shows_means_beside_the_dense_adapter():
     assert [71.0, 71.0] in [list(line) for line in lines]
     assert "adapter: 71.0" in [text.get_text() for text in experts.get_legend().get_texts()]
     assert options_figure(make_frame()) is None
+
+
+def test_keys_of_the_recipe_are_curves_too():
+    variants = {
+        f"v{fraction}": ("lora", {"rank": 4}, {"fraction": fraction, "lr": 1}) for fraction in (1, 0.5, 0.1)
+    }
+    assert [value for value, _ in option_curves(variants)["fraction"][0].variants] == [0.1, 0.5, 1]
+
+
+def test_backbones_stand_by_size_and_only_where_there_are_two():
+    sizes = {"tiny": 1e6, "large": 3e8, "base": 9e7}
+    frames = [make_frame().assign(backbone=name, model_parameters=size) for name, size in sizes.items()]
+    frame = pd.concat(frames, ignore_index=True)
+    frame.loc[frame["backbone"] == "large", "top1"] += 5
+    (axes,) = backbones_figure(frame, ["adapter", "mosa"]).axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["tiny\n1M", "base\n90M", "large\n300M"]
+    lines = {line.get_label(): line for line in axes.containers}
+    means = lines["adapter"][0].get_ydata()
+    assert means[0] == means[1] and means[2] == pytest.approx(means[0] + 5)
+    assert backbones_figure(frames[0]) is None
+    other = frames[1].query("task != 'dogs'")  # other tasks: not comparable
+    assert backbones_figure(pd.concat([frames[0], other])) is None
+
+
+def test_compute_is_drawn_where_it_is_known():
+    known = {"epochs": 2, "train_examples": 100, "passes": 1, "train_flops_per_image": 1e6}
+    figure = compute_figure(make_frame(**known))
+    assert figure.axes[0].get_lines()[0].get_xdata().tolist() == [2e8]
+    assert compute_figure(make_frame()) is None
 
 
 def test_small_differences_do_not_fill_an_axis():
@@ -489,8 +545,8 @@ EDGES = {
 def test_edge_cases_are_drawn(name, tmp_path, monkeypatch):
     monkeypatch.setitem(STYLE, "savefig.dpi", 40)
     order = ["mosa", "adapter"] if name == "a variant without runs" else None
-    assert len(write_plots(EDGES[name], tmp_path, order)) == 6
-    assert len(write_tables(EDGES[name], tmp_path, order)) == 12
+    assert len(write_plots(EDGES[name], tmp_path, order)) == 9
+    assert len(write_tables(EDGES[name], tmp_path, order)) == 14
 
 
 @pytest.mark.parametrize("draw", [comparison_figure, scaling_figure, options_figure, rank_figure])

@@ -16,6 +16,7 @@ class Cell(NamedTuple):
     sd: str = ""
     note: str = ""
     best: bool = False
+    second: bool = False
 
 
 class Column(NamedTuple):
@@ -89,19 +90,24 @@ def by_task(section: Section) -> list[Column]:
 def _scores(section: Section, key: Key) -> list[Cell]:
     mean, sd, n = section.mean[key], section.sd[key], section.n[key]
     # Equal as printed is equal: ties are all best.
-    best = max((f"{value:.1f}" for value in mean[n == section.full_n]), key=float, default="")
+    shown = sorted({f"{value:.1f}" for value in mean[n == section.full_n]}, key=float, reverse=True)
+    # Of two, the second is the worse.
+    marks = ("best", "second")[: max(0, len(section.variants) - 1)]
+    marked = dict(zip(shown, marks, strict=False))
     cells = []
     for variant in section.variants:
         if not n[variant]:
             cells.append(Cell(MISSING))
             continue
         complete = bool(n[variant] == section.full_n)
+        mark = marked.get(f"{mean[variant]:.1f}") if complete else None
         cells.append(
             Cell(
                 value=f"{mean[variant]:.1f}",
                 sd="" if pd.isna(sd[variant]) else f"{sd[variant]:.1f}",
                 note="" if complete else f"(n={n[variant]})",
-                best=complete and f"{mean[variant]:.1f}" == best and len(section.variants) > 1,
+                best=mark == "best",
+                second=mark == "second",
             )
         )
     return cells
@@ -130,7 +136,7 @@ def caption(section: Section) -> str:
         "Tuned: parameters that a task stores after merging, without the classifier, and with it (mean over "
         f"tasks, as classifiers differ in size). {_about_compute(section)}"
         f"{MISSING}: no record, or a mean with missing tasks. "
-        "Bold: the highest mean of a column among those with all seeds."
+        "Bold: the highest mean of a column among those with all seeds; underlined: the second."
     )
 
 

@@ -35,7 +35,10 @@ _LINE = 0.145  # inches, one line of a note
 
 
 def stack(
-    sections: list[Section], heights: Sequence[float], notes: Sequence[str]
+    sections: list[Section],
+    heights: Sequence[float],
+    notes: Sequence[str],
+    titles: Sequence[str] | None = None,
 ) -> tuple[Figure, list[SubFigure]]:
     """Make a figure with a part for each section, headed by its name.
 
@@ -43,6 +46,7 @@ def stack(
         sections: What to show.
         heights: Inches for the panels of each section.
         notes: Caption of each section, wrapped here.
+        titles: Headings; None: benchmark, backbone and split of each section.
 
     Returns:
         The figure, and its parts to draw into.
@@ -53,8 +57,10 @@ def stack(
     ]
     figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
     parts = list(figure.subfigures(len(sections), 1, height_ratios=heights, squeeze=False)[:, 0])
-    for part, section, note in zip(parts, sections, notes, strict=True):
-        title = f"{section.benchmark}, {section.backbone}: top-1 accuracy (%), {section.eval_split} split"
+    titles = titles or [
+        f"{s.benchmark}, {s.backbone}: top-1 accuracy (%), {s.eval_split} split" for s in sections
+    ]
+    for part, title, note in zip(parts, titles, notes, strict=True):
         part.suptitle(title, fontsize=9.5, x=0.01, ha="left")
         part.supxlabel(note, fontsize=7, x=0.01, ha="left", color=QUIET, linespacing=1.35)
     return figure, parts

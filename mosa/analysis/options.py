@@ -19,20 +19,23 @@ class Curve(NamedTuple):
     variants: list[tuple[Any, str]]
 
 
-def option_curves(variants: Mapping[str, tuple[str, Mapping[str, Any], Any]]) -> dict[str, list[Curve]]:
-    """Find the options that take at least three values while everything else stays the same.
+def option_curves(
+    variants: Mapping[str, tuple[str, Mapping[str, Any], Mapping[str, Any]]],
+) -> dict[str, list[Curve]]:
+    """Find what takes at least three values while everything else stays the same.
 
     Args:
-        variants: Method, options and recipe of each variant; recipes are only compared.
+        variants: Method, options of the method, and recipe of each variant.
 
     Returns:
-        The curves of each such option, in the order of the variants.
+        The curves of each such option or key of the recipe, in the order of the variants.
     """
     groups: dict[tuple[str, str], tuple[str, dict[str, tuple[Any, str]]]] = {}
     for name, (method, options, recipe) in variants.items():
-        for option, value in options.items():
-            others = {other: options[other] for other in sorted(options) if other != option}
-            key = option, json.dumps([method, others, recipe], sort_keys=True, default=str)
+        settings = dict(options) | dict(recipe)
+        for option, value in settings.items():
+            others = {other: settings[other] for other in sorted(settings) if other != option}
+            key = option, json.dumps([method, others], sort_keys=True, default=str)
             groups.setdefault(key, (method, {}))[1].setdefault(json.dumps(value), (value, name))
     curves: dict[str, list[Curve]] = {}
     for (option, _), (method, values) in groups.items():

@@ -1,4 +1,4 @@
-"""The options plot: accuracy against every option of which the records have at least three values."""
+"""The options plot: accuracy against every option, and key of the recipe, that takes three values or more."""
 
 import json
 from collections import Counter
@@ -55,10 +55,10 @@ def _curves(section: Section, order: Sequence[str]) -> dict[str, list[Curve]]:
     """Return the curves of a section, with the variants of the comparison first where two are the same."""
     first = section.runs.drop_duplicates("variant").set_index("variant")
     names = [*(name for name in order if name in first.index), *section.variants]
-    recipe = [column for column in ("epochs", "batch_size", "lr") if column in first]
+    recipes = first["recipe"] if "recipe" in first else pd.Series([{}] * len(first), first.index)
     return option_curves(
         {
-            name: (first.loc[name, "method"], first.loc[name, "options"], list(first.loc[name, recipe]))
+            name: (first.loc[name, "method"], first.loc[name, "options"], recipes[name])
             for name in dict.fromkeys(names)
             if name in first.index
         }

@@ -1,4 +1,4 @@
-"""All plots of a set of records, as SVG and PNG files."""
+"""All plots of a set of records, as SVG, PDF and PNG files."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -6,18 +6,27 @@ from pathlib import Path
 import matplotlib.style
 import pandas as pd
 
+from mosa.analysis.backbones_plot import backbones_figure
 from mosa.analysis.comparison_plot import comparison_figure
 from mosa.analysis.figures import STYLE
 from mosa.analysis.options_plot import options_figure
 from mosa.analysis.rank_plot import rank_figure
-from mosa.analysis.scaling_plot import scaling_figure
+from mosa.analysis.scaling_plot import compute_figure, scaling_figure
 from mosa.files import written_atomically
+
+# Of each format, what would tell the time or the versions: the same records give the same bytes.
+_FORMATS = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
 
 
 def write_plots(frame: pd.DataFrame, directory: str | Path, order: Iterable[str] | None = None) -> list[Path]:
-    """Draw comparison, scaling, options and ranks, as .svg and .png; the same records, the same bytes.
+    """Draw all plots, as .svg, .pdf and .png; the same records, the same bytes.
 
-    There is no options plot where no option takes three values (see `mosa.analysis.options`).
+    There is no options plot where no option takes three values (see `mosa.analysis.options`), and no
+    backbones plot of a single backbone.
 
     Args:
         frame: One row per run, as from `mosa.records`; the order of the rows does not matter.
@@ -37,6 +46,8 @@ def write_plots(frame: pd.DataFrame, directory: str | Path, order: Iterable[str]
         figures = {
             "comparison": comparison_figure(frame, order),
             "scaling": scaling_figure(frame, order),
+            "compute": compute_figure(frame, order),
+            "backbones": backbones_figure(frame, order),
             "options": options_figure(frame, order),
             "ranks": rank_figure(frame, order),
         }
@@ -45,7 +56,7 @@ def write_plots(frame: pd.DataFrame, directory: str | Path, order: Iterable[str]
                 continue
             figure.draw_without_rendering()
             figure.set_layout_engine("none")  # laid out, once for both formats
-            for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+            for suffix, metadata in _FORMATS.items():
                 paths.append(Path(directory) / f"{name}.{suffix}")
                 with written_atomically(paths[-1]) as temporary:
                     figure.savefig(temporary, format=suffix, metadata=metadata)

@@ -1,7 +1,8 @@
-"""A section's tables as plain text, Markdown and LaTeX (booktabs)."""
+"""A section's tables as plain text, Markdown, HTML and LaTeX (booktabs)."""
 
 import re
 from collections.abc import Callable
+from html import escape
 
 from mosa.analysis.aggregate import Section, count
 from mosa.analysis.columns import MISSING, Cell, Column, by_task, caption, compute_columns, heading, overview
@@ -66,7 +67,8 @@ def escape_markdown(text: str) -> str:
 
 def _markdown(cell: Cell) -> str:
     value = f"{cell.value} ± {cell.sd}" if cell.sd else cell.value
-    return " ".join(filter(None, [f"**{value}**" if cell.best else value, cell.note]))
+    value = f"**{value}**" if cell.best else f"<ins>{value}</ins>" if cell.second else value
+    return " ".join(filter(None, [value, cell.note]))
 
 
 def markdown_section(section: Section) -> str:
@@ -83,6 +85,43 @@ def markdown_section(section: Section) -> str:
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     parts.append(escape_markdown(caption(section)))
     return "\n\n".join(parts) + "\n"
+
+
+# --- HTML
+
+_STYLE = (
+    "table{border-collapse:collapse;font:14px system-ui,sans-serif;margin:1em 0}th,td{padding:.2em .6em;"
+    "text-align:right}th:first-child{text-align:left}thead th{border-bottom:1px solid}"
+    ".best{font-weight:bold}.second{text-decoration:underline}caption{caption-side:bottom;text-align:left}"
+)
+
+
+def html_page(sections: list[Section]) -> str:
+    """Return a page with two tables of each section, the means and the tasks."""
+    parts = ["<!doctype html>", '<html lang="en"><meta charset="utf-8"><title>Comparison</title>']
+    parts.append(f"<style>{_STYLE}</style>")
+    for section in sections:
+        parts.append(f"<h2>{escape(heading(section))}</h2>")
+        for columns in (overview(section) + compute_columns(section), by_task(section)):
+            parts += _html_table(section, columns, caption(section) if not columns[0].group else "")
+    return "\n".join([*parts, "</html>"]) + "\n"
+
+
+def _html_table(section: Section, columns: list[Column], text: str) -> list[str]:
+    titles = [f"{column.title} ({column.group})" if column.group else column.title for column in columns]
+    lines = ["<table>", f"<caption>{escape(text)}</caption>"] if text else ["<table>"]
+    lines.append(
+        "<thead><tr><th>variant</th>" + "".join(f"<th>{escape(t)}</th>" for t in titles) + "</tr></thead>"
+    )
+    for number, variant in enumerate(section.variants):
+        cells = [_html_cell(column.cells[number]) for column in columns]
+        lines.append(f"<tr><th>{escape(variant)}</th>{''.join(cells)}</tr>")
+    return [*lines, "</table>"]
+
+
+def _html_cell(cell: Cell) -> str:
+    mark = ' class="best"' if cell.best else ' class="second"' if cell.second else ""
+    return f"<td{mark}>{escape(_plain(cell._replace(best=False)))}</td>"
 
 
 # --- LaTeX
@@ -111,7 +150,8 @@ def escape_latex(text: str) -> str:
 def _latex(cell: Cell) -> str:
     if cell.value == MISSING:
         return "---"
-    value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
+    command = r"\textbf" if cell.best else r"\underline" if cell.second else ""
+    value = f"{command}{{{cell.value}}}" if command else cell.value
     sd = rf"{{\scriptsize$\,\pm\,${cell.sd}}}" if cell.sd else ""
     note = rf" {{\scriptsize {cell.note}}}" if cell.note else ""
     return value + sd + note

@@ -1,4 +1,4 @@
-"""The scaling plot: accuracy against the number of tuned parameters, a curve per method."""
+"""The scaling plots: accuracy against tuned parameters, and against compute, a curve per method."""
 
 import json
 import math
@@ -31,11 +31,32 @@ class Series(NamedTuple):
 def scaling_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure:
     """Draw the mean over tasks against the tuned parameters, a panel per benchmark and backbone."""
     sections = sweep(frame, order)
+    sizes = [section.parameters["adapter_mean"] for section in sections]
+    return _figure(frame, order, sections, sizes, "tuned parameters without head")
+
+
+def compute_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure | None:
+    """Draw the mean over tasks against the FLOPs of training, as `scaling_figure`; None if none are known."""
+    sections = [section for section in sweep(frame, order) if section.compute["flops"].notna().any()]
+    if not sections:
+        return None
+    sizes = [section.compute["flops"] for section in sections]
+    return _figure(frame, order, sections, sizes, "FLOPs of a training run, mean over tasks")
+
+
+def _figure(
+    frame: pd.DataFrame,
+    order: Sequence[str] | None,
+    sections: list[Section],
+    sizes: list[pd.Series],
+    label: str,
+) -> Figure:
     styles = method_styles(frame["method"])
     figure, parts = stack(sections, [2.9] * len(sections), [_note(section) for section in sections])
-    for part, section in zip(parts, sections, strict=True):
+    for part, section, size in zip(parts, sections, sizes, strict=True):
         axes = part.subplots()
-        _draw_scaling(axes, section, _series(section, order or ()), styles)
+        _draw_scaling(axes, section, _series(section, order or ()), styles, size)
+        axes.set_xlabel(label)
         part.legend(loc="outside right upper", frameon=False, handlelength=3)
     return figure
 
@@ -55,9 +76,10 @@ def _series(section: Section, order: Sequence[str]) -> list[Series]:
     return series
 
 
-def _draw_scaling(axes: Axes, section: Section, series: list[Series], styles: dict[str, MethodStyle]) -> None:
+def _draw_scaling(
+    axes: Axes, section: Section, series: list[Series], styles: dict[str, MethodStyle], size: pd.Series
+) -> None:
     mean, sd = section.mean[MEAN_OVER_TASKS], section.sd[MEAN_OVER_TASKS]
-    size = section.parameters["adapter_mean"]
     shown = size[(size > 0) & mean.notna()]
     decades = math.log10(shown.max() / shown.min()) if len(shown) else 0
     taken: Counter[float] = Counter()  # how many points have this size already
@@ -96,7 +118,6 @@ def _draw_scaling(axes: Axes, section: Section, series: list[Series], styles: di
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.margins(0.06, 0.08)
     axes.grid()
-    axes.set_xlabel("tuned parameters without head")
     axes.set_ylabel("mean over tasks of top-1 (%)")
 
 

@@ -1,4 +1,4 @@
-"""Comparison and sweep tables: files (CSV, Markdown, LaTeX) and text for the terminal."""
+"""Comparison and sweep tables: files (CSV, Markdown, LaTeX, HTML) and text for the terminal."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,7 +9,7 @@ from mosa.analysis.aggregate import Section, compare, sweep
 from mosa.analysis.efficiency import efficiency_table, efficiency_text
 from mosa.analysis.paired import differences_table, differences_text
 from mosa.analysis.published import published_table, published_text
-from mosa.analysis.render import latex_section, markdown_section, terminal_section
+from mosa.analysis.render import html_page, latex_section, markdown_section, terminal_section
 from mosa.files import written_atomically
 
 WIDTH = 120  # characters of a table as plain text
@@ -18,7 +18,7 @@ WIDTH = 120  # characters of a table as plain text
 def write_tables(
     frame: pd.DataFrame, directory: str | Path, order: Iterable[str] | None = None, published: bool = False
 ) -> list[Path]:
-    """Write comparison and sweep as CSV, Markdown, LaTeX and text; the other tables as CSV and Markdown.
+    """Write comparison and sweep in every format; the other tables as CSV and Markdown.
 
     The comparison has the variants of `order`, the sweep every variant, and the differences set those of the
     comparison against the adapter (see `paired`, `aggregate.compare` and
@@ -44,6 +44,7 @@ def write_tables(
         )
         texts[f"{name}.md"] = "\n".join(markdown_section(section) for section in sections)
         texts[f"{name}.tex"] = "\n".join(latex_section(section, name) for section in sections)
+        texts[f"{name}.html"] = html_page(sections)
         texts[f"{name}.txt"] = "\n\n".join(terminal_section(section, WIDTH) for section in sections) + "\n"
     compared = compare(frame, order)
     texts["differences.csv"] = differences_table(compared).to_csv(

@@ -70,6 +70,7 @@ def choose(paths: Iterable[Path]) -> dict[str, Any]:
         "tasks": [file["task"] for file in files.values()],
         "backbone": first[1]["backbone"],
         "variant": first[1]["variant"],
+        "method": first[1]["method"],
         "rule": RULE,
         "search": first[1]["search"],
         "chosen": chosen,
@@ -103,7 +104,7 @@ def read_trials(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read, or is not one.
     """
-    return _read(path, ("task", "backbone", "variant", "search", "trials"))
+    return _read(path, ("task", "backbone", "variant", "method", "search", "trials"))
 
 
 def read_choice(path: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ CONFIG = {
     "training": {"epochs": 1, "batch_size": 64},
     "variants": {method: {"method": method} for method in ("linear", "full", "adapter", "lora", "mosa")},
 }
-REFRESH = {"collect": 1, "write_tables": 1, "draw_plots": 1, "all": 1}
+REFRESH = {"collect": 1, "write_tables": 1, "draw_plots": 1, "write_report": 1, "all": 1}
 
 pytestmark = pytest.mark.slow
 
@@ -103,9 +103,10 @@ def test_tables_and_plots_are_there(workspace):
             assert (workspace.folder / f"results/tables/{name}.{kind}").stat().st_size > 200
     for kind in ("csv", "md"):
         assert "mosa" in (workspace.folder / f"results/tables/differences.{kind}").read_text()
-    for name in ("comparison", "scaling"):
-        for kind in ("svg", "png"):
+    for name in ("comparison", "scaling", "compute", "ranks"):
+        for kind in ("svg", "pdf", "png"):
             assert (workspace.folder / f"results/plots/{name}.{kind}").stat().st_size > 2000
+    assert "tiny" in (workspace.folder / "results/report.html").read_text()
     text = (workspace.folder / "results/tables/comparison.txt").read_text()
     assert all(variant in text for variant in CONFIG["variants"])
     hidden = [path for path in workspace.folder.glob("results/**/.*") if not path.name.endswith(".lock")]

@@ -1,0 +1,29 @@
+# One page with everything, which needs no network: summary, tables, interactive plots, every run.
+
+
+rule report:
+    input:
+        REPORT,
+
+
+rule write_report:
+    input:
+        runs=f"{RESULTS}/tables/runs.csv",
+        config=CONFIG_SHOWN,
+        tuned=[f"{RESULTS}/tables/tuned.json"] if CHOICES else [],
+    output:
+        REPORT,
+    log:
+        f"{RESULTS}/logs/report.log",
+    conda:
+        "../envs/analysis.yaml"
+    resources:
+        mem="2GB",
+        runtime="10m",
+    params:
+        title=CONFIG["name"],
+        variants=MAIN_VARIANTS,
+        tuned=lambda wildcards, input: command_line({"tuned": input.tuned or None}),
+    shell:
+        "mosa report --records {input.runs:q} --variants {params.variants:q} --title {params.title:q}"
+        " --config {input.config:q} {params.tuned} --output {output:q} > {log:q} 2>&1"
