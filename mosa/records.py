@@ -232,7 +232,7 @@ def read_table(source: Path) -> "pd.DataFrame":
         raise UserError(f"{source}: not a CSV ({error}); expected one that `mosa collect` wrote") from None
     missing = [column for column in COLUMNS if column not in frame]
     if missing:
-        raise UserError(f"{source}: no column {missing[0]!r}; expected a CSV that `mosa collect` wrote")
+        raise UserError(f"{source}: no column {missing[0]!r}; collect the records again with `mosa collect`")
     for column in JSON_COLUMNS:
         frame[column] = [json.loads(value) for value in frame[column]]
     return frame

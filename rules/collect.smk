@@ -15,5 +15,7 @@ rule collect:
     resources:
         mem="2GB",
         runtime="10m",
+    params:
+        columns=" ".join(COLUMNS),  # a CSV of other columns is made again
     shell:
         "mosa collect --manifest {input.manifest:q} --output {output:q} > {log:q} 2>&1"

@@ -18,6 +18,7 @@ from mosa.data.task import OWN, pack_name
 from mosa.errors import UserError
 from mosa.files import written_atomically
 from mosa.protocol import PRESETS
+from mosa.records import COLUMNS
 from mosa.tuning.space import count_trainings
 
 # The strongest last: Snakemake lists the files of the command line first, but merges them over the others.
