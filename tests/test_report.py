@@ -176,6 +176,15 @@ def opened(browser, frame, tmp_path):
     assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
 
 
+def wait_until(page, expression):
+    """Wait for an expression to be true; playwright's own way evaluates text, which the page forbids."""
+    for _ in range(100):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError(f"never true: {expression}")
+
+
 def column(page, table, number):
     return page.eval_on_selector_all(
         f"#{table} tbody tr:not([hidden])", f"rows => rows.map(row => row.cells[{number}].textContent.trim())"
@@ -222,7 +231,7 @@ def test_plots_tell_their_points_and_change_their_axis(opened):
     opened.wait_for_selector(".scaling .hovertext")
     assert re.search(r"(adapter|mosa|full)", opened.locator(".scaling .hovertext").first.text_content())
     opened.select_option("select.axis", "train_seconds")
-    opened.wait_for_function("document.querySelector('.scaling .xtitle').textContent == 'training seconds'")
+    wait_until(opened, "document.querySelector('.scaling .xtitle').textContent == 'training seconds'")
     assert opened.locator(".bars .points path").count() == 5 * 3  # two groups, and their mean
     assert opened.locator(".trials .points path").count() == 2  # the one that diverged has no score
 
@@ -248,7 +257,7 @@ def test_light_dark_phone_and_paper(opened):
     light, light_plot = opened.evaluate(background), opened.evaluate(plot)
     opened.emulate_media(color_scheme="dark")
     assert opened.evaluate(background) != light
-    opened.wait_for_function(f"{plot} != '{light_plot}'")
+    wait_until(opened, f"{plot} != '{light_plot}'")
     opened.click("#theme")
     assert opened.evaluate(background) == light and opened.evaluate(plot) == light_plot
     opened.set_viewport_size({"width": 360, "height": 740})
