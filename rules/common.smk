@@ -46,7 +46,11 @@ TABLES = [
     f"{RESULTS}/tables/{name}.{kind}"
     for name in ("comparison", "sweep")
     for kind in ("csv", "html", "md", "tex", "txt")
-] + [f"{RESULTS}/tables/{name}.{kind}" for name in ("differences", "efficiency") for kind in ("csv", "md")]
+] + [
+    f"{RESULTS}/tables/{name}.{kind}"
+    for name in ("differences", "efficiency", "combination")
+    for kind in ("csv", "md")
+]
 PUBLISHED = not set(CONFIG["benchmarks"]).isdisjoint(("vtab1k", "fgvc", "general"))
 TABLES += [f"{RESULTS}/tables/published.{kind}" for kind in ("csv", "md") if PUBLISHED]
 # Only an experiment that sweeps an option has a plot of it. (Tuning may give every value another recipe.)

@@ -31,6 +31,13 @@ rule write_tables:
             caption="../report/differences.rst",
             labels={"table": "differences", "format": "Markdown"},
         ),
+        f"{RESULTS}/tables/combination.csv",
+        report(
+            f"{RESULTS}/tables/combination.md",
+            category="Tables",
+            caption="../report/combination.rst",
+            labels={"table": "with and without the split", "format": "Markdown"},
+        ),
         f"{RESULTS}/tables/efficiency.csv",
         report(
             f"{RESULTS}/tables/efficiency.md",

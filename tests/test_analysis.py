@@ -16,6 +16,7 @@ from test_records import make_record
 from mosa.analysis.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, compare, sweep
 from mosa.analysis.backbones_plot import backbones_figure
 from mosa.analysis.columns import caption, compute_columns
+from mosa.analysis.combination import combination_table, combination_text
 from mosa.analysis.comparison_plot import comparison_figure
 from mosa.analysis.efficiency import efficiency_table, efficiency_text
 from mosa.analysis.figures import STYLE
@@ -301,6 +302,22 @@ def test_one_seed_has_no_spread(tmp_path):
     assert "±" not in terminal_table(frame)
 
 
+def test_a_split_stands_beside_what_it_splits():
+    adapter, lora, split = {"bottleneck": 16}, {"rank": 4}, {"consistency": 1.0, "experts": 4}
+    variants = {
+        "adapter": (80, adapter), "adapter-large": (82, {"bottleneck": 64}), "lora": (70, lora),
+        "mosa": (78, adapter | split), "mosa-large": (83, {"bottleneck": 64} | split),
+        "mosl": (71, lora | split), "mosl-alone": (75, {"rank": 8} | split),
+    }  # fmt: skip
+    frame = make_frame({name: {"cats": [top1, top1 + 1]} for name, (top1, _) in variants.items()})
+    frame["options"] = [{"consistency": 0.0} | variants[name][1] for name in frame["variant"]]
+    rows = combination_table(compare(frame)).set_index("variant")
+    assert rows["reference"].to_dict() == {"mosl": "lora", "mosa": "adapter", "mosa-large": "adapter-large"}
+    assert rows["mean"].to_dict() == {"mosl": 1, "mosa": -2, "mosa-large": 1}
+    assert "| adapter-large | 82.5 | mosa-large | 83.5 | +1.0" in combination_text(compare(frame))
+    assert "No variant" in combination_text(compare(make_frame().query("method == 'adapter'")))
+
+
 def test_selection_runs_are_called_so(tmp_path):
     write_tables(make_frame(eval_split="val", train_split="train"), tmp_path)
     assert "on the val split (runs for selection, not a result)" in (tmp_path / "comparison.md").read_text()
@@ -310,7 +327,7 @@ def test_the_sweep_has_a_table_of_its_own(tmp_path):
     paths = write_tables(make_sweep(), tmp_path, ["linear", "full", "adapter", "mosa"])
     assert [path.name for path in paths] == [
         f"{name}.{kind}" for name in ("comparison", "sweep") for kind in ("csv", "md", "tex", "html", "txt")
-    ] + [f"{name}.{kind}" for name in ("differences", "efficiency") for kind in ("csv", "md")]  # fmt: skip
+    ] + [f"{name}.{kind}" for name in ("differences", "efficiency", "combination") for kind in ("csv", "md")]
     variants = {path.stem: pd.read_csv(path)["variant"].tolist() for path in paths if path.suffix == ".csv"}
     assert variants["differences"] == ["linear", "full", "mosa"]
     assert variants["comparison"] == ["linear", "full", "adapter", "mosa"]
@@ -384,7 +401,7 @@ def test_same_records_in_any_order_give_the_same_bytes(tmp_path):
         write_tables(rows, tmp_path / folder, ["adapter", "mosa"])
         write_plots(rows, tmp_path / folder, ["adapter", "mosa"])
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert len(names) == 14 + 4 * 3
+    assert len(names) == 16 + 4 * 3
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
 
@@ -546,7 +563,7 @@ def test_edge_cases_are_drawn(name, tmp_path, monkeypatch):
     monkeypatch.setitem(STYLE, "savefig.dpi", 40)
     order = ["mosa", "adapter"] if name == "a variant without runs" else None
     assert len(write_plots(EDGES[name], tmp_path, order)) == 9
-    assert len(write_tables(EDGES[name], tmp_path, order)) == 14
+    assert len(write_tables(EDGES[name], tmp_path, order)) == 16
 
 
 @pytest.mark.parametrize("draw", [comparison_figure, scaling_figure, options_figure, rank_figure])

@@ -93,14 +93,15 @@ def differences(section: Section, reference: str | None = None) -> list[Differen
         One difference for each other variant, in display order.
     """
     reference = reference or reference_of(section)
-    found = [_difference(section, variant, reference) for variant in section.variants if variant != reference]
-    known = [index for index, difference in enumerate(found) if not np.isnan(difference.wilcoxon_p)]
+    found = [difference(section, variant, reference) for variant in section.variants if variant != reference]
+    known = [index for index, one in enumerate(found) if not np.isnan(one.wilcoxon_p)]
     for index, adjusted in zip(known, holm([found[i].wilcoxon_p for i in known]), strict=True):
         found[index] = found[index]._replace(holm_p=float(adjusted))
     return found
 
 
-def _difference(section: Section, variant: str, reference: str) -> Difference:
+def difference(section: Section, variant: str, reference: str) -> Difference:
+    """Compare two variants, on the seeds for which both have all tasks; `holm_p` is left out."""
     tasks = [("task", task) for task in section.task_names]
     nothing = Difference(variant, reference, tasks=len(tasks))
     scores = section.per_seed[[*tasks, MEAN_OVER_TASKS]]
@@ -136,9 +137,9 @@ def _difference(section: Section, variant: str, reference: str) -> Difference:
 def differences_table(sections: list[Section]) -> pd.DataFrame:
     """Return the differences of all sections as plain numbers, one row per section and variant."""
     rows = [
-        {"benchmark": section.benchmark, "backbone": section.backbone} | difference._asdict()
+        {"benchmark": section.benchmark, "backbone": section.backbone} | found._asdict()
         for section in sections
-        for difference in differences(section)
+        for found in differences(section)
     ]
     return pd.DataFrame(rows, columns=["benchmark", "backbone", *Difference._fields])
 
@@ -149,7 +150,7 @@ def differences_text(sections: list[Section]) -> str:
     for section in sections:
         lines += [f"## {escape_markdown(heading(section))}", ""]
         found = differences(section)
-        lines += [f"- {escape_markdown(difference.sentence)}" for difference in found]
+        lines += [f"- {escape_markdown(one.sentence)}" for one in found]
         lines += ["", *_statistics(found)]
         lines += [
             "",

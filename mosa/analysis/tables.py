@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from mosa.analysis.aggregate import Section, compare, sweep
+from mosa.analysis.combination import combination_table, combination_text
 from mosa.analysis.efficiency import efficiency_table, efficiency_text
 from mosa.analysis.paired import differences_table, differences_text
 from mosa.analysis.published import published_table, published_text
@@ -55,6 +56,10 @@ def write_tables(
         index=False, float_format="%.6g", lineterminator="\n"
     )
     texts["efficiency.md"] = efficiency_text(compared)
+    texts["combination.csv"] = combination_table(compared).to_csv(
+        index=False, float_format="%.4f", lineterminator="\n"
+    )
+    texts["combination.md"] = combination_text(compared)
     if published:
         texts["published.csv"] = published_table(compared).to_csv(
             index=False, float_format="%.4f", lineterminator="\n"
