@@ -138,6 +138,18 @@ _RUN = [
     click.option("--protocol", default="demo", show_default=True, help="Name of the protocol."),
     click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
     click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."),
+    click.option(
+        "--checkpoints",
+        type=FOLDER,
+        help="Folder for the state of a run that is stopped, which goes on from it.",
+    ),
+    click.option(
+        "--checkpoint-every",
+        type=click.FloatRange(min=0),
+        default=60,
+        show_default=True,
+        help="Seconds between two checkpoints, at epoch ends.",
+    ),
 ]
 
 
@@ -161,7 +173,15 @@ def run_options(command: Callable) -> Callable:
 @click.option("--choice", type=FILE, help="Hyper-parameters that `mosa choose` took, over those given.")
 @click.option("--output", type=FILE, required=True, help="Record to write (.json).")
 def train(
-    pack: Path, output: Path, device: str, threads: int, variant: str | None, choice: Path | None, **spec
+    pack: Path,
+    output: Path,
+    device: str,
+    threads: int,
+    checkpoints: Path | None,
+    checkpoint_every: float,
+    variant: str | None,
+    choice: Path | None,
+    **spec,
 ) -> None:
     """Train and evaluate one run, and write its record."""
     from mosa.config import Run
@@ -170,7 +190,8 @@ def train(
 
     for section, values in (read_choice(choice)["chosen"] if choice else {}).items():
         spec[section] = spec[section] | values
-    record = execute(Run(variant=variant or spec["method"], **spec), pack, output, device, threads)
+    run = Run(variant=variant or spec["method"], **spec)
+    record = execute(run, pack, output, device, threads, checkpoints, checkpoint_every)
     run, metrics = record["run"], record["metrics"]
     click.echo(
         f"{spec['task']} {run['variant']} seed {run['seed']}: top-1 {metrics['top1']:.2f} % on "
@@ -204,7 +225,15 @@ def train(
 @click.option("--folder", type=FOLDER, required=True, help="Where the records of the trainings are kept.")
 @click.option("--output", type=FILE, required=True, help="Results of the trials to write (.json).")
 def tune(
-    pack: Path, folder: Path, output: Path, device: str, threads: int, variant: str | None, **spec
+    pack: Path,
+    folder: Path,
+    output: Path,
+    device: str,
+    threads: int,
+    checkpoints: Path | None,
+    checkpoint_every: float,
+    variant: str | None,
+    **spec,
 ) -> None:
     """Train what is tried of a method on a task, on train, evaluated on val; test is never opened."""
     from mosa.config import Run
@@ -215,7 +244,7 @@ def tune(
     space, kind, seed = parse_space(spec.pop("space")), spec.pop("search"), spec.pop("search_seed")
     search = Search(space, kind, seed=seed, **how)
     run = Run(variant=variant or spec["method"], **spec)
-    result = run_search(run, search, pack, folder, output, device, threads)
+    result = run_search(run, search, pack, folder, output, device, threads, checkpoints, checkpoint_every)
     click.echo(f"{run.task} {run.variant}: {len(result['trials'])} trials -> {output}")
 
 
@@ -440,6 +469,12 @@ def main() -> None:
     except UserError as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except Exception as error:
+        number = getattr(error, "stopped_by", None)  # mosa.checkpoint.Interrupted, which needs torch
+        if number is None:
+            raise
+        click.echo(str(error), err=True)
+        sys.exit(128 + number)
 
 
 if __name__ == "__main__":

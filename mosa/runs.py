@@ -1,6 +1,8 @@
 """One run: a task, a backbone, a variant and a seed in; a record out."""
 
 import datetime
+import hashlib
+import json
 import math
 import time
 from dataclasses import asdict
@@ -11,6 +13,7 @@ import torch
 
 from mosa import provenance
 from mosa.backbones import build_backbone
+from mosa.checkpoint import EVERY, Checkpoint
 from mosa.config import Run
 from mosa.data.layouts.source import stratified
 from mosa.data.packs import Pack
@@ -24,7 +27,15 @@ from mosa.seeding import derive_seed
 from mosa.training import Diverged, Images, TrainingOptions, evaluate, fit
 
 
-def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", threads: int = 1) -> dict[str, Any]:
+def execute(
+    run: Run,
+    pack_path: Path,
+    output: Path,
+    device: str = "cpu",
+    threads: int = 1,
+    checkpoints: Path | None = None,
+    every: float = EVERY,
+) -> dict[str, Any]:
     """Train and evaluate one run, and write its record.
 
     The evaluated split is not read before the last epoch is over.
@@ -35,6 +46,8 @@ def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", thread
         output: Where the record is written, atomically, at the end.
         device: "cpu", or a CUDA device.
         threads: CPU threads; results repeat bit by bit for the same number.
+        checkpoints: Folder for the state of a run that is stopped, from which it goes on; None: none is kept.
+        every: Seconds between two checkpoints at epoch ends.
 
     Returns:
         The record.
@@ -42,6 +55,7 @@ def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", thread
     Raises:
         UserError: An option, the pack or the weights are wrong.
         Diverged: The loss became NaN or infinite; no record is written.
+        Interrupted: A signal asked to stop, and the state is saved in `checkpoints`.
     """
     start = time.perf_counter()
     if run.stage not in STAGES:
@@ -49,6 +63,8 @@ def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", thread
     torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True)
     place = torch.device(device)
+    if place.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(place)
     training = TrainingOptions.from_dict(run.training)
     method = build_method(run.method, **run.options)
 
@@ -84,7 +100,13 @@ def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", thread
     prepared = time.perf_counter()
 
     label = f"{run.task} {run.variant} seed {run.seed}"
-    progress = fit(model, train, training, run.seed, label)
+    checkpoint = None
+    if checkpoints is not None:
+        decides = [run.task, run.stage, run.seed, PROTOCOL_VERSION, pack.digest, asdict(backbone)]
+        decides += [method.name, method.model_dump(), asdict(training)]
+        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
+        checkpoint = Checkpoint(checkpoints / f"{digest[:16]}.pt", digest, every)
+    progress = fit(model, train, training, run.seed, label, checkpoint)
 
     adapter = method.parameters(model)
     merge(model)
@@ -118,7 +140,9 @@ def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", thread
         },
         "method": {"name": method.name, "options": method.model_dump()},
         "backbone": asdict(backbone) | {"mean": list(backbone.mean), "std": list(backbone.std)},
-        "training": asdict(training) | {"passes": method.passes},
+        "training": asdict(training)
+        | {"passes": method.passes}
+        | ({"accumulation": progress.accumulation} if progress.accumulation > 1 else {}),
         "metrics": metrics | {"train_loss": progress.train_loss},
         "parameters": {
             "adapter": adapter,
@@ -154,6 +178,8 @@ def execute(run: Run, pack_path: Path, output: Path, device: str = "cpu", thread
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     write_record(record, output)
+    if checkpoint is not None:
+        checkpoint.remove()
     return record
 
 

@@ -6,7 +6,8 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mosa.checkpoint import (
+    Checkpoint,
+    Interrupted,
+    load_trained_state,
+    random_state,
+    set_random_state,
+    trained_state,
+)
 from mosa.config import check_training
 from mosa.data.splits import Split
 from mosa.errors import UserError
@@ -72,11 +81,13 @@ class Progress:
         train_loss: Mean loss of each epoch.
         images: Images seen, counted once per step whatever the number of passes.
         seconds: Wall time of the loop.
+        accumulation: In how many parts a step is done, as they do not fit into memory together.
     """
 
     train_loss: list[float] = field(default_factory=list)
     images: int = 0
     seconds: float = 0.0
+    accumulation: int = 1
 
 
 class Images:
@@ -98,9 +109,9 @@ class Images:
         self.labels = torch.as_tensor(split.labels).long().to(device)
         self.mean = 255 * torch.tensor(mean, device=device).view(3, 1, 1)
         self.std = 255 * torch.tensor(std, device=device).view(3, 1, 1)
-        self.rng = None if augment is None else np.random.default_rng(augment)
+        self.augment = augment
         size = 3 * split.size**2 * len(split)
-        resident = self.rng is None and split.in_one_size and size <= RESIDENT_BYTES
+        resident = augment is None and split.in_one_size and size <= RESIDENT_BYTES
         self.images = self._to_device(split.read(np.arange(len(split)))) if resident else None
 
     def __len__(self) -> int:
@@ -109,24 +120,34 @@ class Images:
     def _to_device(self, images: np.ndarray) -> Tensor:
         return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).contiguous()
 
-    def batches(self, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield normalised images (b, 3, height, width) and labels (b,), in the given order of indices."""
+    def batches(
+        self, size: int, order: Tensor | None = None, epoch: int = 0, start: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield normalised images (b, 3, height, width) and labels (b,).
+
+        Args:
+            size: Images of a batch, b; the last has what is left.
+            order: Indices of the images, in the order in which to yield them; None: as they are.
+            epoch: Number of the epoch; every epoch and batch has crops and flips of its own.
+            start: Number of batches to leave out at the beginning.
+        """
         order = torch.arange(len(self)) if order is None else order
-        chunks = order.split(size)
-        read = self._read if self.images is None else self._draw
-        for images, chunk in zip(read(chunks), chunks, strict=True):
+        chunks = list(enumerate(order.split(size)))[start:]
+        read = self._read(chunks, epoch) if self.images is None else self._draw(chunks)
+        for images, (_, chunk) in zip(read, chunks, strict=True):
             yield images.float().sub_(self.mean).div_(self.std), self.labels[chunk.to(self.device)]
 
-    def _draw(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
-        for chunk in chunks:
+    def _draw(self, chunks: list[tuple[int, Tensor]]) -> Iterator[Tensor]:
+        for _, chunk in chunks:
             yield self.images[chunk.to(self.device)]
 
-    def _read(self, chunks: tuple[Tensor, ...]) -> Iterator[Tensor]:
-        # One thread, so that the crops are drawn in the order of the images.
+    def _read(self, chunks: list[tuple[int, Tensor]], epoch: int) -> Iterator[Tensor]:
         with ThreadPoolExecutor(1) as pool:
             waiting = deque()
-            for chunk in chunks:
-                waiting.append(pool.submit(self.split.read, chunk.numpy(), self.rng))
+            for number, chunk in chunks:
+                # Of its own for each batch: a run that goes on in the middle of an epoch draws the same.
+                rng = None if self.augment is None else np.random.default_rng([self.augment, epoch, number])
+                waiting.append(pool.submit(self.split.read, chunk.numpy(), rng))
                 if len(waiting) > _AHEAD:
                     yield self._to_device(waiting.popleft().result())
             while waiting:
@@ -134,12 +155,18 @@ class Images:
 
 
 def fit(
-    model: nn.Module, data: Images, options: TrainingOptions, seed: int, label: str = "train"
+    model: nn.Module,
+    data: Images,
+    options: TrainingOptions,
+    seed: int,
+    label: str = "train",
+    checkpoint: Checkpoint | None = None,
 ) -> Progress:
     """Train the tuned part of a model, in place, for a fixed number of epochs.
 
     AdamW; linear warm-up, then cosine to zero, both per step, the first step having a rate above zero.
-    Nothing is selected on the way: the model that comes out is that of the last epoch.
+    Nothing is selected on the way: the model that comes out is that of the last epoch. A step that does not
+    fit into the GPU's memory is done in two parts, or four, ..., whose gradients add up to the same batch's.
 
     Args:
         model: A model with a method attached (`mosa.peft.attach`).
@@ -147,12 +174,14 @@ def fit(
         options: The recipe.
         seed: Seeds the order of the images, and dropout.
         label: Names the run in the progress display.
+        checkpoint: Where the state is saved, and found again; None: nowhere.
 
     Returns:
         Losses, images and time.
 
     Raises:
         Diverged: The loss became NaN or infinite.
+        Interrupted: A signal asked to stop; the state is saved.
     """
     steps_per_epoch = math.ceil(len(data) / options.batch_size)
     steps = options.epochs * steps_per_epoch
@@ -166,16 +195,45 @@ def fit(
     freeze_statistics(model)
 
     progress = Progress()
+    first, done, total = 1, 0, 0.0
+    state = checkpoint.load() if checkpoint else None
+    if state is not None:
+        load_trained_state(model, state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        order.set_state(state["order"])
+        set_random_state(state["random"])
+        first, done, total = state["epoch"], state["done"], state["total"]
+        progress = Progress(**state["progress"])
+        print(f"{label}: goes on at epoch {first}, step {done + 1} of {steps_per_epoch}", file=sys.stderr)
+    start = time.perf_counter() - progress.seconds
     recent: deque[float] = deque(maxlen=5)
-    start = time.perf_counter()
-    with Display(label, steps, options.epochs) as display:
-        for epoch in range(1, options.epochs + 1):
-            total = 0.0
-            for images, labels in data.batches(
-                options.batch_size, torch.randperm(len(data), generator=order)
-            ):
-                loss = tuning_loss(model, images, labels, options.label_smoothing)
-                value = loss.item()
+
+    def save(epoch: int) -> None:
+        progress.seconds = time.perf_counter() - start
+        checkpoint.save(
+            {
+                "model": trained_state(model),
+                "optimizer": optimizer.state_dict(),
+                "schedule": schedule.state_dict(),
+                "order": drawn,
+                "random": random_state(),
+                "epoch": epoch,
+                "done": done,
+                "total": total,
+                "progress": asdict(progress),
+            }
+        )
+
+    with (
+        checkpoint.listening() if checkpoint else nullcontext(),
+        Display(label, steps, options.epochs, schedule.last_epoch) as display,
+    ):
+        for epoch in range(first, options.epochs + 1):
+            drawn = order.get_state()
+            permutation = torch.randperm(len(data), generator=order)
+            for images, labels in data.batches(options.batch_size, permutation, epoch, done):
+                value = _backward(model, images, labels, options.label_smoothing, progress, label)
                 if not math.isfinite(value):
                     raise Diverged(
                         f"{label}: the loss is {value} at epoch {epoch}, "
@@ -183,18 +241,59 @@ def fit(
                         f"(lr {schedule.get_last_lr()[0]:.3g}, last losses "
                         f"{', '.join(f'{previous:.4g}' for previous in recent) or 'none'}); try a smaller lr"
                     )
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
                 optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
                 schedule.step()
                 recent.append(value)
+                done += 1
                 total += value * len(labels)
                 progress.images += len(labels)
                 display.step(value, progress.images, epoch)
+                if checkpoint and checkpoint.stopped_by is not None:
+                    save(epoch)
+                    raise Interrupted(checkpoint.stopped_by, checkpoint.path)
             progress.train_loss.append(total / len(data))
+            done, total, drawn = 0, 0.0, order.get_state()
             display.epoch(epoch, progress.train_loss[-1], progress.images)
+            if checkpoint and epoch < options.epochs and checkpoint.is_due():
+                save(epoch + 1)
     progress.seconds = time.perf_counter() - start
     return progress
+
+
+def _backward(
+    model: nn.Module, images: Tensor, labels: Tensor, smoothing: float, progress: Progress, label: str
+) -> float:
+    """Compute the gradients of a batch, in as many parts as its memory needs, and return its loss."""
+    while True:
+        try:
+            if progress.accumulation == 1:
+                loss = tuning_loss(model, images, labels, smoothing)
+                value = loss.item()
+                if math.isfinite(value):
+                    loss.backward()
+                return value
+            value = 0.0
+            parts = zip(images.chunk(progress.accumulation), labels.chunk(progress.accumulation), strict=True)
+            for part, targets in parts:
+                loss = tuning_loss(model, part, targets, smoothing) * (len(part) / len(images))
+                value += loss.item()
+                if not math.isfinite(value):
+                    break
+                loss.backward()
+            return value
+        except torch.OutOfMemoryError as error:
+            if progress.accumulation >= len(images):
+                raise UserError(
+                    f"{label}: not even one image fits into the GPU's memory ({error}); take a larger GPU"
+                ) from None
+        model.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        progress.accumulation *= 2
+        print(
+            f"{label}: out of memory; a step of {len(images)} is done in {progress.accumulation} parts",
+            file=sys.stderr,
+        )
 
 
 def freeze_statistics(model: nn.Module) -> None:
@@ -260,11 +359,11 @@ def evaluate(model: nn.Module, data: Images, sets: Sequence[str] = ()) -> dict[s
 class Display:
     """A progress bar on a terminal; in a log, at most ten lines."""
 
-    def __init__(self, label: str, steps: int, epochs: int) -> None:
+    def __init__(self, label: str, steps: int, epochs: int, done: int = 0) -> None:
         self.label, self.epochs = label, epochs
         self.start = time.perf_counter()
         terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=steps, desc=label, unit="step", leave=False) if terminal else None
+        self.bar = tqdm(total=steps, initial=done, desc=label, unit="step", leave=False) if terminal else None
 
     def __enter__(self) -> "Display":
         return self

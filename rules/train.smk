@@ -24,6 +24,9 @@ rule train:
         specification=lambda wildcards: as_json(run_of(wildcards).specification),
         options=options_of_run,
         seed=options_of_seed,
+        # Not an output: Snakemake deletes outputs before a job is tried again.
+        checkpoints=f"{RESULTS}/checkpoints",
     shell:
         "mosa train {params.options} {params.seed} --pack {input.pack:q} --threads {threads}"
+        " --checkpoints {params.checkpoints:q}"
         " --output {output:q} > {log:q} 2>&1"

@@ -29,9 +29,10 @@ rule search:
         search=options_of_search,
         # Not an output: Snakemake deletes outputs before a job, and the trials that are done are worth keeping.
         folder=folder_of_records,
+        checkpoints=f"{RESULTS}/checkpoints",
     shell:
         "mosa tune {params.options} {params.search} --pack {input.pack:q} --threads {threads}"
-        " --folder {params.folder:q} --output {output:q} > {log:q} 2>&1"
+        " --checkpoints {params.checkpoints:q} --folder {params.folder:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule choose:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mosa.checkpoint import EVERY
 from mosa.config import Run
 from mosa.errors import UserError
 from mosa.files import written_atomically
@@ -43,7 +44,15 @@ class Search:
 
 
 def run_search(
-    run: Run, search: Search, pack: Path, folder: Path, output: Path, device: str = "cpu", threads: int = 1
+    run: Run,
+    search: Search,
+    pack: Path,
+    folder: Path,
+    output: Path,
+    device: str = "cpu",
+    threads: int = 1,
+    checkpoints: Path | None = None,
+    every: float = EVERY,
 ) -> dict[str, Any]:
     """Run all trials of a search and write their results.
 
@@ -62,6 +71,8 @@ def run_search(
         output: Where the results are written, atomically, at the end.
         device: "cpu", or a CUDA device.
         threads: CPU threads.
+        checkpoints: Folder for the state of a training that is stopped, as in `mosa.runs.execute`.
+        every: Seconds between two checkpoints at epoch ends.
 
     Returns:
         What was written; `trials` has an entry for each trial, in order.
@@ -75,10 +86,11 @@ def run_search(
         {"options": trial.options, "training": trial.training, "status": "complete"} for trial in trials
     ]
     alive = list(range(len(trials)))
+    place = (pack, folder, device, threads, checkpoints, every)
     rounds = round_lengths(full, search.min_epochs or full, search.factor)
     for number, epochs in enumerate(rounds):
         for index in alive:
-            result = _try(run, trials[index], epochs, search.seeds, (pack, folder, device, threads))
+            result = _try(run, trials[index], epochs, search.seeds, place)
             entries[index] |= result
             what = f"{result['top1']:.2f} % on val" if result["top1"] is not None else "diverged"
             name = f"{run.task} {run.variant} trial {index + 1}/{len(trials)}, {epochs} epochs"
@@ -114,7 +126,7 @@ def run_search(
 
 def _try(run: Run, trial: Trial, epochs: int, seeds: Sequence[int], place: tuple) -> dict[str, Any]:
     """Train a trial with every seed, or take the records that there are; return its means on val."""
-    pack, folder, device, threads = place
+    pack, folder, *how = place
     recipe = dict(run.training) | trial.training
     full = TrainingOptions.from_dict(recipe)
     # A shorter round has the same schedule, shorter.
@@ -126,7 +138,7 @@ def _try(run: Run, trial: Trial, epochs: int, seeds: Sequence[int], place: tuple
         )
         path = folder / f"{_digest(one)}.json"
         try:
-            record = _existing(path) or execute(one, pack, path, device, threads)
+            record = _existing(path) or execute(one, pack, path, *how)
         except Diverged as error:
             return {"status": "diverged", "note": str(error), "epochs": epochs, "top1": None, "loss": None}
         scores.append(record["metrics"]["top1"])
