@@ -6,7 +6,7 @@ the code changes results, and everything runs again.
 
 from dataclasses import dataclass
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2  # 1: crops and flips were one stream, not one for each batch
 
 # stage -> (split that is trained on, split that is evaluated once after the last epoch); None: the task's
 STAGES = {"final": (None, "test"), "selection": ("train", "val")}

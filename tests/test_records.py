@@ -67,7 +67,8 @@ def test_the_schema_is_a_closed_and_described_schema():
         assert node.get("description"), where
         if "properties" in node:
             assert node["additionalProperties"] is False, where
-            assert sorted(node["required"]) == sorted(node["properties"]), where
+            optional = {"accumulation"}  # only where memory was short
+            assert set(node["required"]) == set(node["properties"]) - optional, where
             for name, child in node["properties"].items():
                 walk(child, f"{where}.{name}")
 
