@@ -22,6 +22,17 @@ rule all:
         REPORT,
 
 
+# Seconds on few records: not worth a job of a cluster.
+localrules:
+    choose,
+    write_tuned,
+    collect,
+    write_tables,
+    draw_plots,
+    write_report,
+    partial,
+
+
 include: "rules/data.smk"
 include: "rules/backbone.smk"
 include: "rules/tune.smk"

@@ -136,10 +136,17 @@ _RUN = [
         help="Statistics of the input.",
     ),
     click.option("--protocol", default="demo", show_default=True, help="Name of the protocol."),
-    click.option("--device", default="cpu", show_default=True, help="cpu or cuda."),
+    click.option("--device", envvar="MOSA_DEVICE", default="cpu", show_default=True, help="cpu or cuda."),
+    click.option(
+        "--runs-per-gpu",
+        type=click.IntRange(min=1),
+        default=1,
+        help="Runs that may share one of several GPUs.",
+    ),
     click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."),
     click.option(
         "--checkpoints",
+        envvar="MOSA_CHECKPOINTS",
         type=FOLDER,
         help="Folder for the state of a run that is stopped, which goes on from it.",
     ),
@@ -176,6 +183,7 @@ def train(
     pack: Path,
     output: Path,
     device: str,
+    runs_per_gpu: int,
     threads: int,
     checkpoints: Path | None,
     checkpoint_every: float,
@@ -185,12 +193,14 @@ def train(
 ) -> None:
     """Train and evaluate one run, and write its record."""
     from mosa.config import Run
+    from mosa.devices import choose_device
     from mosa.runs import execute
     from mosa.tuning.choose import read_choice
 
     for section, values in (read_choice(choice)["chosen"] if choice else {}).items():
         spec[section] = spec[section] | values
     run = Run(variant=variant or spec["method"], **spec)
+    device, _held = choose_device(device, runs_per_gpu)
     record = execute(run, pack, output, device, threads, checkpoints, checkpoint_every)
     run, metrics = record["run"], record["metrics"]
     click.echo(
@@ -229,6 +239,7 @@ def tune(
     folder: Path,
     output: Path,
     device: str,
+    runs_per_gpu: int,
     threads: int,
     checkpoints: Path | None,
     checkpoint_every: float,
@@ -237,6 +248,7 @@ def tune(
 ) -> None:
     """Train what is tried of a method on a task, on train, evaluated on val; test is never opened."""
     from mosa.config import Run
+    from mosa.devices import choose_device
     from mosa.tuning.search import Search, run_search
     from mosa.tuning.space import parse_space
 
@@ -244,6 +256,7 @@ def tune(
     space, kind, seed = parse_space(spec.pop("space")), spec.pop("search"), spec.pop("search_seed")
     search = Search(space, kind, seed=seed, **how)
     run = Run(variant=variant or spec["method"], **spec)
+    device, _held = choose_device(device, runs_per_gpu)
     result = run_search(run, search, pack, folder, output, device, threads, checkpoints, checkpoint_every)
     click.echo(f"{run.task} {run.variant}: {len(result['trials'])} trials -> {output}")
 

@@ -34,7 +34,7 @@ def plan(config: Mapping[str, Any]) -> str:
         if run.path in done:
             row[1] += 1
             continue
-        passes = _image_passes(run, tasks[run.task])
+        passes = image_passes(run, tasks[run.task])
         row[2] += passes
         rate = rates.get((run.backbone, run.variant)) or rates.get((run.backbone, ""))
         row[3] += passes / rate / 3600 if rate else 0
@@ -79,13 +79,14 @@ def _tuning(
         if (results / "tune" / "trials" / run.task / run.backbone / f"{run.variant}.json").is_file():
             row[1] += 1
             continue
-        epoch = _image_passes(replace(run, stage="selection"), tasks[run.task]) / run.training["epochs"]
+        epoch = image_passes(replace(run, stage="selection"), tasks[run.task]) / run.training["epochs"]
         trainings = count_trainings(tune, run.variant, run.training["epochs"])
         row[2] += sum(epoch * models * epochs for models, epochs in trainings)
     return found
 
 
-def _image_passes(run: Run, task: Task) -> float:
+def image_passes(run: Run, task: Task) -> float:
+    """Return the forward passes of images that training a run takes; 0 where the task's size is unknown."""
     split = STAGES[run.stage][0] or task.final_train
     parts = ("train", "val") if split == "trainval" else (split,)
     images = sum(task.sizes.get(part, 0) for part in parts)

@@ -227,7 +227,7 @@ def fit(
 
     with (
         checkpoint.listening() if checkpoint else nullcontext(),
-        Display(label, steps, options.epochs, schedule.last_epoch) as display,
+        Display(label, steps, options.epochs, schedule.last_epoch, progress.seconds) as display,
     ):
         for epoch in range(first, options.epochs + 1):
             drawn = order.get_state()
@@ -359,9 +359,9 @@ def evaluate(model: nn.Module, data: Images, sets: Sequence[str] = ()) -> dict[s
 class Display:
     """A progress bar on a terminal; in a log, at most ten lines."""
 
-    def __init__(self, label: str, steps: int, epochs: int, done: int = 0) -> None:
+    def __init__(self, label: str, steps: int, epochs: int, done: int = 0, seconds: float = 0.0) -> None:
         self.label, self.epochs = label, epochs
-        self.start = time.perf_counter()
+        self.start = time.perf_counter() - seconds
         terminal = sys.stderr.isatty()
         self.bar = tqdm(total=steps, initial=done, desc=label, unit="step", leave=False) if terminal else None
 

@@ -17,6 +17,7 @@ from mosa.config import backbone_image_size, config_tasks, expand, load_config
 from mosa.data.task import OWN, pack_name
 from mosa.errors import UserError
 from mosa.files import written_atomically
+from mosa.plan import image_passes
 from mosa.protocol import PRESETS
 from mosa.records import COLUMNS
 from mosa.tuning.space import count_trainings
@@ -31,6 +32,8 @@ except UserError as error:
 
 RESULTS = Path(CONFIG["paths"]["results"]).as_posix()
 PACKS = Path(CONFIG["paths"]["packs"]).as_posix()
+TASKS = {task.full_name: task for task in config_tasks(CONFIG)}
+LARGE = re.compile("large|huge|giant")  # backbones
 RUNS = {f"{RESULTS}/{run.path}": run for run in expand(CONFIG)}
 TASK_OF_PACK = {
     pack_name(task, backbone_image_size(backbone), PRESETS[CONFIG["protocol"]].interpolation): (
@@ -77,7 +80,14 @@ TUNED = [f"{RESULTS}/tables/tuned.{kind}" for kind in ("csv", "md", "json") if C
 # `mosa` of the environment that Snakemake runs in, whatever else is on PATH; with conda, the job's own first.
 HERE = shlex.quote(str(Path(sys.executable).parent))
 PATHS = ('"$PATH"', HERE) if workflow.deployment_settings.deployment_method else (HERE, '"$PATH"')
-shell.prefix("set -euo pipefail; export PATH=" + ":".join(PATHS) + "; ")
+# How a run is done, on which its result does not depend, is no parameter: a change of it repeats nothing.
+MACHINE = {
+    "MOSA_DEVICE": CONFIG["device"],
+    "MOSA_RUNS_PER_GPU": str(CONFIG["runs_per_gpu"]),
+    "MOSA_CHECKPOINTS": f"{RESULTS}/checkpoints",
+}
+EXPORTS = " ".join(f"{name}={shlex.quote(value)}" for name, value in MACHINE.items())
+shell.prefix(f"set -euo pipefail; export {EXPORTS} PATH={':'.join(PATHS)}; ")
 
 
 wildcard_constraints:
@@ -107,7 +117,7 @@ def options_of_run(wildcards):
     run = run_of(wildcards)
     names = ("task", "backbone", "architecture", "weights", "kind", "image_size", "normalization")
     names += ("variant", "method", "options", "training", "protocol")
-    return command_line({name: getattr(run, name) for name in names} | {"device": CONFIG["device"]})
+    return command_line({name: getattr(run, name) for name in names})
 
 
 def options_of_seed(wildcards, input):
@@ -148,10 +158,35 @@ def folder_of_records(wildcards, output):
     return str(Path(RESULTS) / "tune" / "records" / folder)
 
 
-def trials_of(wildcards):
-    """How many trainings a search has at most."""
-    epochs = run_of(wildcards).training["epochs"]
-    return sum(models for models, _ in count_trainings(CONFIG["tune"], wildcards.variant, epochs))
+def memory_of_run(wildcards, attempt):
+    """Memory of the host: more for large backbones, and with every attempt."""
+    run = run_of(wildcards)
+    gigabytes = 1 if run.image_size <= 32 else 16 if LARGE.search(run.architecture) else 8
+    return f"{gigabytes * attempt}GB"
+
+
+def runtime_of_run(wildcards, attempt):
+    """Time of a run: twice what its images take at a slow machine's rate, and more with every attempt."""
+    return f"{10 + attempt * 2 * minutes_of(run_of(wildcards)):.0f}m"
+
+
+def runtime_of_search(wildcards, attempt):
+    """Time of all trials of a search."""
+    run = run_of(wildcards)
+    epochs = run.training["epochs"]
+    trainings = count_trainings(CONFIG["tune"], wildcards.variant, epochs)
+    share = sum(models * length for models, length in trainings) / epochs
+    return f"{10 + attempt * 2 * share * minutes_of(run):.0f}m"
+
+
+def minutes_of(run):
+    """Minutes of a run's training and evaluation at a rate that most machines exceed."""
+    task = TASKS[run.task]
+    if not task.sizes:  # of your own: not known before it is read
+        return 60
+    slow = {True: (120, 30), False: (2, 0.5)}[CONFIG["device"] == "cuda"]  # images/s: ViT-B, and larger
+    rate = 100 if run.image_size <= 32 else slow[LARGE.search(run.architecture) is not None]
+    return (image_passes(run, task) + task.sizes["test"] / 3) / rate / 60
 
 
 def trials_of_choice(wildcards):

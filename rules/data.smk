@@ -35,8 +35,8 @@ rule make_data:
         "../envs/train.yaml"
     threads: lambda wildcards: 4 if TASK_OF_PACK[wildcards.pack][0].on_disk else 1
     resources:
-        mem="2GB",
-        runtime=lambda wildcards: 240 if TASK_OF_PACK[wildcards.pack][0].on_disk else 10,
+        mem=lambda wildcards, attempt: f"{2 * attempt}GB",
+        runtime=lambda wildcards, attempt: f"{attempt * (240 if TASK_OF_PACK[wildcards.pack][0].on_disk else 10)}m",
     params:
         task=lambda wildcards: TASK_OF_PACK[wildcards.pack][0].full_name,
         options=options_of_pack,

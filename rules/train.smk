@@ -17,16 +17,13 @@ rule train:
         "../envs/train.yaml"
     threads: 1
     resources:
-        mem=lambda wildcards: "1GB" if run_of(wildcards).image_size <= 32 else "8GB",
-        runtime=lambda wildcards: 30 if run_of(wildcards).image_size <= 32 else 720,
+        mem=memory_of_run,
+        runtime=runtime_of_run,
         gpu=1 if CONFIG["device"] == "cuda" else 0,
     params:
         specification=lambda wildcards: as_json(run_of(wildcards).specification),
         options=options_of_run,
         seed=options_of_seed,
-        # Not an output: Snakemake deletes outputs before a job is tried again.
-        checkpoints=f"{RESULTS}/checkpoints",
     shell:
         "mosa train {params.options} {params.seed} --pack {input.pack:q} --threads {threads}"
-        " --checkpoints {params.checkpoints:q}"
         " --output {output:q} > {log:q} 2>&1"

@@ -20,8 +20,8 @@ rule search:
         "../envs/train.yaml"
     threads: 1
     resources:
-        mem=lambda wildcards: "1GB" if run_of(wildcards).image_size <= 32 else "8GB",
-        runtime=lambda wildcards: trials_of(wildcards) * (2 if run_of(wildcards).image_size <= 32 else 120),
+        mem=memory_of_run,
+        runtime=runtime_of_search,
         gpu=1 if CONFIG["device"] == "cuda" else 0,
     params:
         specification=lambda wildcards: as_json(run_of(wildcards).specification),
@@ -29,10 +29,9 @@ rule search:
         search=options_of_search,
         # Not an output: Snakemake deletes outputs before a job, and the trials that are done are worth keeping.
         folder=folder_of_records,
-        checkpoints=f"{RESULTS}/checkpoints",
     shell:
         "mosa tune {params.options} {params.search} --pack {input.pack:q} --threads {threads}"
-        " --checkpoints {params.checkpoints:q} --folder {params.folder:q} --output {output:q} > {log:q} 2>&1"
+        " --folder {params.folder:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule choose:

@@ -151,7 +151,7 @@ def test_a_mean_with_missing_tasks_is_not_compared():
 
 
 def test_the_files_are_written_only_when_asked_for(tmp_path):
-    assert len(write_tables(vtab(), tmp_path / "a")) == 12
+    assert len(write_tables(vtab(), tmp_path / "a")) == 16
     paths = write_tables(vtab(), tmp_path / "b", published=True)
     assert [path.name for path in paths[-2:]] == ["published.csv", "published.md"]
     toys = make_frame().assign(architecture="mosa_vit_micro", weights="builtin", weights_kind="timm")
