@@ -68,7 +68,11 @@ COLUMNS = {
     "weights_sha256": "backbone.sha256",
     "created": "created",
 }
-JSON_COLUMNS = ("options", "train_loss", "per_set", "recipe", "versions", "dirty")
+JSON_COLUMNS = {
+    **dict.fromkeys(("options", "per_set", "recipe", "versions"), dict),
+    "train_loss": list,
+    "dirty": bool | None,
+}
 NUMBERS = {
     *("seed", "protocol_version", "top1", "loss", "epochs", "batch_size", "lr", "passes"),
     *(column for column in COLUMNS if column.endswith(("_parameters", "_seconds", "_flops_per_image"))),
@@ -233,6 +237,16 @@ def read_table(source: Path) -> "pd.DataFrame":
     missing = [column for column in COLUMNS if column not in frame]
     if missing:
         raise UserError(f"{source}: no column {missing[0]!r}; collect the records again with `mosa collect`")
-    for column in JSON_COLUMNS:
-        frame[column] = [json.loads(value) for value in frame[column]]
+    try:
+        for column in JSON_COLUMNS:
+            frame[column] = [json.loads(value) for value in frame[column]]
+            wrong = [value for value in frame[column] if not isinstance(value, JSON_COLUMNS[column])]
+            if wrong:
+                raise ValueError(f"{wrong[0]!r} in column {column!r}")
+        for column in NUMBERS:
+            frame[column] = pd.to_numeric(frame[column])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{source}: damaged ({error}); collect the records again with `mosa collect`"
+        ) from None
     return frame

@@ -55,15 +55,20 @@ class Pack:
         self._start = 8 + length
         if metadata.get("format") != PACK_FORMAT or any(f"{s}.labels" not in self._tensors for s in PARTS):
             raise UserError(f"{path}: not a pack of format {PACK_FORMAT}; make it with `mosa make-data`")
-        task = json.loads(metadata["task"])
-        self.task = Task(**task | {name: tuple(task[name]) for name in ("folders", "members")})
-        self.num_classes: int = json.loads(metadata["num_classes"])
-        self.size: int = json.loads(metadata["size"])
-        self.interpolation: str | None = json.loads(metadata.get("interpolation", "null"))
-        self.notes: list[str] = json.loads(metadata.get("notes", "[]"))
-        self.sets: list[str] = json.loads(metadata.get("sets", "[]"))
-        self.packed: bool = json.loads(metadata.get("packed", "true"))
-        self.digest = metadata["digest"]
+        try:
+            task = json.loads(metadata["task"])
+            self.task = Task(**task | {name: tuple(task[name]) for name in ("folders", "members")})
+            self.num_classes: int = json.loads(metadata["num_classes"])
+            self.size: int = json.loads(metadata["size"])
+            self.interpolation: str | None = json.loads(metadata.get("interpolation", "null"))
+            self.notes: list[str] = json.loads(metadata.get("notes", "[]"))
+            self.sets: list[str] = json.loads(metadata.get("sets", "[]"))
+            self.packed: bool = json.loads(metadata.get("packed", "true"))
+            self.digest = metadata["digest"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{path}: its description is damaged ({error!r}); delete it and make it with `mosa make-data`"
+            ) from None
 
     def split(self, name: str) -> Split:
         """Return one split; "trainval" is train followed by val.

@@ -6,8 +6,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
 from mosa.errors import UserError
 from mosa.files import written_atomically
+from mosa.validation import read_schema
 
 TRIALS_VERSION = 1
 RULE = (
@@ -37,12 +41,15 @@ def choose(paths: Iterable[Path]) -> dict[str, Any]:
     """
     files = {str(path): read_trials(path) for path in paths}
     first, *others = files.items()
+    tried = [(trial["options"], trial["training"]) for trial in first[1]["trials"]]
     for path, other in others:
         for key in ("backbone", "variant", "search"):
             if other[key] != first[1][key]:
                 raise UserError(
                     f"{path}: another {key} than {first[0]}; choose among the trials of one search"
                 )
+        if [(trial["options"], trial["training"]) for trial in other["trials"]] != tried:
+            raise UserError(f"{path}: other trials than {first[0]}; choose among the trials of one search")
     trials = []
     for entries in zip(*(file["trials"] for file in files.values()), strict=True):
         states = {entry["status"] for entry in entries}
@@ -92,7 +99,8 @@ def _at_edge(chosen: Mapping[str, Mapping[str, Any]], trials: list[dict[str, Any
     edges = []
     for section, values in chosen.items():
         for key, value in values.items():
-            tried = {trial[section][key] for trial in trials if isinstance(trial[section][key], int | float)}
+            others = (trial[section].get(key) for trial in trials)
+            tried = {other for other in others if isinstance(other, int | float)}
             if len(tried) > 1 and value in (min(tried), max(tried)):
                 edges.append(key)
     return edges
@@ -104,7 +112,7 @@ def read_trials(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read, or is not one.
     """
-    return _read(path, ("task", "backbone", "variant", "method", "search", "trials"))
+    return _read(path, "trials")
 
 
 def read_choice(path: Path) -> dict[str, Any]:
@@ -113,26 +121,18 @@ def read_choice(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read, or is not one.
     """
-    choice = _read(path, ("tasks", "backbone", "variant", "chosen"))
-    chosen = choice["chosen"]
-    if not all(isinstance(chosen.get(key), dict) for key in ("options", "training")):
-        raise UserError(f"{path}: `chosen` has no options and training; make it again with `mosa choose`")
-    return choice
+    return _read(path, "choice")
 
 
-def _read(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+def _read(path: Path, form: str) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it and run again") from None
-    if (
-        not isinstance(content, dict)
-        or content.get("version") != TRIALS_VERSION
-        or any(k not in content for k in keys)
-    ):
-        raise UserError(
-            f"{path}: not a result of tuning of version {TRIALS_VERSION}; delete it and run again"
-        )
+    problem = best_match(Draft202012Validator(read_schema("tuning")["$defs"][form]).iter_errors(content))
+    if problem is not None:
+        where = ".".join(map(str, problem.absolute_path)) or form
+        raise UserError(f"{path}: {where}: {problem.message[:200]}; delete it and run again")
     return content
 
 

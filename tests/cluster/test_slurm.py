@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
 SYSTEM = Path("/etc/slurm/slurm.conf")  # where the steps of a job look for it
 FOR_TESTS = ["--slurm-no-account", "--slurm-status-command", "squeue", "--latency-wait", "5"]
-FOR_TESTS += ["--slurm-init-seconds-before-status-checks", "2"]  # 40 by default
+FOR_TESTS += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "1"]
 CONFIG = {
     "name": "cluster",
     "benchmarks": {"demo": ["digits"]},
@@ -32,7 +32,7 @@ CONFIG = {
     "training": {"epochs": 1, "batch_size": 64},
     "variants": {
         "short": {"method": "linear"},
-        "long": {"method": "lora", "options": {"rank": 2}, "training": {"epochs": 30}},
+        "long": {"method": "lora", "options": {"rank": 2}, "training": {"epochs": 40}},
     },
 }
 CONF = """\
@@ -197,7 +197,8 @@ def test_a_job_over_its_time_limit_goes_on(place):
 def test_a_head_that_is_killed_and_started_again_repeats_nothing(place):
     process = start(place)
     short = place / "results/runs/demo/digits/micro_vit/short/seed0.json"
-    wait_for(short.is_file)
+    log = place / "head.log"
+    wait_for(lambda: len(re.findall("^Finished jobid", log.read_text(), re.MULTILINE)) == 2)  # data, short
     wait_for(lambda: running("long"))
     process.send_signal(signal.SIGKILL)
     process.wait()
