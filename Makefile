@@ -7,7 +7,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup run test test-fast lint schema clean
+.PHONY: help setup run test test-fast test-cluster test-faults lint schema clean
 
 help: ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,12 @@ test: $(INSTALLED) lint ## Run all tests and the linters.
 
 test-fast: $(INSTALLED) ## Run the tests that are not marked slow.
 	pytest -m "not slow"
+
+test-cluster: $(INSTALLED) ## Run all tests of the Slurm profiles (root; Debian's slurm-wlm and munge).
+	pytest tests/cluster -m cluster
+
+test-faults: $(INSTALLED) ## Kill every stage at 20 moments, and fuzz every reader ten times longer.
+	MOSA_FAULTS=20 MOSA_FUZZ=600 pytest tests/test_faults.py tests/test_hostile.py
 
 lint: $(INSTALLED) ## Check style: ruff, snakefmt, snakemake --lint.
 	ruff check .

@@ -349,7 +349,7 @@ def collect(manifest: Path, existing: bool, output: Path) -> None:
 
     paths = _listed(manifest)
     found = [path for path in paths if path.exists()] if existing else paths
-    collect(found, output)
+    collect(found, output, placed=True)
     click.echo(f"{len(found)} of {len(paths)} records -> {output}")
 
 

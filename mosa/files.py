@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 from mosa.errors import UserError
 
 
@@ -37,9 +39,34 @@ def written_atomically(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         temporary = None
     except OSError as error:
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror or error}); make room, or choose another folder"
-        ) from None
+        raise _unwritable(path, error) from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file that is about to be written; other processes wait.
+
+    Args:
+        path: The file; the lock is a hidden file beside it, and its folder is made.
+
+    Raises:
+        UserError: The folder cannot be written.
+    """
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise _unwritable(path, error) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    reason = error.strerror or error
+    return UserError(f"{path}: cannot be written ({reason}); make room, or choose another folder")

@@ -195,16 +195,26 @@ def find_records(directory: Path) -> list[Path]:
     return paths
 
 
-def collect(paths: Iterable[Path], output: Path) -> "pd.DataFrame":
+def collect(paths: Iterable[Path], output: Path, placed: bool = False) -> "pd.DataFrame":
     """Load records and write them as one CSV, lists and mappings as JSON.
+
+    Args:
+        paths: The records.
+        output: The CSV to write.
+        placed: Whether each has to lie where its identity says, as the workflow's do:
+            .../benchmark/task/backbone/variant/seed<n>.json.
 
     Returns:
         The table.
 
     Raises:
-        UserError: A record is invalid, or two describe the same run.
+        UserError: A record is invalid or lies in another's place, or two describe the same run.
     """
     frame = load_records(paths)
+    for row in frame.itertuples():
+        place = (row.benchmark, row.task, row.backbone, row.variant, f"seed{row.seed}.json")
+        if placed and Path(row.path).parts[-5:] != place:
+            raise UserError(f"{row.path}: the record of {'/'.join(place)}; delete it and run again")
     written = frame.copy()
     for column in JSON_COLUMNS:
         written[column] = [json.dumps(value, sort_keys=True) for value in written[column]]

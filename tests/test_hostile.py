@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import json
+import os
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from mosa.tuning.choose import choose, read_choice
 from mosa.weights import load_weights
 
 fuzzed = settings(
-    max_examples=60,
+    max_examples=int(os.environ.get("MOSA_FUZZ", "60")),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
     derandomize=True,

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 from tqdm import tqdm
 
 from mosa.data.images import read_image
@@ -22,7 +21,7 @@ from mosa.data.layouts.source import Source
 from mosa.data.packs import DTYPES, PARTS, Pack
 from mosa.data.task import PACK_FORMAT, Task
 from mosa.errors import UserError
-from mosa.files import written_atomically
+from mosa.files import locked, written_atomically
 
 _HEADER = 1 << 16  # bytes kept for the header, which is only known at the end
 
@@ -166,9 +165,8 @@ def _sha256(path: Path) -> bytes:
 
 
 def _write(path: Path, task: Task, write: Callable[["_Writer"], dict[str, Any]]) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
     started = time.time()
-    with FileLock(path.with_name(f".{path.name}.lock")):
+    with locked(path):
         for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed: we hold the lock
             left.unlink(missing_ok=True)
         with contextlib.suppress(UserError):

@@ -183,6 +183,7 @@ def test_a_cancelled_job_is_submitted_again_and_goes_on(place):
     assert "gpu" not in first and not list((place / "results/checkpoints").glob("*.pt"))
 
 
+@pytest.mark.thorough
 def test_a_job_over_its_time_limit_goes_on(place):
     long = CONFIG["variants"]["long"] | {"training": {"epochs": 160}}
     config = CONFIG | {"variants": {"long": long}}
@@ -194,6 +195,7 @@ def test_a_job_over_its_time_limit_goes_on(place):
     assert "goes on at epoch" in log and record(place, "long")["training"]["epochs"] == 160
 
 
+@pytest.mark.thorough
 def test_a_head_that_is_killed_and_started_again_repeats_nothing(place):
     process = start(place)
     short = place / "results/runs/demo/digits/micro_vit/short/seed0.json"
@@ -212,6 +214,7 @@ def test_a_head_that_is_killed_and_started_again_repeats_nothing(place):
     assert record(place, "long")["metrics"] == undisturbed(place, "long")["metrics"]
 
 
+@pytest.mark.thorough
 def test_gpus_are_asked_for(place):
     """There is none to compute on: the jobs fail, and what was submitted is looked at."""
     config = CONFIG | {"device": "cuda", "seeds": [0, 1, 2]}

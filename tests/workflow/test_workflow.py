@@ -69,7 +69,7 @@ class Workspace:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """The tiny experiment, run to its end, in a folder whose name needs quoting."""
-    workspace = Workspace(tmp_path_factory.mktemp("a work folder"))
+    workspace = Workspace(tmp_path_factory.mktemp("a 'work' folder $(touch hacked) `touch hacked`"))
     result = workspace.snakemake()
     assert result.returncode == 0, result.stderr[-3000:]
     return workspace
@@ -109,6 +109,7 @@ def test_tables_and_plots_are_there(workspace):
     assert "tiny" in (workspace.folder / "results/report.html").read_text()
     text = (workspace.folder / "results/tables/comparison.txt").read_text()
     assert all(variant in text for variant in CONFIG["variants"])
+    assert not list(workspace.folder.rglob("hacked")) and not Path("hacked").exists()  # a name is no command
     hidden = [path for path in workspace.folder.glob("results/**/.*") if not path.name.endswith(".lock")]
     assert not hidden  # no temporary file is left
 
