@@ -82,6 +82,14 @@ class Pack:
             raise UserError(f"{self.path}: {name} is closed, since hyper-parameters are chosen without it")
         if name == "trainval":
             return self.split("train") + self.split("val")
+        try:
+            return self._read_split(name)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{self.path}: split {name} is damaged ({error!r}); delete it and make it with `mosa make-data`"
+            ) from None
+
+    def _read_split(self, name: str) -> Split:
         labels = np.array(self._map(f"{name}.labels"))
         sets = np.array(self._map(f"{name}.sets")) if self.sets else None
         if not self.packed:
