@@ -86,7 +86,7 @@ class Pack:
             return self._read_split(name)
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
-                f"{self.path}: split {name} is damaged ({error!r}); delete it and make it with `mosa make-data`"
+                f"{self.path}: {name} is damaged ({error!r}); delete it and make it with `mosa make-data`"
             ) from None
 
     def _read_split(self, name: str) -> Split:
