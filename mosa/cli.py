@@ -151,6 +151,12 @@ _RUN = [
         help="Folder for the state of a run that is stopped, which goes on from it.",
     ),
     click.option(
+        "--features",
+        envvar="MOSA_FEATURES",
+        type=FOLDER,
+        help="Folder for features of frozen backbones: linear probing computes them once.",
+    ),
+    click.option(
         "--checkpoint-every",
         type=click.FloatRange(min=0),
         default=60,
@@ -186,6 +192,7 @@ def train(
     runs_per_gpu: int,
     threads: int,
     checkpoints: Path | None,
+    features: Path | None,
     checkpoint_every: float,
     variant: str | None,
     choice: Path | None,
@@ -201,7 +208,7 @@ def train(
         spec[section] = spec[section] | values
     run = Run(variant=variant or spec["method"], **spec)
     device, _held = choose_device(device, runs_per_gpu)
-    record = execute(run, pack, output, device, threads, checkpoints, checkpoint_every)
+    record = execute(run, pack, output, device, threads, checkpoints, checkpoint_every, features)
     run, metrics = record["run"], record["metrics"]
     click.echo(
         f"{spec['task']} {run['variant']} seed {run['seed']}: top-1 {metrics['top1']:.2f} % on "
@@ -242,6 +249,7 @@ def tune(
     runs_per_gpu: int,
     threads: int,
     checkpoints: Path | None,
+    features: Path | None,
     checkpoint_every: float,
     variant: str | None,
     **spec,
@@ -257,7 +265,9 @@ def tune(
     search = Search(space, kind, seed=seed, **how)
     run = Run(variant=variant or spec["method"], **spec)
     device, _held = choose_device(device, runs_per_gpu)
-    result = run_search(run, search, pack, folder, output, device, threads, checkpoints, checkpoint_every)
+    result = run_search(
+        run, search, pack, folder, output, device, threads, checkpoints, checkpoint_every, features
+    )
     click.echo(f"{run.task} {run.variant}: {len(result['trials'])} trials -> {output}")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mosa import provenance
 from mosa.backbones import build_backbone
@@ -19,6 +20,7 @@ from mosa.data.layouts.source import stratified
 from mosa.data.packs import Pack
 from mosa.data.splits import Split
 from mosa.errors import UserError
+from mosa.features import Head, cached_features, is_head_only
 from mosa.flops import inference_flops, training_flops
 from mosa.peft import attach, build_method, count_parameters, merge
 from mosa.protocol import PROTOCOL_VERSION, STAGES
@@ -35,6 +37,7 @@ def execute(
     threads: int = 1,
     checkpoints: Path | None = None,
     every: float = EVERY,
+    features: Path | None = None,
 ) -> dict[str, Any]:
     """Train and evaluate one run, and write its record.
 
@@ -48,6 +51,8 @@ def execute(
         threads: CPU threads; results repeat bit by bit for the same number.
         checkpoints: Folder for the state of a run that is stopped, from which it goes on; None: none is kept.
         every: Seconds between two checkpoints at epoch ends.
+        features: Folder in which features of the frozen backbone are kept, for runs that tune the classifier
+            alone (see `mosa.features`); None: every epoch computes them again.
 
     Returns:
         The record.
@@ -98,21 +103,33 @@ def execute(
     augment = derive_seed(run.seed, "augment") if pack.task.augment == "crop_flip" else None
     train = Images(split, backbone.mean, backbone.std, place, augment)
     prepared = time.perf_counter()
+    on_features = features is not None and augment is None and is_head_only(model)
+    tuned: nn.Module = model
+    if on_features:
+        # Random weights are the seed's own.
+        of_backbone = [pack.digest, asdict(backbone), run.seed if backbone.sha256 is None else None]
+        share = [train_split, training.fraction, run.seed if training.fraction < 1 else None]
+        train = cached_features(model, train, features, [*of_backbone, *share])
+        tuned = Head(model)
+    computed = time.perf_counter()
 
     label = f"{run.task} {run.variant} seed {run.seed}"
     checkpoint = None
     if checkpoints is not None:
         decides = [run.task, run.stage, run.seed, PROTOCOL_VERSION, pack.digest, asdict(backbone)]
-        decides += [method.name, method.model_dump(), asdict(training)]
+        decides += [method.name, method.model_dump(), asdict(training), on_features]
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
         checkpoint = Checkpoint(checkpoints / f"{digest[:16]}.pt", digest, every)
-    progress = fit(model, train, training, run.seed, label, checkpoint)
+    progress = fit(tuned, train, training, run.seed, label, checkpoint)
+    progress.seconds += computed - prepared
 
     adapter = method.parameters(model)
     merge(model)
     opened = time.perf_counter()
     data = Images(pack.split(eval_split), backbone.mean, backbone.std, place)
-    metrics = evaluate(model, data, pack.sets)
+    if on_features:
+        data = cached_features(model, data, features, [*of_backbone, eval_split])
+    metrics = evaluate(tuned, data, pack.sets)
     ended = time.perf_counter()
     if not math.isfinite(metrics["loss"]):
         raise Diverged(

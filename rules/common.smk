@@ -85,6 +85,7 @@ MACHINE = {
     "MOSA_DEVICE": CONFIG["device"],
     "MOSA_RUNS_PER_GPU": str(CONFIG["runs_per_gpu"]),
     "MOSA_CHECKPOINTS": f"{RESULTS}/checkpoints",
+    "MOSA_FEATURES": f"{PACKS}/features",
 }
 EXPORTS = " ".join(f"{name}={shlex.quote(value)}" for name, value in MACHINE.items())
 shell.prefix(f"set -euo pipefail; export {EXPORTS} PATH={':'.join(PATHS)}; ")

@@ -53,6 +53,7 @@ def run_search(
     threads: int = 1,
     checkpoints: Path | None = None,
     every: float = EVERY,
+    features: Path | None = None,
 ) -> dict[str, Any]:
     """Run all trials of a search and write their results.
 
@@ -73,6 +74,7 @@ def run_search(
         threads: CPU threads.
         checkpoints: Folder for the state of a training that is stopped, as in `mosa.runs.execute`.
         every: Seconds between two checkpoints at epoch ends.
+        features: Folder for features of frozen backbones, as in `mosa.runs.execute`.
 
     Returns:
         What was written; `trials` has an entry for each trial, in order.
@@ -86,7 +88,7 @@ def run_search(
         {"options": trial.options, "training": trial.training, "status": "complete"} for trial in trials
     ]
     alive = list(range(len(trials)))
-    place = (pack, folder, device, threads, checkpoints, every)
+    place = (pack, folder, device, threads, checkpoints, every, features)
     rounds = round_lengths(full, search.min_epochs or full, search.factor)
     for number, epochs in enumerate(rounds):
         for index in alive:
