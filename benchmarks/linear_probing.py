@@ -18,9 +18,8 @@ TRAINING = {"epochs": 100, "batch_size": 32, "lr": 0.1}
 
 
 def main() -> None:
-    print(
-        f"{'task':10} {'plain':>9} {'first':>9} {'again':>9}  {'plain / first':>13} {'plain / again':>13}  top-1"
-    )
+    heads = ("plain", "first", "again", "plain / first", "plain / again", "top-1")
+    print("{:10} {:>9} {:>9} {:>9}  {:>13} {:>13}  {}".format("task", *heads))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         totals = [0.0, 0.0, 0.0]
@@ -45,10 +44,8 @@ def main() -> None:
 
 def line(task: str, seconds: list[float], text: str) -> None:
     plain, first, again = seconds
-    print(
-        f"{task:10} {plain:7.2f} s {first:7.2f} s {again:7.2f} s  {plain / first:13.1f} {plain / again:13.1f}  {text}",
-        flush=True,
-    )
+    times = f"{task:10} {plain:7.2f} s {first:7.2f} s {again:7.2f} s"
+    print(f"{times}  {plain / first:13.1f} {plain / again:13.1f}  {text}", flush=True)
 
 
 if __name__ == "__main__":

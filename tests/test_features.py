@@ -86,8 +86,6 @@ def test_test_is_read_after_the_last_epoch(pack, tmp_path, monkeypatch):
     monkeypatch.setattr(
         kept, "compute_features", lambda model, images: read.append(len(images)) or compute(model, images)
     )
-    from mosa import runs
-
     fit = runs.fit
     monkeypatch.setattr(runs, "fit", lambda *a: read.append("fit") or fit(*a))
     execute(linear(), pack, tmp_path / "run.json", features=tmp_path)
