@@ -2,8 +2,8 @@
 
     python benchmarks/start_up.py
 
-Baselines: `import click`; `import torch, timm`; and a dry run of a Snakefile with as many jobs and no more. The
-smallest of some repeats; one thread.
+Baselines: `import click`; `import torch, timm`; and a dry run of a Snakefile with as many jobs and no more.
+The smallest of some repeats; one thread.
 """
 
 import json
