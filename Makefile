@@ -7,7 +7,7 @@ VENV := .venv
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup run test test-fast test-cluster test-faults lint schema clean
+.PHONY: help setup run test test-fast test-cluster test-faults bench lint schema clean
 
 help: ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,9 @@ test-cluster: $(INSTALLED) ## Run all tests of the Slurm profiles (root; Debian'
 
 test-faults: $(INSTALLED) ## Kill every stage at 20 moments, and fuzz every reader ten times longer.
 	MOSA_FAULTS=20 MOSA_FUZZ=600 pytest tests/test_faults.py tests/test_hostile.py
+
+bench: $(INSTALLED) ## Run the benchmarks of speed and write docs/performance.md.
+	python benchmarks/run_all.py
 
 lint: $(INSTALLED) ## Check style: ruff, snakefmt, snakemake --lint.
 	ruff check .

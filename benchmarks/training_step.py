@@ -5,12 +5,15 @@
 
 Methods take turns in every round, so that a machine whose speed drifts slows all of them; the ratio is
 the median over rounds of the ratio within a round. Memory is of tensors that the method owns while it
-trains: tuned parameters, their gradients, AdamW's state and the method's buffers.
+trains: tuned parameters, their gradients, AdamW's state and the method's buffers. "mosa, naive" is MoSA as
+the paper describes it: N copies with gradient masks, and two separate forwards (tests/naive_mosa.py).
 """
 
 import argparse
 import statistics
+import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -18,7 +21,11 @@ from mosa.backbones import build_backbone
 from mosa.losses import tuning_loss
 from mosa.peft import attach, list_methods, tuned_state_dict
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from naive_mosa import naive_loss, naive_split
+
 BASELINE = "adapter"
+NAIVE = "mosa, naive"
 
 
 def main() -> None:
@@ -34,7 +41,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
 
-    steps = {name: make_step(name, arguments, device) for name in list_methods()}
+    steps = {name: make_step(name, arguments, device) for name in [*list_methods(), NAIVE]}
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for round_ in range(arguments.rounds + 2):  # two rounds to warm up
         for name, (step, _) in steps.items():
@@ -59,20 +66,31 @@ def main() -> None:
 def make_step(name: str, arguments: argparse.Namespace, device: torch.device):
     """Return a function that trains one step, and one that counts the bytes of the tuned state."""
     model, backbone = build_backbone(arguments.architecture, "random", arguments.classes)
-    attach(model, name).to(device).train()
+    attach(model, BASELINE if name == NAIVE else name).to(device).train()
+    splits = naive_split(model, ("up",), 4, 0) if name == NAIVE else []
+    routing = torch.Generator().manual_seed(0)
     images = torch.randn(arguments.batch_size, 3, backbone.image_size, backbone.image_size, device=device)
     labels = torch.randint(arguments.classes, (arguments.batch_size,), device=device)
     tuned = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(tuned, lr=1e-4)
 
     def step() -> None:
-        loss = tuning_loss(model, images, labels)
+        if splits:
+            loss = naive_loss(model, splits, images, labels, 4, 1.0, routing)
+        else:
+            loss = tuning_loss(model, images, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        for split in splits:
+            split.zero_missing_gradients()
         optimizer.step()
+        for split in splits:
+            split.restore_foreign_entries()
 
     def state() -> int:
-        tensors = [*tuned_state_dict(model).values(), *(p.grad for p in tuned)]
+        masks = [mask for split in splits for mask in split.masks]
+        own = tuned if splits else tuned_state_dict(model).values()
+        tensors = [*own, *masks, *(p.grad for p in tuned)]
         tensors += [value for entry in optimizer.state.values() for value in entry.values()]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 

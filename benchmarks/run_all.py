@@ -1,0 +1,69 @@
+"""Run the benchmarks of speed and write what they print, with machine and date, to docs/performance.md.
+
+    make bench
+
+Leave the machine alone meanwhile: ratios are of one run, and noise is not averaged away.
+"""
+
+import ast
+import datetime
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "performance.md"
+SCRIPTS = ("training_step", "vtab_passes", "linear_probing", "packed_reading", "start_up")
+SCRIPTS += ("tables_from_records", "report_opens")
+INTRO = """\
+# Performance
+
+Written by `make bench`; do not edit. Every table is one run of one command; the ratios, not the seconds,
+carry over to another machine.
+
+What is done once, and not again:
+
+- the two passes of MoSA are one batched forward, which shares all before the first stochastic module;
+- the backward stops at the first tuned block, and frozen weights have no gradients;
+- a task is decoded once, into a pack that all runs map into memory;
+- linear probing computes features once for all epochs, seeds and learning rates (`--features`, in the
+  workflow results/packs/features; equal to the plain loop within float error, tests/test_features.py). Its
+  image-passes and FLOPs in tables are still those of the plain loop;
+- the test split is evaluated once, after the last epoch, with the merged model;
+- tables, plots and the report import no torch.
+"""
+
+
+def main() -> None:
+    parts = [INTRO, f"Machine: {machine()}. Date: {datetime.date.today().isoformat()}.\n"]
+    for name in SCRIPTS:
+        script = HERE / f"{name}.py"
+        title = ast.get_docstring(ast.parse(script.read_text())).partition("\n")[0].rstrip(".")
+        print(f"--- {name}", flush=True)
+        start = time.perf_counter()
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        command = [sys.executable, script]
+        done = subprocess.run(command, cwd=HERE, env=environment, capture_output=True, text=True)
+        output = done.stdout if done.returncode == 0 else f"failed:\n{done.stderr[-500:]}"
+        print(output, flush=True)
+        minutes = (time.perf_counter() - start) / 60
+        told = f"`python benchmarks/{name}.py` ({minutes:.1f} minutes)"
+        parts.append(f"## {title}\n\n{told}\n\n```\n{output.rstrip()}\n```\n")
+    PAGE.write_text("\n".join(parts))
+    print(f"wrote {PAGE}")
+
+
+def machine() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores, one thread per process"
+
+
+if __name__ == "__main__":
+    main()
