@@ -89,7 +89,7 @@ def main() -> None:
             "--output",
             "run.json",
         ]
-        base = seconds([python, "-c", "import torch, mosa, timm"], folder)
+        base = seconds([python, "-c", "import mosa, torch, timm"], folder)
         taken = seconds([python, "-c", FIRST_STEP, *train], folder)
         show("mosa train, to its first step", taken, "import torch, timm", base)
 
