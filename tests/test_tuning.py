@@ -228,7 +228,9 @@ def test_a_search_goes_on_and_grows(pack, tmp_path, monkeypatch):
     assert [grown["trials"][0], grown["trials"][2]] == first["trials"]
     broken = sorted((tmp_path / "records").iterdir())[0]
     broken.write_text(broken.read_text()[:100])
-    assert run_search(RUN, Search(space(lr=[0.001, 0.01, 0.1])), *place)["trials"] is not None
+    again = run_search(RUN, Search(space(lr=[0.001, 0.01, 0.1])), *place)["trials"]
+    scores = [[(trial["top1"], trial["loss"]) for trial in trials] for trials in (again, grown["trials"])]
+    assert scores[0] == scores[1]
     assert len(trained) == 4 and load_record(broken)
     run_search(RUN, Search(space(lr=[0.1]), seeds=(0, 1)), *place)
     assert trained[4:] == [0.1]  # the second seed
