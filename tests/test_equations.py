@@ -193,7 +193,7 @@ def test_adamix_merges_to_the_mean_of_its_dense_experts():
     weight, bias = experts.weight.mean(0), torch.stack(tuple(experts.bias)).mean(0)
     merged = peft.merge(model).blocks[1].adapter.down
     assert torch.equal(merged.weight, weight) and torch.equal(merged.bias, bias)
-    experts.train().active = (2, 0)
+    experts.train().active = torch.tensor([2, 0])
     first, second = experts(torch.ones(4, 32, dtype=F64)).chunk(2)
     for part, expert in ((first, 2), (second, 0)):
         torch.testing.assert_close(part[0], experts.weight[expert].sum(1) + experts.bias[expert])
@@ -252,7 +252,7 @@ def test_ensemble_averages_passes_with_one_expert_each():
     for expert in range(3):
         single = copy.deepcopy(model)
         for split in single.router.splits:
-            split.active = (expert,)
+            split.active = torch.tensor([expert])
         for hook in single.router.hooks[1:]:
             hook.remove()
         logits.append(single(images))
@@ -271,7 +271,7 @@ def test_the_loss_is_the_sum_of_its_terms():
         for hook in single.router.hooks:
             hook.remove()
         for split, route in zip(single.router.splits, routes, strict=True):
-            split.active = (route[number],)
+            split.active = route[number : number + 1]
         logits = single(images)
         outputs.append((logits, single.peft.passes.features))
     (z1, h1), (z2, h2) = outputs

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mosa.peft.adapter import Adapter
 from mosa.peft.method import Method
-from mosa.peft.routing import Router
+from mosa.peft.routing import Router, linear_per_pass
 from mosa.seeding import generator
 
 
@@ -84,7 +84,7 @@ class DenseExperts(nn.Module):
     def __init__(self, linear: nn.Linear, experts: int, router: Router, rng: torch.Generator) -> None:
         super().__init__()
         self.experts = experts
-        self.active: tuple[int, ...] = ()
+        self.active: Tensor | None = None
         weights = linear.weight.detach().clone().repeat(experts, 1, 1)
         if linear.weight.count_nonzero():
             for weight in weights[1:]:
@@ -100,10 +100,8 @@ class DenseExperts(nn.Module):
         biases = torch.stack(tuple(self.bias))
         if not self.training:
             return F.linear(x, self.weight.mean(0), biases.mean(0))
-        parts = x.chunk(len(self.active))
-        return torch.cat(
-            [F.linear(part, self.weight[e], biases[e]) for part, e in zip(parts, self.active, strict=True)]
-        )
+        weights = self.weight.index_select(0, self.active)
+        return linear_per_pass(x, weights, biases.index_select(0, self.active))
 
     def merged(self) -> nn.Linear:
         """Return the mean of the experts as a plain Linear."""

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mosa._timm import DropPath, PatchDropout
 from mosa.seeding import generator
@@ -65,9 +66,11 @@ class Router(nn.Module):
         """Choose the experts of the forward that is about to start: a forward pre-hook of the model."""
         if not model.training:
             return
-        for split in self.splits:
-            choice = torch.randint(split.experts, (self.passes.count,), generator=self.generator)
-            split.active = tuple(choice.tolist())
+        first, shape = self.splits[0], (len(self.splits), self.passes.count)
+        choice = torch.randint(first.experts, shape, generator=self.generator)
+        # One copy to the device for all: asking for the numbers would make the host wait for a GPU.
+        for split, active in zip(self.splits, choice.to(first.weight.device, non_blocking=True), strict=True):
+            split.active = active
 
     def get_extra_state(self) -> Tensor:
         return self.generator.get_state()
@@ -79,6 +82,27 @@ class Router(nn.Module):
 def repeat_batch(x: Tensor, count: int) -> Tensor:
     """Stack `count` copies of a batch along its first dimension."""
     return x if count == 1 else x.repeat(count, *[1] * (x.dim() - 1))
+
+
+def linear_per_pass(x: Tensor, weights: Tensor, biases: Tensor | None) -> Tensor:
+    """Apply a linear map of its own to each pass.
+
+    Args:
+        x: Input of shape (passes * batch, ..., in), the chunks of `batch` rows being the passes.
+        weights: Weights of shape (passes, out, in).
+        biases: Biases of shape (passes, out), or None.
+
+    Returns:
+        Output of shape (passes * batch, ..., out).
+    """
+    if len(weights) == 1:
+        return F.linear(x, weights[0], None if biases is None else biases[0])
+    rows = x.reshape(len(weights), -1, x.shape[-1])
+    if biases is None:
+        outputs = torch.bmm(rows, weights.mT)
+    else:
+        outputs = torch.baddbmm(biases.unsqueeze(1), rows, weights.mT)
+    return outputs.view(*x.shape[:-1], -1)
 
 
 def is_stochastic(module: nn.Module) -> bool:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mosa.errors import UserError
-from mosa.peft.routing import Router
+from mosa.peft.routing import Router, linear_per_pass
 
 MAX_EXPERTS = 256  # the index of a weight's expert is one byte
 Merge = Literal["mean", "sum", "single", "ensemble"]
@@ -41,7 +41,7 @@ class SplitLinear(nn.Module):
         (passes * batch, ..., in) -> (passes * batch, ..., out).
 
     Attributes:
-        active: The expert of each pass of the current step, set by the router.
+        active: The expert of each pass of the current step, (passes,), set by the router.
 
     Raises:
         UserError: There are fewer weights (or, with `split_bias`, biases) than experts.
@@ -61,7 +61,7 @@ class SplitLinear(nn.Module):
         self.experts = experts
         self.merge = merge
         self.structure = structure
-        self.active: tuple[int, ...] = ()
+        self.active: Tensor | None = None
         self.weight = linear.weight
         self._add_partition("weight", linear.weight, rng)
         self.split_bias = split_bias
@@ -80,19 +80,30 @@ class SplitLinear(nn.Module):
         self.register_buffer(f"{name}_expert_of", expert_of)
         self.register_buffer(f"{name}_initial", initial)
 
-    def expert_weight(self, expert: int) -> Tensor:
-        """Return W_i, (out, in)."""
-        return _own_entries(self.weight, self.weight_expert_of, self.weight_initial, expert)
+    def expert_weights(self, experts: Tensor) -> Tensor:
+        """Return W_i of each expert of a vector, (experts, out, in)."""
+        return _own_entries(self.weight, self.weight_expert_of, self.weight_initial, experts)
 
-    def expert_bias(self, expert: int) -> Tensor | None:
-        """Return the bias of an expert, (out,), or None."""
+    def expert_biases(self, experts: Tensor) -> Tensor | None:
+        """Return the bias of each expert of a vector, (experts, out), or None."""
         if self.bias is None:
             return None
         if self.split_bias:
-            return _own_entries(self.bias, self.bias_expert_of, self.bias_initial, expert)
+            return _own_entries(self.bias, self.bias_expert_of, self.bias_initial, experts)
         # Stacked, the biases of the idle experts get a zero gradient rather than none, so that the
         # optimiser treats them as it treats the idle weights.
-        return torch.stack(tuple(self.bias))[expert]
+        return torch.stack(tuple(self.bias)).index_select(0, experts)
+
+    def expert_weight(self, expert: int) -> Tensor:
+        """Return W_i, (out, in)."""
+        return self.expert_weights(self._vector(expert))[0]
+
+    def expert_bias(self, expert: int) -> Tensor | None:
+        """Return the bias of an expert, (out,), or None."""
+        return None if self.bias is None else self.expert_biases(self._vector(expert))[0]
+
+    def _vector(self, expert: int) -> Tensor:
+        return torch.tensor([expert], device=self.weight.device)
 
     def merged_weight(self) -> Tensor:
         """Return the weight of the merged layer, (out, in)."""
@@ -120,13 +131,9 @@ class SplitLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training and self.merge != "ensemble":
             return F.linear(x, self.merged_weight(), self.merged_bias())
-        if not self.active:
+        if self.active is None:
             raise RuntimeError("no expert is drawn: call the whole model, whose pre-hook draws them")
-        outputs = [
-            F.linear(part, self.expert_weight(expert), self.expert_bias(expert))
-            for part, expert in zip(x.chunk(len(self.active)), self.active, strict=True)
-        ]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+        return linear_per_pass(x, self.expert_weights(self.active), self.expert_biases(self.active))
 
     def merged(self) -> nn.Linear:
         """Return the merged layer as a plain Linear with the same device, dtype and mode."""
@@ -187,6 +194,6 @@ def _unit_shape(shape: Sequence[int], structure: Structure) -> tuple[int, ...]:
     return (shape[0], 1) if structure == "rows" else (1, shape[1])
 
 
-def _own_entries(tensor: Tensor, expert_of: Tensor, initial: Tensor | None, expert: int) -> Tensor:
-    own = expert_of == expert
+def _own_entries(tensor: Tensor, expert_of: Tensor, initial: Tensor | None, experts: Tensor) -> Tensor:
+    own = expert_of == experts.view(-1, *[1] * tensor.dim())
     return torch.where(own, tensor, tensor.new_zeros(()) if initial is None else initial)

@@ -130,8 +130,9 @@ class Ensemble:
         """Stack N copies of the images: a forward pre-hook."""
         if model.training:
             return None
+        everyone = torch.arange(self.experts, device=inputs[0].device)
         for split in self.router.splits:
-            split.active = tuple(range(self.experts))
+            split.active = everyone
         return (repeat_batch(inputs[0], self.experts),)
 
     def average(self, model: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
