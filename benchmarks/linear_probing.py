@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mosa.config import Run
 from mosa.data import make_pack
+from mosa.machine import Machine
 from mosa.runs import execute
 
 TASKS = ("digits", "tissue", "count", "flowers")
@@ -34,7 +35,7 @@ def main() -> None:
                 run = Run(
                     f"demo/{task}", "micro_vit", "mosa_vit_micro", "builtin", "linear", "linear", {}, training
                 )
-                record = execute(run, folder / task, folder / "run.json", features=features)
+                record = execute(run, folder / task, folder / "run.json", Machine(features=features))
                 seconds.append(record["seconds"]["train"] + record["seconds"]["eval"])
                 scores.append(record["metrics"]["top1"])
             totals = [total + second for total, second in zip(totals, seconds, strict=True)]

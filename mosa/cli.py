@@ -7,11 +7,15 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mosa import __version__
 from mosa.errors import UserError
+
+if TYPE_CHECKING:
+    from mosa.machine import Machine
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -136,9 +140,14 @@ _RUN = [
         help="Statistics of the input.",
     ),
     click.option("--protocol", default="demo", show_default=True, help="Name of the protocol."),
+]
+
+# How a run is done: the fields of mosa.machine.Machine, and which GPU it takes.
+_MACHINE = [
     click.option("--device", envvar="MOSA_DEVICE", default="cpu", show_default=True, help="cpu or cuda."),
     click.option(
         "--runs-per-gpu",
+        envvar="MOSA_RUNS_PER_GPU",
         type=click.IntRange(min=1),
         default=1,
         help="Runs that may share one of several GPUs.",
@@ -163,14 +172,46 @@ _RUN = [
         show_default=True,
         help="Seconds between two checkpoints, at epoch ends.",
     ),
+    click.option(
+        "--compile",
+        envvar="MOSA_COMPILE",
+        type=click.Choice(["none", "blocks", "cuda_graphs"]),
+        default="none",
+        show_default=True,
+        help="What torch.compile compiles; as graphs, on a GPU.",
+    ),
+    click.option(
+        "--channels-last",
+        envvar="MOSA_CHANNELS_LAST",
+        is_flag=True,
+        help="Keep images and convolutions with channels last.",
+    ),
+    click.option(
+        "--gradient-checkpointing",
+        envvar="MOSA_GRADIENT_CHECKPOINTING",
+        is_flag=True,
+        help="Compute activations again in the backward: less memory, a third more time.",
+    ),
 ]
 
 
 def run_options(command: Callable) -> Callable:
-    """Add the options that describe a run."""
-    for option in reversed(_RUN):
+    """Add the options that describe a run, and how it is done."""
+    for option in reversed(_RUN + _MACHINE):
         command = option(command)
     return command
+
+
+def _take_machine(options: dict[str, Any]) -> tuple["Machine", Any]:
+    """Take out the options that say how a run is done; return them, and what keeps its GPU while held."""
+    from dataclasses import fields
+
+    from mosa.devices import choose_device
+    from mosa.machine import Machine
+
+    device, held = choose_device(options.pop("device"), options.pop("runs_per_gpu"))
+    own = {field.name: options.pop(field.name) for field in fields(Machine) if field.name in options}
+    return Machine(device=device, **own), held
 
 
 @cli.command()
@@ -185,30 +226,17 @@ def run_options(command: Callable) -> Callable:
 )
 @click.option("--choice", type=FILE, help="Hyper-parameters that `mosa choose` took, over those given.")
 @click.option("--output", type=FILE, required=True, help="Record to write (.json).")
-def train(
-    pack: Path,
-    output: Path,
-    device: str,
-    runs_per_gpu: int,
-    threads: int,
-    checkpoints: Path | None,
-    features: Path | None,
-    checkpoint_every: float,
-    variant: str | None,
-    choice: Path | None,
-    **spec,
-) -> None:
+def train(pack: Path, output: Path, variant: str | None, choice: Path | None, **spec) -> None:
     """Train and evaluate one run, and write its record."""
     from mosa.config import Run
-    from mosa.devices import choose_device
     from mosa.runs import execute
     from mosa.tuning.choose import read_choice
 
+    machine, _held = _take_machine(spec)
     for section, values in (read_choice(choice)["chosen"] if choice else {}).items():
         spec[section] = spec[section] | values
     run = Run(variant=variant or spec["method"], **spec)
-    device, _held = choose_device(device, runs_per_gpu)
-    record = execute(run, pack, output, device, threads, checkpoints, checkpoint_every, features)
+    record = execute(run, pack, output, machine)
     run, metrics = record["run"], record["metrics"]
     click.echo(
         f"{spec['task']} {run['variant']} seed {run['seed']}: top-1 {metrics['top1']:.2f} % on "
@@ -241,33 +269,18 @@ def train(
 @click.option("--factor", type=click.IntRange(min=2), default=2, show_default=True, help="Of halving.")
 @click.option("--folder", type=FOLDER, required=True, help="Where the records of the trainings are kept.")
 @click.option("--output", type=FILE, required=True, help="Results of the trials to write (.json).")
-def tune(
-    pack: Path,
-    folder: Path,
-    output: Path,
-    device: str,
-    runs_per_gpu: int,
-    threads: int,
-    checkpoints: Path | None,
-    features: Path | None,
-    checkpoint_every: float,
-    variant: str | None,
-    **spec,
-) -> None:
+def tune(pack: Path, folder: Path, output: Path, variant: str | None, **spec) -> None:
     """Train what is tried of a method on a task, on train, evaluated on val; test is never opened."""
     from mosa.config import Run
-    from mosa.devices import choose_device
     from mosa.tuning.search import Search, run_search
     from mosa.tuning.space import parse_space
 
+    machine, _held = _take_machine(spec)
     how = {name: spec.pop(name) for name in ("trials", "seeds", "min_epochs", "factor")}
     space, kind, seed = parse_space(spec.pop("space")), spec.pop("search"), spec.pop("search_seed")
     search = Search(space, kind, seed=seed, **how)
     run = Run(variant=variant or spec["method"], **spec)
-    device, _held = choose_device(device, runs_per_gpu)
-    result = run_search(
-        run, search, pack, folder, output, device, threads, checkpoints, checkpoint_every, features
-    )
+    result = run_search(run, search, pack, folder, output, machine)
     click.echo(f"{run.task} {run.variant}: {len(result['trials'])} trials -> {output}")
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mosa.files import locked, written_atomically
 from mosa.peft import attachment
 from mosa.peft.routing import is_stochastic
-from mosa.training import EVALUATION_BATCH, Images
+from mosa.training import Images, autocast, in_large_batches
 
 FORMAT = 1
 
@@ -71,18 +71,24 @@ def is_head_only(model: nn.Module) -> bool:
     )
 
 
-@torch.inference_mode()
-def compute_features(model: nn.Module, images: Images) -> Tensor:
+def compute_features(model: nn.Module, images: Images, precision: str = "float32") -> Tensor:
     """Return what the classifier gets of each image, (images, width), float32, on the CPU."""
     model.eval()
-    parts = [
-        model.forward_head(model.forward_features(batch), pre_logits=True).float().cpu()
-        for batch, _ in images.batches(EVALUATION_BATCH)
-    ]
-    return torch.cat(parts)
+
+    def compute(size: int) -> Tensor:
+        with torch.inference_mode(), autocast(images.device, precision):
+            parts = [
+                model.forward_head(model.forward_features(batch), pre_logits=True).float().cpu()
+                for batch, _ in images.batches(size)
+            ]
+        return torch.cat(parts)
+
+    return in_large_batches(compute)
 
 
-def cached_features(model: nn.Module, images: Images, folder: Path, decides: Any) -> Features:
+def cached_features(
+    model: nn.Module, images: Images, folder: Path, decides: Any, precision: str = "float32"
+) -> Features:
     """Return the features of a split, from the folder if they are there, else computed and kept there.
 
     Processes that want the same features wait for the one that computes them.
@@ -91,7 +97,8 @@ def cached_features(model: nn.Module, images: Images, folder: Path, decides: Any
         model: The backbone, frozen.
         images: The split, not augmented.
         folder: Where features are kept, one file each, named by a digest.
-        decides: All that decides the features, as plain data: data, split, backbone.
+        decides: All that decides the features, as plain data: data, split, backbone, precision.
+        precision: "float32" or "bfloat16", as in `mosa.training.TrainingOptions`.
 
     Raises:
         UserError: The folder cannot be written.
@@ -102,7 +109,7 @@ def cached_features(model: nn.Module, images: Images, folder: Path, decides: Any
     with locked(path):
         found = _load(path, len(images))
         if found is None:
-            found = compute_features(model, images)
+            found = compute_features(model, images, precision)
             with written_atomically(path) as temporary:
                 save_file({"features": found.contiguous()}, temporary)
     return Features(found, images)

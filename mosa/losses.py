@@ -25,6 +25,8 @@ def tuning_loss(model: nn.Module, images: Tensor, labels: Tensor, label_smoothin
     state = attachment(model)
     method = state.method
     logits = forward_passes(model, images, method.passes)
+    if logits.dtype == torch.bfloat16:  # under autocast, which would have the logarithms in it, too
+        logits = logits.float()
     loss = passes_loss(logits, labels, method.consistency, label_smoothing, method.second_pass)
     if method.feature_consistency:
         features, state.passes.features = state.passes.features, []  # nothing of the graph stays behind

@@ -9,12 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from mosa import provenance
 from mosa.backbones import build_backbone
-from mosa.checkpoint import EVERY, Checkpoint
+from mosa.checkpoint import Checkpoint
 from mosa.config import Run
 from mosa.data.layouts.source import stratified
 from mosa.data.packs import Pack
@@ -22,6 +21,7 @@ from mosa.data.splits import Split
 from mosa.errors import UserError
 from mosa.features import Head, cached_features, is_head_only
 from mosa.flops import inference_flops, training_flops
+from mosa.machine import CPU, Machine
 from mosa.peft import attach, build_method, count_parameters, merge
 from mosa.protocol import PROTOCOL_VERSION, STAGES
 from mosa.records import SCHEMA_VERSION, write_record
@@ -29,16 +29,7 @@ from mosa.seeding import derive_seed
 from mosa.training import Diverged, Images, TrainingOptions, evaluate, fit
 
 
-def execute(
-    run: Run,
-    pack_path: Path,
-    output: Path,
-    device: str = "cpu",
-    threads: int = 1,
-    checkpoints: Path | None = None,
-    every: float = EVERY,
-    features: Path | None = None,
-) -> dict[str, Any]:
+def execute(run: Run, pack_path: Path, output: Path, machine: Machine = CPU) -> dict[str, Any]:
     """Train and evaluate one run, and write its record.
 
     The evaluated split is not read before the last epoch is over.
@@ -47,12 +38,7 @@ def execute(
         run: The run.
         pack_path: The packed task.
         output: Where the record is written, atomically, at the end.
-        device: "cpu", or a CUDA device.
-        threads: CPU threads; results repeat bit by bit for the same number.
-        checkpoints: Folder for the state of a run that is stopped, from which it goes on; None: none is kept.
-        every: Seconds between two checkpoints at epoch ends.
-        features: Folder in which features of the frozen backbone are kept, for runs that tune the classifier
-            alone (see `mosa.features`); None: every epoch computes them again.
+        machine: How it is done here.
 
     Returns:
         The record.
@@ -60,16 +46,12 @@ def execute(
     Raises:
         UserError: An option, the pack or the weights are wrong.
         Diverged: The loss became NaN or infinite; no record is written.
-        Interrupted: A signal asked to stop, and the state is saved in `checkpoints`.
+        Interrupted: A signal asked to stop, and the state is saved in `machine.checkpoints`.
     """
     start = time.perf_counter()
     if run.stage not in STAGES:
         raise UserError(f"stage {run.stage!r}: expected one of {', '.join(STAGES)}")
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(True)
-    place = torch.device(device)
-    if place.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(place)
+    place = machine.begin()
     training = TrainingOptions.from_dict(run.training)
     method = build_method(run.method, **run.options)
 
@@ -97,39 +79,44 @@ def execute(
         )
     attach(model, method, seed=run.seed)
     train_flops = training_flops(model, backbone.image_size)
-    model.to(place)
+    machine.place(model)
     trained = count_parameters(model).total
     split = _training_split(pack, train_split, training.fraction, run.seed)
     augment = derive_seed(run.seed, "augment") if pack.task.augment == "crop_flip" else None
-    train = Images(split, backbone.mean, backbone.std, place, augment)
+    statistics = (backbone.mean, backbone.std)
+    train = Images(split, *statistics, place, augment, channels_last=machine.channels_last)
     prepared = time.perf_counter()
-    on_features = features is not None and augment is None and is_head_only(model)
+    on_features = machine.features is not None and augment is None and is_head_only(model)
     tuned: nn.Module = model
     if on_features:
         # Random weights are the seed's own.
-        of_backbone = [pack.digest, asdict(backbone), run.seed if backbone.sha256 is None else None]
+        own_seed = run.seed if backbone.sha256 is None else None
+        of_backbone = [pack.digest, asdict(backbone), own_seed, training.precision]
         share = [train_split, training.fraction, run.seed if training.fraction < 1 else None]
-        train = cached_features(model, train, features, [*of_backbone, *share])
+        decides = [*of_backbone, *share]
+        train = cached_features(model, train, machine.features, decides, training.precision)
         tuned = Head(model)
     computed = time.perf_counter()
 
     label = f"{run.task} {run.variant} seed {run.seed}"
     checkpoint = None
-    if checkpoints is not None:
+    if machine.checkpoints is not None:
         decides = [run.task, run.stage, run.seed, PROTOCOL_VERSION, pack.digest, asdict(backbone)]
         decides += [method.name, method.model_dump(), asdict(training), on_features]
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-        checkpoint = Checkpoint(checkpoints / f"{digest[:16]}.pt", digest, every)
+        path = machine.checkpoints / f"{digest[:16]}.pt"
+        checkpoint = Checkpoint(path, digest, machine.checkpoint_every)
     progress = fit(tuned, train, training, run.seed, label, checkpoint)
     progress.seconds += computed - prepared
 
     adapter = method.parameters(model)
     merge(model)
     opened = time.perf_counter()
-    data = Images(pack.split(eval_split), backbone.mean, backbone.std, place)
+    data = Images(pack.split(eval_split), *statistics, place, channels_last=machine.channels_last)
     if on_features:
-        data = cached_features(model, data, features, [*of_backbone, eval_split])
-    metrics = evaluate(tuned, data, pack.sets)
+        decides = [*of_backbone, eval_split]
+        data = cached_features(model, data, machine.features, decides, training.precision)
+    metrics = evaluate(tuned, data, pack.sets, training.precision)
     ended = time.perf_counter()
     if not math.isfinite(metrics["loss"]):
         raise Diverged(
@@ -180,7 +167,7 @@ def execute(
         },
         "images_per_second": progress.images / progress.seconds,
         "peak_memory_mib": provenance.peak_memory_mib(place),
-        "device": provenance.describe_device(place),
+        "device": provenance.describe_device(place) | machine.describe(),
         "versions": provenance.versions(),
         "git": provenance.git_state(),
         "data": {

@@ -4,11 +4,11 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,8 +29,9 @@ from mosa.errors import UserError
 from mosa.losses import tuning_loss
 from mosa.seeding import derive_seed, generator
 
-EVALUATION_BATCH = 256
+EVALUATION_BATCH = 256  # images; fewer where they do not fit into the memory of a GPU
 RESIDENT_BYTES = 2 << 30  # a split of at most this size lies on the device as a whole
+T = TypeVar("T")
 _AHEAD = 2  # batches that are read while the model computes
 
 
@@ -53,6 +54,7 @@ class TrainingOptions:
         drop_path: Rate of stochastic depth of the backbone's last block.
         drop_rate: Rate of the backbone's own dropout.
         fraction: Share of the training images that is trained on, class by class.
+        precision: "float32", or "bfloat16": autocast, in training and evaluation; weights stay float32.
     """
 
     epochs: int = 12
@@ -65,9 +67,10 @@ class TrainingOptions:
     drop_path: float = 0.0
     drop_rate: float = 0.0
     fraction: float = 1.0
+    precision: str = "float32"
 
     @classmethod
-    def from_dict(cls, options: dict[str, float]) -> "TrainingOptions":
+    def from_dict(cls, options: dict[str, Any]) -> "TrainingOptions":
         """Build from a mapping; what the config would refuse is refused, what is left out has its default."""
         check_training(options)
         return cls(**options)
@@ -102,10 +105,20 @@ class Images:
         std: Standard deviation per channel.
         device: Where batches are made.
         augment: Seed of random crops and flips; None: every image is shown as it is, or its centre.
+        channels_last: Lay batches out with channels last.
     """
 
-    def __init__(self, split: Split, mean, std, device: torch.device, augment: int | None = None) -> None:
+    def __init__(
+        self,
+        split: Split,
+        mean,
+        std,
+        device: torch.device,
+        augment: int | None = None,
+        channels_last: bool = False,
+    ) -> None:
         self.split, self.device = split, device
+        self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.labels = torch.as_tensor(split.labels).long().to(device)
         self.mean = 255 * torch.tensor(mean, device=device).view(3, 1, 1)
         self.std = 255 * torch.tensor(std, device=device).view(3, 1, 1)
@@ -118,7 +131,10 @@ class Images:
         return len(self.labels)
 
     def _to_device(self, images: np.ndarray) -> Tensor:
-        return torch.from_numpy(images).to(self.device).permute(0, 3, 1, 2).contiguous()
+        tensor = torch.from_numpy(images)
+        if self.device.type == "cuda":  # so that the copy does not wait for what is computed there
+            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
 
     def batches(
         self, size: int, order: Tensor | None = None, epoch: int = 0, start: int = 0
@@ -185,7 +201,8 @@ def fit(
     """
     steps_per_epoch = math.ceil(len(data) / options.batch_size)
     steps = options.epochs * steps_per_epoch
-    optimizer = torch.optim.AdamW(decay_groups(model, options.weight_decay), lr=options.lr, eps=options.eps)
+    groups = decay_groups(model, options.weight_decay)
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, eps=options.eps, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: lr_factor(step, steps, round(options.warmup_epochs * steps_per_epoch))
     )
@@ -233,7 +250,10 @@ def fit(
             drawn = order.get_state()
             permutation = torch.randperm(len(data), generator=order)
             for images, labels in data.batches(options.batch_size, permutation, epoch, done):
-                value = _backward(model, images, labels, options.label_smoothing, progress, label)
+                loss = _backward(model, images, labels, options, progress, label)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                value = loss.item()  # the host waits for the GPU here, with all of the step in its queue
                 if not math.isfinite(value):
                     raise Diverged(
                         f"{label}: the loss is {value} at epoch {epoch}, "
@@ -241,8 +261,6 @@ def fit(
                         f"(lr {schedule.get_last_lr()[0]:.3g}, last losses "
                         f"{', '.join(f'{previous:.4g}' for previous in recent) or 'none'}); try a smaller lr"
                     )
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
                 schedule.step()
                 recent.append(value)
                 done += 1
@@ -262,26 +280,26 @@ def fit(
 
 
 def _backward(
-    model: nn.Module, images: Tensor, labels: Tensor, smoothing: float, progress: Progress, label: str
-) -> float:
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    options: TrainingOptions,
+    progress: Progress,
+    label: str,
+) -> Tensor:
     """Compute the gradients of a batch, in as many parts as its memory needs, and return its loss."""
     while True:
         try:
-            if progress.accumulation == 1:
-                loss = tuning_loss(model, images, labels, smoothing)
-                value = loss.item()
-                if math.isfinite(value):
-                    loss.backward()
-                return value
-            value = 0.0
+            total = torch.zeros((), device=labels.device)
             parts = zip(images.chunk(progress.accumulation), labels.chunk(progress.accumulation), strict=True)
             for part, targets in parts:
-                loss = tuning_loss(model, part, targets, smoothing) * (len(part) / len(images))
-                value += loss.item()
-                if not math.isfinite(value):
-                    break
+                with autocast(labels.device, options.precision):
+                    loss = tuning_loss(model, part, targets, options.label_smoothing)
+                if progress.accumulation > 1:
+                    loss = loss * (len(part) / len(images))
                 loss.backward()
-            return value
+                total += loss.detach()
+            return total
         except torch.OutOfMemoryError as error:
             if progress.accumulation >= len(images):
                 raise UserError(
@@ -294,6 +312,31 @@ def _backward(
             f"{label}: out of memory; a step of {len(images)} is done in {progress.accumulation} parts",
             file=sys.stderr,
         )
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+    """Return the context in which a model computes in a precision, "float32" or "bfloat16"."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def in_large_batches(compute: Callable[[int], T]) -> T:
+    """Call a function with a number of images for a batch; with half as many where they do not fit.
+
+    Raises:
+        UserError: Not even one image fits into the GPU's memory.
+    """
+    size = EVALUATION_BATCH
+    while True:
+        try:
+            return compute(size)
+        except torch.OutOfMemoryError as error:
+            if size == 1:
+                raise UserError(
+                    f"not even one image fits into the GPU's memory ({error}); take a larger GPU"
+                ) from None
+        torch.cuda.empty_cache()
+        size //= 2
+        print(f"out of memory; batches of {size} are evaluated", file=sys.stderr)
 
 
 def freeze_statistics(model: nn.Module) -> None:
@@ -325,26 +368,34 @@ def lr_factor(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-@torch.inference_mode()
-def evaluate(model: nn.Module, data: Images, sets: Sequence[str] = ()) -> dict[str, Any]:
+def evaluate(
+    model: nn.Module, data: Images, sets: Sequence[str] = (), precision: str = "float32"
+) -> dict[str, Any]:
     """Evaluate a model on a split, in evaluation mode.
 
     Args:
         model: The model.
         data: The split.
         sets: Names of the data sets that the split is a union of.
+        precision: "float32" or "bfloat16", as in `TrainingOptions`.
 
     Returns:
         `top1` (accuracy in percent), `loss` (mean cross-entropy), `examples`, and `per_set`, the accuracy of
         each data set of a union.
     """
     model.eval()
-    loss, hits = 0.0, []
-    for images, labels in data.batches(EVALUATION_BATCH):
-        logits = model(images)
-        hits.append(logits.argmax(-1) == labels)
-        loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-    hit = torch.cat(hits).cpu()
+
+    def compute(size: int) -> tuple[float, Tensor]:
+        losses, hits = [], []
+        with torch.inference_mode(), autocast(data.device, precision):
+            for images, labels in data.batches(size):
+                logits = model(images).float()
+                hits.append(logits.argmax(-1) == labels)
+                losses.append(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        # Added up in double precision, once: asking for each would make the host wait for a GPU.
+        return torch.stack(losses).double().sum().item(), torch.cat(hits).cpu()
+
+    loss, hit = in_large_batches(compute)
     of_set = torch.as_tensor(data.split.sets) if sets else None
     return {
         "top1": 100 * hit.sum().item() / len(data),

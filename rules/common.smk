@@ -84,6 +84,9 @@ PATHS = ('"$PATH"', HERE) if workflow.deployment_settings.deployment_method else
 MACHINE = {
     "MOSA_DEVICE": CONFIG["device"],
     "MOSA_RUNS_PER_GPU": str(CONFIG["runs_per_gpu"]),
+    "MOSA_COMPILE": CONFIG["compile"],
+    "MOSA_CHANNELS_LAST": str(CONFIG["channels_last"]),
+    "MOSA_GRADIENT_CHECKPOINTING": str(CONFIG["gradient_checkpointing"]),
     "MOSA_CHECKPOINTS": f"{RESULTS}/checkpoints",
     "MOSA_FEATURES": f"{PACKS}/features",
 }

@@ -12,6 +12,7 @@ from models import spec
 
 from mosa import training
 from mosa.checkpoint import Checkpoint, Interrupted
+from mosa.machine import Machine
 from mosa.peft import list_methods
 from mosa.runs import execute
 
@@ -51,10 +52,10 @@ def test_every_method_goes_on_bit_by_bit(method, pack, tmp_path, monkeypatch, ca
     with monkeypatch.context() as patch:
         stop_after(patch, 5)  # in the middle of an epoch
         with pytest.raises(Interrupted, match="stopped by SIGTERM"):
-            execute(run, pack, tmp_path / "run.json", checkpoints=tmp_path / "checkpoints")
+            execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path / "checkpoints"))
     assert not (tmp_path / "run.json").exists()
     torch.manual_seed(12345)  # whatever the new process drew before
-    resumed = execute(run, pack, tmp_path / "run.json", checkpoints=tmp_path / "checkpoints")
+    resumed = execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path / "checkpoints"))
     assert "goes on at epoch 3, step 2 of 2" in capsys.readouterr().err
     assert results(resumed) == results(whole)
     assert list((tmp_path / "checkpoints").iterdir()) == []
@@ -69,8 +70,8 @@ def test_any_step_and_any_number_of_stops(stops, number, pack, tmp_path, monkeyp
         with monkeypatch.context() as patch:
             stop_after(patch, steps, number)
             with pytest.raises(Interrupted):
-                execute(run, pack, tmp_path / "run.json", checkpoints=tmp_path)
-    assert results(execute(run, pack, tmp_path / "run.json", checkpoints=tmp_path)) == results(whole)
+                execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path))
+    assert results(execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path))) == results(whole)
 
 
 def test_a_killed_run_goes_on_from_its_last_epoch(pack, tmp_path, monkeypatch, capsys):
@@ -85,28 +86,28 @@ def test_a_killed_run_goes_on_from_its_last_epoch(pack, tmp_path, monkeypatch, c
         calls = iter([step] * 7 + [die])
         patch.setattr(training, "_backward", lambda *arguments: next(calls)(*arguments))
         with pytest.raises(MemoryError):
-            execute(run, pack, tmp_path / "run.json", checkpoints=tmp_path, every=0)
+            execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path, checkpoint_every=0))
     capsys.readouterr()
-    resumed = execute(run, pack, tmp_path / "run.json", checkpoints=tmp_path, every=0)
+    resumed = execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path, checkpoint_every=0))
     assert "goes on at epoch 4, step 1 of 2" in capsys.readouterr().err
     assert results(resumed) == results(whole)
 
 
 def test_short_runs_write_no_checkpoint(pack, tmp_path):
-    execute(tiny("linear"), pack, tmp_path / "run.json", checkpoints=tmp_path / "checkpoints")
+    execute(tiny("linear"), pack, tmp_path / "run.json", Machine(checkpoints=tmp_path / "checkpoints"))
     assert not (tmp_path / "checkpoints").exists()
 
 
 def test_checkpoints_of_others_are_ignored_with_a_message(pack, tmp_path, monkeypatch, capsys):
     stop_after(monkeypatch, 3)
     with pytest.raises(Interrupted):
-        execute(tiny("linear"), pack, tmp_path / "run.json", checkpoints=tmp_path)
+        execute(tiny("linear"), pack, tmp_path / "run.json", Machine(checkpoints=tmp_path))
     monkeypatch.undo()
     (path,) = tmp_path.glob("*.pt")
     state = torch.load(path, weights_only=True)
     # Another seed, recipe or method has another name, and finds nothing.
     for other in (tiny("linear", seed=1), tiny("linear", lr=0.02), tiny("lora")):
-        execute(other, pack, tmp_path / "other.json", checkpoints=tmp_path)
+        execute(other, pack, tmp_path / "other.json", Machine(checkpoints=tmp_path))
         assert path.is_file() and "goes on" not in capsys.readouterr().err
     whole = results(execute(tiny("linear"), pack, tmp_path / "whole.json"))
     contents = {
@@ -120,7 +121,8 @@ def test_checkpoints_of_others_are_ignored_with_a_message(pack, tmp_path, monkey
     for words, write in contents.items():
         torch.save(state, path)
         write()
-        assert results(execute(tiny("linear"), pack, tmp_path / "run.json", checkpoints=tmp_path)) == whole
+        resumed = execute(tiny("linear"), pack, tmp_path / "run.json", Machine(checkpoints=tmp_path))
+        assert results(resumed) == whole
         message = capsys.readouterr().err
         assert words in message and "training starts anew" in message
 

@@ -9,6 +9,7 @@ from models import ARCHITECTURES, SMALL, spec
 from mosa import features as kept
 from mosa import peft, runs
 from mosa.features import Head, is_head_only
+from mosa.machine import Machine
 from mosa.peft import list_methods
 from mosa.runs import execute
 from mosa.training import Images
@@ -44,8 +45,8 @@ def test_what_is_stochastic_or_compared_has_none():
 def test_the_record_is_the_plain_loops(pack, tmp_path, weights, stage):
     run = linear(weights=weights, stage=stage, training={"warmup_epochs": 1})
     plain = execute(run, pack, tmp_path / "plain.json")
-    fast = execute(run, pack, tmp_path / "fast.json", features=tmp_path / "features")
-    again = execute(run, pack, tmp_path / "again.json", features=tmp_path / "features")
+    fast = execute(run, pack, tmp_path / "fast.json", Machine(features=tmp_path / "features"))
+    again = execute(run, pack, tmp_path / "again.json", Machine(features=tmp_path / "features"))
     assert fast["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-4)
     assert fast["metrics"]["loss"] == pytest.approx(plain["metrics"]["loss"], rel=1e-4)
     assert fast["metrics"]["top1"] == plain["metrics"]["top1"]
@@ -60,7 +61,7 @@ def test_features_are_computed_once_and_only_for_what_they_are_of(pack, tmp_path
 
     def count(run):
         before = len(computed)
-        execute(run, pack, tmp_path / "run.json", features=tmp_path)
+        execute(run, pack, tmp_path / "run.json", Machine(features=tmp_path))
         return len(computed) - before
 
     builtin = linear(weights="builtin")
@@ -84,11 +85,13 @@ def test_test_is_read_after_the_last_epoch(pack, tmp_path, monkeypatch):
     read = []
     compute = kept.compute_features
     monkeypatch.setattr(
-        kept, "compute_features", lambda model, images: read.append(len(images)) or compute(model, images)
+        kept,
+        "compute_features",
+        lambda model, images, *rest: read.append(len(images)) or compute(model, images),
     )
     fit = runs.fit
     monkeypatch.setattr(runs, "fit", lambda *a: read.append("fit") or fit(*a))
-    execute(linear(), pack, tmp_path / "run.json", features=tmp_path)
+    execute(linear(), pack, tmp_path / "run.json", Machine(features=tmp_path))
     assert read == [60, "fit", 30]
 
 

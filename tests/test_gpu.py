@@ -6,6 +6,7 @@ from models import SMALL, batch, build, spec
 
 from mosa import peft
 from mosa.losses import tuning_loss
+from mosa.machine import Machine
 from mosa.runs import execute
 
 pytestmark = pytest.mark.gpu
@@ -36,5 +37,5 @@ def test_attaching_on_the_gpu_stays_there(method):
 
 @pytest.mark.parametrize("method", peft.list_methods())
 def test_a_run_on_the_gpu_leaves_a_record(pack, tmp_path, method):
-    record = execute(spec(method), pack, tmp_path / "record.json", device="cuda")
+    record = execute(spec(method), pack, tmp_path / "record.json", Machine(device="cuda"))
     assert record["device"]["type"] == "cuda" and record["peak_memory_mib"] > 0

@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mosa.checkpoint import EVERY
 from mosa.config import Run
 from mosa.errors import UserError
 from mosa.files import written_atomically
+from mosa.machine import CPU, Machine
 from mosa.records import load_record
 from mosa.runs import execute
 from mosa.training import Diverged, TrainingOptions
@@ -44,16 +44,7 @@ class Search:
 
 
 def run_search(
-    run: Run,
-    search: Search,
-    pack: Path,
-    folder: Path,
-    output: Path,
-    device: str = "cpu",
-    threads: int = 1,
-    checkpoints: Path | None = None,
-    every: float = EVERY,
-    features: Path | None = None,
+    run: Run, search: Search, pack: Path, folder: Path, output: Path, machine: Machine = CPU
 ) -> dict[str, Any]:
     """Run all trials of a search and write their results.
 
@@ -70,11 +61,7 @@ def run_search(
         pack: The packed task.
         folder: Where the trainings' records are kept.
         output: Where the results are written, atomically, at the end.
-        device: "cpu", or a CUDA device.
-        threads: CPU threads.
-        checkpoints: Folder for the state of a training that is stopped, as in `mosa.runs.execute`.
-        every: Seconds between two checkpoints at epoch ends.
-        features: Folder for features of frozen backbones, as in `mosa.runs.execute`.
+        machine: How the trainings are done here.
 
     Returns:
         What was written; `trials` has an entry for each trial, in order.
@@ -88,11 +75,10 @@ def run_search(
         {"options": trial.options, "training": trial.training, "status": "complete"} for trial in trials
     ]
     alive = list(range(len(trials)))
-    place = (pack, folder, device, threads, checkpoints, every, features)
     rounds = round_lengths(full, search.min_epochs or full, search.factor)
     for number, epochs in enumerate(rounds):
         for index in alive:
-            result = _try(run, trials[index], epochs, search.seeds, place)
+            result = _try(run, trials[index], epochs, search.seeds, pack, folder, machine)
             entries[index] |= result
             what = f"{result['top1']:.2f} % on val" if result["top1"] is not None else "diverged"
             name = f"{run.task} {run.variant} trial {index + 1}/{len(trials)}, {epochs} epochs"
@@ -126,9 +112,10 @@ def run_search(
     return result
 
 
-def _try(run: Run, trial: Trial, epochs: int, seeds: Sequence[int], place: tuple) -> dict[str, Any]:
+def _try(
+    run: Run, trial: Trial, epochs: int, seeds: Sequence[int], pack: Path, folder: Path, machine: Machine
+) -> dict[str, Any]:
     """Train a trial with every seed, or take the records that there are; return its means on val."""
-    pack, folder, *how = place
     recipe = dict(run.training) | trial.training
     full = TrainingOptions.from_dict(recipe)
     # A shorter round has the same schedule, shorter.
@@ -140,7 +127,7 @@ def _try(run: Run, trial: Trial, epochs: int, seeds: Sequence[int], place: tuple
         )
         path = folder / f"{_digest(one)}.json"
         try:
-            record = _existing(path) or execute(one, pack, path, *how)
+            record = _existing(path) or execute(one, pack, path, machine)
         except Diverged as error:
             return {"status": "diverged", "note": str(error), "epochs": epochs, "top1": None, "loss": None}
         scores.append(record["metrics"]["top1"])
