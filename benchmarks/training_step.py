@@ -1,12 +1,14 @@
-"""Time and memory of a training step of every method, relative to the dense adapter.
+"""Time and memory of a training step of every method, relative to the dense adapter and to full fine-tuning.
 
     python benchmarks/training_step.py
-    python benchmarks/training_step.py --architecture vit_base_patch16_224 --batch-size 64 --device cuda
+    python benchmarks/training_step.py --setting vit_base_patch16_224:64 --device cuda --precision bfloat16
 
-Methods take turns in every round, so that a machine whose speed drifts slows all of them; the ratio is
-the median over rounds of the ratio within a round. Memory is of tensors that the method owns while it
-trains: tuned parameters, their gradients, AdamW's state and the method's buffers. "mosa, naive" is MoSA as
-the paper describes it: N copies with gradient masks, and two separate forwards (tests/naive_mosa.py).
+Methods take turns in every round, so that a machine whose speed drifts slows all of them; a ratio is the
+median over rounds of the ratio within a round. "norm" is the frozen backbone with norms and classifier tuned,
+the least that has a backward. Tuned state is what the method owns while it trains: tuned parameters, their
+gradients, AdamW's state and the method's buffers. Peak memory is that state, the backbone, and the most that
+a step holds besides, as torch's profiler (CPU) or allocator (CUDA) counts it. "mosa, naive" is MoSA as the
+paper describes it: N copies with gradient masks, and two separate forwards (tests/naive_mosa.py).
 """
 
 import argparse
@@ -16,85 +18,145 @@ import time
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from mosa.backbones import build_backbone
 from mosa.losses import tuning_loss
+from mosa.machine import COMPILE, Machine
 from mosa.peft import attach, list_methods, tuned_state_dict
+from mosa.training import autocast
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from naive_mosa import naive_loss, naive_split
 
-BASELINE = "adapter"
+BASELINES = ("adapter", "full")
 NAIVE = "mosa, naive"
+SETTINGS = ("mosa_vit_micro:32", "mosa_vit_micro:128", "vit_tiny_patch16_224:16")
+SETTINGS += ("vit_small_patch16_224:8", "vit_base_patch16_224:4")
+
+
+class Step:
+    """A training step of a method on random images, with all that it needs."""
+
+    def __init__(self, name: str, architecture: str, batch: int, machine: Machine, precision: str) -> None:
+        device = torch.device(machine.device)
+        model, backbone = build_backbone(architecture, "random", 100)
+        self.model = attach(model, "adapter" if name == NAIVE else name)
+        machine.place(model)
+        model.train()
+        self.splits = naive_split(model, ("up",), 4, 0) if name == NAIVE else []
+        self.routing = torch.Generator().manual_seed(0)
+        size = backbone.image_size
+        self.images, self.labels = torch.randn(batch, 3, size, size), torch.randint(100, (batch,))
+        self.images, self.labels = self.images.to(device), self.labels.to(device)
+        self.tuned = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.AdamW(self.tuned, lr=1e-4, fused=True)
+        self.precision, self.device = precision, device
+
+    def __call__(self) -> None:
+        with autocast(self.device, self.precision):
+            if self.splits:
+                loss = naive_loss(self.model, self.splits, self.images, self.labels, 4, 1.0, self.routing)
+            else:
+                loss = tuning_loss(self.model, self.images, self.labels)
+        loss.backward()
+        for split in self.splits:
+            split.zero_missing_gradients()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        for split in self.splits:
+            split.restore_foreign_entries()
+
+    def state_bytes(self) -> int:
+        """Bytes of the tuned state; call it after a step."""
+        masks = [mask for split in self.splits for mask in split.masks]
+        own = self.tuned if self.splits else tuned_state_dict(self.model).values()
+        tensors = [*own, *masks, *self.tuned]  # once more: the gradients
+        tensors += [value for entry in self.optimizer.state.values() for value in entry.values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def peak_bytes(self) -> int:
+        """Most bytes that are held during a step; call it after a step."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            self()
+            return torch.cuda.max_memory_allocated()
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            self()
+        events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+        held = peak = 0
+        for event in sorted(events, key=lambda event: event.start_ns()):
+            held += event.nbytes()
+            peak = max(peak, held)
+        return peak + self.resting_bytes()
+
+    def resting_bytes(self) -> int:
+        """Bytes that are held between steps."""
+        tensors = [*self.model.parameters(), *self.model.buffers(), self.images, self.labels]
+        tensors += [value for entry in self.optimizer.state.values() for value in entry.values()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--architecture", default="mosa_vit_micro")
-    parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--classes", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=3, help="steps of each method in a round")
+    parser.add_argument("--setting", action="append", help="architecture:batch; repeatable")
+    parser.add_argument("--seconds", type=float, default=75, help="for the rounds of a setting")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--compile", choices=COMPILE, default="none")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    device = torch.device(arguments.device)
+    machine = Machine(arguments.device, arguments.threads, compile=arguments.compile)
+    machine.begin()
+    torch.use_deterministic_algorithms(False)  # as the naive copies are not
+    for setting in arguments.setting or SETTINGS:
+        architecture, batch = setting.split(":")
+        measure(architecture, int(batch), machine, arguments.precision, arguments.seconds)
 
-    steps = {name: make_step(name, arguments, device) for name in [*list_methods(), NAIVE]}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for round_ in range(arguments.rounds + 2):  # two rounds to warm up
-        for name, (step, _) in steps.items():
-            start = time.perf_counter()
-            for _ in range(arguments.steps):
+
+def measure(architecture: str, batch: int, machine: Machine, precision: str, budget: float) -> None:
+    names = [*list_methods(), NAIVE]
+    steps = {name: Step(name, architecture, batch, machine, precision) for name in names}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    memory = {}
+    for name, step in steps.items():  # a step to warm up, one that is watched
+        step()
+        memory[name] = step.state_bytes(), step.peak_bytes()
+    repeats = 3 if architecture == "mosa_vit_micro" else 1
+    start = time.perf_counter()
+    while len(seconds[names[0]]) < 3 or time.perf_counter() - start < budget:
+        for name, step in steps.items():
+            begin = time.perf_counter()
+            for _ in range(repeats):
                 step()
-            if device.type == "cuda":
+            if machine.device.startswith("cuda"):
                 torch.cuda.synchronize()
-            if round_ >= 2:
-                seconds[name].append((time.perf_counter() - start) / arguments.steps)
-
-    print(f"{arguments.architecture}, batch {arguments.batch_size}, {device}, {arguments.threads} thread(s)")
-    print(f"| method | images/s | time / {BASELINE} | tuned state, KiB | state / {BASELINE} |")
-    print("|---|---|---|---|---|")
-    for name, (_, state) in steps.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds[name], seconds[BASELINE], strict=True))
-        rate = arguments.batch_size / statistics.median(seconds[name])
-        base = steps[BASELINE][1]()
-        print(f"| {name} | {rate:.0f} | {ratio:.2f} | {state() / 1024:.0f} | {state() / base:.2f} |")
-
-
-def make_step(name: str, arguments: argparse.Namespace, device: torch.device):
-    """Return a function that trains one step, and one that counts the bytes of the tuned state."""
-    model, backbone = build_backbone(arguments.architecture, "random", arguments.classes)
-    attach(model, BASELINE if name == NAIVE else name).to(device).train()
-    splits = naive_split(model, ("up",), 4, 0) if name == NAIVE else []
-    routing = torch.Generator().manual_seed(0)
-    images = torch.randn(arguments.batch_size, 3, backbone.image_size, backbone.image_size, device=device)
-    labels = torch.randint(arguments.classes, (arguments.batch_size,), device=device)
-    tuned = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(tuned, lr=1e-4)
-
-    def step() -> None:
-        if splits:
-            loss = naive_loss(model, splits, images, labels, 4, 1.0, routing)
-        else:
-            loss = tuning_loss(model, images, labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        for split in splits:
-            split.zero_missing_gradients()
-        optimizer.step()
-        for split in splits:
-            split.restore_foreign_entries()
-
-    def state() -> int:
-        masks = [mask for split in splits for mask in split.masks]
-        own = tuned if splits else tuned_state_dict(model).values()
-        tensors = [*own, *masks, *(p.grad for p in tuned)]
-        tensors += [value for entry in optimizer.state.values() for value in entry.values()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-
-    return step, state
+            seconds[name].append((time.perf_counter() - begin) / repeats)
+    rounds = len(seconds[names[0]])
+    how = f"{precision}, compile {machine.compile}, {rounds} rounds"
+    print(f"{architecture}, batch {batch}, {machine.device}, {machine.threads} thread(s), {how}")
+    heads = (
+        "images/s",
+        "time/adapter",
+        "time/full",
+        "state MiB",
+        "/adapter",
+        "peak MiB",
+        "/adapter",
+        "/full",
+    )
+    print(f"{'method':12}" + "".join(f"{head:>13}" for head in heads))
+    for name in names:
+        ratios = [
+            statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=True))
+            for base in BASELINES
+        ]
+        state, peak = memory[name]
+        cells = [f"{batch / statistics.median(seconds[name]):.1f}", *(f"{ratio:.2f}" for ratio in ratios)]
+        cells += [f"{state / 2**20:.2f}", f"{state / memory['adapter'][0]:.2f}", f"{peak / 2**20:.0f}"]
+        cells += [f"{peak / memory[base][1]:.2f}" for base in BASELINES]
+        print(f"{name:12}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
+    print()
 
 
 if __name__ == "__main__":

@@ -363,6 +363,20 @@ def plan(files: tuple[Path, ...], alone: bool) -> None:
 
 
 @cli.command()
+@CONFIGFILE
+@ALONE
+@click.option("--gradient-checkpointing", is_flag=True, help="As if the config had it.")
+def memory(files: tuple[Path, ...], alone: bool, gradient_checkpointing: bool) -> None:
+    """Tell how much GPU memory the variants of a config take, and what fits cards of 8 to 80 GB."""
+    from mosa.machine import Machine
+    from mosa.memory import memory_table
+
+    config = _config(files, alone)
+    machine = Machine(gradient_checkpointing=gradient_checkpointing or config["gradient_checkpointing"])
+    click.echo(memory_table(config, machine), nl=False)
+
+
+@cli.command()
 @click.option("--manifest", type=FILE, required=True, help="File that lists the records, one path per line.")
 @click.option("--existing", is_flag=True, help="Leave out the records that do not exist yet.")
 @click.option("--output", type=FILE, required=True, help="CSV to write, one row per run.")

@@ -69,7 +69,11 @@ def test_the_schema_is_a_closed_and_described_schema():
             assert node["additionalProperties"] is False, where
             optional = {"accumulation"}  # only where memory was short
             optional |= {"precision"}  # newer than the rest
-            optional |= {"compile", "channels_last", "gradient_checkpointing"}  # only where they are asked for
+            optional |= {
+                "compile",
+                "channels_last",
+                "gradient_checkpointing",
+            }  # only where they are asked for
             assert set(node["required"]) == set(node["properties"]) - optional, where
             for name, child in node["properties"].items():
                 walk(child, f"{where}.{name}")

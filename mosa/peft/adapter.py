@@ -155,8 +155,9 @@ class Bottleneck(nn.Module):
 
     def add_to_residual(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Add the branch on the kept h to the block's output (a forward hook of the block)."""
-        branch, self.residual = self(self.residual), None
-        return self._add(output, branch)
+        # Let go of it first: under gradient checkpointing the recomputation is broken off within the branch.
+        h, self.residual = self.residual, None
+        return self._add(output, self(h))
 
     def add_to_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Add the branch on a module's output to that output (a forward hook)."""
