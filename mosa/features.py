@@ -15,7 +15,7 @@ from mosa.peft import attachment
 from mosa.peft.routing import is_stochastic
 from mosa.training import Images, autocast, in_large_batches
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Head(nn.Module):
@@ -38,7 +38,7 @@ class Features:
     """The features of a split, with the interface of `mosa.training.Images`.
 
     Args:
-        features: (images, width), float32, in the order of the images.
+        features: (views, images, width), float32, in the order of the images; epochs show views in turn.
         images: The split that they are of.
     """
 
@@ -54,8 +54,9 @@ class Features:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield features (b, width) and labels (b,), as `Images.batches`."""
         order = torch.arange(len(self)) if order is None else order
+        view = self.features[epoch % len(self.features)]
         for chunk in order.to(self.device).split(size)[start:]:
-            yield self.features[chunk], self.labels[chunk]
+            yield view[chunk], self.labels[chunk]
 
 
 def is_head_only(model: nn.Module) -> bool:
@@ -72,16 +73,21 @@ def is_head_only(model: nn.Module) -> bool:
 
 
 def compute_features(model: nn.Module, images: Images, precision: str = "float32") -> Tensor:
-    """Return what the classifier gets of each image, (images, width), float32, on the CPU."""
+    """Return what the classifier gets of each view and image, (views, images, width), float32, on the CPU.
+
+    Images that are not augmented, or not in training, have one view.
+    """
     model.eval()
+    views = images.views or 1
 
     def compute(size: int) -> Tensor:
         with torch.inference_mode(), autocast(images.device, precision):
             parts = [
                 model.forward_head(model.forward_features(batch), pre_logits=True).float().cpu()
-                for batch, _ in images.batches(size)
+                for view in range(views)
+                for batch, _ in images.batches(size, epoch=view)
             ]
-        return torch.cat(parts)
+        return torch.cat(parts).unflatten(0, (views, len(images)))
 
     return in_large_batches(compute)
 
@@ -95,7 +101,7 @@ def cached_features(
 
     Args:
         model: The backbone, frozen.
-        images: The split, not augmented.
+        images: The split, not augmented, or in a number of views.
         folder: Where features are kept, one file each, named by a digest.
         decides: All that decides the features, as plain data: data, split, backbone, precision.
         precision: "float32" or "bfloat16", as in `mosa.training.TrainingOptions`.
@@ -107,7 +113,7 @@ def cached_features(
     digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
     path = folder / f"{digest[:32]}.safetensors"
     with locked(path):
-        found = _load(path, len(images))
+        found = _load(path, (images.views or 1, len(images)))
         if found is None:
             found = compute_features(model, images, precision)
             with written_atomically(path) as temporary:
@@ -115,10 +121,11 @@ def cached_features(
     return Features(found, images)
 
 
-def _load(path: Path, count: int) -> Tensor | None:
+def _load(path: Path, shape: tuple[int, int]) -> Tensor | None:
     """Return the features of a file; None: it is not there, or not whole, and is made again."""
     try:
         features = load_file(path)["features"]
     except Exception:  # whatever a broken file makes safetensors raise
         return None
-    return features if len(features) == count and features.dtype == torch.float32 else None
+    whole = features.dtype == torch.float32 and features.shape[:-1] == shape
+    return features if whole else None

@@ -23,7 +23,8 @@ class Machine:
 
     Attributes:
         device: "cpu", or a CUDA device.
-        threads: CPU threads; results repeat bit by bit for the same number.
+        threads: CPU threads, for what is computed and for what is read; results repeat bit by bit for the
+            same number.
         checkpoints: Folder for the state of a run that is stopped, from which it goes on; None: none is kept.
         checkpoint_every: Seconds between two checkpoints at epoch ends.
         features: Folder in which features of the frozen backbone are kept, for runs that tune the classifier

@@ -84,15 +84,18 @@ def execute(run: Run, pack_path: Path, output: Path, machine: Machine = CPU) -> 
     split = _training_split(pack, train_split, training.fraction, run.seed)
     augment = derive_seed(run.seed, "augment") if pack.task.augment == "crop_flip" else None
     statistics = (backbone.mean, backbone.std)
-    train = Images(split, *statistics, place, augment, channels_last=machine.channels_last)
+    how = {"channels_last": machine.channels_last, "workers": machine.threads}
+    train = Images(split, *statistics, place, augment, training.views, **how)
     prepared = time.perf_counter()
-    on_features = machine.features is not None and augment is None and is_head_only(model)
+    fixed = augment is None or training.views > 0
+    on_features = machine.features is not None and fixed and is_head_only(model)
     tuned: nn.Module = model
     if on_features:
         # Random weights are the seed's own.
         own_seed = run.seed if backbone.sha256 is None else None
         of_backbone = [pack.digest, asdict(backbone), own_seed, training.precision]
         share = [train_split, training.fraction, run.seed if training.fraction < 1 else None]
+        share += [augment, training.views] if augment is not None else []
         decides = [*of_backbone, *share]
         train = cached_features(model, train, machine.features, decides, training.precision)
         tuned = Head(model)
@@ -112,7 +115,7 @@ def execute(run: Run, pack_path: Path, output: Path, machine: Machine = CPU) -> 
     adapter = method.parameters(model)
     merge(model)
     opened = time.perf_counter()
-    data = Images(pack.split(eval_split), *statistics, place, channels_last=machine.channels_last)
+    data = Images(pack.split(eval_split), *statistics, place, **how)
     if on_features:
         decides = [*of_backbone, eval_split]
         data = cached_features(model, data, machine.features, decides, training.precision)

@@ -32,7 +32,7 @@ from mosa.seeding import derive_seed, generator
 EVALUATION_BATCH = 256  # images; fewer where they do not fit into the memory of a GPU
 RESIDENT_BYTES = 2 << 30  # a split of at most this size lies on the device as a whole
 T = TypeVar("T")
-_AHEAD = 2  # batches that are read while the model computes
+_AHEAD = 2  # batches that a thread reads while the model computes
 
 
 class Diverged(UserError):
@@ -55,6 +55,8 @@ class TrainingOptions:
         drop_rate: Rate of the backbone's own dropout.
         fraction: Share of the training images that is trained on, class by class.
         precision: "float32", or "bfloat16": autocast, in training and evaluation; weights stay float32.
+        views: Random crops and flips that each image has in all, which epochs show in turn; 0: new ones in
+            every epoch. Linear probing keeps their features (see `mosa.features`).
     """
 
     epochs: int = 12
@@ -68,6 +70,7 @@ class TrainingOptions:
     drop_rate: float = 0.0
     fraction: float = 1.0
     precision: str = "float32"
+    views: int = 0
 
     @classmethod
     def from_dict(cls, options: dict[str, Any]) -> "TrainingOptions":
@@ -105,7 +108,9 @@ class Images:
         std: Standard deviation per channel.
         device: Where batches are made.
         augment: Seed of random crops and flips; None: every image is shown as it is, or its centre.
+        views: Crops and flips that an image has in all, as in `TrainingOptions`.
         channels_last: Lay batches out with channels last.
+        workers: Threads that read, each a batch of its own; what is read is the same for any number.
     """
 
     def __init__(
@@ -115,14 +120,16 @@ class Images:
         std,
         device: torch.device,
         augment: int | None = None,
+        views: int = 0,
         channels_last: bool = False,
+        workers: int = 1,
     ) -> None:
-        self.split, self.device = split, device
+        self.split, self.device, self.workers = split, device, workers
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
         self.labels = torch.as_tensor(split.labels).long().to(device)
         self.mean = 255 * torch.tensor(mean, device=device).view(3, 1, 1)
         self.std = 255 * torch.tensor(std, device=device).view(3, 1, 1)
-        self.augment = augment
+        self.augment, self.views = augment, views if augment is not None else 0
         size = 3 * split.size**2 * len(split)
         resident = augment is None and split.in_one_size and size <= RESIDENT_BYTES
         self.images = self._to_device(split.read(np.arange(len(split)))) if resident else None
@@ -144,7 +151,7 @@ class Images:
         Args:
             size: Images of a batch, b; the last has what is left.
             order: Indices of the images, in the order in which to yield them; None: as they are.
-            epoch: Number of the epoch; every epoch and batch has crops and flips of its own.
+            epoch: Number of the epoch, of which crops and flips depend.
             start: Number of batches to leave out at the beginning.
         """
         order = torch.arange(len(self)) if order is None else order
@@ -158,16 +165,24 @@ class Images:
             yield self.images[chunk.to(self.device)]
 
     def _read(self, chunks: list[tuple[int, Tensor]], epoch: int) -> Iterator[Tensor]:
-        with ThreadPoolExecutor(1) as pool:
+        with ThreadPoolExecutor(self.workers) as pool:
             waiting = deque()
             for number, chunk in chunks:
-                # Of its own for each batch: a run that goes on in the middle of an epoch draws the same.
-                rng = None if self.augment is None else np.random.default_rng([self.augment, epoch, number])
-                waiting.append(pool.submit(self.split.read, chunk.numpy(), rng))
-                if len(waiting) > _AHEAD:
+                waiting.append(pool.submit(self._read_batch, chunk.numpy(), epoch, number))
+                if len(waiting) > _AHEAD * self.workers:
                     yield self._to_device(waiting.popleft().result())
             while waiting:
                 yield self._to_device(waiting.popleft().result())
+
+    def _read_batch(self, index: np.ndarray, epoch: int, number: int) -> np.ndarray:
+        if self.augment is None:
+            return self.split.read(index)
+        if self.views:  # of the image's own, in whatever batch it stands
+            seeds = ([self.augment, epoch % self.views, image] for image in index)
+            reads = zip(index, map(np.random.default_rng, seeds), strict=True)
+            return np.concatenate([self.split.read(np.array([image]), rng) for image, rng in reads])
+        # Of the batch's own: a run that goes on in the middle of an epoch draws the same.
+        return self.split.read(index, np.random.default_rng([self.augment, epoch, number]))
 
 
 def fit(

@@ -1,13 +1,17 @@
 """Linear probing on features computed once is linear probing."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from models import ARCHITECTURES, SMALL, spec
+from standin import make_fgvc
 
 from mosa import features as kept
 from mosa import peft, runs
+from mosa.data import make_pack
+from mosa.data.catalogue import get_task
 from mosa.features import Head, is_head_only
 from mosa.machine import Machine
 from mosa.peft import list_methods
@@ -81,6 +85,33 @@ def test_features_are_computed_once_and_only_for_what_they_are_of(pack, tmp_path
     assert count(builtin) == 2  # damaged ones are made again
 
 
+def augmented(**training):
+    run = linear(task="fgvc/flowers", architecture="vit_tiny_patch16_224", image_size=32)
+    recipe = {"epochs": 3, "batch_size": 16, "lr": 0.05}
+    return replace(run, training=recipe | training)
+
+
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flowers")
+    make_fgvc(folder, get_task("fgvc/flowers"))
+    make_pack("fgvc/flowers", folder / "pack", folder, image_size=32)
+    return folder / "pack"
+
+
+def test_features_of_views_are_the_plain_loop_on_views(flowers, tmp_path):
+    plain = execute(augmented(views=2), flowers, tmp_path / "plain.json")
+    fast = execute(augmented(views=2), flowers, tmp_path / "fast.json", Machine(features=tmp_path / "f"))
+    assert fast["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-4)
+    assert fast["metrics"]["loss"] == pytest.approx(plain["metrics"]["loss"], rel=1e-4)
+    assert fast["training"]["views"] == 2 and len(list((tmp_path / "f").glob("*.safetensors"))) == 2
+
+
+def test_without_views_augmented_images_have_no_features(flowers, tmp_path):
+    execute(augmented(epochs=1), flowers, tmp_path / "run.json", Machine(features=tmp_path / "f"))
+    assert not list((tmp_path / "f").glob("*.safetensors"))
+
+
 def test_test_is_read_after_the_last_epoch(pack, tmp_path, monkeypatch):
     read = []
     compute = kept.compute_features
@@ -99,10 +130,12 @@ def test_features_have_the_interface_of_images(pack, tmp_path):
     from mosa.data.packs import Pack
 
     images = Images(Pack(pack).split("train"), (0, 0, 0), (1, 1, 1), torch.device("cpu"))
-    data = kept.Features(torch.arange(40.0).view(40, 1), images)
+    data = kept.Features(torch.arange(80.0).view(2, 40, 1), images)
     order = torch.randperm(40)
     whole = [x for x, _ in data.batches(16, order)]
     assert torch.equal(torch.cat(whole).flatten(), order.float())
     assert all(map(torch.equal, whole[1:], [x for x, _ in data.batches(16, order, start=1)]))
     assert [len(labels) for _, labels in data.batches(16)] == [16, 16, 8]
+    views = [torch.cat([x for x, _ in data.batches(16, epoch=epoch)])[0].item() for epoch in range(4)]
+    assert views == [0, 40, 0, 40]
     assert copy.copy(data).split is images.split

@@ -208,10 +208,41 @@ def test_batches_from_disk_are_those_from_memory(root, tmp_path, monkeypatch):
         assert torch.equal(a, b) and torch.equal(x, y)
 
 
-def test_augmentation_repeats_by_seed_and_differs_between_epochs(tmp_path):
-    make_fgvc(tmp_path, get_task("fgvc/flowers"))
-    make_pack("fgvc/flowers", tmp_path / "pack", tmp_path, image_size=16)
-    split = Pack(tmp_path / "pack").split("train")
+@pytest.fixture(scope="module")
+def flowers(tmp_path_factory):
+    """A pack of images that leave room to crop."""
+    folder = tmp_path_factory.mktemp("flowers")
+    make_fgvc(folder, get_task("fgvc/flowers"))
+    make_pack("fgvc/flowers", folder / "pack", folder, image_size=16)
+    return folder / "pack"
+
+
+def shown(pack, epoch, size=40, **options):
+    """The images of an epoch, in their order."""
+    split = Pack(pack).split("train")
+    data = Images(split, (0, 0, 0), (1, 1, 1), torch.device("cpu"), **options)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(epoch))
+    images = torch.cat([images for images, _ in data.batches(size, order, epoch)])
+    return images[order.argsort()]
+
+
+@pytest.mark.parametrize("views", [0, 3])
+def test_any_number_of_threads_reads_the_same(flowers, views):
+    one, four = (shown(flowers, 1, augment=1, views=views, workers=workers) for workers in (1, 4))
+    assert torch.equal(one, four)
+
+
+def test_views_are_shown_in_turn_whatever_the_batches(flowers):
+    first, second, third = (shown(flowers, epoch, augment=1, views=2) for epoch in (1, 2, 3))
+    assert torch.equal(first, third) and not torch.equal(first, second)
+    assert torch.equal(first, shown(flowers, 1, size=7, augment=1, views=2))
+    anew = [shown(flowers, epoch, augment=1) for epoch in (1, 3)]
+    assert not torch.equal(*anew)
+    assert torch.equal(shown(flowers, 1, views=2), shown(flowers, 2))  # not augmented: no views
+
+
+def test_augmentation_repeats_by_seed_and_differs_between_epochs(flowers):
+    split = Pack(flowers).split("train")
 
     def epochs(seed):
         data = Images(split, (0, 0, 0), (1, 1, 1), torch.device("cpu"), augment=seed)
