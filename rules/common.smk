@@ -1,10 +1,12 @@
 # Names and helpers that the rules share. Nothing here imports torch or pandas: every cluster job
 # reads this file again.
 import hashlib
+import inspect
 import json
 import re
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -33,6 +35,10 @@ except UserError as error:
 RESULTS = Path(CONFIG["paths"]["results"]).as_posix()
 PACKS = Path(CONFIG["paths"]["packs"]).as_posix()
 TASKS = {task.full_name: task for task in config_tasks(CONFIG)}
+WEIGHTS_FILES = [
+    model["weights"] for model in CONFIG["backbones"].values() if Path(model["weights"]).is_file()
+]
+GPU = {"gpu": 1} if CONFIG["device"] == "cuda" else {}
 LARGE = re.compile("large|huge|giant")  # backbones
 RUNS = {f"{RESULTS}/{run.path}": run for run in expand(CONFIG)}
 TASK_OF_PACK = {
@@ -105,6 +111,12 @@ wildcard_constraints:
     seed="|".join(map(str, CONFIG["seeds"])),
 
 
+def many_times(function):
+    """Keep the signature of a function, which Snakemake looks up at each of thousands of calls."""
+    function.__signature__ = inspect.signature(function)
+    return function
+
+
 def run_of(wildcards):
     """The run that a record belongs to; of a search, which has no seed of its own, the first one."""
     task, seed = f"{wildcards.benchmark}/{wildcards.task}", wildcards.get("seed", CONFIG["seeds"][0])
@@ -116,19 +128,40 @@ def as_json(value):
     return json.dumps(value, sort_keys=True)
 
 
+@many_times
+def pack_of_run(wildcards):
+    """The pack of a run's task."""
+    return f"{PACKS}/{run_of(wildcards).pack}"
+
+
+@many_times
+def specification_of_run(wildcards):
+    """All that changes a run's result, but for its seed."""
+    return told_of(wildcards.benchmark, wildcards.task, wildcards.backbone, wildcards.variant)[0]
+
+
+@many_times
 def options_of_run(wildcards):
-    """A run, as options of `mosa train` and `mosa tune`."""
-    run = run_of(wildcards)
+    """What `mosa train` and `mosa tune` both want to know of a run, as options."""
+    return told_of(wildcards.benchmark, wildcards.task, wildcards.backbone, wildcards.variant)[1]
+
+
+@cache
+def told_of(benchmark, task, backbone, variant):
+    """What is told of a run, the same for all seeds: its specification, and its options."""
+    run = RUNS[f"{RESULTS}/runs/{benchmark}/{task}/{backbone}/{variant}/seed{CONFIG['seeds'][0]}.json"]
     names = ("task", "backbone", "architecture", "weights", "kind", "image_size", "normalization")
     names += ("variant", "method", "options", "training", "protocol")
-    return command_line({name: getattr(run, name) for name in names})
+    return as_json(run.specification), command_line({name: getattr(run, name) for name in names})
 
 
-def options_of_seed(wildcards, input):
-    """What a run has that a search has not, as options of `mosa train`."""
+@many_times
+def options_of_training(wildcards, input):
+    """A run, as options of `mosa train`."""
     run = run_of(wildcards)
     choice = {"choice": input.choice} if run.tuned else {}
-    return command_line({"seed": run.seed, "stage": run.stage} | choice)
+    own = command_line({"seed": run.seed, "stage": run.stage} | choice)
+    return f"{options_of_run(wildcards)} {own}"
 
 
 def command_line(options):
@@ -141,6 +174,7 @@ def command_line(options):
     return shlex.join(text for option in texts for text in option)
 
 
+@many_times
 def choice_of_run(wildcards):
     """The hyper-parameters that were chosen for a run."""
     tuned = run_of(wildcards).tuned
@@ -162,6 +196,7 @@ def folder_of_records(wildcards, output):
     return str(Path(RESULTS) / "tune" / "records" / folder)
 
 
+@many_times
 def memory_of_run(wildcards, attempt):
     """Memory of the host: more for large backbones, and with every attempt."""
     run = run_of(wildcards)
@@ -169,6 +204,7 @@ def memory_of_run(wildcards, attempt):
     return f"{gigabytes * attempt}GB"
 
 
+@many_times
 def runtime_of_run(wildcards, attempt):
     """Time of a run: twice what its images take at a slow machine's rate, and more with every attempt."""
     return f"{10 + attempt * 2 * minutes_of(run_of(wildcards)):.0f}m"
@@ -209,6 +245,7 @@ def folder_of_output(wildcards, output):
     return str(Path(output[0]).parent)
 
 
+@many_times
 def weights_file(wildcards):
     """The weights of the run, where they are a file; one that is missing is reported by check_data."""
     weights = run_of(wildcards).weights

@@ -5,10 +5,11 @@
 rule train:
     input:
         # ancient: a pack made again holds the same images; a changed one has another version.
-        pack=ancient(lambda wildcards: f"{PACKS}/{run_of(wildcards).pack}"),
-        weights=weights_file,
+        pack=ancient(pack_of_run),
+        # A function only where it is needed: Snakemake calls it several times for each of thousands of jobs.
+        weights=weights_file if WEIGHTS_FILES else [],
         check=ancient(CHECKED),
-        choice=choice_of_run,
+        choice=choice_of_run if CHOICES else [],
     output:
         f"{RESULTS}/runs/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}/seed{{seed}}.json",
     log:
@@ -17,13 +18,12 @@ rule train:
         "../envs/train.yaml"
     threads: 1
     resources:
+        **GPU,
         mem=memory_of_run,
         runtime=runtime_of_run,
-        gpu=1 if CONFIG["device"] == "cuda" else 0,
     params:
-        specification=lambda wildcards: as_json(run_of(wildcards).specification),
-        options=options_of_run,
-        seed=options_of_seed,
+        specification=specification_of_run,
+        options=options_of_training,
     shell:
-        "mosa train {params.options} {params.seed} --pack {input.pack:q} --threads {threads}"
+        "mosa train {params.options} --pack {input.pack:q} --threads {threads}"
         " --output {output:q} > {log:q} 2>&1"

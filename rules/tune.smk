@@ -9,8 +9,8 @@ rule tune:
 
 rule search:
     input:
-        pack=ancient(lambda wildcards: f"{PACKS}/{run_of(wildcards).pack}"),
-        weights=weights_file,
+        pack=ancient(pack_of_run),
+        weights=weights_file if WEIGHTS_FILES else [],
         check=ancient(CHECKED),
     output:
         f"{RESULTS}/tune/trials/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}.json",
@@ -20,11 +20,11 @@ rule search:
         "../envs/train.yaml"
     threads: 1
     resources:
+        **GPU,
         mem=memory_of_run,
         runtime=runtime_of_search,
-        gpu=1 if CONFIG["device"] == "cuda" else 0,
     params:
-        specification=lambda wildcards: as_json(run_of(wildcards).specification),
+        specification=specification_of_run,
         options=options_of_run,
         search=options_of_search,
         # Not an output: Snakemake deletes outputs before a job, and the trials that are done are worth keeping.
