@@ -4,6 +4,7 @@ Each verb imports what it needs when it runs, so that help and tables do not wai
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -512,8 +513,18 @@ def schema() -> None:
             click.echo(f"wrote {path}")
 
 
-def main() -> None:
-    """Run the command line; a `UserError` ends it with one sentence and status 2."""
+def main(warm: bool = True) -> None:
+    """Run the command line; a `UserError` ends it with one sentence and status 2.
+
+    Args:
+        warm: Let a process that has imported torch do it, if MOSA_WARM is set (see `mosa.warm`).
+    """
+    if warm and os.environ.get("MOSA_WARM"):
+        from mosa.warm import COMMANDS, run_warm
+
+        status = run_warm(sys.argv[1:]) if sys.argv[1:2] and sys.argv[1] in COMMANDS else None
+        if status is not None:
+            sys.exit(status)
     try:
         cli()
     except UserError as error:
