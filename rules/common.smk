@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import os
 import re
 import shlex
 import sys
@@ -96,7 +97,7 @@ MACHINE = {
     "MOSA_CHECKPOINTS": f"{RESULTS}/checkpoints",
     "MOSA_FEATURES": f"{PACKS}/features",
     # Jobs of this process are many on one machine; one of a cluster is alone there.
-    "MOSA_WARM": "1" if workflow.is_main_process else "",
+    "MOSA_WARM": os.environ.get("MOSA_WARM", "1") if workflow.is_main_process else "",
 }
 EXPORTS = " ".join(f"{name}={shlex.quote(value)}" for name, value in MACHINE.items())
 shell.prefix(f"set -euo pipefail; export {EXPORTS} PATH={':'.join(PATHS)}; ")

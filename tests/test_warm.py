@@ -162,7 +162,8 @@ def test_a_folder_that_others_can_enter_is_not_used(pack, tmp_path):
 
 def test_it_ends_when_there_is_nothing_to_do(environment):
     address = Path(environment["TMPDIR"]) / "socket"
-    process = subprocess.Popen([sys.executable, "-m", "mosa.warm", address, "0.1"], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, "-m", "mosa.warm", address, "2"], cwd=ROOT)
+    until(address.exists)
     second = subprocess.run([sys.executable, "-m", "mosa.warm", address, "100"], cwd=ROOT, timeout=60)
     assert second.returncode == 0  # there is one
     assert process.wait(60) == 0 and not address.exists()
