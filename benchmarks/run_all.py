@@ -16,8 +16,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
-SCRIPTS = ("training_step", "vtab_passes", "linear_probing", "packed_reading", "start_up")
-SCRIPTS += ("tables_from_records", "report_opens")
+SCRIPTS = ("training_step", "evaluation", "options", "bfloat16", "memory", "vtab_passes", "linear_probing")
+SCRIPTS += ("packed_reading", "data_waiting", "start_up", "core_time", "tables_from_records", "report_opens")
 INTRO = """\
 # Performance
 
@@ -26,14 +26,33 @@ carry over to another machine.
 
 What is done once, and not again:
 
-- the two passes of MoSA are one batched forward, which shares all before the first stochastic module;
+- the two passes of MoSA are one batched forward, which shares all before the first stochastic module; the
+  split projections of both passes are one batched product;
 - the backward stops at the first tuned block, and frozen weights have no gradients;
 - a task is decoded once, into a pack that all runs map into memory;
 - linear probing computes features once for all epochs, seeds and learning rates (`--features`, in the
   workflow results/packs/features; equal to the plain loop within float error, tests/test_features.py). Its
-  image-passes and FLOPs in tables are still those of the plain loop;
+  image-passes and FLOPs in tables are still those of the plain loop. Where images are cropped and flipped at
+  random, `training.views: 8` gives each image eight views, whose features are kept as well;
+- torch is imported once for all runs of the workflow on a machine (mosa/warm.py; `MOSA_WARM=` in the
+  environment turns it off);
 - the test split is evaluated once, after the last epoch, with the merged model;
 - tables, plots and the report import no torch.
+
+What can be chosen:
+
+| setting | where | what it changes |
+|---|---|---|
+| `precision: bfloat16` | `training` in the config: part of the recipe | results, a little |
+| `compile: blocks`, `cuda_graphs` | top of the config, or `mosa train --compile` | float error |
+| `channels_last: true` | the same | float error |
+| `gradient_checkpointing: true` | the same | nothing but memory and time |
+| `--set-threads train=4` | `snakemake` | float error |
+
+Only what pays on every device measured is the default: fused AdamW, an allocator that keeps its memory, and
+one thread per run with as many runs as cores. No GPU has been measured; tests/test_gpu.py, and the benchmarks
+of steps with `--device cuda`, are there to be run on one. That a setting changes what the table says and no
+more is tested in tests/test_machine.py; records tell all of them.
 """
 
 

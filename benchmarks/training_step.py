@@ -100,7 +100,7 @@ class Step:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--setting", action="append", help="architecture:batch; repeatable")
-    parser.add_argument("--seconds", type=float, default=75, help="for the rounds of a setting")
+    parser.add_argument("--seconds", type=float, default=40, help="for the rounds of a setting")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")

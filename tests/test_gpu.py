@@ -5,9 +5,12 @@ import torch
 from models import SMALL, batch, build, spec
 
 from mosa import peft
+from mosa.backbones import build_backbone
 from mosa.losses import tuning_loss
 from mosa.machine import Machine
+from mosa.memory import step_memory
 from mosa.runs import execute
+from mosa.training import TrainingOptions
 
 pytestmark = pytest.mark.gpu
 
@@ -39,3 +42,35 @@ def test_attaching_on_the_gpu_stays_there(method):
 def test_a_run_on_the_gpu_leaves_a_record(pack, tmp_path, method):
     record = execute(spec(method), pack, tmp_path / "record.json", Machine(device="cuda"))
     assert record["device"]["type"] == "cuda" and record["peak_memory_mib"] > 0
+
+
+@pytest.mark.parametrize("compile", ["blocks", "cuda_graphs"])
+@pytest.mark.parametrize("method", ["adapter", "lora", "mosa"])
+def test_a_compiled_run_is_the_plain_one(pack, tmp_path, method, compile):
+    run = spec(method, training={"epochs": 2, "batch_size": 16})
+    plain = execute(run, pack, tmp_path / "plain.json", Machine("cuda"))
+    compiled = execute(run, pack, tmp_path / "compiled.json", Machine("cuda", compile=compile))
+    assert compiled["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-3)
+    assert compiled["metrics"]["loss"] == pytest.approx(plain["metrics"]["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("machine", [Machine("cuda"), Machine("cuda", gradient_checkpointing=True)])
+@pytest.mark.parametrize("method", ["adapter", "mosa", "full"])
+def test_the_counted_memory_is_the_memory_that_is_taken(method, machine):
+    model, backbone = build_backbone("vit_small_patch16_224", "random", 100)
+    peft.attach(model, method)
+    counted = step_memory(model, backbone.image_size, 32, TrainingOptions(), machine).peak
+    machine.place(model)
+    optimizer = torch.optim.AdamW([p for p in model.train().parameters() if p.requires_grad], fused=True)
+    images, labels = torch.randn(32, 3, 224, 224).cuda(), torch.zeros(32, dtype=torch.long).cuda()
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        tuning_loss(model, images, labels).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    assert torch.cuda.max_memory_allocated() == pytest.approx(counted, rel=0.15)
+
+
+def test_a_run_repeats_bit_by_bit(pack, tmp_path):
+    first, second = (execute(spec(), pack, tmp_path / f"{i}.json", Machine("cuda")) for i in range(2))
+    assert first["metrics"] == second["metrics"]
