@@ -191,7 +191,7 @@ _MACHINE = [
         "--gradient-checkpointing",
         envvar="MOSA_GRADIENT_CHECKPOINTING",
         is_flag=True,
-        help="Compute activations again in the backward: less memory, a third more time.",
+        help="Compute activations again in the backward: less memory, half as much time again.",
     ),
 ]
 
