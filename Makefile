@@ -26,11 +26,11 @@ run: $(INSTALLED) ## Run the default experiment and print its table.
 	@echo "Tables: results/tables/   Plots: results/plots/   Records: results/runs/"
 	@echo "Report: results/report.html (open it in a browser)"
 
-test: $(INSTALLED) lint ## Run all tests and the linters.
-	pytest
+test: $(INSTALLED) lint ## Run all tests and the linters, as many files at a time as there are cores.
+	pytest -n auto --dist loadfile
 
 test-fast: $(INSTALLED) ## Run the tests that are not marked slow.
-	pytest -m "not slow"
+	pytest -n auto --dist loadfile -m "not slow"
 
 test-cluster: $(INSTALLED) ## Run all tests of the Slurm profiles (root; Debian's slurm-wlm and munge).
 	pytest tests/cluster -m cluster

@@ -130,9 +130,11 @@ def test_checkpoints_of_others_are_ignored_with_a_message(pack, tmp_path, monkey
 def test_a_process_saves_and_ends_when_it_is_told_to(pack, tmp_path):
     command = [sys.executable, "-m", "mosa.cli", "train", "--task", "demo/digits", "--pack", str(pack)]
     command += ["--method", "linear", "--training", '{"epochs": 3000, "batch_size": 8}']
-    command += ["--checkpoints", str(tmp_path / "kept"), "--output", str(tmp_path / "run.json")]
+    command += ["--checkpoints", str(tmp_path / "kept"), "--checkpoint-every", "0"]
+    command += ["--output", str(tmp_path / "run.json")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    time.sleep(6)
+    while not list((tmp_path / "kept").glob("*.pt")):
+        time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, log = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, log

@@ -58,6 +58,7 @@ def write_records(folder):
 STAGES = {
     "prepare": (["make-data", "demo/digits", "--image-size", "32", "--output", "pack"], ["pack"]),
     "train": ([*TRAIN, "--pack", "pack", "--output", "run.json"], ["run.json"]),
+    "train, forked": ([*TRAIN, "--pack", "pack", "--output", "run.json"], ["run.json"]),
     "collect": (["collect", "--manifest", "manifest", "--output", "runs.csv"], ["runs.csv"]),
     "tables": (["tables", "--records", "runs", "--output", "tables"], [f"tables/{name}" for name in TABLES]),
 }
@@ -75,20 +76,25 @@ def outcome(path):
 def test_killed_at_any_moment_and_started_again(stage, tmp_path):
     command, outputs = STAGES[stage]
     whole, folder = tmp_path / "whole", tmp_path / "killed"
+    environment = os.environ | {"MOSA_WARM": "1" if stage.endswith("forked") else ""}
     for place in (whole, folder):
         place.mkdir()
-        if stage == "train":
+        if stage.startswith("train"):
             make_pack("demo/digits", place / "pack", image_size=32)
         elif stage != "prepare":
             write_records(place)
     start = time.perf_counter()
-    subprocess.run([*MOSA, *command], cwd=whole, check=True, capture_output=True)
+    subprocess.run([*MOSA, *command], cwd=whole, env=environment, check=True, capture_output=True)
     length = time.perf_counter() - start
     expected = [outcome(whole / name) for name in outputs]
     rng = random.Random(stage)
     for _ in range(MOMENTS):
         process = subprocess.Popen(
-            [*MOSA, *command], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*MOSA, *command],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         time.sleep(length * rng.uniform(0.2, 1.0))
         process.send_signal(signal.SIGKILL)
@@ -96,7 +102,7 @@ def test_killed_at_any_moment_and_started_again(stage, tmp_path):
         for name, content in zip(outputs, expected, strict=True):
             if (folder / name).exists():  # then it is whole
                 assert outcome(folder / name) == content
-    subprocess.run([*MOSA, *command], cwd=folder, check=True, capture_output=True)
+    subprocess.run([*MOSA, *command], cwd=folder, env=environment, check=True, capture_output=True)
     assert [outcome(folder / name) for name in outputs] == expected
 
 
@@ -191,13 +197,19 @@ def snakemake(place, *arguments, **options):
     )
 
 
+def wait_for_lock(place):
+    """Wait until a workflow that was started has the folder for itself."""
+    while not list((place / ".snakemake/locks").glob("*.lock")):
+        time.sleep(0.05)
+
+
 def tables(place):
     return [(place / "results/tables" / name).read_bytes() for name in TABLES]
 
 
 def test_a_killed_workflow_a_second_one_and_a_clock_that_jumps(place):
     first = snakemake(place)
-    time.sleep(4)  # it has the lock
+    wait_for_lock(place)
     second = snakemake(place)
     message, _ = second.communicate(timeout=120)
     assert second.returncode != 0 and "lock" in message.lower()
@@ -208,7 +220,8 @@ def test_a_killed_workflow_a_second_one_and_a_clock_that_jumps(place):
     shutil.rmtree(place / "results/tables")
     records[0].unlink()
     killed = snakemake(place, start_new_session=True)
-    time.sleep(6)
+    wait_for_lock(place)
+    time.sleep(2)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     subprocess.run(

@@ -28,6 +28,21 @@ def images(n=20, classes=5):
     return Images(Split.of(FixedStore(pixels), np.arange(n) % classes, 32), MEAN, STD, CPU)
 
 
+@pytest.mark.parametrize("method", ["full", "lora", "mosa"])
+def test_fused_adamw_is_adamw(method, monkeypatch):
+    """Within float error, which training lets grow: a few steps."""
+    own, losses = torch.optim.AdamW, []
+    for fused in (True, False):
+        monkeypatch.setattr(
+            torch.optim, "AdamW", lambda *a, fused=fused, **k: own(*a, **k | {"fused": fused})
+        )
+        model = peft.attach(build(), method)
+        fit(model, images(), TrainingOptions(epochs=4, batch_size=8, lr=1e-3, warmup_epochs=0), seed=0)
+        losses.append([p.detach().clone() for p in model.parameters() if p.requires_grad])
+    for one, other in zip(*losses, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
 def test_schedule_warms_up_and_anneals_per_step():
     factors = [lr_factor(step, 100, 10) for step in range(100)]
     assert (
