@@ -151,7 +151,7 @@ class Images:
         Args:
             size: Images of a batch, b; the last has what is left.
             order: Indices of the images, in the order in which to yield them; None: as they are.
-            epoch: Number of the epoch, of which crops and flips depend.
+            epoch: Number of the epoch, on which crops and flips depend.
             start: Number of batches to leave out at the beginning.
         """
         order = torch.arange(len(self)) if order is None else order

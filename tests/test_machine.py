@@ -62,14 +62,15 @@ def test_gradient_checkpointing_keeps_fewer_activations():
     assert kept[1] < 0.6 * kept[0]
 
 
+@pytest.mark.parametrize("setting", ["channels_last", "gradient_checkpointing"])
 @pytest.mark.parametrize("method", METHODS)
-def test_channels_last_changes_float_error_only(pack, tmp_path, method):
+def test_a_setting_changes_float_error_only(pack, tmp_path, method, setting):
     run = spec(method, training={"epochs": 1, "batch_size": 16})
     plain = execute(run, pack, tmp_path / "plain.json")
-    other = execute(run, pack, tmp_path / "other.json", Machine(channels_last=True))
+    other = execute(run, pack, tmp_path / "other.json", Machine(features=tmp_path, **{setting: True}))
     assert other["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-4)
     assert other["metrics"]["loss"] == pytest.approx(plain["metrics"]["loss"], rel=1e-4)
-    assert other["device"] == plain["device"] | {"channels_last": True}
+    assert other["device"] == plain["device"] | {setting: True}
 
 
 def test_batches_have_their_channels_where_they_are_wanted(pack):
