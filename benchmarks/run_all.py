@@ -1,14 +1,17 @@
 """Run the benchmarks of speed and write what they print, with machine and date, to docs/performance.md.
 
-    make bench
+    make bench                                       # all of them: three quarters of an hour
+    python benchmarks/run_all.py core_time options   # these anew; the others stay as they are in the page
 
 Leave the machine alone meanwhile: ratios are of one run, and noise is not averaged away.
 """
 
+import argparse
 import ast
 import datetime
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -57,8 +60,11 @@ more is tested in tests/test_machine.py; records tell all of them.
 
 
 def main() -> None:
-    parts = [INTRO, f"Machine: {machine()}. Date: {datetime.date.today().isoformat()}.\n"]
-    for name in SCRIPTS:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("names", nargs="*", choices=[[], *SCRIPTS], help="benchmarks to run; all of them")
+    wanted = parser.parse_args().names
+    sections = written() if wanted else {}
+    for name in wanted or SCRIPTS:
         script = HERE / f"{name}.py"
         title = ast.get_docstring(ast.parse(script.read_text())).partition("\n")[0].rstrip(".")
         print(f"--- {name}", flush=True)
@@ -69,10 +75,18 @@ def main() -> None:
         output = done.stdout if done.returncode == 0 else "failed; run it by hand to see why"
         print(output, flush=True)
         minutes = (time.perf_counter() - start) / 60
-        told = f"`python benchmarks/{name}.py` ({minutes:.1f} minutes)"
-        parts.append(f"## {title}\n\n{told}\n\n```\n{output.rstrip()}\n```\n")
-    PAGE.write_text("\n".join(parts))
+        day = datetime.date.today().isoformat()
+        told = f"`python benchmarks/{name}.py` ({minutes:.1f} minutes; {machine()}; {day})"
+        sections[name] = f"## {title}\n\n{told}\n\n```\n{output.rstrip()}\n```\n"
+    PAGE.write_text("\n".join([INTRO, *(sections[name] for name in SCRIPTS if name in sections)]))
     print(f"wrote {PAGE}")
+
+
+def written() -> dict[str, str]:
+    """Return the sections of the page, by the name of their benchmark."""
+    parts = PAGE.read_text().split("\n## ")[1:]
+    found = {re.search(r"benchmarks/(\w+)\.py", part).group(1): f"## {part.rstrip()}\n" for part in parts}
+    return {name: found[name] for name in SCRIPTS if name in found}
 
 
 def machine() -> str:
@@ -81,7 +95,7 @@ def machine() -> str:
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{name}, {os.cpu_count()} cores, one thread per process"
+    return f"{name}, {os.cpu_count()} cores"
 
 
 if __name__ == "__main__":
