@@ -55,7 +55,9 @@ What can be chosen:
 Only what pays on every device measured is the default: fused AdamW, an allocator that keeps its memory, and
 one thread per run with as many runs as cores. No GPU has been measured; tests/test_gpu.py, and the benchmarks
 of steps with `--device cuda`, are there to be run on one. That a setting changes what the table says and no
-more is tested in tests/test_machine.py; records tell all of them.
+more is tested in tests/test_machine.py; records tell all of them. Float error is not always small in the end:
+at the start of MoSA the two passes are equal, the gradient of the second is zero but for rounding, and AdamW
+scales what it finds.
 
 Two bounds:
 

@@ -105,6 +105,8 @@ def test_features_of_views_are_the_plain_loop_on_views(flowers, tmp_path):
     assert fast["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-4)
     assert fast["metrics"]["loss"] == pytest.approx(plain["metrics"]["loss"], rel=1e-4)
     assert fast["training"]["views"] == 2 and len(list((tmp_path / "f").glob("*.safetensors"))) == 2
+    execute(augmented(views=3), flowers, tmp_path / "more.json", Machine(features=tmp_path / "f"))
+    assert len(list((tmp_path / "f").glob("*.safetensors"))) == 3  # of test, of two views, of three
 
 
 def test_without_views_augmented_images_have_no_features(flowers, tmp_path):

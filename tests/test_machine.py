@@ -12,7 +12,7 @@ from torch import nn
 from mosa import cli, devices, peft
 from mosa.config import Run
 from mosa.errors import UserError
-from mosa.losses import tuning_loss
+from mosa.losses import passes_loss, tuning_loss
 from mosa.machine import CPU, Machine, compile_blocks
 from mosa.peft import list_methods
 from mosa.runs import execute
@@ -107,6 +107,29 @@ def test_compiled_blocks_train_and_evaluate_as_plain_ones(method, monkeypatch):
 
 
 @pytest.mark.slow
+def test_compiled_steps_draw_the_same_dropout_and_experts():
+    """With the compiler itself, from a model whose two passes differ, and with batches of two sizes."""
+    model = peft.attach(build(), "mosa", bottleneck=8, dropout=0.5)
+    train_steps(model, steps=20, lr=0.05)
+    other = copy.deepcopy(model)
+    torch._dynamo.reset()
+    compile_blocks(other)
+    losses = []
+    for one in (model.train(), other.train()):
+        one.zero_grad()
+        torch.manual_seed(0)
+        optimizer = torch.optim.AdamW([p for p in one.parameters() if p.requires_grad], lr=1e-3)
+        losses.append([])
+        for size in (16, 16, 12, 16):
+            loss = tuning_loss(one, *batch(size))
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses[-1].append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+
+
+@pytest.mark.slow
 def test_a_compiled_run_is_the_plain_one(pack, tmp_path):
     run = spec("mosa", training={"epochs": 1, "batch_size": 16})
     plain = execute(run, pack, tmp_path / "plain.json")
@@ -131,6 +154,19 @@ def test_bfloat16_is_close_and_its_weights_are_float32(pack, method):
     assert {p.dtype for p in other.parameters()} == {torch.float32}
     logits = evaluate(other, images)["loss"], evaluate(other, images, precision="bfloat16")["loss"]
     assert logits[0] != logits[1] == pytest.approx(logits[0], rel=0.02)
+
+
+def test_the_loss_of_bfloat16_is_computed_in_float32():
+    model = peft.attach(build(), "mosa", bottleneck=8, dropout=0.0)
+    train_steps(model, steps=5, lr=0.05)
+    state = model.train().router.get_extra_state()
+    images, labels = batch()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = tuning_loss(model, images, labels)
+        model.router.set_extra_state(state)
+        logits = peft.forward_passes(model, images, 2)
+    assert logits.dtype == torch.bfloat16
+    assert loss.item() == pytest.approx(passes_loss(logits.float(), labels, 1.0).item(), rel=1e-6)
 
 
 def test_the_record_tells_the_precision(pack, tmp_path):

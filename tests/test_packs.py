@@ -241,6 +241,12 @@ def test_views_are_shown_in_turn_whatever_the_batches(flowers):
     assert torch.equal(shown(flowers, 1, views=2), shown(flowers, 2))  # not augmented: no views
 
 
+def test_each_batch_draws_its_own_crops(flowers):
+    data = Images(Pack(flowers).split("train"), (0, 0, 0), (1, 1, 1), torch.device("cpu"), augment=1)
+    same = [images for images, _ in data.batches(1, torch.zeros(8, dtype=torch.long))]
+    assert any(not torch.equal(same[0], other) for other in same[1:])
+
+
 def test_augmentation_repeats_by_seed_and_differs_between_epochs(flowers):
     split = Pack(flowers).split("train")
 
