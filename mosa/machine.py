@@ -71,7 +71,7 @@ class Machine:
                 model.set_grad_checkpointing(True)
             except (AssertionError, AttributeError):
                 raise UserError(
-                    f"{type(model).__name__}: timm has no gradient checkpointing for it"
+                    f"{type(model).__name__}: timm has no gradient checkpointing for it; leave it out"
                 ) from None
         if self.compile != "none":
             compile_blocks(model, self.compile == "cuda_graphs")
@@ -105,7 +105,7 @@ def compile_blocks(model: nn.Module, cuda_graphs: bool = False) -> None:
 def keep_memory() -> None:
     """Have glibc keep freed memory for the next step, which needs as much, rather than ask the system again.
 
-    Every page that is new costs a fault: 2 to 5 % of a training step's time.
+    Every page that is new costs a fault: 1 to 3 % of a training step's time (benchmarks/options.py).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
