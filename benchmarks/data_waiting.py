@@ -17,13 +17,13 @@ import torch
 from packed_reading import write_images
 
 from mosa.backbones import build_backbone
+from mosa.batches import Images
 from mosa.data import make_pack
 from mosa.data.packs import Pack
 from mosa.data.task import task_from_config
 from mosa.losses import tuning_loss
 from mosa.machine import CPU
 from mosa.peft import attach
-from mosa.training import Images
 
 BATCH, ARCHITECTURE = 16, "vit_tiny_patch16_224"
 
@@ -40,13 +40,14 @@ def main() -> None:
         make_pack(cropped, folder / "listed", limit_gib=1e-6)
         print(f"{ARCHITECTURE} with mosa, batch {BATCH}, {os.cpu_count()} cores")
         print(f"{'images':34}{'read alone':>16}{'step':>16}{'waiting':>10}")
-        for what, pack, augment in (
-            ("resident on the device", "direct", None),
-            ("packed, cropped and flipped", "cropped", 0),
-            ("decoded, cropped and flipped", "listed", 0),
+        for what, pack, augment, resident in (
+            ("resident on the device", "direct", None, True),
+            ("resident, cropped and flipped", "cropped", 0, True),
+            ("packed, cropped and flipped", "cropped", 0, False),
+            ("decoded, cropped and flipped", "listed", 0, False),
         ):
             split = Pack(folder / pack).split("trainval")
-            data = Images(split, (0.5,) * 3, (0.5,) * 3, torch.device("cpu"), augment)
+            data = Images(split, (0.5,) * 3, (0.5,) * 3, torch.device("cpu"), augment, resident=resident)
             alone = max(reading(data) for _ in range(3))
             step, waiting = training(data)
             print(f"{what:34}{alone:9.0f} /s{'':3}{step:11.1f} /s{waiting:12.1%}", flush=True)

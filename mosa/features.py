@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from mosa.batches import Images
 from mosa.files import locked, written_atomically
 from mosa.peft import attachment
 from mosa.peft.routing import is_stochastic
-from mosa.training import Images, autocast, in_large_batches
+from mosa.training import autocast, in_large_batches
 
 FORMAT = 2
 
@@ -35,7 +36,7 @@ class Head(nn.Module):
 
 
 class Features:
-    """The features of a split, with the interface of `mosa.training.Images`.
+    """The features of a split, with the interface of `mosa.batches.Images`.
 
     Args:
         features: (views, images, width), float32, in the order of the images; epochs show views in turn.

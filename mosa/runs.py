@@ -13,6 +13,7 @@ from torch import nn
 
 from mosa import provenance
 from mosa.backbones import build_backbone
+from mosa.batches import Images
 from mosa.checkpoint import Checkpoint
 from mosa.config import Run
 from mosa.data.layouts.source import stratified
@@ -26,7 +27,7 @@ from mosa.peft import attach, build_method, count_parameters, merge
 from mosa.protocol import PROTOCOL_VERSION, STAGES
 from mosa.records import SCHEMA_VERSION, write_record
 from mosa.seeding import derive_seed
-from mosa.training import Diverged, Images, TrainingOptions, evaluate, fit
+from mosa.training import Diverged, TrainingOptions, evaluate, fit
 
 
 def execute(run: Run, pack_path: Path, output: Path, machine: Machine = CPU) -> dict[str, Any]:

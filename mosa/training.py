@@ -4,17 +4,16 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from mosa.batches import Images
 from mosa.checkpoint import (
     Checkpoint,
     Interrupted,
@@ -24,15 +23,12 @@ from mosa.checkpoint import (
     trained_state,
 )
 from mosa.config import check_training
-from mosa.data.splits import Split
 from mosa.errors import UserError
 from mosa.losses import tuning_loss
 from mosa.seeding import derive_seed, generator
 
 EVALUATION_BATCH = 256  # images; fewer where they do not fit into the memory of a GPU
-RESIDENT_BYTES = 2 << 30  # a split of at most this size lies on the device as a whole
 T = TypeVar("T")
-_AHEAD = 2  # batches that a thread reads while the model computes
 
 
 class Diverged(UserError):
@@ -94,95 +90,6 @@ class Progress:
     images: int = 0
     seconds: float = 0.0
     accumulation: int = 1
-
-
-class Images:
-    """A split, normalised on the device as it is drawn.
-
-    A split of one size that is small lies on the device as a whole; of another, batches are read from disk
-    while the model computes.
-
-    Args:
-        split: The images.
-        mean: Mean per channel, for pixels in 0 ... 1.
-        std: Standard deviation per channel.
-        device: Where batches are made.
-        augment: Seed of random crops and flips; None: every image is shown as it is, or its centre.
-        views: Crops and flips that an image has in all, as in `TrainingOptions`.
-        channels_last: Lay batches out with channels last.
-        workers: Threads that read, each a batch of its own; what is read is the same for any number.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        mean,
-        std,
-        device: torch.device,
-        augment: int | None = None,
-        views: int = 0,
-        channels_last: bool = False,
-        workers: int = 1,
-    ) -> None:
-        self.split, self.device, self.workers = split, device, workers
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.labels = torch.as_tensor(split.labels).long().to(device)
-        self.mean = 255 * torch.tensor(mean, device=device).view(3, 1, 1)
-        self.std = 255 * torch.tensor(std, device=device).view(3, 1, 1)
-        self.augment, self.views = augment, views if augment is not None else 0
-        size = 3 * split.size**2 * len(split)
-        resident = augment is None and split.in_one_size and size <= RESIDENT_BYTES
-        self.images = self._to_device(split.read(np.arange(len(split)))) if resident else None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def _to_device(self, images: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(images)
-        if self.device.type == "cuda":  # so that the copy does not wait for what is computed there
-            tensor = tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
-
-    def batches(
-        self, size: int, order: Tensor | None = None, epoch: int = 0, start: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield normalised images (b, 3, height, width) and labels (b,).
-
-        Args:
-            size: Images of a batch, b; the last has what is left.
-            order: Indices of the images, in the order in which to yield them; None: as they are.
-            epoch: Number of the epoch, on which crops and flips depend.
-            start: Number of batches to leave out at the beginning.
-        """
-        order = torch.arange(len(self)) if order is None else order
-        chunks = list(enumerate(order.split(size)))[start:]
-        read = self._read(chunks, epoch) if self.images is None else self._draw(chunks)
-        for images, (_, chunk) in zip(read, chunks, strict=True):
-            yield images.float().sub_(self.mean).div_(self.std), self.labels[chunk.to(self.device)]
-
-    def _draw(self, chunks: list[tuple[int, Tensor]]) -> Iterator[Tensor]:
-        for _, chunk in chunks:
-            yield self.images[chunk.to(self.device)]
-
-    def _read(self, chunks: list[tuple[int, Tensor]], epoch: int) -> Iterator[Tensor]:
-        with ThreadPoolExecutor(self.workers) as pool:
-            waiting = deque()
-            for number, chunk in chunks:
-                waiting.append(pool.submit(self._read_batch, chunk.numpy(), epoch, number))
-                if len(waiting) > _AHEAD * self.workers:
-                    yield self._to_device(waiting.popleft().result())
-            while waiting:
-                yield self._to_device(waiting.popleft().result())
-
-    def _read_batch(self, index: np.ndarray, epoch: int, number: int) -> np.ndarray:
-        if self.augment is None:
-            return self.split.read(index)
-        if self.views:  # of the image's own, in whatever batch it stands
-            seeds = ([self.augment, epoch % self.views, image] for image in index)
-            reads = zip(index, map(np.random.default_rng, seeds), strict=True)
-            return np.concatenate([self.split.read(np.array([image]), rng) for image, rng in reads])
-        # Of the batch's own: a run that goes on in the middle of an epoch draws the same.
-        return self.split.read(index, np.random.default_rng([self.augment, epoch, number]))
 
 
 def fit(

@@ -7,7 +7,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes run side by side
 import numpy as np
 import pytest
 import torch
+from standin import make_fgvc
 
+from mosa.data import make_pack
 from mosa.data.catalogue import get_task
 from mosa.data.packing import write_pack
 
@@ -33,3 +35,12 @@ def pack(tmp_path_factory):
     path = tmp_path_factory.mktemp("packs") / "digits.safetensors"
     write_pack(path, task, splits)
     return path
+
+
+@pytest.fixture(scope="session")
+def flowers(tmp_path_factory):
+    """A pack of Flowers102's form, whose images leave room to crop."""
+    folder = tmp_path_factory.mktemp("flowers")
+    make_fgvc(folder, get_task("fgvc/flowers"))
+    make_pack("fgvc/flowers", folder / "pack", folder, image_size=32)
+    return folder / "pack"

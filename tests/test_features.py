@@ -6,17 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 from models import ARCHITECTURES, SMALL, spec
-from standin import make_fgvc
 
 from mosa import features as kept
 from mosa import peft, runs
-from mosa.data import make_pack
-from mosa.data.catalogue import get_task
+from mosa.batches import Images
 from mosa.features import Head, is_head_only
 from mosa.machine import Machine
 from mosa.peft import list_methods
 from mosa.runs import execute
-from mosa.training import Images
 
 
 def linear(**changes):
@@ -89,14 +86,6 @@ def augmented(**training):
     run = linear(task="fgvc/flowers", architecture="vit_tiny_patch16_224", image_size=32)
     recipe = {"epochs": 3, "batch_size": 16, "lr": 0.05}
     return replace(run, training=recipe | training)
-
-
-@pytest.fixture(scope="module")
-def flowers(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("flowers")
-    make_fgvc(folder, get_task("fgvc/flowers"))
-    make_pack("fgvc/flowers", folder / "pack", folder, image_size=32)
-    return folder / "pack"
 
 
 def test_features_of_views_are_the_plain_loop_on_views(flowers, tmp_path):

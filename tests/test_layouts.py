@@ -174,7 +174,7 @@ def test_fgvc_is_cropped_from_its_shorter_side(tmp_path):
         for flip in (1, -1)
     ]
     rng = np.random.default_rng(0)
-    drawn = [train.read(np.array([4]), rng)[0] for _ in range(1000)]
+    drawn = [train.read(np.array([4]), [rng])[0] for _ in range(1000)]
     seen = {next(i for i, window in enumerate(windows) if np.array_equal(window, crop)) for crop in drawn}
     assert seen == set(range(len(windows)))  # every crop, both ways round
 

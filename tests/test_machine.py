@@ -10,13 +10,14 @@ from models import ARCHITECTURES, SMALL, batch, build, spec, train_steps
 from torch import nn
 
 from mosa import cli, devices, peft
+from mosa.batches import Images
 from mosa.config import Run
 from mosa.errors import UserError
 from mosa.losses import passes_loss, tuning_loss
 from mosa.machine import CPU, Machine, compile_blocks
 from mosa.peft import list_methods
 from mosa.runs import execute
-from mosa.training import EVALUATION_BATCH, Images, TrainingOptions, evaluate, fit, in_large_batches
+from mosa.training import EVALUATION_BATCH, TrainingOptions, evaluate, fit, in_large_batches
 
 METHODS = ["adapter", "linear", "lora", "mosa"]
 

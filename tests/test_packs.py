@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from standin import make_fgvc, make_vtab
+from standin import make_vtab
 
+from mosa.batches import Images, lies_on_device
 from mosa.data import make_pack
 from mosa.data.catalogue import get_task
 from mosa.data.images import decode, read_image
 from mosa.data.packs import Pack
 from mosa.errors import UserError
-from mosa.training import Images
 
 TASK = get_task("vtab1k/cifar")
 
@@ -201,35 +201,64 @@ def test_batches_from_disk_are_those_from_memory(root, tmp_path, monkeypatch):
     split = Pack(tmp_path / "pack").split("trainval")
     mean, std, order = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), torch.randperm(320)
     resident = Images(split, mean, std, torch.device("cpu"))
-    monkeypatch.setattr("mosa.training.RESIDENT_BYTES", 0)
+    monkeypatch.setattr("mosa.batches.RESIDENT_BYTES", 0)
     streamed = Images(split, mean, std, torch.device("cpu"))
     assert resident.images is not None and streamed.images is None
     for (a, x), (b, y) in zip(resident.batches(48, order), streamed.batches(48, order), strict=True):
         assert torch.equal(a, b) and torch.equal(x, y)
 
 
-@pytest.fixture(scope="module")
-def flowers(tmp_path_factory):
-    """A pack of images that leave room to crop."""
-    folder = tmp_path_factory.mktemp("flowers")
-    make_fgvc(folder, get_task("fgvc/flowers"))
-    make_pack("fgvc/flowers", folder / "pack", folder, image_size=16)
-    return folder / "pack"
-
-
-def shown(pack, epoch, size=40, **options):
+def shown(pack, epoch, size=40, device="cpu", **options):
     """The images of an epoch, in their order."""
     split = Pack(pack).split("train")
-    data = Images(split, (0, 0, 0), (1, 1, 1), torch.device("cpu"), **options)
+    data = Images(split, (0, 0, 0), (1, 1, 1), torch.device(device), **options)
     order = torch.randperm(len(data), generator=torch.Generator().manual_seed(epoch))
     images = torch.cat([images for images, _ in data.batches(size, order, epoch)])
-    return images[order.argsort()]
+    return images.cpu()[order.argsort()]
 
 
 @pytest.mark.parametrize("views", [0, 3])
 def test_any_number_of_threads_reads_the_same(flowers, views):
     one, four = (shown(flowers, 1, augment=1, views=views, workers=workers) for workers in (1, 4))
     assert torch.equal(one, four)
+
+
+@pytest.mark.parametrize("views", [0, 3])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_crops_gathered_on_the_device_are_those_read_from_disk(flowers, views, channels_last):
+    how = {"augment": 1, "views": views, "channels_last": channels_last}
+    for epoch in (1, 2):
+        read, gathered = (shown(flowers, epoch, resident=resident, **how) for resident in (False, True))
+        assert torch.equal(read, gathered)
+
+
+@pytest.mark.gpu
+def test_crops_on_a_gpu_are_those_of_the_cpu(flowers):
+    assert torch.equal(shown(flowers, 1, augment=1), shown(flowers, 1, augment=1, device="cuda"))
+
+
+def test_files_cannot_be_kept_on_the_device(root, tmp_path):
+    make_pack(TASK, tmp_path / "listed", root, image_size=16, limit_gib=1e-9)
+    split = Pack(tmp_path / "listed").split("train")
+    with pytest.raises(ValueError, match="decoded as they are read"):
+        Images(split, (0, 0, 0), (1, 1, 1), torch.device("cpu"), augment=1, resident=True)
+
+
+def test_only_the_pixels_of_its_own_images_lie_on_the_device(flowers):
+    pack = Pack(flowers)
+    half = pack.split("trainval").subset(np.arange(0, len(pack.split("trainval")), 2))
+    data = Images(half, (0, 0, 0), (1, 1, 1), torch.device("cpu"), augment=1, resident=True)
+    assert len(data.pixels.pixels) == sum(half[number].size for number in range(len(half))) // 3
+    rest = [images for images, _ in data.batches(8, epoch=2, start=2)]  # a run that goes on draws the same
+    assert torch.equal(torch.cat(rest), torch.cat([images for images, _ in data.batches(8, epoch=2)][2:]))
+
+
+def test_pixels_lie_on_the_device_where_thatlies_on_device(flowers, monkeypatch):
+    split, place = Pack(flowers).split("train"), torch.device("cpu")
+    assert lies_on_device(split, 1, torch.device("cuda")) and not lies_on_device(split, 1, place)
+    assert not lies_on_device(split, None, place)  # its images are shown from many sizes, each once
+    monkeypatch.setattr("mosa.batches.RESIDENT_BYTES", 1000)
+    assert not lies_on_device(split, 1, torch.device("cuda"))
 
 
 def test_views_are_shown_in_turn_whatever_the_batches(flowers):

@@ -11,12 +11,13 @@ from torch import nn
 
 from mosa import peft, training
 from mosa._timm import timm
+from mosa.batches import Images
 from mosa.data.packs import Pack
 from mosa.data.splits import FixedStore, Split
 from mosa.losses import passes_loss
 from mosa.peft import list_methods
 from mosa.runs import execute
-from mosa.training import Diverged, Images, TrainingOptions, decay_groups, evaluate, fit, lr_factor
+from mosa.training import Diverged, TrainingOptions, decay_groups, evaluate, fit, lr_factor
 
 MEAN = STD = (0.5, 0.5, 0.5)
 CPU = torch.device("cpu")

@@ -1,7 +1,8 @@
 """A split as the trainer sees it: labels, and images that are read when they are needed."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Protocol
 
@@ -11,9 +12,9 @@ from mosa.data.images import read_image
 
 
 class Store(Protocol):
-    """Images by number; `images` is an array of all of them where they have one size."""
+    """Images by number; `sizes` (n, 2) has their heights and widths, where they are known before decoding."""
 
-    images: np.ndarray | None
+    sizes: np.ndarray | None
 
     def __getitem__(self, index: int) -> np.ndarray:
         """Return an image, uint8 (height, width, 3)."""
@@ -24,6 +25,7 @@ class FixedStore:
 
     def __init__(self, images: np.ndarray) -> None:
         self.images = images
+        self.sizes = np.broadcast_to(np.array(images.shape[1:3], np.int64), (len(images), 2))
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.images[index]
@@ -32,22 +34,20 @@ class FixedStore:
 class RaggedStore:
     """Images of any sizes, one after the other in a flat array, with `sizes` (n, 2): height and width."""
 
-    images = None
-
     def __init__(self, pixels: np.ndarray, sizes: np.ndarray) -> None:
-        self.pixels, self.sizes = pixels, sizes
-        self.ends = np.cumsum(3 * sizes.astype(np.int64).prod(axis=1))
+        self.pixels, self.sizes = pixels, sizes.astype(np.int64)
+        self.ends = np.cumsum(3 * self.sizes.prod(axis=1))
 
     def __getitem__(self, index: int) -> np.ndarray:
         height, width = self.sizes[index]
         end = self.ends[index]
-        return self.pixels[end - 3 * int(height) * int(width) : end].reshape(height, width, 3)
+        return self.pixels[end - 3 * height * width : end].reshape(height, width, 3)
 
 
 class FileStore:
     """Images that are decoded every time, for sets too large to pack."""
 
-    images = None
+    sizes = None
 
     def __init__(self, paths: Sequence[str], size: int, resize: str, interpolation: str) -> None:
         self.paths, self.how = paths, (size, resize, interpolation)
@@ -104,36 +104,57 @@ class Split:
         return part
 
     @property
-    def in_one_size(self) -> bool:
-        """Whether all images are stored in the size in which they are read."""
-        return all(
-            store.images is not None and store.images.shape[1:3] == (self.size, self.size)
-            for store in self.stores
-        )
+    def sizes(self) -> np.ndarray | None:
+        """Height and width of each image as it is stored, int64 (n, 2); None: some are yet to be decoded."""
+        sizes = [store.sizes for store in self.stores]
+        if any(size is None for size in sizes):
+            return None
+        found = np.empty_like(self.where)
+        for store, of_store in enumerate(sizes):
+            here = self.where[:, 0] == store
+            found[here] = of_store[self.where[here, 1]]
+        return found
 
-    def read(self, index: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Return an image as it is stored, uint8 (height, width, 3)."""
+        store, number = self.where[index]
+        return self.stores[store][number]
+
+    def read(self, index: np.ndarray, generators: Iterable[np.random.Generator] | None = None) -> np.ndarray:
         """Read images.
 
         Args:
             index: Numbers of the images (b,).
-            rng: Draws a crop and a horizontal flip for each image; None: the centre, not flipped.
+            generators: For each image what draws a crop and a horizontal flip; None: the centre, not flipped.
 
         Returns:
             uint8 of shape (b, size, size, 3).
         """
         images = np.empty((len(index), self.size, self.size, 3), np.uint8)
-        for place, (store, number) in enumerate(self.where[index]):
-            images[place] = _crop(self.stores[store][number], self.size, rng)
+        drawing = repeat(None, len(index)) if generators is None else generators
+        for place, (number, rng) in enumerate(zip(index, drawing, strict=True)):
+            image = self[number]
+            top, left, flipped = draw_crop(image.shape[:2], self.size, rng)
+            image = image[top : top + self.size, left : left + self.size]
+            # Whole pixels are turned round, which is twice as fast to copy.
+            images[place] = image.view("V3")[:, ::-1].view(np.uint8) if flipped else image
         return images
 
 
-def _crop(image: np.ndarray, size: int, rng: np.random.Generator | None) -> np.ndarray:
-    room = image.shape[0] - size, image.shape[1] - size
-    if rng is None:  # as torchvision's CenterCrop rounds
+def draw_crop(shape: Sequence[int], size: int, rng: np.random.Generator | None) -> tuple[int, int, bool]:
+    """Draw a square of an image, and whether it is flipped.
+
+    Args:
+        shape: Height and width of the image, in pixels.
+        size: Side of the square.
+        rng: What draws; None: the centre, as torchvision's CenterCrop rounds, not flipped.
+
+    Returns:
+        First row and column of the square, and whether it is flipped horizontally.
+    """
+    room = [int(side) - size for side in shape]
+    if rng is None:
         top, left = (round(space / 2) for space in room)
-    else:
-        top, left = (int(rng.integers(space + 1)) for space in room)
-    image = image[top : top + size, left : left + size]
-    if rng is None or rng.random() >= 0.5:
-        return image
-    return image.view("V3")[:, ::-1].view(np.uint8)  # whole pixels, which is twice as fast to copy
+        return top, left, False
+    top, left = (int(rng.integers(space + 1)) for space in room)
+    return top, left, rng.random() < 0.5
