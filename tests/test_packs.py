@@ -253,7 +253,7 @@ def test_only_the_pixels_of_its_own_images_lie_on_the_device(flowers):
     assert torch.equal(torch.cat(rest), torch.cat([images for images, _ in data.batches(8, epoch=2)][2:]))
 
 
-def test_pixels_lie_on_the_device_where_thatlies_on_device(flowers, monkeypatch):
+def test_pixels_lie_on_the_device_where_that_pays(flowers, monkeypatch):
     split, place = Pack(flowers).split("train"), torch.device("cpu")
     assert lies_on_device(split, 1, torch.device("cuda")) and not lies_on_device(split, 1, place)
     assert not lies_on_device(split, None, place)  # its images are shown from many sizes, each once
