@@ -19,8 +19,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
-SCRIPTS = ("training_step", "evaluation", "options", "bfloat16", "memory", "vtab_passes", "linear_probing")
-SCRIPTS += ("packed_reading", "data_waiting", "start_up", "core_time", "tables_from_records", "report_opens")
+SCRIPTS = ("training_step", "step_profile", "evaluation", "options", "bfloat16", "memory", "vtab_passes")
+SCRIPTS += (
+    "linear_probing",
+    "packed_reading",
+    "data_waiting",
+    "start_up",
+    "core_time",
+    "tables_from_records",
+    "report_opens",
+)
 INTRO = """\
 # Performance
 
@@ -66,8 +74,8 @@ Two bounds:
 - In units of one block's forward, a step of the dense adapter on a ViT of L blocks takes L forwards and L - 1
   backwards, as a backward of frozen weights costs about a forward. MoSA owes two passes of all but the first
   block's frozen path: 1 + 4 (L - 1) against 2 L - 1, or 1.957 for L = 12 and 1.857 for the micro ViT's four.
-  What is measured below it is what both do once (embedding, optimiser); above it, that products of twice the
-  rows run a little slower on a CPU.
+  What is measured below it is what both do once (embedding, optimiser); above it, that operations on twice
+  the rows run a little slower on a CPU (the profile of a step shows which).
 - The dense adapter with bottleneck 64 adds 15 % to the arithmetic of a step that tunes norms alone on the
   micro ViT, whose width is 96, and 2 % on ViT-B.
 """
