@@ -20,15 +20,8 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
 SCRIPTS = ("training_step", "step_profile", "evaluation", "options", "bfloat16", "memory", "vtab_passes")
-SCRIPTS += (
-    "linear_probing",
-    "packed_reading",
-    "data_waiting",
-    "start_up",
-    "core_time",
-    "tables_from_records",
-    "report_opens",
-)
+SCRIPTS += ("linear_probing", "packed_reading", "data_waiting", "start_up", "core_time")
+SCRIPTS += ("tables_from_records", "report_opens")
 INTRO = """\
 # Performance
 
@@ -41,8 +34,9 @@ What is done once, and not again:
   split projections of both passes are one batched product;
 - the backward stops at the first tuned block, and frozen weights have no gradients;
 - a task is decoded once, into a pack that all runs map into memory;
-- images lie on the device as bytes where a split has at most 2 GiB, and are normalised there; on a GPU they
-  are cropped and flipped there too, with the draws of the path that reads from disk (tests/test_packs.py);
+- images lie on the device as bytes where a split is small (2 GiB; an eighth of a GPU's free memory), and are
+  normalised there; on a GPU they are cropped and flipped there too, with the draws of the path that reads
+  from disk (tests/test_packs.py);
 - linear probing computes features once for all epochs, seeds and learning rates (`--features`, in the
   workflow results/packs/features; equal to the plain loop within float error, tests/test_features.py). Its
   image-passes and FLOPs in tables are still those of the plain loop. Where images are cropped and flipped at

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mosa.data.splits import Split, draw_crop
 
-RESIDENT_BYTES = 2 << 30  # a split of at most this size lies on the device as a whole
+RESIDENT_BYTES = 2 << 30  # a split of at most this size is kept in a CPU's memory as a whole
+RESIDENT_SHARE = 8  # on a GPU, one of at most this part of the memory that is free
 _AHEAD = 2  # batches that a thread reads while the model computes
 
 
@@ -127,10 +128,12 @@ def lies_on_device(split: Split, augment: int | None, device: torch.device) -> b
         device: The device.
     """
     sizes = split.sizes
-    if sizes is None or 3 * sizes.prod(axis=1).sum() > RESIDENT_BYTES:
+    on_gpu = device.type == "cuda"
+    room = torch.cuda.mem_get_info(device)[0] // RESIDENT_SHARE if on_gpu else RESIDENT_BYTES
+    if sizes is None or 3 * sizes.prod(axis=1).sum() > room:
         return False
     # On a CPU crops are cut from the pack itself, whose pages in memory all runs share.
-    return bool((sizes == split.size).all()) if augment is None else device.type == "cuda"
+    return bool((sizes == split.size).all()) if augment is None else on_gpu
 
 
 class Pixels:

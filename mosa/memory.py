@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mosa.backbones import build_backbone
+from mosa.batches import RESIDENT_SHARE
 from mosa.config import Run, config_tasks, expand
 from mosa.errors import UserError
 from mosa.losses import tuning_loss
@@ -166,5 +167,6 @@ def memory_table(config: Mapping[str, Any], machine: Machine) -> str:
     ]
     checkpointing = ", with gradient checkpointing" if machine.gradient_checkpointing else ""
     text += ["", f"GiB: of a step of `batch` images{checkpointing}. Last columns: images of a step that fit."]
-    text += [f"CUDA's context and workspaces come on top; {RESERVED:g} GiB of a card are left for them."]
+    text += [f"{RESERVED:g} GiB of a card is left for CUDA's context and workspaces. A small set of images lies on it"]
+    text += [f"too, if it takes no more than 1/{RESIDENT_SHARE} of what is free as the run begins."]
     return "\n".join(text) + "\n"

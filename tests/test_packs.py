@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from standin import make_vtab
 
-from mosa.batches import Images, lies_on_device
+from mosa.batches import RESIDENT_SHARE, Images, lies_on_device
 from mosa.data import make_pack
 from mosa.data.catalogue import get_task
 from mosa.data.images import decode, read_image
@@ -254,11 +254,13 @@ def test_only_the_pixels_of_its_own_images_lie_on_the_device(flowers):
 
 
 def test_pixels_lie_on_the_device_where_that_pays(flowers, monkeypatch):
-    split, place = Pack(flowers).split("train"), torch.device("cpu")
-    assert lies_on_device(split, 1, torch.device("cuda")) and not lies_on_device(split, 1, place)
+    split, place, gpu = Pack(flowers).split("train"), torch.device("cpu"), torch.device("cuda")
+    free = 3 * int(split.sizes.prod(axis=1).sum()) * RESIDENT_SHARE
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+    assert lies_on_device(split, 1, gpu) and not lies_on_device(split, 1, place)
     assert not lies_on_device(split, None, place)  # its images are shown from many sizes, each once
-    monkeypatch.setattr("mosa.batches.RESIDENT_BYTES", 1000)
-    assert not lies_on_device(split, 1, torch.device("cuda"))
+    free -= RESIDENT_SHARE
+    assert not lies_on_device(split, 1, gpu)
 
 
 def test_views_are_shown_in_turn_whatever_the_batches(flowers):
