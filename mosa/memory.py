@@ -168,5 +168,5 @@ def memory_table(config: Mapping[str, Any], machine: Machine) -> str:
     checkpointing = ", with gradient checkpointing" if machine.gradient_checkpointing else ""
     text += ["", f"GiB: of a step of `batch` images{checkpointing}. Last columns: images of a step that fit."]
     text += [f"{RESERVED:g} GiB of a card is left for CUDA's context and workspaces. A small set of images"]
-    text += [f"lies on it too, if it takes no more than 1/{RESIDENT_SHARE} of what is free as the run begins."]
+    text += [f"lies on it too, if it takes at most 1/{RESIDENT_SHARE} of what is free as the run begins."]
     return "\n".join(text) + "\n"
