@@ -4,9 +4,10 @@
     python benchmarks/options.py --device cuda --setting vit_base_patch16_224:64
 
 Settings take turns in every round; a ratio is the median over rounds of the ratio within a round. "compiling"
-is the time of the first two steps. The last lines compare processes of their own, in turns: glibc's allocator
-as `mosa.machine.keep_memory` sets it for all runs, and as it is; and two runs of one thread side by side, as
-the workflow has them on two cores, with one run of two threads.
+is the time of the first two steps. The last lines compare what `mosa.machine` sets for all runs with torch's
+and glibc's defaults: that new memory is not filled before it is written, and, in processes of their own, in
+turns, that freed memory is kept; and two runs of one thread side by side, as the workflow has them on two
+cores, with one run of two threads.
 """
 
 import argparse
@@ -66,6 +67,9 @@ def main() -> None:
         print()
     if arguments.device == "cpu" and not arguments.setting:
         for setting in SETTINGS[:2]:
+            print(
+                f"{setting}, mosa: new memory left / filled {filling_ratio(setting, machine):.3f} of the time"
+            )
             print(f"{setting}, mosa: memory kept / given back {memory_ratio(setting):.3f} of the time")
             ratio = side_by_side_ratio(setting)
             print(
@@ -121,6 +125,23 @@ def end(process: subprocess.Popen) -> float:
 
 
 KEPT = os.environ | {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_MAX_": "0"}
+
+
+def filling_ratio(setting: str, machine: Machine) -> float:
+    """Seconds of a deterministic step that leaves new memory as it is, over those of one that fills it."""
+    step, ratios = step_of("default", "mosa", setting, machine), []
+    torch.use_deterministic_algorithms(True)
+    for _ in range(10):
+        seconds = []
+        for fill in (False, True):
+            torch.utils.deterministic.fill_uninitialized_memory = fill
+            start = time.perf_counter()
+            for _ in range(5):
+                step()
+            seconds.append(time.perf_counter() - start)
+        ratios.append(seconds[0] / seconds[1])
+    torch.use_deterministic_algorithms(False)
+    return statistics.median(ratios)
 
 
 def memory_ratio(setting: str) -> float:

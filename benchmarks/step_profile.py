@@ -29,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--setting", action="append", help="architecture:batch; repeatable")
     CPU.begin()
+    torch.use_deterministic_algorithms(False)
     for setting in parser.parse_args().setting or SETTINGS:
         architecture, batch = setting.split(":")
         compare(architecture, int(batch))
@@ -70,5 +71,4 @@ def compare(architecture: str, batch: int) -> None:
 
 
 if __name__ == "__main__":
-    torch.use_deterministic_algorithms(False)
     main()

@@ -48,6 +48,8 @@ class Machine:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to
         torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(True)
+        # No memory is read before it is written; filling it costs up to 3 % (benchmarks/options.py).
+        torch.utils.deterministic.fill_uninitialized_memory = False
         device = torch.device(self.device)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)

@@ -74,6 +74,29 @@ def test_a_setting_changes_float_error_only(pack, tmp_path, method, setting):
     assert other["device"] == plain["device"] | {setting: True}
 
 
+class Filling(Machine):
+    """Fills new memory with NaN, which whoever reads it before writing would meet."""
+
+    def begin(self) -> torch.device:
+        place = super().begin()
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        return place
+
+
+@pytest.mark.parametrize("method", list_methods())
+def test_no_memory_is_read_before_it_is_written(pack, tmp_path, method):
+    run = spec(method, training={"epochs": 1, "batch_size": 16})
+    runs = [execute(run, pack, tmp_path / f"{m.__name__}.json", m()) for m in (Machine, Filling)]
+    assert runs[0]["metrics"] == runs[1]["metrics"]
+
+
+def test_new_memory_is_left_as_it_is():
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    CPU.begin()
+    assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+
+
 def test_batches_have_their_channels_where_they_are_wanted(pack):
     from mosa.data.packs import Pack
 
