@@ -48,7 +48,7 @@ class Machine:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS refuses to
         torch.set_num_threads(self.threads)
         torch.use_deterministic_algorithms(True)
-        # No memory is read before it is written; filling it costs up to 3 % (benchmarks/options.py).
+        # No memory is read before it is written; filling it costs about 1 % (benchmarks/options.py).
         torch.utils.deterministic.fill_uninitialized_memory = False
         device = torch.device(self.device)
         if device.type == "cuda":
@@ -107,7 +107,7 @@ def compile_blocks(model: nn.Module, cuda_graphs: bool = False) -> None:
 def keep_memory() -> None:
     """Have glibc keep freed memory for the next step, which needs as much, rather than ask the system again.
 
-    Every page that is new costs a fault: 1 to 3 % of a training step's time (benchmarks/options.py).
+    Every page that is new costs a fault: up to 3 % of a training step's time (benchmarks/options.py).
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
