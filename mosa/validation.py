@@ -85,7 +85,7 @@ def _explain(error: ValidationError, where: tuple, places: "Places") -> UserErro
             error.validator_value if isinstance(error.validator_value, str) else error.validator_value[0]
         )
         return places.error(path, f"got {error.instance!r}, expected {_TYPES[expected]}{_hint(error)}")
-    if error.validator == "oneOf":
+    if error.validator in ("oneOf", "pattern") and "expected" in error.schema:
         return places.error(path, f"got {error.instance!r}, expected {error.schema['expected']}")
     if error.validator == "pattern":
         case = "letters" if "A-Z" in error.validator_value else "lower-case letters"

@@ -231,6 +231,8 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
         (("variants", "mosa", "by_task"), {"demo": {"options": {"expert": 2}}}, "unknown key 'expert'"),
         (("variants", "mosa", "by_task"), {"demo": {"training": {"lr": -1}}}, "lr: -1 is less than or equal"),
         (("name",), "../x", "name: the name '../x' cannot be part of a path"),
+        (("paths",), {"results": "out/{x}"}, "paths.results: got 'out/{x}', expected a path without braces"),
+        (("paths",), {"packs": "{packs}"}, "paths.packs: got '{packs}', expected a path without braces"),
     ],
 )  # fmt: skip
 def test_wrong_configs_are_refused_in_one_sentence(tmp_path, path, value, words):
