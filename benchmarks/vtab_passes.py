@@ -4,10 +4,10 @@
     python benchmarks/vtab_passes.py --architecture vit_base_patch16_224 --batch 64 --device cuda
 
 Ours: 100 epochs of the 1000 training images, and test once, after the last. The schedule common in public
-code evaluates val and test after every epoch (and reports the best). A method of two passes takes each training image twice; the
-common code evaluates twice too. Passes are counted from the sizes of the splits. Hours are those counts by
-the images/s of a training step and of an evaluation, measured here in turns; the common code's MoSA is the
-naive one of training_step.py.
+code evaluates val and test after every epoch (and reports the best). A method of two passes takes each
+training image twice; the common code evaluates twice too. Passes are counted from the sizes of the splits.
+Hours are those counts by the images/s of a training step and of an evaluation, measured here in turns; the
+common code's MoSA is the naive one of training_step.py.
 """
 
 import argparse
