@@ -115,6 +115,7 @@ def load_config(config: Mapping[str, Any], files: Iterable[str | Path] = ()) -> 
     config = copy.deepcopy(dict(config))
     for section in ("tasks", "benchmarks", "backbones", "variants", "sweeps"):
         _drop_nulls(config, section)
+        _order_as_files(config, section, places)
     if isinstance(config.get("sweeps"), dict):
         for sweep in list(config["sweeps"]):
             _drop_nulls(config["sweeps"], sweep)
@@ -291,6 +292,13 @@ def _sweep_variants(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, 
                         variant = base | {"options": base["options"] | {option: value}}
                         made_by = ("sweeps", sweep, name, option, index)
                         yield f"{name}_{option}{value}".lower(), variant, made_by
+
+
+def _order_as_files(parent: dict[str, Any], key: str, places: Places) -> None:
+    """Put what the weakest file has first; Snakemake puts what the command line's files have first."""
+    if isinstance(parent.get(key), dict):
+        rank = {name: number for number, name in enumerate(places.keys_of(key))}
+        parent[key] = dict(sorted(parent[key].items(), key=lambda item: rank.get(str(item[0]), len(rank))))
 
 
 def _drop_nulls(parent: dict[str, Any], key: str) -> None:

@@ -180,6 +180,12 @@ class Places:
             message += f": expected one of {', '.join(names)}{suggest(got, names)}"
         return UserError(f"{self._locate(path)}{where}: {message}")
 
+    def keys_of(self, section: str) -> list[str]:
+        """Return the keys that the files have in a section, each once, those of the weakest file first."""
+        found = [step[1] for _, tree in self.trees if (step := _step(tree, section)) is not None]
+        nodes = [node for node in found if isinstance(node, yaml.MappingNode)]
+        return list(dict.fromkeys(str(key.value) for node in nodes for key, _ in node.value))
+
     def _locate(self, path: tuple) -> str:
         """Return "file, line n: " of the deepest part of a path that a file has, the strongest file first."""
         best, place = 0, ""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from snakemake.utils import update_config
 
 from mosa.config import configuration_page, expand, load_config, read_config
 from mosa.errors import UserError
@@ -264,6 +265,19 @@ def test_files_that_are_no_config(tmp_path, content):
     file.write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=r"config\.yaml"):
         read_config(file)
+
+
+def test_what_a_second_file_adds_stands_last(tmp_path):
+    base, overlay, merged = changed(("sweeps",), {}), tmp_path / "overlay.yaml", {}
+    added = {"name": "more", "variants": {"linear": None, "norm": {"method": "norm"}}}
+    overlay.write_text(yaml.safe_dump(added))
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base, sort_keys=False))
+    for config in (added, base, added):  # in the order in which Snakemake does it for --configfile
+        update_config(merged, config)
+    assert list(merged["variants"]) == ["linear", "norm", "mosa"]
+    loaded = load_config(merged, [tmp_path / "base.yaml", overlay])
+    assert list(loaded["variants"]) == ["mosa", "norm"]
+    assert read_config(tmp_path / "base.yaml", overlay) == loaded
 
 
 def test_a_second_file_changes_and_drops(tmp_path):
