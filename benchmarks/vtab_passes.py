@@ -38,7 +38,7 @@ def main() -> None:
     print(
         f"{'task':20} {'test':>7} {'ours':>8} {'common':>11} {'ratio':>7} {'2 passes':>8} {halves} {halves}"
     )
-    ratios = []
+    ratios, costs = [], []
     for name in list_tasks("vtab1k"):
         sizes = get_task(f"vtab1k/{name}").sizes
         train, test = sizes["train"] + sizes["val"], sizes["test"]
@@ -52,11 +52,17 @@ def main() -> None:
             for p, ours, common in ((1, "adapter", "adapter"), (2, "mosa", NAIVE))
         ]
         ratios.append([ours / common for ours, common in (*passes, *hours)])
+        costs.append([cost for pair in (*passes, *hours) for cost in pair])
         single, double, *of_hours = ratios[-1]
         row = f"{name:20} {test:7,} {passes[0][0]:8,} {passes[0][1]:11,} {single:7.3f} {double:8.3f}"
         for (ours, common), ratio in zip(hours, of_hours, strict=True):
             row += f" {ours:7.2f} {common:8.2f} {ratio:6.3f}"
         print(row)
+    ours, common, ours_twice, common_twice, *of_hours = map(sum, zip(*costs, strict=True))
+    row = f"{'all':28} {ours:8,} {common:11,} {ours / common:7.3f} {ours_twice / common_twice:8.3f}"
+    for ours, common in zip(of_hours[::2], of_hours[1::2], strict=True):
+        row += f" {ours:7.2f} {common:8.2f} {ours / common:6.3f}"
+    print(row)
     single, double, adapter, mosa = map(fmean, zip(*ratios, strict=True))
     print(f"{'mean of the ratios':49} {single:7.3f} {double:8.3f} {adapter:23.3f} {mosa:23.3f}")
 
