@@ -2,8 +2,8 @@
 
     python benchmarks/core_time.py
 
-Runs the default experiment twice, from nothing: with MOSA_WARM (see mosa/warm.py), as the workflow does, and
-without. Core-time is cores x wall time, from typing `snakemake` to its end. The baseline is the second.
+Runs the default experiment twice, from nothing: with MOSA_WARM (see mosa/cli/warm.py), as the workflow does,
+and without. Core-time is cores x wall time, from typing `snakemake` to its end. The baseline is the second.
 """
 
 import json

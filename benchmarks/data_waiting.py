@@ -16,14 +16,14 @@ from pathlib import Path
 import torch
 from packed_reading import write_images
 
-from mosa.backbones import build_backbone
-from mosa.batches import Images
+from mosa.backbones.build import build_backbone
 from mosa.data import make_pack
 from mosa.data.packs import Pack
 from mosa.data.task import task_from_config
-from mosa.losses import tuning_loss
-from mosa.machine import CPU
+from mosa.engine.batches import Images
+from mosa.engine.machine import CPU
 from mosa.peft import attach
+from mosa.peft.losses import tuning_loss
 
 BATCH, ARCHITECTURE = 16, "vit_tiny_patch16_224"
 

@@ -12,8 +12,8 @@ import time
 
 import torch
 
-from mosa.backbones import build_backbone
-from mosa.machine import Machine
+from mosa.backbones.build import build_backbone
+from mosa.engine.machine import Machine
 from mosa.peft import attach, merge
 
 SETTINGS = (("mosa_vit_micro", 256), ("vit_tiny_patch16_224", 32), ("vit_small_patch16_224", 16))

@@ -9,10 +9,10 @@ features are computed; again: another learning rate finds them. The accuracy on 
 import tempfile
 from pathlib import Path
 
-from mosa.config import Run
 from mosa.data import make_pack
-from mosa.machine import Machine
-from mosa.runs import execute
+from mosa.engine.machine import Machine
+from mosa.engine.run import execute
+from mosa.experiment.config import Run
 
 TASKS = ("digits", "tissue", "count", "flowers")
 TRAINING = {"epochs": 100, "batch_size": 32, "lr": 0.1}

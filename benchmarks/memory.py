@@ -2,16 +2,16 @@
 
     python benchmarks/memory.py
 
-Counted by `mosa.memory` without computing, which agrees with torch's profiler (tests/test_memory.py); `mosa
-memory --configfile FILE` does the same for the variants of a config. CUDA's context and workspaces come on
+Counted by `mosa.engine.cost.memory` without computing, which agrees with torch's profiler (tests/unit/test_memory.py);
+`mosa memory --configfile FILE` does the same for the variants of a config. CUDA's context and workspaces come on
 top, for which 1 GiB of a card is left. "kept": gradient checkpointing off; "again": on.
 """
 
-from mosa.backbones import build_backbone
-from mosa.machine import Machine
-from mosa.memory import CARDS, RESERVED, fitting
+from mosa.backbones.build import build_backbone
+from mosa.engine.cost.memory import CARDS, RESERVED, fitting
+from mosa.engine.loop import TrainingOptions
+from mosa.engine.machine import Machine
 from mosa.peft import attach
-from mosa.training import TrainingOptions
 
 ARCHITECTURES = ("vit_base_patch16_224", "vit_large_patch16_224", "vit_huge_patch14_224")
 METHODS = ("linear", "lora", "adapter", "mosa", "full")

@@ -4,8 +4,8 @@
     python benchmarks/options.py --device cuda --setting vit_base_patch16_224:64
 
 Settings take turns in every round; a ratio is the median over rounds of the ratio within a round. "compiling"
-is the time of the first two steps. The last lines compare what `mosa.machine` sets for all runs with torch's
-and glibc's defaults: that new memory is not filled before it is written, and, in processes of their own, in
+is the time of the first two steps. The last lines compare what `mosa.engine.machine` sets for all runs with
+torch's and glibc's defaults: that new memory is not filled before it is written, and, in processes of their own, in
 turns, that freed memory is kept; and two runs of one thread side by side, as the workflow has them on two
 cores, with one run of two threads.
 """
@@ -22,7 +22,7 @@ from dataclasses import replace
 import torch
 from training_step import Step
 
-from mosa.machine import Machine
+from mosa.engine.machine import Machine
 
 SETTINGS = ("mosa_vit_micro:32", "vit_small_patch16_224:8", "convnext_tiny:8")
 OPTIONS = {

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mosa.batches import Images
 from mosa.data import make_pack
 from mosa.data.packs import Pack
 from mosa.data.task import task_from_config
+from mosa.engine.batches import Images
 
 COUNT, CLASSES, BATCH = 600, 10, 32
 

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import click
 
-from mosa.backbones import build_backbone
-from mosa.config import Run
+from mosa.backbones.build import build_backbone
+from mosa.base.errors import UserError
 from mosa.data import make_pack
 from mosa.data.catalogue import list_tasks
 from mosa.data.packs import Pack
-from mosa.errors import UserError
+from mosa.engine.run import execute
+from mosa.experiment.config import Run
 from mosa.records import load_record
-from mosa.runs import execute
 
 FOLDER = Path("results/pretrained_vs_random")
 RECIPE = {"epochs": 10, "batch_size": 32, "weight_decay": 0.01}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib import pyplot as plt
 
-from mosa.backbones import ASSETS
+from mosa.backbones.build import ASSETS
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "images" / "pretraining-curve.png"
 STYLES = {  # from the palette of Okabe and Ito

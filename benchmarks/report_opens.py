@@ -18,7 +18,7 @@ from tables_from_records import METHODS, record
 
 from mosa.data.catalogue import list_tasks
 from mosa.records import find_records, load_records
-from mosa.report import write_report
+from mosa.results.report import write_report
 
 REPEATS = 5
 

@@ -88,7 +88,7 @@ def main() -> None:
             "--output",
             "run.json",
         ]
-        base = seconds([python, "-c", "from mosa._timm import timm"], folder)
+        base = seconds([python, "-c", "from mosa.base.timm import timm"], folder)
         taken = seconds([python, "-c", FIRST_STEP, *train], folder)
         show("mosa train, to its first step", taken, "import torch, timm", base)
 

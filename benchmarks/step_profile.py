@@ -19,7 +19,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from training_step import Step
 
-from mosa.machine import CPU
+from mosa.engine.machine import CPU
 
 SETTINGS = ("vit_tiny_patch16_224:16", "vit_small_patch16_224:8")
 ROUNDS, FEW_FAULTS = 15, 100

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mosa.analysis.plots import write_plots
-from mosa.analysis.tables import write_tables
 from mosa.data.catalogue import get_task, list_tasks
 from mosa.records import SCHEMA_VERSION, collect, find_records, load_records, read_table
+from mosa.results.plots.write import write_plots
+from mosa.results.tables.write import write_tables
 
 METHODS = ("linear", "full", "bias", "norm", "partial", "vpt", "ssf", "lora", "adapter", "mosa")
 

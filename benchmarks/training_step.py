@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from mosa.backbones import build_backbone
-from mosa.losses import tuning_loss
-from mosa.machine import COMPILE, Machine
+from mosa.backbones.build import build_backbone
+from mosa.engine.loop import autocast
+from mosa.engine.machine import COMPILE, Machine
 from mosa.peft import attach, list_methods, tuned_state_dict
-from mosa.training import autocast
+from mosa.peft.losses import tuning_loss
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from naive_mosa import naive_loss, naive_split

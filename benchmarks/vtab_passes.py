@@ -19,7 +19,7 @@ import torch
 from training_step import NAIVE, Step
 
 from mosa.data.catalogue import get_task, list_tasks
-from mosa.machine import Machine
+from mosa.engine.machine import Machine
 
 EPOCHS, ROUNDS = 100, 7
 

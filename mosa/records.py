@@ -10,14 +10,14 @@ import fastjsonschema
 import jsonschema
 from jsonschema.protocols import Validator
 
-from mosa.errors import UserError
-from mosa.files import written_atomically
+from mosa.base.errors import UserError
+from mosa.base.files import SCHEMAS, written_atomically
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA_VERSION = 3
-SCHEMA = Path(__file__).parent / "schemas" / "record.schema.json"
+SCHEMA = SCHEMAS / "record.schema.json"
 
 # Columns of the table of records, and where in a record each stands.
 COLUMNS = {

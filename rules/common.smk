@@ -15,15 +15,15 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(workflow.basedir))
 
-from mosa.analysis.options import option_curves
-from mosa.config import backbone_image_size, config_tasks, expand, load_config
+from mosa.experiment.curves import option_curves
+from mosa.experiment.config import backbone_image_size, config_tasks, expand, load_config
 from mosa.data.task import OWN, pack_name
-from mosa.errors import UserError
-from mosa.files import written_atomically
-from mosa.plan import image_passes
-from mosa.protocol import PRESETS
+from mosa.base.errors import UserError
+from mosa.base.files import written_atomically
+from mosa.experiment.plan import image_passes
+from mosa.experiment.protocol import PRESETS
 from mosa.records import COLUMNS
-from mosa.tuning.space import count_trainings
+from mosa.experiment.space import count_trainings
 
 # The strongest last: Snakemake lists the files of the command line first, but merges them over the others.
 CONFIG_FILES = sorted(map(Path, workflow.configfiles), key=list(workflow.overwrite_configfiles).count)

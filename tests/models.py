@@ -4,9 +4,9 @@ import torch
 from torch import nn
 
 from mosa import peft
-from mosa._timm import timm
-from mosa.config import Run
-from mosa.losses import tuning_loss
+from mosa.base.timm import timm
+from mosa.experiment.config import Run
+from mosa.peft.losses import tuning_loss
 
 VIT = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)
 SWIN = dict(img_size=32, patch_size=2, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 4))

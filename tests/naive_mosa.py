@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from mosa.base.seeding import generator
 from mosa.peft.split import partition
-from mosa.seeding import generator
 
 
 class NaiveSplit(nn.Module):

@@ -33,9 +33,9 @@ def make_pack(
     Raises:
         UserError: There is no such task, something is wrong with its files, or the pack cannot be written.
     """
+    from mosa.base.errors import UserError
     from mosa.data.catalogue import get_task
     from mosa.data.packing import pack_source, write_pack
-    from mosa.errors import UserError
 
     task = get_task(task) if isinstance(task, str) else task
     output = Path(output)

@@ -1,7 +1,7 @@
 """Which benchmarks, groups and tasks there are. Standard library only: the workflow imports it."""
 
+from mosa.base.errors import unknown
 from mosa.data.task import Task
-from mosa.errors import unknown
 
 _RENDERED = "Rendered by this project from its generating factors."
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from mosa.base.errors import UserError
+from mosa.base.files import locked, written_atomically
 from mosa.data.images import read_image
 from mosa.data.layouts.source import Source
 from mosa.data.packs import DTYPES, PARTS, Pack
 from mosa.data.task import PACK_FORMAT, Task
-from mosa.errors import UserError
-from mosa.files import locked, written_atomically
 
 _HEADER = 1 << 16  # bytes kept for the header, which is only known at the end
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from mosa.base.errors import UserError, unknown
 from mosa.data.layouts.source import stratified
 from mosa.data.splits import FileStore, FixedStore, RaggedStore, Split
 from mosa.data.task import PACK_FORMAT, Task
-from mosa.errors import UserError, unknown
 
 SPLITS = ("train", "val", "test", "trainval")
 PARTS = ("test", "train", "val")  # sorted: their order in the file and in the digest

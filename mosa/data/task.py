@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mosa.errors import UserError
+from mosa.base.errors import UserError
 
 PACK_FORMAT = "mosa-pack-2"
 OWN = "own"  # the benchmark of the tasks that a config defines

@@ -7,12 +7,10 @@
 >>> ...  # train as usual; only what the method tunes requires a gradient
 >>> model = mosa.peft.merge(model)  # a plain adapter from here on
 
-One file per method; a new file that defines a `Method` is found by its name in the registry.
+One file per method in `mosa.peft.methods`; a new file that defines a `Method` registers it.
 """
 
-import importlib
-import pkgutil
-
+import mosa.peft.methods  # noqa: F401  every file there registers a method
 from mosa.peft.attach import (
     ParameterCount,
     attach,
@@ -25,12 +23,10 @@ from mosa.peft.attach import (
     save_tuned,
     tuned_state_dict,
 )
+from mosa.peft.losses import passes_loss, tuning_loss
 from mosa.peft.method import Method, build_method, get_method, list_methods
 from mosa.peft.split import SplitLinear
 from mosa.peft.splitting import Splitting
-
-for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
 
 __all__ = [
     "Method",
@@ -47,6 +43,8 @@ __all__ = [
     "load_tuned",
     "load_tuned_state_dict",
     "merge",
+    "passes_loss",
     "save_tuned",
     "tuned_state_dict",
+    "tuning_loss",
 ]

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mosa.errors import UserError
+from mosa.base.errors import UserError
 from mosa.peft.blocks import find_blocks, find_head
 from mosa.peft.method import Method, build_method
 from mosa.peft.routing import Passes, is_stochastic, repeat_batch

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 from torch import nn
 
-from mosa._timm import Block, ConvNeXtBlock, SwinTransformerBlock
-from mosa.errors import UserError
+from mosa.base.errors import UserError
+from mosa.base.timm import Block, ConvNeXtBlock, SwinTransformerBlock
 
 
 class Sites(NamedTuple):

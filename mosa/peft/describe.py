@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from pydantic.fields import FieldInfo
 
-from mosa._timm import timm
+from mosa.base.timm import timm
 from mosa.peft.method import Method, get_method, list_methods
 
 

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from mosa.errors import UserError, unknown
+from mosa.base.errors import UserError, unknown
 from mosa.peft.blocks import FAMILIES, find_blocks
 
 _REGISTRY: dict[str, type["Method"]] = {}

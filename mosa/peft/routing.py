@@ -1,16 +1,13 @@
 """Which expert computes which forward pass, and where the passes of a training step part."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mosa._timm import DropPath, PatchDropout
-from mosa.seeding import generator
-
-if TYPE_CHECKING:
-    from mosa.peft.split import SplitLinear
+from mosa.base.seeding import generator
+from mosa.base.timm import DropPath, PatchDropout
 
 
 class Passes:
@@ -60,7 +57,7 @@ class Router(nn.Module):
         super().__init__()
         self.passes = passes
         self.generator = generator(seed, "routing")
-        self.splits: list[SplitLinear] = []  # they belong to their blocks: listed, not registered
+        self.splits: list[nn.Module] = []  # they belong to their blocks: listed, not registered
 
     def draw(self, model: nn.Module, inputs: Any) -> None:
         """Choose the experts of the forward that is about to start: a forward pre-hook of the model."""

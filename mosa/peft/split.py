@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mosa.errors import UserError
+from mosa.base.errors import UserError
 from mosa.peft.routing import Router, linear_per_pass
 
 MAX_EXPERTS = 256  # the index of a weight's expert is one byte

@@ -6,11 +6,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
 from mosa.peft.method import Method
 from mosa.peft.routing import Router, repeat_batch
 from mosa.peft.split import Merge, SplitLinear, Structure, check_experts
-from mosa.seeding import generator
 
 
 class Splitting(Method):

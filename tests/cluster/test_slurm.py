@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mosa.config import expand, load_config
 from mosa.data import make_pack
+from mosa.engine.run import execute
+from mosa.experiment.config import expand, load_config
 from mosa.records import load_record
-from mosa.runs import execute
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")

@@ -14,7 +14,7 @@ import standin
 import torch
 import yaml
 
-from mosa._timm import timm
+from mosa.base.timm import timm
 from mosa.data.catalogue import get_task
 from mosa.records import load_record
 

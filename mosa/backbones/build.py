@@ -1,0 +1,172 @@
+"""A backbone: a timm architecture with its weights, loaded strictly, and our own classifier on top."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import mosa.backbones.micro_vit  # noqa: F401  registers our architecture with timm
+from mosa.backbones.weights import digest_of, load_weights
+from mosa.base.errors import UserError, unknown
+from mosa.base.seeding import generator
+from mosa.base.timm import timm
+from mosa.peft.blocks import find_head
+
+ASSETS = Path(__file__).parent / "assets"
+BUILTIN_WEIGHTS = {"mosa_vit_micro": ASSETS / "micro_vit.safetensors"}
+HUB = "hub:"
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+INCEPTION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+# Of a checkpoint by its kind; a kind that is not here is normalised as timm says for the architecture or tag.
+_NORMALIZATION = {"npz": INCEPTION, "mae": IMAGENET, "mocov3": IMAGENET, "swin": IMAGENET}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a built model stands on, as the record states it.
+
+    Attributes:
+        architecture: timm's name.
+        weights: "builtin" (shipped with the package), "random", "hub:" and a tag, or the path of a file.
+        kind: Format of the weights, see `mosa.backbones.weights.load_weights`; None for random weights.
+        sha256: Digest of the weights file; None for random weights.
+        image_size: Side of the square input, in pixels.
+        mean: Mean per channel of the input normalisation, for pixels in 0 ... 1.
+        std: Standard deviation per channel of it.
+    """
+
+    architecture: str
+    weights: str
+    kind: str | None
+    sha256: str | None
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def build_backbone(
+    architecture: str,
+    weights: str,
+    num_classes: int,
+    seed: int = 0,
+    *,
+    kind: str = "auto",
+    image_size: int | None = None,
+    normalization: str = "checkpoint",
+    drop_path: float = 0.0,
+    drop_rate: float = 0.0,
+) -> tuple[nn.Module, Backbone]:
+    """Build a model, load its weights, and initialise its classifier.
+
+    Args:
+        architecture: Name of a timm architecture, without a tag.
+        weights: "builtin", "random", "hub:" and timm's tag (such as "hub:orig_in21k"), or the path of a file.
+        num_classes: Outputs of the classifier.
+        seed: Seeds the classifier, and the weights where they are random.
+        kind: Format of a file, see `mosa.backbones.weights.load_weights`.
+        image_size: Side of the square input, in pixels; None: the architecture's own.
+        normalization: "checkpoint" (as the weights were trained), "imagenet" or "inception" (0.5).
+        drop_path: Rate of stochastic depth of the last block.
+        drop_rate: Rate of the backbone's own dropout, after the embedding and in attention's output and MLPs.
+
+    Returns:
+        The model, in evaluation mode, and its description.
+
+    Raises:
+        UserError: The architecture is unknown, or the weights do not fit it but for the classifier.
+    """
+    if not timm.is_model(architecture) or "." in architecture:
+        raise unknown("architecture", architecture, timm.list_models())
+    model = _build(architecture, num_classes, seed, image_size, drop_path, drop_rate)
+    digest = found = None
+    config = model.pretrained_cfg
+    if weights != "random":
+        path = _weights_path(architecture, weights)
+        digest = digest_of(path)
+        if weights == "builtin" and digest != json.loads(path.with_suffix(".json").read_text())["sha256"]:
+            raise UserError(f"{path}: not the file that its description says; check the package out again")
+        found = load_weights(model, path, "timm" if weights.startswith(HUB) else kind)
+        if weights.startswith(HUB):
+            config = timm.get_pretrained_cfg(_tagged(architecture, weights)).to_dict()
+    reset_head(model, seed)
+    own = tuple(config["mean"]), tuple(config["std"])
+    known = _NORMALIZATION.get(found, own)
+    mean, std = {"checkpoint": known, "imagenet": IMAGENET, "inception": INCEPTION}[normalization]
+    size = image_size or model.pretrained_cfg["input_size"][-1]
+    return model.eval(), Backbone(architecture, weights, found, digest, size, mean, std)
+
+
+def _build(
+    architecture: str, num_classes: int, seed: int, image_size: int | None, drop_path: float, drop_rate: float
+) -> nn.Module:
+    options: dict[str, float] = {}
+    if drop_path or architecture.startswith("swin"):  # whose own default is 0.1
+        options["drop_path_rate"] = drop_path
+    if drop_rate:
+        options |= {"proj_drop_rate": drop_rate}
+        options |= {} if architecture.startswith("swin") else {"pos_drop_rate": drop_rate}
+    if image_size is not None and timm.get_pretrained_cfg(architecture).fixed_input_size:
+        options["img_size"] = image_size
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, "backbone").initial_seed())
+        try:
+            return timm.create_model(architecture, num_classes=num_classes, **options)
+        except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"architecture {architecture!r} cannot be built with {options or 'its defaults'} ({error})"
+            ) from None
+
+
+def _tagged(architecture: str, weights: str) -> str:
+    return f"{architecture}.{weights.removeprefix(HUB)}"
+
+
+def _weights_path(architecture: str, weights: str) -> Path:
+    if weights.startswith(HUB):
+        return _hub_file(architecture, weights)
+    if weights != "builtin":
+        path = Path(weights)
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such file; download the weights and put them there, or name 'builtin', "
+                "'random' or 'hub:' and a tag"
+            )
+        return path
+    if architecture not in BUILTIN_WEIGHTS:
+        raise UserError(
+            f"architecture {architecture!r} has no builtin weights (only {', '.join(BUILTIN_WEIGHTS)} has): "
+            f"name a file, 'hub:' and a tag, or 'random'"
+        )
+    return BUILTIN_WEIGHTS[architecture]
+
+
+def _hub_file(architecture: str, weights: str) -> Path:
+    """Return the file of a tag of timm's, from the local cache if it is there."""
+    from huggingface_hub import hf_hub_download
+
+    name = _tagged(architecture, weights)
+    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
+    if weights.removeprefix(HUB) not in tags:
+        raise unknown(f"tag of {architecture}", weights.removeprefix(HUB), tags)
+    repository = timm.get_pretrained_cfg(name).hf_hub_id
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors"))
+    except Exception as error:  # the hub's client has a family of its own for every way to fail
+        raise UserError(
+            f"weights {weights!r}: cannot be downloaded ({type(error).__name__}); where there is a network, "
+            f"download model.safetensors of {repository}, and name that file as `weights`, with kind 'timm'"
+        ) from None
+
+
+def reset_head(model: nn.Module, seed: int) -> None:
+    """Initialise a model's linear classifier: Kaiming-normal over its outputs, bias -log(99).
+
+    The same for every method, as in the recipe that MoSA was released with.
+    """
+    head = find_head(model)
+    nn.init.kaiming_normal_(head.weight, mode="fan_out", generator=generator(seed, "head"))
+    nn.init.constant_(head.bias, -math.log(99))

@@ -1,0 +1,21 @@
+"""The one door to timm: it must not be imported before torchvision's missing operators are declared."""
+
+from mosa.base.torchvision import declare_missing_operators
+
+declare_missing_operators()
+
+import timm  # noqa: E402
+from timm.layers import DropPath, PatchDropout  # noqa: E402
+from timm.models.convnext import ConvNeXtBlock  # noqa: E402
+from timm.models.swin_transformer import SwinTransformerBlock  # noqa: E402
+from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
+
+__all__ = [
+    "Block",
+    "ConvNeXtBlock",
+    "DropPath",
+    "PatchDropout",
+    "SwinTransformerBlock",
+    "VisionTransformer",
+    "timm",
+]

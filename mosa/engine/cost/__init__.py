@@ -1,0 +1,1 @@
+"""What a run costs, without running it: FLOPs and memory."""

@@ -1,0 +1,172 @@
+"""How much memory training takes: counted tensor by tensor, without computing one of them."""
+
+import copy
+import math
+import weakref
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from mosa.backbones.build import build_backbone
+from mosa.base.errors import UserError
+from mosa.engine.batches import RESIDENT_SHARE
+from mosa.engine.loop import TrainingOptions, autocast, decay_groups, freeze_statistics
+from mosa.engine.machine import Machine
+from mosa.experiment.config import Run, config_tasks, expand
+from mosa.peft import attach, build_method
+from mosa.peft.losses import tuning_loss
+
+CARDS = (8, 16, 24, 48, 80)  # GB
+RESERVED = 1.0  # GiB of a card for CUDA's context, workspaces and gaps
+_BATCHES = (16, 64)  # between and beyond which memory is linear in the images
+
+
+class StepMemory(NamedTuple):
+    """Bytes that are held at the worst moment of a step, and between two steps."""
+
+    peak: int
+    resting: int
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of all tensors that are alive, while it is active, and the most that were.
+
+    Attributes:
+        now: Bytes of the storages that are alive.
+        peak: The most bytes there were.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._known: set[int] = set()
+
+    def add(self, tensor: Tensor) -> None:
+        """Count a tensor until it is freed; one that shares its storage counts once."""
+        storage = tensor.untyped_storage()
+        if storage._cdata in self._known:
+            return
+        self._known.add(storage._cdata)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._drop, storage._cdata, storage.nbytes())
+
+    def _drop(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.add(leaf)
+        return result
+
+
+def step_memory(
+    model: nn.Module, image_size: int, batch_size: int, training: TrainingOptions, machine: Machine
+) -> StepMemory:
+    """Count the bytes that training steps of a model hold: weights, gradients, AdamW's state, activations.
+
+    The model is copied into tensors that have a shape but no content, so nothing is computed, and it need
+    not fit anywhere. What a kernel needs for itself is not seen.
+
+    Args:
+        model: A model with a method attached; it is left as it is.
+        image_size: Side of the square input, in pixels.
+        batch_size: Images of a step.
+        training: The recipe, of which the precision counts.
+        machine: How it is done, of which gradient checkpointing counts.
+    """
+    fake = FakeTensorMode()
+    model = _without_content(model, fake).train()
+    freeze_statistics(model)
+    if machine.gradient_checkpointing:
+        model.set_grad_checkpointing(True)
+    live = LiveBytes()
+    with fake, live:
+        for tensor in (*model.parameters(), *model.buffers()):
+            live.add(tensor)
+        images = torch.empty(batch_size, 3, image_size, image_size)
+        labels = torch.zeros(batch_size, dtype=torch.long)
+        optimizer = torch.optim.AdamW(decay_groups(model, training.weight_decay), fused=True)
+        for _ in range(2):  # the second has AdamW's state from its beginning
+            with autocast(images.device, training.precision):
+                loss = tuning_loss(model, images, labels)
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            del loss
+        return StepMemory(live.peak, live.now)
+
+
+def _without_content(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
+    """Copy a model, its tensors replaced by such as have no content."""
+    own = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    memo = {}
+    for key, tensor in own.items():
+        empty = fake.from_tensor(tensor.detach())
+        if isinstance(tensor, nn.Parameter):
+            empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
+        memo[key] = empty
+    return copy.deepcopy(model, memo)
+
+
+def fitting(model: nn.Module, image_size: int, training: TrainingOptions, machine: Machine) -> tuple:
+    """Return a function from images of a step to bytes, and one from bytes to the images that fit."""
+    small, large = (step_memory(model, image_size, size, training, machine).peak for size in _BATCHES)
+    image = (large - small) / (_BATCHES[1] - _BATCHES[0])
+    fixed = small - image * _BATCHES[0]
+    return (lambda images: fixed + image * images), (lambda size: max(0, math.floor((size - fixed) / image)))
+
+
+def memory_table(config: Mapping[str, Any], machine: Machine) -> str:
+    """Return a table of what each backbone and variant of a loaded config takes, and the images that fit.
+
+    Args:
+        config: The config.
+        machine: How runs are done, of which gradient checkpointing counts.
+
+    Raises:
+        UserError: A method does not fit a backbone.
+    """
+    classes = max(task.num_classes or 0 for task in config_tasks(config)) or 100
+    runs: dict[tuple[str, str], Run] = {}
+    for run in expand(config):
+        runs.setdefault((run.backbone, run.variant), run)
+    head = ("backbone", "variant", "precision", "batch", "GiB", *(f"{card} GB" for card in CARDS))
+    lines = [head]
+    for (backbone, variant), run in runs.items():
+        training = TrainingOptions.from_dict(run.training)
+        model, built = build_backbone(run.architecture, "random", classes, image_size=run.image_size)
+        try:
+            attach(model, build_method(run.method, **run.options))
+        except UserError as error:
+            raise UserError(f"backbone {backbone}, variant {variant}: {error}") from None
+        size_of, images_in = fitting(model, built.image_size, training, machine)
+        fits = [images_in(1e9 * card - 2**30 * RESERVED) for card in CARDS]
+        cells = [
+            training.precision,
+            training.batch_size,
+            f"{size_of(training.batch_size) / 2**30:.2f}",
+            *fits,
+        ]
+        lines.append((backbone, variant, *map(str, cells)))
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    text = [
+        "  ".join(
+            cell.ljust(width) if column < 3 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
+    checkpointing = ", with gradient checkpointing" if machine.gradient_checkpointing else ""
+    text += ["", f"GiB: of a step of `batch` images{checkpointing}. Last columns: images of a step that fit."]
+    text += [f"{RESERVED:g} GiB of a card is left for CUDA's context and workspaces. A small set of images"]
+    text += [f"lies on it too, if it takes at most 1/{RESIDENT_SHARE} of what is free as the run begins."]
+    return "\n".join(text) + "\n"

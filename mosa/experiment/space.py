@@ -1,0 +1,205 @@
+"""What is tried: the search spaces of a config, and the trials that they make."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+from mosa.base.errors import UserError
+from mosa.experiment.validation import Places, check_value, read_schema
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One choice of the hyper-parameters that are searched.
+
+    Attributes:
+        options: Of the method.
+        training: Of the recipe.
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+
+def check_tune(config: Mapping[str, Any], places: Places) -> None:
+    """Refuse a `tune` section that is unfair or has no meaning.
+
+    Raises:
+        UserError: An unknown variant or key, a value that the method or the recipe refuses, or variants with
+            different numbers of trials.
+    """
+    tune = config["tune"]
+    if tune is None:
+        return
+    if config["stage"] == "selection":
+        raise places.error(("tune",), "is for final runs; drop it, or `stage: selection`")
+    for name, space in tune["variants"].items():
+        where = ("tune", "variants", name)
+        if name not in config["variants"]:
+            raise places.error(where, f"unknown variant {name!r}", list(config["variants"]), name)
+        method = config["variants"][name]["method"]
+        schemas = {
+            "training": read_schema("config")["properties"]["training"]["properties"],
+            "options": read_schema("methods")["$defs"][method]["properties"],
+        }
+        for section, properties in schemas.items():
+            for key, values in space[section].items():
+                _check_values(values, key, properties, tune["search"], (*where, section, key), places)
+    for name in config["variants"]:
+        if name not in tune["variants"]:
+            raise places.error(
+                ("tune", "variants"), f"{name!r} has no entry; a comparison is fair if every variant is tuned"
+            )
+    _check_budget(tune, places)
+    if tune["halving"] and tune["per"] == "benchmark":
+        raise places.error(
+            ("tune", "halving"),
+            "drops trials by one task, and a choice per benchmark needs them on all; set `per: task`",
+        )
+
+
+def _check_values(
+    values: Any, key: str, properties: Mapping[str, Any], search: str, where: tuple, places: Places
+) -> None:
+    if key not in properties:
+        raise places.error(where, f"unknown key {key!r}", list(properties), key)
+    if isinstance(values, list):
+        for index, value in enumerate(values):
+            check_value(value, properties[key], (*where, index), places)
+        return
+    if search == "grid":
+        raise places.error(where, "a grid takes a list of values; give one, or set `search: sobol`")
+    for end in ("low", "high"):
+        check_value(_rounded(values[end], properties[key]), properties[key], (*where, end), places)
+    if values["low"] >= values["high"]:
+        raise places.error(where, f"low ({values['low']}) is not below high ({values['high']})")
+    if values.get("log") and values["low"] <= 0:
+        raise places.error(where, f"log: true needs low above 0, got {values['low']}")
+
+
+def _check_budget(tune: Mapping[str, Any], places: Places) -> None:
+    if tune["search"] != "grid":
+        if tune["trials"] is None:
+            raise places.error(
+                ("tune", "search"), f"{tune['search']!r} needs `trials`: how many each variant gets"
+            )
+        return
+    if tune["trials"] is not None:
+        raise places.error(("tune", "trials"), "a grid has as many trials as its lists make; leave it out")
+    sizes = {name: grid_size(space) for name, space in tune["variants"].items()}
+    if len(set(sizes.values())) > 1:
+        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise places.error(
+            ("tune", "variants"), f"give every variant the same number of trials; they have {told}"
+        )
+
+
+def count_trainings(tune: Mapping[str, Any], variant: str, epochs: int) -> list[tuple[int, int]]:
+    """Return what a search of a variant trains at most: in each round, how many models for how many epochs.
+
+    Args:
+        tune: The `tune` section of a loaded config.
+        variant: Name of the variant.
+        epochs: Epochs of a full training.
+    """
+    trials = tune["trials"] or grid_size(tune["variants"][variant])
+    halving = tune["halving"] or {"min_epochs": epochs, "factor": 2}
+    return [
+        (max(1, trials // halving["factor"] ** number) * len(tune["seeds"]), length)
+        for number, length in enumerate(round_lengths(epochs, **halving))
+    ]
+
+
+def round_lengths(epochs: int, min_epochs: int, factor: int) -> list[int]:
+    """Return the epochs of each round of successive halving, the last one being the full length."""
+    rounds = []
+    while min_epochs < epochs:
+        rounds.append(min_epochs)
+        min_epochs *= factor
+    return [*rounds, epochs]
+
+
+def grid_size(space: Mapping[str, Any]) -> int:
+    """Return the number of combinations of a space of lists."""
+    return math.prod(len(values) for section in ("training", "options") for values in space[section].values())
+
+
+def make_trials(
+    space: Mapping[str, Any], method: str, search: str = "grid", trials: int | None = None, seed: int = 0
+) -> list[Trial]:
+    """Return the trials of a space, in the order in which they are run.
+
+    A longer sample begins with the shorter one of the same seed, and every variant of an experiment gets the
+    same points of the unit cube, so a search can be extended, and is the same draw for all.
+
+    Args:
+        space: `training` and `options`: for each key a list, or a range {low, high, log}.
+        method: Name of the method that the options are of; decides which values are whole numbers.
+        search: "grid" (every combination, the last key fastest), "random" or "sobol" (scrambled, Owen 1998).
+        trials: Number of trials, for "random" and "sobol"; a trial that is drawn twice is kept once.
+        seed: Seeds the sample.
+    """
+    keys = [(section, key) for section in ("training", "options") for key in space[section]]
+    values = [space[section][key] for section, key in keys]
+    if search == "grid":
+        points = list(product(*values))
+    else:
+        schemas = {
+            "training": read_schema("config")["properties"]["training"]["properties"],
+            "options": read_schema("methods")["$defs"][method]["properties"],
+        }
+        described = [schemas[section][key] for section, key in keys]
+        points = [
+            tuple(_at(value, x, schema) for value, x, schema in zip(values, row, described, strict=True))
+            for row in _unit_cube(search, trials or 1, len(keys), seed)
+        ]
+    found: list[Trial] = []
+    for point in points:
+        trial = Trial()
+        for (section, key), value in zip(keys, point, strict=True):
+            getattr(trial, section)[key] = value
+        if trial not in found:
+            found.append(trial)
+    return found
+
+
+def _unit_cube(search: str, rows: int, columns: int, seed: int) -> list[list[float]]:
+    import numpy as np
+
+    if search == "random":
+        return np.random.default_rng(seed).random((rows, columns)).tolist()
+    from scipy.stats import qmc
+
+    power = max(rows - 1, 0).bit_length()  # a Sobol sequence is balanced at powers of two
+    return qmc.Sobol(columns, seed=seed).random_base2(power)[:rows].tolist()
+
+
+def _at(values: Any, x: float, schema: Mapping[str, Any]) -> Any:
+    """Return the value of a list or range at a place in [0, 1)."""
+    if isinstance(values, list):
+        return values[int(x * len(values))]
+    low, high = values["low"], values["high"]
+    value = low * (high / low) ** x if values.get("log") else low + (high - low) * x
+    return _rounded(float(f"{value:.4g}"), schema)
+
+
+def _rounded(value: float, schema: Mapping[str, Any]) -> float:
+    """Return a whole number where only whole ones are allowed."""
+    whole = schema.get("type") == "integer"
+    return round(value) if whole else value
+
+
+def parse_space(space: Any) -> Mapping[str, Any]:
+    """Check the form of a space that comes from the command line, and fill in what it leaves out.
+
+    Raises:
+        UserError: It has another form.
+    """
+    schema = read_schema("config")
+    entry = schema["properties"]["tune"]["properties"]["variants"]["additionalProperties"]
+    check_value(space, entry | {"$defs": schema["$defs"]}, ("space",), Places([]))
+    if not isinstance(space, Mapping):
+        raise UserError('space: expected an object such as {"training": {"lr": [0.01, 0.1]}}')
+    return {"training": {}, "options": {}} | dict(space)

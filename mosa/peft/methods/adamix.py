@@ -1,0 +1,111 @@
+"""AdaMix: a mixture of dense adapters, of which a random one is active, merged after training."""
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from mosa.base.seeding import generator
+from mosa.peft.method import Method
+from mosa.peft.methods.adapter import Adapter
+from mosa.peft.routing import Router, linear_per_pass
+
+
+class AdaMix(Adapter):
+    """The adapter with N full copies of its projections, one of them active at random; averaged afterwards.
+
+    The dense counterpart of mosa, with the same routing and the same loss: every expert has all weights
+    of its own, so training holds N times the parameters. Merged, it is a plain adapter.
+    """
+
+    name: ClassVar[str] = "adamix"
+    reference: ClassVar[str] = "Wang et al., AdaMix, EMNLP 2022, arXiv 2205.12410, eq. 3-5"
+
+    experts: int = Field(4, ge=1, le=256, description="Number N of dense experts.")
+    copies: Literal["up", "down", "both"] = Field(
+        "both", description="Which projections have experts; the others are shared."
+    )
+    consistency: float = Field(
+        1.0, ge=0, description="Weight of the symmetric KL term between the outputs of two forward passes."
+    )
+
+    @property
+    def copied_names(self) -> tuple[str, ...]:
+        """The names of the projections that have experts."""
+        return ("down", "up") if self.copies == "both" else (self.copies,)
+
+    def apply(self, model: nn.Module, seed: int) -> None:
+        super().apply(model, seed)
+        rng = generator(seed, "experts")
+        model.router = Router(model.peft.passes, seed)
+        for branch in self.branches(model):
+            for name in self.copied_names:
+                setattr(branch, name, DenseExperts(getattr(branch, name), self.experts, model.router, rng))
+        model.router.hooks = [model.register_forward_pre_hook(model.router.draw)]
+
+    def fork_point(self, model: nn.Module) -> nn.Module:
+        point, first = super().fork_point(model), self.branches(model)[0]
+        return first.down if "down" in self.copied_names and point in set(first.children()) else point
+
+    def fold(self, model: nn.Module) -> Method:
+        for branch in self.branches(model):
+            for name in self.copied_names:
+                setattr(branch, name, getattr(branch, name).merged())
+        for hook in model.router.hooks:
+            hook.remove()
+        del model.router
+        return Adapter(**self.model_dump(include=set(Adapter.model_fields) - set(Method.model_fields)))
+
+    def trained_block_parameters(self, block: nn.Module) -> int:
+        copied = 0
+        for shape in self.branch_shapes(block):
+            sizes = {"up": (shape.hidden + 1) * shape.outputs, "down": (shape.inputs + 1) * shape.hidden}
+            copied += sum(sizes[name] for name in self.copied_names)
+        return self.block_parameters(block) + (self.experts - 1) * copied
+
+
+class DenseExperts(nn.Module):
+    """A Linear in N full copies, of which the router activates one for each pass.
+
+    Args:
+        linear: The layer that is copied. Where it is zero the copies are; otherwise the first has its
+            values and the others are Kaiming-uniform draws of their own.
+        experts: Number of experts N.
+        router: Draws the active experts.
+        rng: Draws the initial weights.
+
+    Shape:
+        (passes * batch, ..., in) -> (passes * batch, ..., out).
+    """
+
+    def __init__(self, linear: nn.Linear, experts: int, router: Router, rng: torch.Generator) -> None:
+        super().__init__()
+        self.experts = experts
+        self.active: Tensor | None = None
+        weights = linear.weight.detach().clone().repeat(experts, 1, 1)
+        if linear.weight.count_nonzero():
+            for weight in weights[1:]:
+                drawn = nn.init.kaiming_uniform_(torch.empty(weight.shape), a=math.sqrt(5), generator=rng)
+                weight.copy_(drawn)
+        self.weight = nn.Parameter(weights)
+        self.bias = nn.ParameterList(  # vectors, which are not decayed
+            [nn.Parameter(linear.bias.detach().clone()) for _ in range(experts)]
+        )
+        router.splits.append(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        biases = torch.stack(tuple(self.bias))
+        if not self.training:
+            return F.linear(x, self.weight.mean(0), biases.mean(0))
+        weights = self.weight.index_select(0, self.active)
+        return linear_per_pass(x, weights, biases.index_select(0, self.active))
+
+    def merged(self) -> nn.Linear:
+        """Return the mean of the experts as a plain Linear."""
+        linear = nn.Linear(self.weight.shape[2], self.weight.shape[1], device="meta")
+        linear.weight = nn.Parameter(self.weight.detach().mean(0))
+        linear.bias = nn.Parameter(torch.stack(tuple(self.bias)).detach().mean(0))
+        return linear.train(self.training)

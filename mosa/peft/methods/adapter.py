@@ -1,0 +1,169 @@
+"""The bottleneck adapter, in its four usual places of a block."""
+
+import math
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from mosa.base.errors import UserError
+from mosa.base.seeding import generator
+from mosa.peft.blocks import SITES, block_width, channel_dim, find_blocks
+from mosa.peft.method import BranchShape, Method
+from mosa.peft.routing import repeat_batch
+
+ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
+USUAL_ACTIVATION = {"adaptformer": "gelu", "sequential": "gelu", "pfeiffer": "relu", "houlsby": "silu"}
+
+
+class Adapter(Method):
+    """A bottleneck branch in every block: A(h) = s Up(drop(act(Down(LN(h))))).
+
+    With h = x + Attn(LN1(x)) and m = MLP(LN2(h)), the placements are
+
+    - adaptformer: y = h + m + A(h), beside the MLP;
+    - pfeiffer: y = h + m + A(m), on the output of the MLP, before the residual addition;
+    - houlsby: the same, and another one on the output of the attention;
+    - sequential: y = h + m + A(h + m), on the output of the block.
+
+    LN is the branch's own trainable LayerNorm. Down is Kaiming-uniform with zero bias and Up is zero,
+    so the model starts as the backbone. ConvNeXt has no attention, hence no houlsby; h is the block's
+    input there. Tuned parameters per branch of width d: 2 b d + d + b, with LN 2 d more, with a learned
+    scale 1 more.
+    """
+
+    name: ClassVar[str] = "adapter"
+    reference: ClassVar[str] = (
+        "Chen et al., AdaptFormer, NeurIPS 2022, arXiv 2205.13535, eq. 2-3; Houlsby et al., 2019, arXiv "
+        "1902.00751, fig. 2; Pfeiffer et al., 2021, arXiv 2005.00247, fig. 3. Defaults: MoSA's released code"
+    )
+
+    bottleneck: int = Field(64, ge=1, description="Channels b between the two projections.")
+    placement: Literal["adaptformer", "pfeiffer", "houlsby", "sequential"] = Field(
+        "adaptformer", description="Where the branch stands in the block."
+    )
+    scale: float = Field(0.1, description="Factor s of the branch.")
+    learn_scale: bool = Field(False, description="Train the factor, from `scale` on.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate after the activation.")
+    norm: bool = Field(True, description="Begin the branch with a LayerNorm of its own.")
+    activation: Literal["gelu", "relu", "silu"] | None = Field(
+        None,
+        description="Activation of the branch; null: the placement's usual one (gelu for adaptformer "
+        "and sequential, relu for pfeiffer, silu for houlsby).",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_activation(cls, options: dict[str, Any]) -> dict[str, Any]:
+        placement = options.get("placement", "adaptformer")
+        if options.get("activation") is None and placement in USUAL_ACTIVATION:
+            options = options | {"activation": USUAL_ACTIVATION[placement]}
+        return options
+
+    def check(self, model: nn.Module) -> None:
+        for block in find_blocks(model):
+            if self.placement == "houlsby" and SITES[type(block)].attention is None:
+                raise UserError(
+                    f"placement 'houlsby': {type(block).__name__} has no attention to stand after; "
+                    f"take 'pfeiffer', 'adaptformer' or 'sequential'"
+                )
+
+    def apply(self, model: nn.Module, seed: int) -> None:
+        rng = generator(seed, "adapter")
+        for block in find_blocks(model):
+            sites = SITES[type(block)]
+            mlp = getattr(block, sites.mlp)
+            place = block if self.placement in ("adaptformer", "sequential") else mlp
+            block.adapter = self.build_branch(block, place, rng)
+            if self.placement == "adaptformer":
+                residual = block if sites.residual is None else getattr(block, sites.residual)
+                residual.register_forward_pre_hook(block.adapter.read_residual)
+                block.register_forward_hook(block.adapter.add_to_residual)
+            else:
+                place.register_forward_hook(block.adapter.add_to_output)
+            if self.placement == "houlsby":
+                attention = getattr(block, sites.attention)
+                block.adapter_attention = self.build_branch(block, attention, rng)
+                attention.register_forward_hook(block.adapter_attention.add_to_output)
+
+    def build_branch(self, block: nn.Module, place: nn.Module, rng: torch.Generator) -> "Bottleneck":
+        """Return the branch of a block, for tensors laid out as the output of `place`."""
+        branch = Bottleneck(block_width(block), self, rng, channel_dim(place))
+        return branch.to(next(block.parameters()))
+
+    def branches(self, model: nn.Module) -> list[nn.Module]:
+        blocks = find_blocks(model)
+        names = ("adapter_attention", "adapter") if self.placement == "houlsby" else ("adapter",)
+        return [getattr(block, name) for block in blocks for name in names]
+
+    def fork_point(self, model: nn.Module) -> nn.Module:
+        if self.placement in ("pfeiffer", "houlsby"):  # within the block, what is added to must part too
+            return find_blocks(model)[0]
+        return self.branches(model)[0].fork
+
+    def branch_shapes(self, block: nn.Module) -> list[BranchShape]:
+        width = block_width(block)
+        return [BranchShape(width, self.bottleneck, width, True)] * (1 + (self.placement == "houlsby"))
+
+    def block_parameters(self, block: nn.Module) -> int:
+        width = block_width(block)
+        shapes = self.branch_shapes(block)
+        return sum(shape.parameters + 2 * width * self.norm + self.learn_scale for shape in shapes)
+
+
+class Bottleneck(nn.Module):
+    """One branch, fed and added by hooks, so that timm's block stays as it is.
+
+    Args:
+        width: Channels d of the block.
+        options: The adapter's options.
+        rng: Draws the initial weights.
+        dim: Dimension of the channels, -1 or 1.
+
+    Shape:
+        (batch, ..., width) -> (passes * batch, ..., width), passes being 1 except where they part;
+        the channels stand at `dim`.
+    """
+
+    def __init__(self, width: int, options: Adapter, rng: torch.Generator, dim: int = -1) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width) if options.norm else nn.Identity()
+        self.down = nn.Linear(width, options.bottleneck)
+        self.act = ACTIVATIONS[options.activation]()
+        self.drop = nn.Dropout(options.dropout)
+        self.up = nn.Linear(options.bottleneck, width)
+        self.scale = nn.Parameter(torch.tensor(options.scale)) if options.learn_scale else options.scale
+        self.dim = dim
+        self.residual: Tensor | None = None
+        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5), generator=rng)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+
+    @property
+    def fork(self) -> nn.Module:
+        """The first module whose output differs between two passes."""
+        return self.drop
+
+    def forward(self, h: Tensor) -> Tensor:
+        h = h.movedim(self.dim, -1)
+        return (self.scale * self.up(self.drop(self.act(self.down(self.norm(h)))))).movedim(-1, self.dim)
+
+    def read_residual(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        """Keep h, the input of a module (a forward pre-hook)."""
+        self.residual = inputs[0]
+
+    def add_to_residual(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Add the branch on the kept h to the block's output (a forward hook of the block)."""
+        # Let go of it first: under gradient checkpointing the recomputation is broken off within the branch.
+        h, self.residual = self.residual, None
+        return self._add(output, self(h))
+
+    def add_to_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Add the branch on a module's output to that output (a forward hook)."""
+        return self._add(output, self(output))
+
+    @staticmethod
+    def _add(output: Tensor, branch: Tensor) -> Tensor:
+        output = repeat_batch(output, len(branch) // len(output))  # the passes may have parted in here
+        return output + branch.view_as(output)

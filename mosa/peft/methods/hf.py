@@ -1,0 +1,105 @@
+"""A bridge to Hugging Face PEFT: its injectable methods on a timm model."""
+
+import copy
+from types import ModuleType
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from mosa.base.errors import UserError, unknown
+from mosa.base.seeding import derive_seed
+from mosa.peft.blocks import find_head
+from mosa.peft.method import Method
+
+
+class HuggingFacePeft(Method):
+    """A method of the library Hugging Face PEFT, which wraps Linear layers of the backbone.
+
+    `type` is the library's name of the method (LORA, IA3, OFT, VERA, LOHA, LOKR, ...) and `config` holds
+    the arguments of its config class, such as {"r": 8, "use_dora": true}. timm's fused qkv is one layer to
+    it: a change of `qkv` covers q, k and v together. Merged, the backbone's own modules are left, where the
+    library can merge. Tuned parameters: as the library counts.
+    """
+
+    name: ClassVar[str] = "peft"
+    reference: ClassVar[str] = "Mangrulkar et al., PEFT, 2022, https://github.com/huggingface/peft"
+    families: ClassVar[tuple[str, ...]] = ("any model with the named layers",)
+
+    type: str = Field("LORA", description="Name of the library's method.")
+    targets: list[str] = Field(
+        ["qkv"],
+        min_length=1,
+        description="Names of the wrapped layers, or ends of them; proj would be the patch embedding's, too.",
+    )
+    config: dict[str, Any] = Field({}, description="Arguments of the library's config class.")
+
+    def check(self, model: nn.Module) -> None:
+        with torch.random.fork_rng(devices=[]):
+            self._inject(copy.deepcopy(model).to("meta"))
+
+    def apply(self, model: nn.Module, seed: int) -> None:
+        torch.manual_seed(derive_seed(seed, "peft"))
+        self._inject(model)
+
+    def fold(self, model: nn.Module) -> Method | None:
+        layers = _tuner_layers(model)
+        try:
+            for layer in layers.values():
+                layer.merge()
+        except NotImplementedError:  # the library cannot merge this type: it stays as it is trained
+            return self
+        for name, layer in layers.items():
+            owner, _, child = name.rpartition(".")
+            setattr(model.get_submodule(owner), child, layer.get_base_layer())
+        return None
+
+    def parameters(self, model: nn.Module, training: bool = False) -> int:
+        if not _tuner_layers(model):
+            model = copy.deepcopy(model).to("meta").requires_grad_(False)
+            with torch.random.fork_rng(devices=[]):
+                self._inject(model)
+        head = set(find_head(model).parameters())
+        return sum(p.numel() for p in model.parameters() if p.requires_grad and p not in head)
+
+    def _inject(self, model: nn.Module) -> None:
+        library = _library()
+        configs = library.mapping.PEFT_TYPE_TO_CONFIG_MAPPING
+        tuners = library.mapping.PEFT_TYPE_TO_TUNER_MAPPING
+        names = sorted(kind.value for kind in configs if kind in tuners)
+        if self.type not in names:
+            raise unknown("type of method 'peft'", self.type, names)
+        kind = library.PeftType(self.type)
+        try:
+            config = configs[kind](target_modules=list(self.targets), **self.config)
+            # The tuner itself, as inject_adapter_in_model refuses types whose layers share state (VeRA).
+            tuners[kind](model, config, "default")
+            del model.peft_config
+        except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+            message = " ".join(str(error).split())
+            raise UserError(
+                f"type {self.type} of Hugging Face PEFT does not go onto {type(model).__name__} with targets "
+                f"{', '.join(self.targets)} and config {self.config}: {message}; take other targets (timm's "
+                f"attention has qkv, one layer, and proj; its MLP fc1 and fc2) or another type"
+            ) from None
+
+
+def _library() -> ModuleType:
+    try:
+        import peft
+    except ImportError:
+        raise UserError(
+            "method 'peft' needs the library Hugging Face PEFT: install it with `pip install "
+            "'mosa-benchmark[peft]'`, or take another method"
+        ) from None
+    return peft
+
+
+def _tuner_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the outermost layers that the library has wrapped, by name."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    found = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    outermost = [name for name in found if not any(name.startswith(f"{other}.") for other in found)]
+    return {name: found[name] for name in outermost}

@@ -1,0 +1,17 @@
+"""MoSL: LoRA whose projections are split among stochastically activated sparse experts."""
+
+from typing import ClassVar
+
+from mosa.peft.methods.lora import Lora
+from mosa.peft.splitting import Splitting
+
+
+class Mosl(Splitting, Lora):
+    """LoRA with B split among the experts and A dense and shared; merged into the weights after training.
+
+    The loss is MoSA's. There are no biases, so it holds LoRA's parameters while it is trained, too.
+    """
+
+    name: ClassVar[str] = "mosl"
+    reference: ClassVar[str] = "Zhang et al., MoSA, 2023, arXiv 2312.02923, combination with LoRA"
+    dense: ClassVar = Lora

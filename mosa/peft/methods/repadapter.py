@@ -1,0 +1,113 @@
+"""RepAdapter: linear adapters that leave nothing behind."""
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mosa.base.errors import UserError
+from mosa.base.seeding import generator
+from mosa.peft.blocks import find_blocks
+from mosa.peft.method import Method
+
+
+class RepAdapter(Method):
+    """A linear adapter before attention and before the MLP, which merges into them: x' = x + s U (D x).
+
+    U is block-diagonal in `groups`, D is Xavier-uniform, U and the biases are zero, so the model starts as
+    the backbone. As nothing in it is non-linear, W x' + b is a plain Linear layer again: merged, nothing but
+    the backbone's own modules is left. A layer without a bias gets an adapter without biases, for merging
+    must not add one. Tuned parameters per block, with biases: 2 (d r + r + d r / groups + d).
+    """
+
+    name: ClassVar[str] = "repadapter"
+    reference: ClassVar[str] = (
+        "Luo et al., Towards Efficient Visual Adaption via Structural Re-parameterization, arXiv 2302.08106;"
+        " defaults: its released code"
+    )
+    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
+
+    bottleneck: int = Field(8, ge=1, description="Channels r between D and U.")
+    groups: int = Field(2, ge=1, description="Groups of U; a divisor of r and of the width.")
+    scale: float = Field(1.0, description="Factor s of the branch.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate between D and U.")
+
+    def check(self, model: nn.Module) -> None:
+        for block in find_blocks(model):
+            if not hasattr(block, "attn"):
+                raise UserError(f"{type(block).__name__} has no attention to stand before")
+            for layer in _layers(block):
+                for name, size in (("bottleneck", self.bottleneck), ("width", layer.in_features)):
+                    if size % self.groups:
+                        raise UserError(f"groups={self.groups}: expected a divisor of the {name} {size}")
+
+    def apply(self, model: nn.Module, seed: int) -> None:
+        rng = generator(seed, "repadapter")
+        for block in find_blocks(model):
+            for layer in _layers(block):
+                layer.rep = LinearAdapter(layer, self, rng).to(layer.weight)
+                layer.rep.handle = layer.register_forward_pre_hook(layer.rep.modify)
+
+    @torch.no_grad()
+    def fold(self, model: nn.Module) -> None:
+        for block in find_blocks(model):
+            for layer in _layers(block):
+                matrix, shift = layer.rep.as_affine()
+                if layer.bias is not None:
+                    layer.bias += layer.weight @ shift
+                layer.weight += layer.weight @ matrix
+                layer.rep.handle.remove()
+                del layer.rep
+
+    def block_parameters(self, block: nn.Module) -> int:
+        return sum(
+            layer.in_features * (self.bottleneck + self.bottleneck // self.groups)
+            + (layer.bias is not None) * (self.bottleneck + layer.in_features)
+            for layer in _layers(block)
+        )
+
+
+def _layers(block: nn.Module) -> list[nn.Linear]:
+    return [block.attn.qkv, block.mlp.fc1]
+
+
+class LinearAdapter(nn.Module):
+    """The branch of one Linear layer's input.
+
+    Args:
+        layer: The layer.
+        options: The method's options.
+        rng: Draws the initial weights.
+
+    Shape:
+        (..., width) -> (..., width).
+    """
+
+    def __init__(self, layer: nn.Linear, options: RepAdapter, rng: torch.Generator) -> None:
+        super().__init__()
+        width, bias = layer.in_features, layer.bias is not None
+        self.down = nn.Linear(width, options.bottleneck, bias)
+        self.drop = nn.Dropout(options.dropout)
+        self.up = nn.Linear(options.bottleneck // options.groups, width, bias)  # of each output, its group's
+        self.groups, self.scale = options.groups, options.scale
+        nn.init.xavier_uniform_(self.down.weight, generator=rng)
+        for zero in (self.down.bias, self.up.weight, self.up.bias):
+            if zero is not None:
+                nn.init.zeros_(zero)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.drop(self.down(x)).unflatten(-1, (self.groups, -1))
+        up = self.up.weight.unflatten(0, (self.groups, -1))
+        branch = torch.einsum("...gi,goi->...go", hidden, up).flatten(-2)
+        return x + self.scale * (branch if self.up.bias is None else branch + self.up.bias)
+
+    def as_affine(self) -> tuple[Tensor, Tensor]:
+        """Return M (width, width) and v (width,) such that the branch is x -> x + M x + v."""
+        up = torch.block_diag(*self.up.weight.chunk(self.groups))
+        shift = 0 if self.up.bias is None else self.scale * (up @ self.down.bias + self.up.bias)
+        return self.scale * up @ self.down.weight, shift
+
+    def modify(self, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Adapt the layer's input (a forward pre-hook)."""
+        return (self(inputs[0]), *inputs[1:])

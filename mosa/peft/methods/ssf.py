@@ -1,0 +1,89 @@
+"""SSF: scaling and shifting features."""
+
+from typing import ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mosa.base.seeding import generator
+from mosa.peft.blocks import channel_dim, find_blocks, find_head
+from mosa.peft.method import Method
+
+
+class Ssf(Method):
+    """A learned scale and shift per channel after every layer: y' = gamma y + beta.
+
+    Layers are the Linear layers, convolutions and LayerNorms of the backbone. Merged, gamma and beta go
+    into their weights and biases, and the backbone's own modules are left. A layer without a bias gets
+    a scale alone, for merging must not add one. Tuned parameters of a
+    ViT of width d and depth L: 22 d L + 4 d.
+    """
+
+    name: ClassVar[str] = "ssf"
+    reference: ClassVar[str] = (
+        "Lian et al., SSF, NeurIPS 2022, arXiv 2210.08823, eq. 3-4; defaults: its released code"
+    )
+
+    spread: float = Field(
+        0.02, ge=0, description="Standard deviation of the initial gamma around 1 and beta around 0."
+    )
+
+    @property
+    def starts_as_backbone(self) -> bool:
+        return self.spread == 0
+
+    def apply(self, model: nn.Module, seed: int) -> None:
+        rng = generator(seed, "ssf")
+        for layer in _layers(model):
+            layer.ssf = ScaleShift(layer, self.spread, rng).to(layer.weight)
+            layer.ssf.handle = layer.register_forward_hook(layer.ssf.modify)
+
+    @torch.no_grad()
+    def fold(self, model: nn.Module) -> None:
+        for layer in _layers(model):
+            scale = layer.ssf.scale
+            layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.dim() - 1)))
+            if layer.bias is not None:
+                layer.bias.mul_(scale).add_(layer.ssf.shift)
+            layer.ssf.handle.remove()
+            del layer.ssf
+
+    def parameters(self, model: nn.Module, training: bool = False) -> int:
+        return sum(len(layer.weight) * (1 + (layer.bias is not None)) for layer in _layers(model))
+
+
+def _layers(model: nn.Module) -> list[nn.Module]:
+    find_blocks(model)  # refuses what is not a known backbone
+    head = set(find_head(model).modules())
+    kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm)
+    return [module for module in model.modules() if isinstance(module, kinds) and module not in head]
+
+
+class ScaleShift(nn.Module):
+    """The scale and shift of one layer's output.
+
+    Args:
+        layer: The layer.
+        spread: Standard deviation of the initial values.
+        rng: Draws them.
+
+    Shape:
+        Any, with the channels where the layer puts them; the same.
+    """
+
+    def __init__(self, layer: nn.Module, spread: float, rng: torch.Generator) -> None:
+        super().__init__()
+        channels = len(layer.weight)
+        self.view = (-1, 1, 1) if channel_dim(layer) == 1 else (-1,)
+        self.scale = nn.Parameter(1 + spread * torch.randn(channels, generator=rng))
+        shift = spread * torch.randn(channels, generator=rng)
+        self.shift = None if layer.bias is None else nn.Parameter(shift)
+
+    def forward(self, y: Tensor) -> Tensor:
+        y = y * self.scale.view(self.view)
+        return y if self.shift is None else y + self.shift.view(self.view)
+
+    def modify(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Scale and shift the layer's output (a forward hook)."""
+        return self(output)

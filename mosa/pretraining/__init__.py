@@ -1,5 +1,0 @@
-"""Pre-training of the micro ViT on procedural images: `mosa pretrain`."""
-
-from mosa.pretraining.train import DEFAULT_IMAGES, DEFAULT_THREADS, pretrain
-
-__all__ = ["DEFAULT_IMAGES", "DEFAULT_THREADS", "pretrain"]

@@ -1,0 +1,265 @@
+"""From one row per run to means and spreads over seeds, without averaging missing runs away."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from mosa.base.errors import UserError
+from mosa.results.style import method_order
+
+MEAN_OVER_TASKS = ("overall", "mean over tasks")
+MEAN_OF_GROUPS = ("overall", "mean of groups")
+Key = tuple[str, str]  # ("task" | "group" | "overall", name): one column of a comparison
+
+_RUN = ["benchmark", "task", "backbone", "variant", "seed"]
+_REQUIRED = [
+    *(*_RUN, "group", "method", "options", "eval_split", "protocol", "protocol_version"),
+    *("top1", "adapter_parameters", "total_parameters"),
+]
+# A column that must have one value within each of these sets of runs, or their numbers are not comparable.
+_MUST_AGREE = {
+    "eval_split": [],
+    "train_split": ["benchmark"],
+    "protocol": ["benchmark"],
+    "protocol_version": ["benchmark"],
+    "group": ["benchmark", "task"],
+    "data_digest": ["benchmark", "task"],
+    "weights_sha256": ["backbone"],
+    "method": ["variant"],
+    "options": ["benchmark", "task", "backbone", "variant"],
+    "epochs": ["benchmark", "task", "backbone", "variant"],
+    "batch_size": ["benchmark", "task", "backbone", "variant"],
+    "lr": ["benchmark", "task", "backbone", "variant"],
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One benchmark on one backbone: what one table or one row of panels compares.
+
+    Every score is first computed per seed (`per_seed`): a task's top-1; a group mean, the mean over
+    the group's tasks; the mean over tasks; the mean of groups (mean of the group means). A seed that
+    lacks a task has no mean which includes that task. `mean`, `sd` (sample standard deviation,
+    ddof=1, NaN for one seed) and `n` are then taken over the seeds that have the score.
+
+    Attributes:
+        protocol: Name and version.
+        groups: Tasks of each group, both in display order.
+        methods: Method of each variant; a variant that was asked for but has no run is left out.
+        seeds: Every seed that occurs, sorted.
+        runs: The rows of the records' frame that the section summarises.
+        per_seed: Top-1 in percent; rows (variant, seed), columns `Key`; NaN where missing.
+        mean, sd, n: Over seeds; one row per variant in display order, columns `Key`.
+        parameters: Tuned parameters over tasks; one row per variant, columns {adapter,total}_{mean,min,max}.
+            Adapter excludes the head and total includes it. A mean is NaN when tasks are missing, unless
+            it is the same for all the others.
+        compute: What a run's training takes, as a mean over tasks: columns image_passes (forward passes of an
+            image) and flops; NaN where tasks are missing or the records do not say.
+    """
+
+    benchmark: str
+    backbone: str
+    eval_split: str
+    protocol: str
+    groups: dict[str, list[str]]
+    methods: dict[str, str]
+    seeds: list[int]
+    runs: pd.DataFrame
+    per_seed: pd.DataFrame
+    mean: pd.DataFrame
+    sd: pd.DataFrame
+    n: pd.DataFrame
+    parameters: pd.DataFrame
+    compute: pd.DataFrame
+
+    @property
+    def variants(self) -> list[str]:
+        """Variants in display order."""
+        return list(self.mean.index)
+
+    @property
+    def keys(self) -> list[Key]:
+        """Columns in display order: tasks, groups, the two overall means."""
+        return list(self.mean.columns)
+
+    @property
+    def full_n(self) -> int:
+        """Number of seeds of the most complete score: what a complete cell has."""
+        return int(self.n.to_numpy().max())
+
+    @property
+    def task_names(self) -> list[str]:
+        """Tasks in display order."""
+        return [task for tasks in self.groups.values() for task in tasks]
+
+
+def compare(frame: pd.DataFrame, order: Iterable[str] | None = None) -> list[Section]:
+    """Summarise the variants of the main comparison.
+
+    Args:
+        frame: One row per run, as from `mosa.records`; the order of the rows does not matter.
+        order: The variants to compare, in display order; one without any run is shown as missing.
+            None: every variant of the frame.
+
+    Returns:
+        One section per benchmark and backbone, sorted by name.
+
+    Raises:
+        UserError: Runs that must not stand in one table (two splits, protocols, data sets or weights),
+            a repeated run, no run at all, or none of the variants.
+    """
+    frame = _checked(frame)
+    order = None if order is None else list(dict.fromkeys(order))
+    sections = []
+    for _, runs in frame.groupby(["benchmark", "backbone"]):
+        chosen = runs if order is None else runs[runs["variant"].isin(order)]
+        if len(chosen):
+            sections.append(_section(chosen, order or _default_order(chosen)))
+    if not sections:
+        raise UserError(
+            f"no record of the variants {', '.join(order or [])}: the records have "
+            f"{', '.join(sorted(frame['variant'].unique()))}"
+        )
+    return sections
+
+
+def sweep(frame: pd.DataFrame, order: Iterable[str] | None = None) -> list[Section]:
+    """Summarise every variant, on the tasks and seeds that the variants outside the comparison were run on.
+
+    A sweep often covers fewer tasks and seeds than the comparison; means are only comparable over the
+    same ones, so all variants are summarised on the sweep's. Without variants outside `order`, or
+    without `order`, these are all tasks and seeds. Variants are sorted by method, then by tuned parameters.
+
+    Args:
+        frame: As in `compare`.
+        order: The variants of the main comparison.
+
+    Returns:
+        One section per benchmark and backbone, sorted by name.
+
+    Raises:
+        UserError: As in `compare`.
+    """
+    frame = _checked(frame)
+    sections = []
+    for _, runs in frame.groupby(["benchmark", "backbone"]):
+        extra = runs[~runs["variant"].isin(list(order or []))]
+        if len(extra):
+            runs = runs[runs["task"].isin(extra["task"]) & runs["seed"].isin(extra["seed"])]
+        sections.append(_section(runs, _default_order(runs)))
+    return sections
+
+
+def count(number: int, noun: str) -> str:
+    """Return the number with its noun: "1 seed", "3 seeds"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _checked(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs sorted by identity; raise unless they are comparable."""
+    missing = [column for column in _REQUIRED if column not in frame]
+    if missing:
+        raise UserError(f"the table of records lacks the column(s) {', '.join(missing)}")
+    if frame.empty:
+        raise UserError("there is no record to summarise: expected at least one finished run")
+    for column, within in _MUST_AGREE.items():
+        if column not in frame:
+            continue
+        for where, values in frame.groupby(within)[column] if within else [((), frame[column])]:
+            found = sorted({json.dumps(v, sort_keys=True) if isinstance(v, dict) else str(v) for v in values})
+            if len(found) > 1:
+                place = f" for {'/'.join(map(str, where))}" if within else ""
+                raise UserError(
+                    f"records with different {column} cannot stand in one table{place}: got "
+                    f"{', '.join(found)}; select the records of one of them"
+                )
+    repeated = frame[frame.duplicated(_RUN)]
+    if len(repeated):
+        run = ", ".join(f"{name} {repeated.iloc[0][name]}" for name in _RUN)
+        raise UserError(f"two records of the same run ({run}): keep one of them")
+    return frame.sort_values(_RUN)
+
+
+def _section(runs: pd.DataFrame, variants: list[str]) -> Section:
+    first = runs.iloc[0]
+    groups = _groups(runs)
+    tasks = [task for names in groups.values() for task in names]
+    scores = runs.pivot(index=["variant", "seed"], columns="task", values="top1")
+
+    per_seed = {("task", task): scores[task] for task in tasks}
+    for group, names in groups.items():
+        per_seed["group", group] = scores[names].mean(axis=1, skipna=False)
+    per_seed[MEAN_OVER_TASKS] = scores[tasks].mean(axis=1, skipna=False)
+    group_means = pd.DataFrame({group: per_seed["group", group] for group in groups})
+    per_seed[MEAN_OF_GROUPS] = group_means.mean(axis=1, skipna=False)
+    per_seed = pd.DataFrame(per_seed)
+
+    over_seeds = per_seed.groupby("variant")
+    return Section(
+        benchmark=str(first["benchmark"]),
+        backbone=str(first["backbone"]),
+        eval_split=str(first["eval_split"]),
+        protocol=f"{first['protocol']} v{first['protocol_version']}",
+        groups=groups,
+        methods=dict(sorted(zip(runs["variant"], runs["method"], strict=True))),
+        seeds=sorted(runs["seed"].unique().tolist()),
+        runs=runs,
+        per_seed=per_seed,
+        mean=over_seeds.mean().reindex(variants),
+        sd=over_seeds.std(ddof=1).reindex(variants),
+        n=over_seeds.count().reindex(variants, fill_value=0),
+        parameters=_parameters(runs, len(tasks)).reindex(variants),
+        compute=_compute(runs, len(tasks)).reindex(variants),
+    )
+
+
+def _groups(runs: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the tasks of each group in the benchmark's own order, or by name where it is not known."""
+    from mosa.data import catalogue
+
+    benchmark = runs["benchmark"].iloc[0]
+    known = catalogue.list_tasks(benchmark) if benchmark in catalogue.list_benchmarks() else []
+    place = {task: index for index, task in enumerate(known)}
+    rows = runs[["group", "task"]].drop_duplicates().itertuples(index=False)
+    groups: dict[str, list[str]] = {}
+    for group, task in sorted(rows, key=lambda row: (place.get(row.task, len(place)), row.group, row.task)):
+        groups.setdefault(group, []).append(task)
+    return groups
+
+
+def _parameters(runs: pd.DataFrame, num_tasks: int) -> pd.DataFrame:
+    counts = runs.groupby(["variant", "task"])[["adapter_parameters", "total_parameters"]].mean()
+    by_variant = counts.groupby("variant")
+    incomplete = by_variant.size() < num_tasks
+    table = {}
+    for name in ("adapter", "total"):
+        column = by_variant[f"{name}_parameters"]
+        low, high = column.min(), column.max()
+        table[f"{name}_mean"] = column.mean().mask(incomplete & (low != high))
+        table[f"{name}_min"], table[f"{name}_max"] = low, high
+    # A head has the task's size: equal totals of some tasks say nothing of the others'.
+    table["total_mean"] = table["total_mean"].mask(incomplete)
+    return pd.DataFrame(table)
+
+
+def _compute(runs: pd.DataFrame, num_tasks: int) -> pd.DataFrame:
+    columns = ["epochs", "train_examples", "passes", "train_flops_per_image"]
+    epochs, examples, passes, flops = (runs.get(column, pd.Series(pd.NA, runs.index)) for column in columns)
+    images = epochs.astype("Float64") * examples.astype("Float64")
+    totals = runs[["variant", "task"]].assign(
+        image_passes=images * passes.astype("Float64"), flops=images * flops.astype("Float64")
+    )
+    by_variant = totals.groupby(["variant", "task"]).mean().groupby("variant")
+    complete = by_variant.size() == num_tasks
+    return by_variant.mean().astype(float).where(complete)
+
+
+def _default_order(runs: pd.DataFrame) -> list[str]:
+    variants = runs.groupby("variant").agg(
+        method=("method", "first"), size=("adapter_parameters", "max"), name=("variant", "first")
+    )
+    place = {method: index for index, method in enumerate(method_order(variants["method"]))}
+    rows = sorted(variants.itertuples(index=False), key=lambda row: (place[row.method], row.size, row.name))
+    return [row.name for row in rows]

@@ -1,0 +1,71 @@
+"""What the figures have in common: size, fonts, and one part per section with a note below it."""
+
+import textwrap
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure, SubFigure
+
+from mosa.results.aggregate import Section, count
+
+# Changes to matplotlib's own defaults. Sizes in points, for a figure printed at its size. A fixed salt makes
+# the names inside an SVG, and so its bytes, repeatable.
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "axes.edgecolor": "#555555",
+    "axes.axisbelow": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 5.5,
+    "text.parse_math": False,  # a name with dollar signs is a name
+    "svg.hashsalt": "mosa",
+    "savefig.dpi": 200,
+}
+QUIET = "#595959"  # text that explains; dark enough to read on white
+_WIDTH = 7.2  # inches, the text width of a two-column page
+_LINE = 0.145  # inches, one line of a note
+
+
+def stack(
+    sections: list[Section],
+    heights: Sequence[float],
+    notes: Sequence[str],
+    titles: Sequence[str] | None = None,
+) -> tuple[Figure, list[SubFigure]]:
+    """Make a figure with a part for each section, headed by its name.
+
+    Args:
+        sections: What to show.
+        heights: Inches for the panels of each section.
+        notes: Caption of each section, wrapped here.
+        titles: Headings; None: benchmark, backbone and split of each section.
+
+    Returns:
+        The figure, and its parts to draw into.
+    """
+    notes = [textwrap.fill(note, 138) for note in notes]
+    heights = [
+        height + _LINE * (2 + note.count("\n")) + 0.2 for height, note in zip(heights, notes, strict=True)
+    ]
+    figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
+    parts = list(figure.subfigures(len(sections), 1, height_ratios=heights, squeeze=False)[:, 0])
+    titles = titles or [
+        f"{s.benchmark}, {s.backbone}: top-1 accuracy (%), {s.eval_split} split" for s in sections
+    ]
+    for part, title, note in zip(parts, titles, notes, strict=True):
+        part.suptitle(title, fontsize=9.5, x=0.01, ha="left")
+        part.supxlabel(note, fontsize=7, x=0.01, ha="left", color=QUIET, linespacing=1.35)
+    return figure, parts
+
+
+def seeds_of(section: Section) -> str:
+    """Say over how many seeds a complete mean is taken."""
+    return count(section.full_n, "seed")

@@ -1,0 +1,93 @@
+"""The critical-difference diagram: average ranks over tasks, and which of them cannot be told apart."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mosa.results.aggregate import Section, compare, count
+from mosa.results.plots.figures import QUIET, stack
+from mosa.results.stats import average_ranks, cliques, critical_difference, friedman_p
+from mosa.results.style import method_styles
+
+_LINE = 0.17  # inches of one variant's line
+
+
+def rank_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure:
+    """Draw average ranks over tasks per benchmark and backbone (Demsar, JMLR 2006).
+
+    Variants joined by a bar differ by less than Nemenyi's critical difference at 5 %. Variants without all
+    tasks are left out and named; fewer than three variants or two tasks are not ranked, which the plot says.
+    """
+    sections = compare(frame, order)
+    ranked = [_ranks(section) for section in sections]
+    heights = [0.75 + _LINE * max(3, -(-len(ranks) // 2) + 2) for ranks in ranked]
+    notes = [_note(section, ranks) for section, ranks in zip(sections, ranked, strict=True)]
+    figure, parts = stack(sections, heights, notes)
+    styles = method_styles(frame["method"])
+    for part, section, ranks in zip(parts, sections, ranked, strict=True):
+        axes = part.subplots()
+        axes.set_axis_off()
+        if _can_rank(section, ranks):
+            _draw(axes, section, ranks, {v: styles[section.methods[v]].color for v in ranks.index})
+        else:
+            axes.text(0.5, 0.5, "ranks need three variants and two tasks", ha="center", color=QUIET)
+    return figure
+
+
+def _ranks(section: Section) -> pd.Series:
+    """Return the average rank of each variant that has every task, best first."""
+    scores = section.mean[[("task", task) for task in section.task_names]].dropna()
+    if scores.empty:
+        return pd.Series(dtype=float)
+    return pd.Series(average_ranks(scores.to_numpy().T), index=scores.index).sort_values(kind="stable")
+
+
+def _can_rank(section: Section, ranks: pd.Series) -> bool:
+    return len(ranks) >= 3 and len(section.task_names) >= 2
+
+
+def _draw(axes: Axes, section: Section, ranks: pd.Series, colors: dict[str, str]) -> None:
+    number = len(ranks)
+    difference = critical_difference(number, len(section.task_names))
+    axes.set_xlim(-0.35 * (number - 1), 1.35 * (number - 1))  # rank 1 at 0; names stand on both sides
+    half = -(-number // 2)
+    axes.set_ylim(-half - 1.2, 2.4)
+    axes.plot([0, number - 1], [0, 0], color="black", linewidth=1)
+    for rank in range(1, number + 1):
+        axes.plot([rank - 1] * 2, [0, 0.25], color="black", linewidth=1)
+        axes.text(rank - 1, 0.4, str(rank), ha="center", va="bottom", fontsize=7.5)
+    shown = min(difference, number - 1)
+    axes.plot([0, shown], [1.9, 1.9], color="black", linewidth=1, marker="|", markersize=5)
+    wide = "" if difference <= number - 1 else " (wider than the axis)"
+    axes.text(
+        shown / 2, 2.0, f"critical difference {difference:.2f}{wide}", ha="center", va="bottom", fontsize=7
+    )
+    for place, (variant, rank) in enumerate(ranks.items()):
+        left = place < half
+        line = -(place if left else number - 1 - place) - 1
+        end = -0.05 * (number - 1) if left else 1.05 * (number - 1)
+        axes.plot([rank - 1, rank - 1, end], [0, line, line], color=colors[variant], linewidth=1)
+        text = f"{variant} {rank:.2f}" if left else f"{rank:.2f} {variant}"
+        gap = -0.01 * (number - 1) if left else 0.01 * (number - 1)
+        axes.text(end + gap, line, text, ha="right" if left else "left", va="center", fontsize=7.5)
+    for level, (first, last) in enumerate(cliques(ranks.to_numpy(), difference)):
+        height = -0.25 - 0.28 * level
+        axes.plot(
+            [ranks.iloc[first] - 1.04, ranks.iloc[last] - 0.96], [height] * 2, color="#444444", linewidth=2.5,
+            solid_capstyle="butt", zorder=3,
+        )  # fmt: skip
+
+
+def _note(section: Section, ranks: pd.Series) -> str:
+    absent = [variant for variant in section.variants if variant not in ranks.index]
+    left_out = f" Left out, as tasks are missing: {', '.join(absent)}." if absent else ""
+    if not _can_rank(section, ranks):
+        return f"Average ranks over tasks.{left_out}"
+    scores = section.mean.loc[ranks.index, [("task", task) for task in section.task_names]].to_numpy().T
+    return (
+        f"Average rank over {count(len(section.task_names), 'task')} by the mean over seeds, 1 being the "
+        f"best; Friedman test: p = {friedman_p(scores):.3g}. Variants under one bar differ by less than "
+        f"Nemenyi's critical difference (5 %); few tasks make it wide.{left_out}"
+    )

@@ -1,0 +1,395 @@
+"""What the report shows, gathered from records, and written with a template that escapes every string."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from mosa.base.errors import UserError
+from mosa.base.files import written_atomically
+from mosa.results.aggregate import MEAN_OVER_TASKS, Section, compare, count, sweep
+from mosa.results.paired import differences
+from mosa.results.style import method_styles
+from mosa.results.tables.columns import MISSING, Column, by_task, caption, compute_columns, heading, overview
+from mosa.results.tables.efficiency import efficiency_table
+from mosa.search.choose import describe
+from mosa.search.table import scope_of
+
+_FOLDER = Path(__file__).parent
+_SMALL = 0.25  # of the backbone's parameters: what counts as parameter-efficient in the summary
+# Names of plotly's symbols for matplotlib's markers (mosa.results.style).
+_SYMBOLS = {
+    "X": "x", "P": "cross", "s": "square", "o": "circle", "D": "diamond", "^": "triangle-up",
+    "v": "triangle-down", "p": "pentagon", "h": "hexagon", "<": "triangle-left", ">": "triangle-right",
+    "*": "star",
+}  # fmt: skip
+_DASHES = {"--": "dash", "-": "solid", ":": "dot", "-.": "dashdot"}
+
+
+class Missing(NamedTuple):
+    """A run without a record, and why."""
+
+    path: str
+    reason: str
+
+
+def missing_runs(paths: Iterable[Path], results: Path) -> list[Missing]:
+    """Return the runs that left no record, with the last line of their logs.
+
+    Args:
+        paths: Where the records of all runs would be.
+        results: The results folder, which has runs/ and logs/.
+    """
+    found = []
+    for path in paths:
+        if path.is_file():
+            continue
+        log = results / "logs" / "train" / path.relative_to(results / "runs").with_suffix(".log")
+        found.append(Missing(path.as_posix(), _last_words(log)))
+    return found
+
+
+def _last_words(log: Path) -> str:
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return "not run yet"
+    errors = [line for line in lines if line.startswith("error:")]
+    return (errors or lines or ["its log is empty"])[-1].removeprefix("error: ")
+
+
+def write_report(
+    frame: pd.DataFrame,
+    output: Path,
+    order: Iterable[str] | None = None,
+    title: str = "Benchmark",
+    config: str = "",
+    choices: Sequence[dict[str, Any]] = (),
+    missing: Sequence[Missing] = (),
+) -> None:
+    """Write the report; the same records give the same bytes.
+
+    Args:
+        frame: One row per run, as from `mosa.records.read_table`.
+        output: The HTML file.
+        order: Variants of the comparison in display order; None: all.
+        title: Name of the experiment.
+        config: The config, as YAML, to be shown.
+        choices: What was tuned, as in tables/tuned.json.
+        missing: Runs without a record.
+
+    Raises:
+        UserError: The records cannot stand in one table, or the file cannot be written.
+    """
+    order = None if order is None else list(order)
+    frame = frame.sort_values(["benchmark", "task", "backbone", "variant", "seed"])
+    sections, sweeps = compare(frame, order), sweep(frame, order)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    page = environment.get_template("report.html").render(
+        title=title,
+        sections=[_section(section, number) for number, section in enumerate(sections)],
+        totals=_totals(frame, missing),
+        runs=[_run(row) for row in frame.itertuples(index=False)],
+        choices=[_choice(choice) for choice in choices],
+        missing=missing,
+        provenance=_provenance(frame),
+        config=config,
+        split=", ".join(sorted(frame["eval_split"].unique())),
+        # Not text of ours to be escaped: the style sheet and scripts, and data escaped for a script element.
+        style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
+        script=Markup((_FOLDER / "report.js").read_text(encoding="utf-8")),
+        plotly=Markup(_plotly().replace("</script", "<\\/script")),
+        data=Markup(_json_in_html(_data(frame, sections, sweeps, choices))),
+        MISSING=MISSING,
+    )
+    with written_atomically(output) as temporary:
+        temporary.write_text(page, encoding="utf-8", newline="\n")
+
+
+def _plotly() -> str:
+    try:
+        from plotly.offline import get_plotlyjs
+    except ImportError:
+        raise UserError("the report needs plotly, for its plots: pip install plotly") from None
+    return get_plotlyjs()
+
+
+def _json_in_html(data: Any) -> str:
+    """Return JSON that cannot end the script element that it stands in."""
+    text = json.dumps(data, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+# --- words
+
+
+def _totals(frame: pd.DataFrame, missing: Sequence[Missing]) -> dict[str, Any]:
+    hours = frame["total_seconds"].sum() / 3600
+    return {
+        "runs": len(frame),
+        "wanted": len(frame) + len(missing),
+        "variants": frame["variant"].nunique(),
+        "tasks": frame[["benchmark", "task"]].drop_duplicates().shape[0],
+        "backbones": frame["backbone"].nunique(),
+        "seeds": frame["seed"].nunique(),
+        "hours": f"{hours:.1f}" if hours >= 0.1 else f"{hours:.2f}",
+        "last": max(frame["created"])[:16].replace("T", " ") + " UTC",
+    }
+
+
+def _summary(section: Section) -> list[str]:
+    """Say in words what the comparison found."""
+    means = section.mean[MEAN_OVER_TASKS].dropna()
+    if means.empty:
+        return ["No variant has all tasks with one seed, so there is no mean to compare."]
+    sentences = [
+        f"Highest mean over {count(len(section.task_names), 'task')}: {_score(section, means.idxmax())}."
+    ]
+    if "model_parameters" in section.runs:
+        whole = section.runs["model_parameters"].median()
+        small = means[section.parameters["adapter_mean"].reindex(means.index) < _SMALL * whole]
+        if len(small) and small.idxmax() != means.idxmax():
+            best = _score(section, small.idxmax())
+            sentences.append(f"Among those that tune less than {_SMALL:.0%} of the parameters: {best}.")
+    unequal = section.n[MEAN_OVER_TASKS]
+    short = [variant for variant in section.variants if unequal[variant] < section.full_n]
+    if short:
+        sentences.append(f"Runs are missing of {', '.join(short)}: their means are marked, or left out.")
+    return sentences
+
+
+def _score(section: Section, variant: str) -> str:
+    sd = section.sd.loc[variant, MEAN_OVER_TASKS]
+    spread = "" if pd.isna(sd) else f" ± {sd:.1f}"
+    return f"{variant}, {section.mean.loc[variant, MEAN_OVER_TASKS]:.1f}{spread} %"
+
+
+# --- tables
+
+
+def _section(section: Section, number: int) -> dict[str, Any]:
+    columns = overview(section) + compute_columns(section) + by_task(section)
+    return {
+        "id": f"section{number}",
+        "heading": heading(section),
+        "summary": _summary(section),
+        "differences": [difference.sentence for difference in differences(section)],
+        "columns": [{"title": " ".join(column.title.split()), "group": column.group} for column in columns],
+        "rows": [
+            {"variant": variant, "method": section.methods.get(variant, MISSING), "cells": cells}
+            for variant, cells in zip(section.variants, _cells(columns), strict=True)
+        ],
+        "caption": caption(section),
+        "efficiency": _efficiency(section),
+    }
+
+
+def _cells(columns: list[Column]) -> list[list[dict[str, Any]]]:
+    shown = (
+        [
+            {
+                "value": cell.value,
+                "sd": cell.sd,
+                "note": cell.note,
+                "rank": "best" if cell.best else "second" if cell.second else "",
+                "sort": "" if cell.value == MISSING else cell.value.replace(",", ""),
+            }
+            for cell in column.cells
+        ]
+        for column in columns
+    )
+    return [list(row) for row in zip(*shown, strict=True)]
+
+
+def _efficiency(section: Section) -> list[dict[str, Any]]:
+    formats = {
+        "mean_over_tasks": "{:.1f}", "adapter_parameters": "{:,.0f}", "storage_mib": "{:.2f}",
+        "image_passes": "{:,.0f}", "train_seconds": "{:.1f}", "peak_memory_mib": "{:,.0f}",
+        "inference_overhead": "{:.3f}", "ppt": "{:.3f}",
+    }  # fmt: skip
+    rows = []
+    for row in efficiency_table([section]).to_dict("records"):
+        cells = [
+            {"sort": "", "value": MISSING}
+            if pd.isna(row[name])
+            else {"sort": row[name], "value": form.format(row[name])}
+            for name, form in formats.items()
+        ]
+        rows.append({"variant": row["variant"], "cells": cells, "pareto": bool(row["pareto"])})
+    return rows
+
+
+def _run(row: Any) -> dict[str, Any]:
+    return {
+        "name": f"{row.benchmark}/{row.task}/{row.backbone}/{row.variant}/seed{row.seed}",
+        "benchmark": row.benchmark,
+        "task": row.task,
+        "backbone": row.backbone,
+        "variant": row.variant,
+        "seed": row.seed,
+        "top1": f"{row.top1:.2f}",
+        "lr": f"{row.lr:g}",
+        "epochs": int(row.epochs),
+        "train_loss": f"{row.train_loss[-1]:.4f}",
+        "seconds": f"{row.total_seconds:.1f}",
+    }
+
+
+def _choice(choice: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "scope": scope_of(choice),
+        "backbone": choice["backbone"],
+        "variant": choice["variant"],
+        "chosen": describe(choice["chosen"]),
+        "top1": f"{choice['top1']:.2f}",
+        "at_edge": ", ".join(choice["at_edge"]),
+        "trials": [
+            {
+                "what": describe(trial),
+                "status": trial["status"],
+                "top1": MISSING if trial["top1"] is None else f"{trial['top1']:.2f}",
+                "note": "; ".join(trial["notes"]),
+                "chosen": all(trial[key] == value for key, value in choice["chosen"].items()),
+            }
+            for trial in choice["trials"]
+        ],
+        "rule": choice["rule"],
+    }
+
+
+def _code(commit: str | None, dirty: bool | None) -> str:
+    if not isinstance(commit, str):
+        return "not a checkout"
+    return f"{commit} (with uncommitted changes)" if dirty else commit
+
+
+def _provenance(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
+    """Return what the results come from: each thing, and all its values."""
+    versions = sorted({f"{name} {version}" for row in frame["versions"] for name, version in row.items()})
+    commits = sorted(set(map(_code, frame["commit"], frame["dirty"])))
+    data = frame[["benchmark", "task", "data_digest"]].drop_duplicates().itertuples(index=False)
+    weights = frame[["backbone", "architecture", "weights", "weights_sha256"]].drop_duplicates()
+    return [
+        ("Code, by commit", commits),
+        ("Protocol", sorted(set(frame["protocol"] + " v" + frame["protocol_version"].astype(str)))),
+        ("Machines", sorted(frame["device"].unique())),
+        ("Versions", versions),
+        ("Data, by SHA-256", sorted(f"{row.benchmark}/{row.task} {row.data_digest}" for row in data)),
+        (
+            "Weights, by SHA-256",
+            sorted(
+                f"{row.backbone}: {row.architecture}, {row.weights}, "
+                f"{row.weights_sha256 if isinstance(row.weights_sha256, str) else 'no file'}"
+                for row in weights.itertuples(index=False)
+            ),
+        ),
+    ]
+
+
+# --- data of the plots and of the details
+
+
+def _data(
+    frame: pd.DataFrame, sections: list[Section], sweeps: list[Section], choices: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    styles = {
+        method: {"color": style.color, "symbol": _SYMBOLS[style.marker], "dash": _DASHES[style.dash]}
+        for method, style in method_styles([*frame["method"], *(c["method"] for c in choices)]).items()
+    }
+    shared: dict[str, int] = {}
+    runs = {}
+    for row in frame.itertuples(index=False):
+        details = {
+            "method": row.method, "options": row.options, "training": row.recipe, "data": row.data_digest,
+            "weights": row.weights_sha256 if isinstance(row.weights_sha256, str) else row.weights,
+            "versions": row.versions, "device": row.device,
+            "code": _code(row.commit, row.dirty),
+        }  # fmt: skip
+        number = shared.setdefault(json.dumps(details, sort_keys=True), len(shared))
+        runs[_run(row)["name"]] = [
+            number,
+            [float(f"{loss:.4g}") for loss in row.train_loss],
+            row.created,
+            [round(value, 2) for value in (row.prepare_seconds, row.train_seconds, row.eval_seconds)],
+            round(row.peak_memory_mib),
+            round(row.images_per_second),
+            row.eval_split,
+        ]
+    return {
+        "styles": styles,
+        "sections": [
+            {"id": f"section{number}"} | _plot_data(*pair)
+            for number, pair in enumerate(zip(sections, sweeps, strict=True))
+        ],
+        "runs": runs,
+        "shared": [json.loads(text) for text in shared],
+        "choices": [_trial_points(choice) for choice in choices],
+    }
+
+
+def _plot_data(section: Section, swept: Section) -> dict[str, Any]:
+    costs = efficiency_table([swept]).set_index("variant")
+    points = []
+    for variant in swept.variants:
+        mean = swept.mean.loc[variant, MEAN_OVER_TASKS]
+        if pd.isna(mean):
+            continue
+        points.append(
+            {
+                "variant": variant,
+                "method": swept.methods[variant],
+                "mean": round(mean, 3),
+                "sd": _number(swept.sd.loc[variant, MEAN_OVER_TASKS]),
+                "flops": _number(swept.compute.loc[variant, "flops"]),
+            }
+            | {
+                name: _number(costs.loc[variant, name])
+                for name in ("adapter_parameters", "image_passes", "train_seconds", "peak_memory_mib")
+            }
+        )
+    keys = [key for key in section.keys if key[0] == "group"] if len(section.groups) > 1 else []
+    keys = keys or [key for key in section.keys if key[0] == "task"]
+    keys = [*keys, MEAN_OVER_TASKS]
+    bars = [
+        {
+            "variant": variant,
+            "method": section.methods[variant],
+            "x": [key[1] for key in keys],
+            "y": [_number(section.mean.loc[variant, key]) for key in keys],
+            "sd": [_number(section.sd.loc[variant, key]) for key in keys],
+        }
+        for variant in section.variants
+        if variant in section.methods
+    ]
+    return {
+        "points": points,
+        "bars": bars,
+        "tasks": len(swept.task_names),
+    }
+
+
+def _trial_points(choice: dict[str, Any]) -> dict[str, Any]:
+    """Return the trials over the first searched number, if there is one."""
+    trials = [trial for trial in choice["trials"] if trial["top1"] is not None]
+    for section in ("training", "options"):
+        for key in choice["trials"][0][section]:
+            values = [trial[section][key] for trial in trials]
+            if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+                return {
+                    "name": f"{scope_of(choice)}, {choice['variant']}", "method": choice["method"],
+                    "key": key, "x": values,
+                    "y": [round(trial["top1"], 3) for trial in trials],
+                    "chosen": choice["chosen"][section][key],
+                }  # fmt: skip
+    return {"name": scope_of(choice), "method": choice["method"], "key": "", "x": [], "y": [], "chosen": None}
+
+
+def _number(value: float) -> float | None:
+    return None if pd.isna(value) else float(f"{value:.6g}")

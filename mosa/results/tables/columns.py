@@ -1,0 +1,146 @@
+"""What a table shows of a section: its columns as text, its heading and its caption."""
+
+from typing import NamedTuple
+
+import pandas as pd
+
+from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, Key, Section, count
+
+MISSING = "—"
+
+
+class Cell(NamedTuple):
+    """The parts of a cell, already as text; every format joins and marks them in its own way."""
+
+    value: str
+    sd: str = ""
+    note: str = ""
+    best: bool = False
+    second: bool = False
+
+
+class Column(NamedTuple):
+    """One column of a shown table.
+
+    Attributes:
+        title: Heading; a line break marks where it may be broken.
+        cells: One per variant.
+        group: Heading above the columns of one group, or empty.
+        steep: Whether LaTeX turns the heading, for many columns with long names.
+    """
+
+    title: str
+    cells: list[Cell]
+    group: str = ""
+    steep: bool = False
+
+
+def overview(section: Section) -> list[Column]:
+    """Return the columns of the table of means: groups (if several), overall, tuned parameters."""
+    several = len(section.groups) > 1
+    keys = [("group", group) for group in section.groups if several]
+    keys += [MEAN_OVER_TASKS, *([MEAN_OF_GROUPS] if several else [])]
+    titles = {MEAN_OVER_TASKS: "mean\nover tasks", MEAN_OF_GROUPS: "mean\nof groups"}
+    columns = [Column(titles.get(key, key[1]), _scores(section, key)) for key in keys]
+
+    counts = section.parameters
+    scale, unit = (1e6, "M") if counts["total_max"].max() >= 1e7 else (1e3, "k")
+    for name, title in (("adapter", "without head"), ("total", "with head")):
+        decimals = 1 if unit == "k" else 3
+        cells = [
+            Cell(MISSING if pd.isna(number) else f"{number / scale:.{decimals}f}")
+            for number in counts[f"{name}_mean"]
+        ]
+        columns.append(Column(f"tuned ({unit})\n{title}", cells))
+    return columns
+
+
+def compute_columns(section: Section) -> list[Column]:
+    """Return image-passes and relative FLOPs of training, where any record says them; else nothing."""
+    compute = section.compute
+    if compute["flops"].isna().all():
+        return []
+    reference = compute_reference(section)
+    passes = [MISSING if pd.isna(number) else f"{number / 1e3:.0f}" for number in compute["image_passes"]]
+    cost = compute["flops"] / compute["flops"][reference]
+    return [
+        Column("image-passes\n(k)", [Cell(text) for text in passes]),
+        Column(
+            f"training FLOPs\n({reference} = 1)",
+            [Cell(MISSING if pd.isna(number) else f"{number:.2f}") for number in cost],
+        ),
+    ]
+
+
+def compute_reference(section: Section) -> str:
+    """Return the variant whose training FLOPs are 1: `adapter` if it has any, else the first that has."""
+    known = section.compute["flops"].dropna().index
+    return "adapter" if "adapter" in known else known[0]
+
+
+def by_task(section: Section) -> list[Column]:
+    """Return one column per task."""
+    return [
+        Column(task, _scores(section, ("task", task)), group, steep=True)
+        for group, tasks in section.groups.items()
+        for task in tasks
+    ]
+
+
+def _scores(section: Section, key: Key) -> list[Cell]:
+    mean, sd, n = section.mean[key], section.sd[key], section.n[key]
+    # Equal as printed is equal: ties are all best.
+    shown = sorted({f"{value:.1f}" for value in mean[n == section.full_n]}, key=float, reverse=True)
+    # Of two, the second is the worse.
+    marks = ("best", "second")[: max(0, len(section.variants) - 1)]
+    marked = dict(zip(shown, marks, strict=False))
+    cells = []
+    for variant in section.variants:
+        if not n[variant]:
+            cells.append(Cell(MISSING))
+            continue
+        complete = bool(n[variant] == section.full_n)
+        mark = marked.get(f"{mean[variant]:.1f}") if complete else None
+        cells.append(
+            Cell(
+                value=f"{mean[variant]:.1f}",
+                sd="" if pd.isna(sd[variant]) else f"{sd[variant]:.1f}",
+                note="" if complete else f"(n={n[variant]})",
+                best=mark == "best",
+                second=mark == "second",
+            )
+        )
+    return cells
+
+
+def heading(section: Section) -> str:
+    """Name the section."""
+    return f"{section.benchmark}, {section.backbone}, {section.eval_split} split"
+
+
+def caption(section: Section) -> str:
+    """Say what the numbers are: split, definition of the means and spreads, parameters, marks."""
+    seeds = f"{count(section.full_n, 'seed')} ({', '.join(map(str, section.seeds))})"
+    spread = (
+        f"mean ± sample standard deviation over {seeds}, n being given where it is smaller"
+        if section.full_n > 1
+        else f"{seeds}, hence no spread"
+    )
+    tasks, groups = len(section.task_names), len(section.groups)
+    of_groups = f"mean of groups: of the {groups} group means; " if groups > 1 else ""
+    selection = "" if section.eval_split == "test" else " (runs for selection, not a result)"
+    return (
+        f"Top-1 accuracy in percent on the {section.eval_split} split{selection} of {section.benchmark} with "
+        f"{section.backbone}, protocol {section.protocol}: {spread}. "
+        f"Mean over tasks: of {count(tasks, 'task')}; {of_groups}taken per seed first. "
+        "Tuned: parameters that a task stores after merging, without the classifier, and with it (mean over "
+        f"tasks, as classifiers differ in size). {_about_compute(section)}"
+        f"{MISSING}: no record, or a mean with missing tasks. "
+        "Bold: the highest mean of a column among those with all seeds; underlined: the second."
+    )
+
+
+def _about_compute(section: Section) -> str:
+    if section.compute["flops"].isna().all():
+        return ""
+    return "Image-passes: epochs x images x passes of a run; FLOPs: of all of them, forward and backward. "

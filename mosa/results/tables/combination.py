@@ -1,0 +1,75 @@
+"""Methods with and without the split into sparse experts, side by side: what the split adds to each."""
+
+import pandas as pd
+
+from mosa.results.aggregate import MEAN_OVER_TASKS, Section
+from mosa.results.paired import Difference, difference
+from mosa.results.tables.columns import MISSING, heading
+from mosa.results.tables.render import escape_markdown
+
+# The method that each splits. Their options have the same names; those of the split, and of the second pass
+# that comes with it, are not compared.
+DENSE = {"mosa": "adapter", "mosl": "lora"}
+_OF_THE_PASSES = ("consistency", "second_pass", "feature_consistency")
+
+_NOTE = (
+    "Pairs of variants whose other options are the same. Mean over tasks of top-1, in percent, and the "
+    "paired difference with its 95 % interval over seeds (Student's t)."
+)
+
+
+def pairs(section: Section) -> list[tuple[str, str]]:
+    """Return (dense, split) variants that differ in the split alone, in display order of the split ones."""
+    first = section.runs.drop_duplicates("variant").set_index("variant")
+    dense = {}
+    for variant in section.variants:
+        if variant in first.index and first.loc[variant, "method"] in DENSE.values():
+            options = first.loc[variant, "options"]
+            if not any(options.get(name) for name in _OF_THE_PASSES):
+                dense.setdefault(_key(first.loc[variant, "method"], options, options), variant)
+    found = []
+    for variant in section.variants:
+        method = first.loc[variant, "method"] if variant in first.index else None
+        if method in DENSE:
+            for key, other in dense.items():
+                names = dict(key[1])
+                if key == _key(DENSE[method], first.loc[variant, "options"], names):
+                    found.append((other, variant))
+    return found
+
+
+def _key(method: str, options: dict, names: dict) -> tuple:
+    kept = sorted(name for name in names if name not in _OF_THE_PASSES)
+    return method, tuple((name, str(options.get(name))) for name in kept)
+
+
+def combination_table(sections: list[Section]) -> pd.DataFrame:
+    """Return one row per pair: benchmark, backbone, both means over tasks, and the difference."""
+    rows = []
+    for section in sections:
+        for dense, split in pairs(section):
+            means = section.mean[MEAN_OVER_TASKS]
+            place = {"benchmark": section.benchmark, "backbone": section.backbone}
+            found = difference(section, split, dense)
+            rows.append(place | {"without": means[dense], "with": means[split]} | found._asdict())
+    columns = ["benchmark", "backbone", "without", "with", *Difference._fields]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def combination_text(sections: list[Section]) -> str:
+    """Return `combination_table` in Markdown, a table per section that has a pair."""
+    parts = []
+    for section in sections:
+        lines = [["without the split", "top-1", "with it", "top-1", "difference", "better on"]]
+        lines.append([":--", "--:", ":--", "--:", "--:", "--:"])
+        for row in combination_table([section]).itertuples(index=False):
+            shown = [MISSING if pd.isna(value) else f"{value:.1f}" for value in (row[2], row[3])]
+            interval = "" if pd.isna(row.low) else f" [{row.low:+.1f}, {row.high:+.1f}]"
+            found = f"{row.mean:+.1f}{interval}" if row.seeds else MISSING
+            names = [escape_markdown(row.reference), escape_markdown(row.variant)]
+            on = f"{row.better} of {row.tasks}" if row.seeds else MISSING
+            lines.append([names[0], shown[0], names[1], shown[1], escape_markdown(found), on])
+        if len(lines) > 2:
+            table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            parts.append(f"## {escape_markdown(heading(section))}: with the split\n\n{table}\n\n{_NOTE}\n")
+    return "\n".join(parts) or "No variant has a counterpart that differs in the split alone.\n"

@@ -1,0 +1,79 @@
+"""What a variant costs beside what it scores: parameters, compute, time, memory, storage."""
+
+import pandas as pd
+
+from mosa.results.aggregate import MEAN_OVER_TASKS, Section
+from mosa.results.stats import pareto_front, ppt
+from mosa.results.tables.columns import MISSING, heading
+from mosa.results.tables.render import escape_markdown
+
+_MIB = 2**20
+_COLUMNS = {
+    "mean_over_tasks": ("mean over tasks (%)", "{:.1f}"),
+    "adapter_parameters": ("tuned without head", "{:,.0f}"),
+    "storage_mib": ("stored per task (MiB)", "{:.2f}"),
+    "image_passes": ("image-passes", "{:,.0f}"),
+    "train_seconds": ("training (s)", "{:.1f}"),
+    "peak_memory_mib": ("peak memory (MiB)", "{:,.0f}"),
+    "inference_overhead": ("inference FLOPs (backbone = 1)", "{:.3f}"),
+    "ppt": ("PPT", "{:.3f}"),
+    "pareto": ("on the front", "{}"),
+}
+_NOTE = (
+    "Means over the runs of a variant. Stored: what a task adds after merging, classifier included, at 4 "
+    "bytes a parameter. Training: seconds of the loop on the machine that the records name. PPT: accuracy"
+    " discounted by tuned parameters (V-PETL Bench). On the front: no other variant has at most as many "
+    "tuned parameters and a higher mean. "
+    f"{MISSING}: no record that says it."
+)
+
+
+def efficiency_table(sections: list[Section]) -> pd.DataFrame:
+    """Return one row per section and variant; numbers are means over the runs, NaN where tasks are missing.
+
+    Columns: benchmark, backbone, variant; mean_over_tasks (%); adapter_parameters (tuned, without head);
+    storage_mib (of these and the classifier, 4 bytes each); image_passes and train_seconds of a run;
+    peak_memory_mib; inference_overhead (FLOPs relative to the variant that has the fewest); ppt (see
+    `stats.ppt`); pareto (whether no other variant has fewer tuned parameters and a higher mean).
+    """
+    rows = []
+    for section in sections:
+        measured = section.runs.groupby(["variant", "task"]).mean(numeric_only=True).groupby("variant").mean()
+        complete = section.n[MEAN_OVER_TASKS] > 0
+        found = pd.DataFrame(index=pd.Index(section.variants, name="variant"))
+        found["mean_over_tasks"] = section.mean[MEAN_OVER_TASKS]
+        found["adapter_parameters"] = section.parameters["adapter_mean"]
+        found["storage_mib"] = 4 * section.parameters["total_mean"] / _MIB
+        found["image_passes"] = section.compute["image_passes"]
+        for name in ("train_seconds", "peak_memory_mib"):
+            found[name] = measured[name].where(complete) if name in measured else float("nan")
+        flops = measured.get("inference_flops_per_image", pd.Series(float("nan"), measured.index))
+        found["inference_overhead"] = (flops / flops.min()).where(complete)
+        scored = zip(found["mean_over_tasks"], found["adapter_parameters"], strict=True)
+        found["ppt"] = [ppt(score, parameters) for score, parameters in scored]
+        found["pareto"] = pareto_front(found["adapter_parameters"], found["mean_over_tasks"])
+        found = found.reset_index()
+        found.insert(0, "backbone", section.backbone)
+        found.insert(0, "benchmark", section.benchmark)
+        rows.append(found)
+    return pd.concat(rows, ignore_index=True)
+
+
+def efficiency_text(sections: list[Section]) -> str:
+    """Return `efficiency_table` in Markdown, a table per section."""
+    parts = []
+    for section in sections:
+        table = efficiency_table([section])
+        lines = [["variant", *(title for title, _ in _COLUMNS.values())], [":--", *["--:"] * len(_COLUMNS)]]
+        for row in table.to_dict("records"):
+            cells = [_cell(row[name], form) for name, (_, form) in _COLUMNS.items()]
+            lines.append([escape_markdown(row["variant"]), *cells])
+        table_lines = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts.append(f"## {escape_markdown(heading(section))}: efficiency\n\n{table_lines}\n\n{_NOTE}\n")
+    return "\n".join(parts)
+
+
+def _cell(value: object, form: str) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else ""
+    return MISSING if pd.isna(value) else form.format(value)

@@ -1,0 +1,227 @@
+"""A section's tables as plain text, Markdown, HTML and LaTeX (booktabs)."""
+
+import re
+from collections.abc import Callable
+from html import escape
+
+from mosa.results.aggregate import Section, count
+from mosa.results.tables.columns import (
+    MISSING,
+    Cell,
+    Column,
+    by_task,
+    caption,
+    compute_columns,
+    heading,
+    overview,
+)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _grid(section: Section, columns: list[Column], name: Callable[[str], str], cell: Callable[[Cell], str]):
+    """Return the table's rows of text, headings first, with the variants on the left."""
+    header = ["variant", *(_one_line(column.title) for column in columns)]
+    cells = zip(*(column.cells for column in columns), strict=True)
+    rows = [[name(v), *map(cell, row)] for v, row in zip(section.variants, cells, strict=True)]
+    return [[name(title) for title in header], *rows]
+
+
+# --- plain text and Markdown
+
+
+def _plain(cell: Cell) -> str:
+    value = f"{cell.value} ± {cell.sd}" if cell.sd else cell.value
+    return " ".join(filter(None, [value + ("*" if cell.best else ""), cell.note]))
+
+
+def terminal_section(section: Section, width: int) -> str:
+    """Return the section as aligned text, in blocks of columns that fit into `width` characters."""
+    lines = [_one_line(heading(section)) + ", top-1 (%)"]
+    for columns in (overview(section), by_task(section)):
+        _, *rows = _grid(section, columns, _one_line, lambda cell: _plain(cell) + " " * (not cell.best))
+        titles = [("", "variant"), *(c.title.rpartition("\n")[::2] for c in columns)]
+        rows = [
+            [_one_line(title) + " " * (i > 0) for i, title in enumerate(line)]
+            for line in zip(*titles, strict=True)
+        ] + rows
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for block in _blocks(widths, width):
+            lines.append("")
+            for row in rows:
+                line = row[0].ljust(widths[0]) + "".join(" " + row[i].rjust(widths[i]) for i in block)
+                lines.append(line.rstrip())
+    spread = ("± sample sd over " if section.full_n > 1 else "") + count(section.full_n, "seed") + "; "
+    lines += ["", f"{spread}* best of the column; {MISSING} missing, or a mean with missing tasks"]
+    return "\n".join(lines)
+
+
+def _blocks(widths: list[int], limit: int) -> list[list[int]]:
+    """Split columns 1, 2, ... into blocks that fit beside column 0, each after a space."""
+    blocks: list[list[int]] = [[]]
+    for index in range(1, len(widths)):
+        taken = widths[0] + sum(1 + widths[i] for i in [*blocks[-1], index])
+        if blocks[-1] and taken > limit:
+            blocks.append([])
+        blocks[-1].append(index)
+    return blocks
+
+
+def escape_markdown(text: str) -> str:
+    """Escape what GitHub's Markdown would read as markup inside a table; inner underscores are none."""
+    return re.sub(r"([\\`*|<>\[\]~&$]|\b_|_\b)", r"\\\1", _one_line(text))
+
+
+def _markdown(cell: Cell) -> str:
+    value = f"{cell.value} ± {cell.sd}" if cell.sd else cell.value
+    value = f"**{value}**" if cell.best else f"<ins>{value}</ins>" if cell.second else value
+    return " ".join(filter(None, [value, cell.note]))
+
+
+def markdown_section(section: Section) -> str:
+    """Return the section as two Markdown tables, the means and the tasks, with heading and caption."""
+    parts = [f"## {escape_markdown(heading(section))}"]
+    for columns in (overview(section) + compute_columns(section), by_task(section)):
+        header, *rows = _grid(section, columns, escape_markdown, _markdown)
+        if columns[0].group:
+            header = [
+                header[0],
+                *(f"{t} ({escape_markdown(c.group)})" for t, c in zip(header[1:], columns, strict=True)),
+            ]
+        lines = [header, [":--", *["--:"] * len(columns)], *rows]
+        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+    parts.append(escape_markdown(caption(section)))
+    return "\n\n".join(parts) + "\n"
+
+
+# --- HTML
+
+_STYLE = (
+    "table{border-collapse:collapse;font:14px system-ui,sans-serif;margin:1em 0}th,td{padding:.2em .6em;"
+    "text-align:right}th:first-child{text-align:left}thead th{border-bottom:1px solid}"
+    ".best{font-weight:bold}.second{text-decoration:underline}caption{caption-side:bottom;text-align:left}"
+)
+
+
+def html_page(sections: list[Section]) -> str:
+    """Return a page with two tables of each section, the means and the tasks."""
+    parts = ["<!doctype html>", '<html lang="en"><meta charset="utf-8"><title>Comparison</title>']
+    parts.append(f"<style>{_STYLE}</style>")
+    for section in sections:
+        parts.append(f"<h2>{escape(heading(section))}</h2>")
+        for columns in (overview(section) + compute_columns(section), by_task(section)):
+            parts += _html_table(section, columns, caption(section) if not columns[0].group else "")
+    return "\n".join([*parts, "</html>"]) + "\n"
+
+
+def _html_table(section: Section, columns: list[Column], text: str) -> list[str]:
+    titles = [f"{column.title} ({column.group})" if column.group else column.title for column in columns]
+    lines = ["<table>", f"<caption>{escape(text)}</caption>"] if text else ["<table>"]
+    lines.append(
+        "<thead><tr><th>variant</th>" + "".join(f"<th>{escape(t)}</th>" for t in titles) + "</tr></thead>"
+    )
+    for number, variant in enumerate(section.variants):
+        cells = [_html_cell(column.cells[number]) for column in columns]
+        lines.append(f"<tr><th>{escape(variant)}</th>{''.join(cells)}</tr>")
+    return [*lines, "</table>"]
+
+
+def _html_cell(cell: Cell) -> str:
+    mark = ' class="best"' if cell.best else ' class="second"' if cell.second else ""
+    return f"<td{mark}>{escape(_plain(cell._replace(best=False)))}</td>"
+
+
+# --- LaTeX
+
+_LATEX_COLUMNS = 12  # a page's width holds no more columns with spreads
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    **{character: f"{{{character}}}" for character in "[]*"},  # after a row's end they would be its options
+    "±": r"$\pm$",
+    "—": "---",
+}
+
+
+def escape_latex(text: str) -> str:
+    """Escape every character that LaTeX would not print as itself."""
+    return _one_line(text).translate(str.maketrans(_LATEX))
+
+
+def _latex(cell: Cell) -> str:
+    if cell.value == MISSING:
+        return "---"
+    command = r"\textbf" if cell.best else r"\underline" if cell.second else ""
+    value = f"{command}{{{cell.value}}}" if command else cell.value
+    sd = rf"{{\scriptsize$\,\pm\,${cell.sd}}}" if cell.sd else ""
+    note = rf" {{\scriptsize {cell.note}}}" if cell.note else ""
+    return value + sd + note
+
+
+def _latex_title(column: Column) -> str:
+    if column.steep:
+        return rf"\rotatebox{{90}}{{{escape_latex(column.title)}}}"
+    lines = r"\\".join(escape_latex(line) for line in column.title.split("\n"))
+    return rf"\shortstack[r]{{{lines}}}" if "\n" in column.title else lines
+
+
+def latex_section(section: Section, name: str) -> str:
+    """Return the section as two LaTeX tables, the means and the tasks; `name` begins their labels."""
+    label = re.sub(r"[^A-Za-z0-9]+", "-", f"{name}-{section.benchmark}-{section.backbone}")
+    tasks, what = by_task(section), "as in the table of means"
+    if len(tasks) > _LATEX_COLUMNS:
+        tasks = [c._replace(cells=[cell._replace(sd="") for cell in c.cells]) for c in tasks]
+        what = "means without their spreads"
+    about_tasks = f"Top-1 accuracy in percent by task ({heading(section)}), {what}."
+    return (
+        "% Made from the records; needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n"
+        + _latex_table(
+            section, overview(section) + compute_columns(section), caption(section), f"tab:{label}"
+        )
+        + _latex_table(section, tasks, about_tasks, f"tab:{label}-tasks")
+    )
+
+
+def _latex_table(section: Section, columns: list[Column], text: str, label: str) -> str:
+    _, *rows = _grid(section, columns, escape_latex, _latex)
+    header = " & ".join(["variant", *map(_latex_title, columns)]) + r" \\"
+    lines = [
+        r"\begin{table}[t]",
+        r"\centering\small",
+        r"\setlength{\belowcaptionskip}{6pt}",
+        rf"\caption{{{escape_latex(text)}}}",
+        rf"\label{{{label}}}",
+        r"\setlength{\tabcolsep}{4pt}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{l{'r' * len(columns)}}}",
+        r"\toprule",
+        *_latex_groups(columns),
+        header,
+        r"\midrule",
+        *(" & ".join(row) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_groups(columns: list[Column]) -> list[str]:
+    """Return the heading line above the columns, with a rule below each group; nothing without groups."""
+    if not columns[0].group:
+        return []
+    names, rules, start = [""], [], 2
+    for group in dict.fromkeys(column.group for column in columns):
+        span = sum(column.group == group for column in columns)
+        names.append(rf"\multicolumn{{{span}}}{{c}}{{{escape_latex(group)}}}")
+        rules.append(rf"\cmidrule(lr){{{start}-{start + span - 1}}}")
+        start += span
+    return [" & ".join(names) + r" \\", "".join(rules)]

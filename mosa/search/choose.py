@@ -1,0 +1,144 @@
+"""The choice among trials, its rule, and the table of what was chosen. No torch."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import best_match
+
+from mosa.base.errors import UserError
+from mosa.base.files import written_atomically
+from mosa.experiment.validation import read_schema
+
+TRIALS_VERSION = 1
+RULE = (
+    "highest top-1 on val, mean over seeds and tasks; on a tie the lower loss on val, then the earlier trial"
+)
+
+
+def order_key(entry: Mapping[str, Any], index: int) -> tuple:
+    """Return what trials are sorted by, the best first: see `RULE`."""
+    return -entry["top1"], entry["loss"], index
+
+
+def choose(paths: Iterable[Path]) -> dict[str, Any]:
+    """Choose one trial of a variant, for one task or for several by their mean.
+
+    Args:
+        paths: Results of `mosa.search.trials.run_search`: one variant and backbone, one file per task.
+
+    Returns:
+        The choice: `chosen` has the `options` and `training` that final runs take, `top1` its mean on val,
+        `trials` all trials, and `at_edge` names the numbers whose chosen value is the smallest or largest
+        that was tried.
+
+    Raises:
+        UserError: A file is not what was expected, the files are not of one search, or no trial was
+            trained to its end on all tasks.
+    """
+    files = {str(path): read_trials(path) for path in paths}
+    first, *others = files.items()
+    tried = [(trial["options"], trial["training"]) for trial in first[1]["trials"]]
+    for path, other in others:
+        for key in ("backbone", "variant", "search"):
+            if other[key] != first[1][key]:
+                raise UserError(
+                    f"{path}: another {key} than {first[0]}; choose among the trials of one search"
+                )
+        if [(trial["options"], trial["training"]) for trial in other["trials"]] != tried:
+            raise UserError(f"{path}: other trials than {first[0]}; choose among the trials of one search")
+    trials = []
+    for entries in zip(*(file["trials"] for file in files.values()), strict=True):
+        states = {entry["status"] for entry in entries}
+        status = next((state for state in ("diverged", "pruned") if state in states), "complete")
+        known = [entry for entry in entries if entry["top1"] is not None]
+        trials.append(
+            {
+                "options": entries[0]["options"],
+                "training": entries[0]["training"],
+                "status": status,
+                "epochs": entries[0]["epochs"],
+                "top1": fmean(entry["top1"] for entry in known) if len(known) == len(entries) else None,
+                "loss": fmean(entry["loss"] for entry in known) if len(known) == len(entries) else None,
+                "notes": [entry["note"] for entry in entries if "note" in entry],
+            }
+        )
+    complete = [index for index, trial in enumerate(trials) if trial["status"] == "complete"]
+    if not complete:
+        raise UserError(
+            f"{first[0]}: no trial was trained to its end on every task; try smaller learning rates"
+        )
+    best = min(complete, key=lambda index: order_key(trials[index], index))
+    chosen = {key: trials[best][key] for key in ("options", "training")}
+    return {
+        "tasks": [file["task"] for file in files.values()],
+        "backbone": first[1]["backbone"],
+        "variant": first[1]["variant"],
+        "method": first[1]["method"],
+        "rule": RULE,
+        "search": first[1]["search"],
+        "chosen": chosen,
+        "top1": trials[best]["top1"],
+        "at_edge": _at_edge(chosen, trials),
+        "trials": trials,
+    }
+
+
+def write_choice(choice: Mapping[str, Any], output: Path) -> None:
+    """Write what final runs take of a choice, atomically; it changes only if they have to be run again."""
+    kept = {key: choice[key] for key in ("tasks", "backbone", "variant", "rule", "chosen")}
+    with written_atomically(output) as temporary:
+        text = json.dumps({"version": TRIALS_VERSION} | kept, indent=2, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def _at_edge(chosen: Mapping[str, Mapping[str, Any]], trials: list[dict[str, Any]]) -> list[str]:
+    edges = []
+    for section, values in chosen.items():
+        for key, value in values.items():
+            others = (trial[section].get(key) for trial in trials)
+            tried = {other for other in others if isinstance(other, int | float)}
+            if len(tried) > 1 and value in (min(tried), max(tried)):
+                edges.append(key)
+    return edges
+
+
+def read_trials(path: Path) -> dict[str, Any]:
+    """Read a result of `mosa.search.trials.run_search`.
+
+    Raises:
+        UserError: The file cannot be read, or is not one.
+    """
+    return _read(path, "trials")
+
+
+def read_choice(path: Path) -> dict[str, Any]:
+    """Read the outcome of `write_choice`: `chosen` has `options` and `training`.
+
+    Raises:
+        UserError: The file cannot be read, or is not one.
+    """
+    return _read(path, "choice")
+
+
+def _read(path: Path, form: str) -> dict[str, Any]:
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); delete it and run again") from None
+    problem = best_match(Draft202012Validator(read_schema("tuning")["$defs"][form]).iter_errors(content))
+    if problem is not None:
+        where = ".".join(map(str, problem.absolute_path)) or form
+        raise UserError(f"{path}: {where}: {problem.message[:200]}; delete it and run again")
+    return content
+
+
+def describe(chosen: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return chosen values on one line: "lr 0.03, scale 0.1"."""
+    values = chosen["training"] | chosen["options"]
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in values.items()
+    )

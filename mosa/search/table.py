@@ -1,0 +1,96 @@
+"""Tables of the chosen hyper-parameters."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mosa.base.files import written_atomically
+from mosa.results.tables.render import escape_markdown
+from mosa.search.choose import choose, describe, read_trials
+
+_NOTE = (
+    "Trained on train, compared on val; test was not opened. In brackets the top-1 on val of the choice. "
+    "* at the edge of what was tried: a wider search may find better."
+)
+
+
+def write_tuned(paths: Iterable[Path], directory: Path, per: str = "task") -> list[Path]:
+    """Write what was chosen, as Markdown, every trial as CSV (a row each), and both as JSON.
+
+    Args:
+        paths: Results of `mosa.search.trials.run_search`, in the order in which to show them.
+        directory: Where tuned.{csv,md,json} are written.
+        per: What was chosen for: "task" or "benchmark".
+
+    Returns:
+        The paths written.
+
+    Raises:
+        UserError: A file is not what was expected, or cannot be written.
+    """
+    groups: dict[tuple[str, ...], list[Path]] = {}
+    for path in paths:
+        found = read_trials(path)
+        scope = found["task"] if per == "task" else found["task"].partition("/")[0]
+        groups.setdefault((scope, found["backbone"], found["variant"]), []).append(path)
+    choices = [choose(group) for group in groups.values()]
+    texts = {
+        "tuned.csv": _csv(choices),
+        "tuned.md": _markdown(choices),
+        "tuned.json": json.dumps(choices, indent=1, allow_nan=False) + "\n",
+    }
+    written = []
+    for name, text in texts.items():
+        written.append(Path(directory) / name)
+        with written_atomically(written[-1]) as temporary:
+            temporary.write_text(text, encoding="utf-8", newline="\n")
+    return written
+
+
+def scope_of(choice: dict[str, Any]) -> str:
+    """Return what a choice was made for: a task's full name, or a benchmark and its number of tasks."""
+    tasks = choice["tasks"]
+    return tasks[0] if len(tasks) == 1 else f"{tasks[0].partition('/')[0]} ({len(tasks)} tasks)"
+
+
+def _csv(choices: list[dict[str, Any]]) -> str:
+    rows, keys = [], {}
+    for choice in choices:
+        for number, trial in enumerate(choice["trials"], start=1):
+            values = trial["training"] | trial["options"]
+            chosen = all(trial[key] == value for key, value in choice["chosen"].items())
+            keys |= dict.fromkeys(values)
+            place = {"backbone": choice["backbone"], "scope": scope_of(choice), "variant": choice["variant"]}
+            result = {key: trial[key] for key in ("status", "epochs", "top1", "loss")}
+            rows.append(place | {"trial": number, "chosen": chosen} | result | values)
+    text = io.StringIO()
+    fixed = ["backbone", "scope", "variant", "trial", "chosen", "status", "epochs", "top1", "loss"]
+    writer = csv.DictWriter(text, [*fixed, *keys], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _markdown(choices: list[dict[str, Any]]) -> str:
+    parts = []
+    for backbone in dict.fromkeys(choice["backbone"] for choice in choices):
+        mine = [choice for choice in choices if choice["backbone"] == backbone]
+        scopes = list(dict.fromkeys(map(scope_of, mine)))
+        variants = list(dict.fromkeys(choice["variant"] for choice in mine))
+        cells = {
+            (choice["variant"], scope_of(choice)): f"{escape_markdown(describe(choice['chosen']))}"
+            f"{'*' if choice['at_edge'] else ''} ({choice['top1']:.1f})".replace("*", "\\*")
+            for choice in mine
+        }
+        lines = [["variant", *map(escape_markdown, scopes), "trials"], [":--"] * (len(scopes) + 1) + ["--:"]]
+        for variant in variants:
+            count = {len(choice["trials"]) for choice in mine if choice["variant"] == variant}
+            shown = [cells.get((variant, scope), "") for scope in scopes]
+            lines.append([escape_markdown(variant), *shown, "-".join(map(str, sorted(count)))])
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        title = f"## Chosen hyper-parameters, {escape_markdown(backbone)}"
+        parts.append(f"{title}\n\n{table}\n\n{escape_markdown(_NOTE)}\n")
+    return "\n".join(parts)

@@ -1,0 +1,157 @@
+"""A search: every trial of a variant on a task, trained on train and evaluated on val, in one process."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from mosa.base.errors import UserError
+from mosa.base.files import written_atomically
+from mosa.engine.loop import Diverged, TrainingOptions
+from mosa.engine.machine import CPU, Machine
+from mosa.engine.run import execute
+from mosa.experiment.config import Run
+from mosa.experiment.space import Trial, make_trials, round_lengths
+from mosa.records import load_record
+from mosa.search.choose import TRIALS_VERSION, order_key
+
+
+@dataclass(frozen=True)
+class Search:
+    """How a variant is searched.
+
+    Attributes:
+        space: `training` and `options`, with lists or ranges of values.
+        kind: "grid", "random" or "sobol".
+        trials: Number of trials, for "random" and "sobol".
+        seed: Seeds the sample.
+        seeds: Seeds that every trial is trained with.
+        min_epochs: Epochs of the first round of successive halving; None: every trial is trained in full.
+        factor: One in `factor` trials goes on to the next round, which has `factor` times the epochs.
+    """
+
+    space: Mapping[str, Any]
+    kind: str = "grid"
+    trials: int | None = None
+    seed: int = 0
+    seeds: Sequence[int] = (0,)
+    min_epochs: int | None = None
+    factor: int = 2
+
+
+def run_search(
+    run: Run, search: Search, pack: Path, folder: Path, output: Path, machine: Machine = CPU
+) -> dict[str, Any]:
+    """Run all trials of a search and write their results.
+
+    Each training leaves a record in `folder`, named by a digest of all that decides its result; one that is
+    there already is taken as it is, so that a search that was stopped goes on, and one that grows does what
+    is new. Only train and val are read: test is closed.
+
+    With `min_epochs`, successive halving (Jamieson and Talwalkar 2016): all trials are trained for so many
+    epochs, the best 1 / factor of them anew for factor times as many, until the full length.
+
+    Args:
+        run: The run that is tuned; its seed and stage are replaced.
+        search: What is tried.
+        pack: The packed task.
+        folder: Where the trainings' records are kept.
+        output: Where the results are written, atomically, at the end.
+        machine: How the trainings are done here.
+
+    Returns:
+        What was written; `trials` has an entry for each trial, in order.
+
+    Raises:
+        UserError: An option, the pack or the weights are wrong, or every trial diverged.
+    """
+    trials = make_trials(search.space, run.method, search.kind, search.trials, search.seed)
+    full = TrainingOptions.from_dict(run.training).epochs
+    entries = [
+        {"options": trial.options, "training": trial.training, "status": "complete"} for trial in trials
+    ]
+    alive = list(range(len(trials)))
+    rounds = round_lengths(full, search.min_epochs or full, search.factor)
+    for number, epochs in enumerate(rounds):
+        for index in alive:
+            result = _try(run, trials[index], epochs, search.seeds, pack, folder, machine)
+            entries[index] |= result
+            what = f"{result['top1']:.2f} % on val" if result["top1"] is not None else "diverged"
+            name = f"{run.task} {run.variant} trial {index + 1}/{len(trials)}, {epochs} epochs"
+            print(f"{name}: {what}", file=sys.stderr, flush=True)
+        alive = [index for index in alive if entries[index]["status"] == "complete"]
+        if number < len(rounds) - 1:
+            ranked = sorted(alive, key=lambda index: order_key(entries[index], index))
+            kept = ranked[: max(1, len(trials) // search.factor ** (number + 1))]
+            for index in set(alive) - set(kept):
+                entries[index]["status"] = "pruned"
+            alive = sorted(kept)
+    if not alive:
+        raise UserError(f"{run.task} {run.variant}: every trial diverged; try smaller learning rates")
+    result = {
+        "version": TRIALS_VERSION,
+        "task": run.task,
+        "backbone": run.backbone,
+        "variant": run.variant,
+        "method": run.method,
+        "search": {
+            "kind": search.kind,
+            "space": {section: dict(values) for section, values in search.space.items()},
+            "seed": search.seed,
+            "seeds": list(search.seeds),
+            "rounds": rounds,
+        },
+        "trials": entries,
+    }
+    with written_atomically(output) as temporary:
+        temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return result
+
+
+def _try(
+    run: Run, trial: Trial, epochs: int, seeds: Sequence[int], pack: Path, folder: Path, machine: Machine
+) -> dict[str, Any]:
+    """Train a trial with every seed, or take the records that there are; return its means on val."""
+    recipe = dict(run.training) | trial.training
+    full = TrainingOptions.from_dict(recipe)
+    # A shorter round has the same schedule, shorter.
+    recipe |= {"epochs": epochs, "warmup_epochs": full.warmup_epochs * epochs / full.epochs}
+    scores, losses, seconds = [], [], 0.0
+    for seed in seeds:
+        one = replace(
+            run, options=dict(run.options) | trial.options, training=recipe, seed=seed, stage="selection"
+        )
+        path = folder / f"{_digest(one)}.json"
+        try:
+            record = _existing(path) or execute(one, pack, path, machine)
+        except Diverged as error:
+            return {"status": "diverged", "note": str(error), "epochs": epochs, "top1": None, "loss": None}
+        scores.append(record["metrics"]["top1"])
+        losses.append(record["metrics"]["loss"])
+        seconds += record["seconds"]["total"]
+    return {
+        "status": "complete",
+        "epochs": epochs,
+        "top1": fmean(scores),
+        "loss": fmean(losses),
+        "seconds": seconds,
+    }
+
+
+def _digest(run: Run) -> str:
+    text = json.dumps([run.task, run.specification, run.seed], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _existing(path: Path) -> dict[str, Any] | None:
+    if not path.is_file():
+        return None
+    try:
+        return load_record(path)
+    except UserError as error:
+        print(f"{error}; it is trained again", file=sys.stderr)
+        return None

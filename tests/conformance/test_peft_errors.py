@@ -1,0 +1,147 @@
+"""Each misuse of the library gets one clear sentence, and leaves the model as it was."""
+
+import pytest
+import torch
+from models import build
+from torch import nn
+
+from mosa import peft
+from mosa.base.errors import UserError
+from mosa.base.timm import timm
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("mossa", {}, ["unknown method 'mossa'", "linear, lora, mosa, mosl", "did you mean 'mosa'"]),
+        ("mosa", {"expert": 2}, ["option of method 'mosa'", "'expert'", "did you mean 'experts'"]),
+        ("linear", {"bottleneck": 4}, ["option of method 'linear'", "'bottleneck'"]),
+        ("adapter", {"bottleneck": 0}, ["'bottleneck'", "greater than or equal to 1", "got 0"]),
+        ("adapter", {"bottleneck": "8"}, ["'bottleneck'", "integer", "got '8'"]),
+        ("adapter", {"dropout": 1.0}, ["'dropout'", "less than 1", "got 1.0"]),
+        ("adapter", {"activation": "tanh"}, ["'activation'", "'gelu', 'relu' or 'silu'", "got 'tanh'"]),
+        ("mosa", {"experts": 0}, ["'experts'", "greater than or equal to 1", "got 0"]),
+        ("mosa", {"experts": 300}, ["'experts'", "less than or equal to 256", "got 300"]),
+        ("mosa", {"experts": 40, "bottleneck": 1}, ["experts=40", "expected 1 to 32", "32x1"]),
+        ("mosa", {"split": "left"}, ["'split'", "'up', 'down' or 'both'", "got 'left'"]),
+        ("lora", {"rank": 0}, ["'rank'", "greater than or equal to 1", "got 0"]),
+        ("lora", {"targets": []}, ["'targets'", "at least 1 item"]),
+        ("lora", {"targets": ["q", "x"]}, ["'targets.1'", "'fc1' or 'fc2'", "got 'x'"]),
+        ("lora", {"targets": ["q", "q"]}, ["'targets'", "named twice"]),
+        ("mosa", {"structure": "columns", "bottleneck": 2}, ["experts=4", "expected 1 to 2", "2 columns"]),
+        ("mosa", {"structure": "rows", "split": "down", "bottleneck": 3}, ["experts=4", "3 rows"]),
+        ("mosl", {"rank": 1, "experts": 40}, ["experts=40", "expected 1 to 32", "32x1"]),
+        ("pruned", {"keep": 40, "bottleneck": 1}, ["experts=40", "32 entries"]),
+        ("partial", {"blocks": 4}, ["blocks=4", "at most 3"]),
+        ("repadapter", {"bottleneck": 6, "groups": 4}, ["groups=4", "divisor of the bottleneck 6"]),
+        ("repadapter", {"bottleneck": 6, "groups": 3}, ["groups=3", "divisor of the width 32"]),
+        ("dropconnect", {"rate": 1.0}, ["'rate'", "less than 1"]),
+        ("lora", {"rank": 33}, ["rank=33", "at most 32"]),
+    ],
+)
+def test_wrong_method_or_option(method, options, words):
+    model = build()
+    names = list(model.state_dict())
+    with pytest.raises(UserError) as error:
+        peft.attach(model, method, **options)
+    for word in words:
+        assert word in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not hasattr(model, "peft") and list(model.state_dict()) == names
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    peft.attach(model, "linear")  # nothing is in the way of another try
+
+
+@pytest.mark.parametrize("method", ["adapter", "lora", "mosa"])
+def test_model_without_known_blocks(method):
+    with torch.device("meta"):
+        model = timm.create_model("resnet18", num_classes=3)
+    with pytest.raises(UserError, match=r"ResNet has no block that this method understands.*'linear'"):
+        peft.attach(model, method)
+
+
+@pytest.mark.parametrize("method", ["full", "linear"])
+def test_methods_without_blocks_take_any_classifier(method):
+    model = peft.attach(timm.create_model("resnet18", num_classes=3), method)
+    assert peft.count_parameters(model).head == 3 * 513
+
+
+def test_model_that_is_not_timms():
+    with pytest.raises(UserError, match=r"Sequential has no get_classifier\(\)"):
+        peft.attach(nn.Sequential(nn.Linear(2, 2)), "linear")
+
+
+def test_attaching_twice():
+    model = peft.attach(build(), "adapter", bottleneck=8)
+    with pytest.raises(UserError, match="has 'adapter' attached already"):
+        peft.attach(model, "lora")
+
+
+def test_attaching_again_after_lora_was_merged():
+    model = peft.merge(peft.attach(build(), "lora", rank=2))
+    assert peft.attach(model, "mosa", bottleneck=8).peft.method.name == "mosa"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [peft.merge, peft.tuned_state_dict, peft.count_parameters, lambda m: peft.forward_passes(m, None, 2)],
+)
+def test_nothing_attached(call):
+    with pytest.raises(UserError, match="no method attached: call mosa"):
+        call(build())
+
+
+@pytest.mark.parametrize(
+    ("saved", "loading", "words"),
+    [
+        (("adapter", {"bottleneck": 8}), ("adapter", {"bottleneck": 4}), "has shape"),
+        (
+            ("mosa", {"bottleneck": 8, "experts": 2}),
+            ("mosa", {"bottleneck": 8, "experts": 4}),
+            "lacks 6 tensors",
+        ),
+        (
+            ("mosa", {"bottleneck": 8}),
+            ("adapter", {"bottleneck": 8}),
+            "does not fit the attached method 'adapter'",
+        ),
+        (("adapter", {"bottleneck": 8}), ("lora", {}), "does not fit the attached method 'lora'"),
+        (
+            ("adapter", {"bottleneck": 8, "classes": 7}),
+            ("adapter", {"bottleneck": 8}),
+            "the number of classes",
+        ),
+    ],
+)
+def test_state_made_for_other_options(saved, loading, words):
+    def model(method, options):
+        options = dict(options)
+        return peft.attach(build(classes=options.pop("classes", 5)), method, **options)
+
+    state = peft.tuned_state_dict(model(*saved))
+    target = model(*loading)
+    before = {name: value.clone() for name, value in peft.tuned_state_dict(target).items()}
+    with pytest.raises(UserError, match=words):
+        peft.load_tuned_state_dict(target, state)
+    assert all(torch.equal(before[name], value) for name, value in peft.tuned_state_dict(target).items())
+
+
+def test_file_made_for_other_options_names_them(tmp_path):
+    """Options that leave no trace in the shapes are told apart by the file's metadata."""
+    path = tmp_path / "tuned.safetensors"
+    peft.save_tuned(peft.attach(build(), "adapter", bottleneck=8, scale=0.1), path)
+    with pytest.raises(UserError, match=r"made for scale=0\.1; the model has scale=0\.5"):
+        peft.load_tuned(peft.attach(build(), "adapter", bottleneck=8, scale=0.5), path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", b"\xff" * 64])
+def test_file_that_is_not_safetensors(tmp_path, content):
+    path = tmp_path / "broken.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as safetensors"):
+        peft.load_tuned(peft.attach(build(), "linear"), path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        peft.load_tuned(peft.attach(build(), "linear"), tmp_path / "none.safetensors")

@@ -1,0 +1,668 @@
+"""Tables and plots: numbers checked by hand, nothing averaged away, the same bytes from any order."""
+
+import shutil
+import statistics
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from io import StringIO
+from itertools import product
+
+import matplotlib.style
+import pandas as pd
+import pytest
+from test_records import make_record
+
+from mosa.base.errors import UserError
+from mosa.data import catalogue
+from mosa.experiment.curves import option_curves
+from mosa.records import collect, read_table, write_record
+from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, compare, sweep
+from mosa.results.paired import differences
+from mosa.results.plots.backbones import backbones_figure
+from mosa.results.plots.comparison import comparison_figure
+from mosa.results.plots.figures import STYLE
+from mosa.results.plots.options import options_figure
+from mosa.results.plots.ranks import rank_figure
+from mosa.results.plots.scaling import compute_figure, scaling_figure
+from mosa.results.plots.write import write_plots
+from mosa.results.stats import ppt
+from mosa.results.style import METHOD_STYLES, method_styles
+from mosa.results.tables.columns import caption, compute_columns
+from mosa.results.tables.combination import combination_table, combination_text
+from mosa.results.tables.efficiency import efficiency_table, efficiency_text
+from mosa.results.tables.render import escape_latex, escape_markdown
+from mosa.results.tables.write import terminal_table, write_tables
+
+# Tasks of a benchmark that the catalogue does not have: group, parameters of the head.
+TASKS = {"cats": ("animals", 100), "dogs": ("animals", 200), "count": ("shapes", 60)}
+# By variant and task, top-1 of seeds 0, 1, 2.
+SCORES = {
+    "adapter": {"cats": [80, 82, 84], "dogs": [60, 61, 62], "count": [40, 40, 46]},
+    "mosa": {"cats": [81, 83, 88], "dogs": [60, 60, 60], "count": [50, 52, 51]},
+}
+SIZES = {"adapter": 1000, "mosa": 1000, "full": 500_000, "linear": 0, "lora": 800}
+HOSTILE = r"a_b&c%$#{}~^\|<>[*]"
+
+
+def run(variant, task, seed, top1, **other):
+    """Return the row of one run."""
+    method = variant.partition("-")[0]
+    group, head = TASKS.get(task, ("animals", 100))
+    size = other.get("adapter_parameters", SIZES.get(method, 900))
+    return {
+        "benchmark": "toys", "group": group, "task": task, "backbone": "tiny", "variant": variant,
+        "method": method, "options": {}, "seed": seed, "train_split": "trainval", "eval_split": "test",
+        "protocol": "toys", "protocol_version": 1, "top1": float(top1), "adapter_parameters": size,
+        "total_parameters": size + head, "data_digest": task, "weights_sha256": "0" * 64,
+    } | other  # fmt: skip
+
+
+def make_frame(scores=SCORES, **other):
+    """Return a frame of runs from {variant: {task: [top-1 of each seed]}}; None leaves the run out."""
+    rows = [
+        run(variant, task, seed, top1, **other)
+        for variant, tasks in scores.items()
+        for task, values in tasks.items()
+        for seed, top1 in enumerate(values)
+        if top1 is not None
+    ]
+    return pd.DataFrame(rows)
+
+
+def make_sweep():
+    """Return the base variants on three tasks and seeds, and a sweep on two tasks and seeds."""
+    base = {name: SCORES["mosa"] for name in ("linear", "full", "adapter", "mosa")}
+    rows = [make_frame(base)]
+    for method in ("adapter", "mosa"):
+        for bottleneck in (4, 64):
+            scores = {f"{method}-{bottleneck}": {"cats": [70, 72], "count": [50, 51]}}
+            options = [{"bottleneck": bottleneck}] * 4
+            rows.append(make_frame(scores, adapter_parameters=60 * bottleneck).assign(options=options))
+    frame = pd.concat(rows, ignore_index=True)
+    is_base = frame["variant"].isin(["adapter", "mosa"])
+    frame["options"] = [
+        {"bottleneck": 16} if base else o for base, o in zip(is_base, frame["options"], strict=True)
+    ]
+    return frame
+
+
+def without(frame, **cell):
+    """Return the frame without the runs of a cell."""
+    return frame[~(frame[list(cell)] == pd.Series(cell)).all(axis=1)]
+
+
+def lines_of(text, variant):
+    return [line.split() for line in text.splitlines() if line.startswith(f"{variant} ")]
+
+
+def labels_of(figure):
+    """Return every text that a figure shows on axes and in legends."""
+    parts = [figure, *figure.subfigs]
+    legends = [text.get_text() for part in parts for legend in part.legends for text in legend.get_texts()]
+    return legends + [label.get_text() for axes in figure.axes for label in axes.get_yticklabels()]
+
+
+# --- aggregation
+
+
+def test_task_means_and_sample_standard_deviations():
+    (section,) = compare(make_frame())
+    assert section.mean.loc["adapter", ("task", "cats")] == 82
+    assert section.sd.loc["adapter", ("task", "cats")] == 2  # of 80, 82, 84 with n - 1
+    assert section.n.loc["adapter", ("task", "cats")] == 3
+
+
+def test_means_over_tasks_and_of_groups_are_taken_per_seed_first():
+    (section,) = compare(make_frame())
+    # Adapter's tasks per seed: 80, 60, 40; 82, 61, 40; 84, 62, 46. Animals: 70, 71.5, 73; shapes: 40, 40, 46.
+    over_tasks, of_groups = [60, 61, 64], [55, 55.75, 59.5]
+    row = section.mean.loc["adapter"], section.sd.loc["adapter"]
+    assert [table["group", "animals"] for table in row] == [71.5, 1.5]
+    assert row[0][MEAN_OVER_TASKS] == pytest.approx(statistics.mean(over_tasks))
+    assert row[1][MEAN_OVER_TASKS] == pytest.approx(statistics.stdev(over_tasks))
+    assert row[0][MEAN_OF_GROUPS] == pytest.approx(statistics.mean(of_groups))
+    assert row[1][MEAN_OF_GROUPS] == pytest.approx(statistics.stdev(of_groups))
+
+
+def test_a_seed_that_lacks_a_task_has_no_mean_over_it():
+    (section,) = compare(without(make_frame(), variant="adapter", task="cats", seed=2))
+    assert section.mean.loc["adapter", ("task", "cats")] == 81
+    assert section.mean.loc["adapter", MEAN_OVER_TASKS] == 60.5  # of seeds 0 and 1: (60 + 61) / 2
+    assert section.n.loc["adapter", MEAN_OVER_TASKS] == 2
+    assert section.n.loc["adapter", ("group", "shapes")] == 3
+
+
+def test_a_variant_that_lacks_a_task_has_no_mean_over_it():
+    (section,) = compare(without(make_frame(), variant="adapter", task="cats"))
+    mean, n = section.mean.loc["adapter"], section.n.loc["adapter"]
+    for key in (("task", "cats"), ("group", "animals"), MEAN_OVER_TASKS, MEAN_OF_GROUPS):
+        assert pd.isna(mean[key]) and n[key] == 0
+    assert mean["task", "dogs"] == 61
+    assert section.mean.loc["mosa", MEAN_OVER_TASKS] == 65
+
+
+def test_parameters_are_counted_over_tasks():
+    (section,) = compare(make_frame())
+    counts = section.parameters.loc["mosa"]
+    assert counts["adapter_mean"] == 1000
+    assert (counts["total_min"], counts["total_mean"], counts["total_max"]) == (1060, 1120, 1200)
+    (section,) = compare(without(make_frame(), variant="mosa", task="dogs"))
+    assert section.parameters.loc["mosa", "adapter_mean"] == 1000
+    assert pd.isna(section.parameters.loc["mosa", "total_mean"])
+    (section,) = compare(make_frame({"adapter": SCORES["adapter"], "mosa": {"dogs": [60]}}))
+    assert section.parameters.loc["mosa", "adapter_mean"] == 1000
+    assert pd.isna(section.parameters.loc["mosa", "total_mean"])
+
+
+def test_tasks_stand_in_the_order_of_the_catalogue():
+    tasks = catalogue.list_tasks("demo")
+    rows = [
+        run("mosa", task, 0, 50, benchmark="demo", group=catalogue.get_task(f"demo/{task}").group)
+        for task in reversed(tasks)
+    ]
+    (section,) = compare(pd.DataFrame(rows))
+    assert section.task_names == tasks
+    assert list(section.groups) == catalogue.list_groups("demo")
+
+
+def test_order_selects_and_sorts_the_variants():
+    (section,) = compare(make_sweep(), ["mosa", "adapter"])
+    assert section.variants == ["mosa", "adapter"]
+    (section,) = compare(make_frame(), ["mosa", "lora"])
+    assert section.variants == ["mosa", "lora"] and section.n.loc["lora"].eq(0).all()
+    with pytest.raises(UserError, match="no record of the variants moss: the records have adapter, mosa"):
+        compare(make_frame(), ["moss"])
+
+
+def test_the_sweep_is_compared_on_its_own_tasks_and_seeds():
+    (section,) = sweep(make_sweep(), ["linear", "full", "adapter", "mosa"])
+    assert section.variants == [
+        "linear", "full", "adapter-4", "adapter", "adapter-64", "mosa-4", "mosa", "mosa-64"
+    ]  # fmt: skip
+    assert section.task_names == ["cats", "count"] and section.seeds == [0, 1]
+    assert section.mean.loc["mosa", MEAN_OVER_TASKS] == 66.5  # (81 + 50) / 2 and (83 + 52) / 2
+    assert section.n.to_numpy().min() == section.full_n == 2
+
+
+def test_each_benchmark_and_backbone_has_its_own_section():
+    frame = pd.concat([make_frame(), make_frame(backbone="big"), make_frame(benchmark="blocks")])
+    assert [(s.benchmark, s.backbone) for s in compare(frame)] == [
+        ("blocks", "tiny"), ("toys", "big"), ("toys", "tiny")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("eval_split", "val"), ("train_split", "train"), ("protocol", "other"), ("protocol_version", 2),
+     ("data_digest", "else"), ("weights_sha256", "1" * 64), ("method", "lora"), ("group", "others")],
+)  # fmt: skip
+def test_runs_that_are_not_comparable_are_refused(column, value):
+    frame = make_frame().astype({column: object})
+    frame.loc[0, column] = value
+    for summarise in (compare, sweep):
+        with pytest.raises(UserError, match=f"records with different {column} cannot stand in one table"):
+            summarise(frame)
+
+
+def test_val_and_test_are_refused_even_in_different_benchmarks():
+    with pytest.raises(UserError, match=r"different eval_split .* got test, val"):
+        compare(pd.concat([make_frame(), make_frame(benchmark="blocks", eval_split="val")]))
+
+
+def test_bad_frames_are_refused():
+    with pytest.raises(
+        UserError, match=r"two records of the same run \(benchmark toys, task cats, .* seed 0\)"
+    ):
+        compare(pd.concat([make_frame(), make_frame().head(1)]))
+    with pytest.raises(UserError, match="no record to summarise"):
+        compare(make_frame().head(0))
+    with pytest.raises(UserError, match=r"lacks the column\(s\) variant, top1"):
+        compare(make_frame().drop(columns=["top1", "variant"]))
+
+
+# --- tables
+
+
+def test_csv_has_plain_numbers(tmp_path):
+    write_tables(make_frame(), tmp_path)
+    row = pd.read_csv(tmp_path / "comparison.csv").set_index("variant").loc["adapter"]
+    assert (row["cats_mean"], row["cats_sd"], row["cats_n"]) == (82, 2, 3)
+    assert (row["group_animals_mean"], row["group_animals_sd"]) == (71.5, 1.5)
+    assert row["mean_over_tasks_mean"] == 61.6667
+    assert row["mean_of_groups_mean"] == 56.75
+    assert row["adapter_parameters_mean"] == 1000 and row["total_parameters_max"] == 1200
+    assert ",1000,1000,1000,1120,1060,1200," in (tmp_path / "comparison.csv").read_text()
+
+
+def test_csv_of_two_benchmarks_keeps_counts_whole(tmp_path):
+    other = make_frame({"mosa": {"cubes": [50, 60]}}, benchmark="blocks", group="shapes")
+    write_tables(pd.concat([make_frame(), other]), tmp_path)
+    text = pd.read_csv(StringIO((tmp_path / "comparison.csv").read_text()), dtype=str, keep_default_na=False)
+    assert text["cats_n"].tolist() == ["", "3", "3"] and text["cubes_n"].tolist() == ["2", "", ""]
+
+
+def test_cells_show_mean_spread_and_best(tmp_path):
+    write_tables(make_frame(), tmp_path)
+    markdown = (tmp_path / "comparison.md").read_text()
+    assert "| variant | cats (animals) | dogs (animals) | count (shapes) |" in markdown
+    assert "| adapter | 82.0 ± 2.0 | **61.0 ± 1.0** | 42.0 ± 3.5 |" in markdown
+    assert "| mosa | **84.0 ± 3.6** | 60.0 ± 0.0 | **51.0 ± 1.0** |" in markdown
+    assert "over 3 seeds (0, 1, 2)" in markdown and "on the test split of toys with tiny" in markdown
+    latex = (tmp_path / "comparison.tex").read_text()
+    assert r"\textbf{84.0}{\scriptsize$\,\pm\,$3.6} & 60.0{\scriptsize$\,\pm\,$0.0}" in latex
+    assert r"\multicolumn{2}{c}{animals} & \multicolumn{1}{c}{shapes}" in latex
+    assert r"\cmidrule(lr){2-3}\cmidrule(lr){4-4}" in latex
+
+
+def test_the_second_is_underlined(tmp_path):
+    scores = {"adapter": {"cats": [80, 81]}, "mosa": {"cats": [82, 83]}, "lora": {"cats": [80.01, 81]}}
+    write_tables(make_frame(scores | {"linear": {"cats": [50, 51]}}), tmp_path)
+    markdown = (tmp_path / "comparison.md").read_text()
+    assert "| mosa | **82.5 ± 0.7** |" in markdown and "| linear | 50.5 ± 0.7 |" in markdown
+    assert all(f"| {v} | <ins>80.5 ± 0.7</ins> |" in markdown for v in ("adapter", "lora"))  # as printed
+    assert r"\underline{80.5}{\scriptsize" in (tmp_path / "comparison.tex").read_text()
+    assert '<td class="second">80.5 ± 0.7</td>' in (tmp_path / "comparison.html").read_text()
+
+
+def test_equal_as_printed_is_equally_good(tmp_path):
+    scores = {"adapter": {"cats": [80, 80.02]}, "mosa": {"cats": [80.04, 80]}, "lora": {"cats": [80]}}
+    write_tables(make_frame(scores), tmp_path)
+    rows = [line for line in (tmp_path / "comparison.md").read_text().splitlines() if "80.0" in line]
+    assert [row.split(" | ")[0:2] for row in rows[-3:]] == [
+        ["| lora", "80.0 (n=1) |"], ["| adapter", "**80.0 ± 0.0** |"], ["| mosa", "**80.0 ± 0.0** |"]
+    ]  # fmt: skip
+
+
+def test_missing_cells_are_shown_and_never_best(tmp_path):
+    frame = without(make_frame(), variant="mosa", task="cats", seed=0)
+    frame = without(frame, variant="adapter", task="count")
+    write_tables(frame, tmp_path)
+    markdown = (tmp_path / "comparison.md").read_text()
+    assert "| adapter | **82.0 ± 2.0** | **61.0 ± 1.0** | — |" in markdown
+    assert "| mosa | 85.5 ± 3.5 (n=2) | 60.0 ± 0.0 | **51.0 ± 1.0** |" in markdown
+    # adapter: animals, shapes, mean over tasks, mean of groups, without head, with head
+    assert "| adapter | **71.5 ± 1.5** | — | — | — | 1.0 | — |" in markdown
+    assert lines_of(terminal_table(frame), "adapter")[0] == [
+        "adapter", "71.5", "±", "1.5*", "—", "—", "—", "1.0", "—"
+    ]  # fmt: skip
+    csv = pd.read_csv(tmp_path / "comparison.csv").set_index("variant")
+    assert (
+        pd.isna(csv.loc["adapter", "mean_over_tasks_mean"]) and csv.loc["adapter", "mean_over_tasks_n"] == 0
+    )
+    assert csv.loc["mosa", "cats_n"] == 2
+
+
+def test_one_seed_has_no_spread(tmp_path):
+    frame = make_frame().query("seed == 1")
+    write_tables(frame, tmp_path)
+    markdown = (tmp_path / "comparison.md").read_text()
+    assert "| adapter | 82.0 | **61.0** | 40.0 |" in markdown
+    assert "1 seed (1), hence no spread" in markdown
+    assert "±" not in terminal_table(frame)
+
+
+def test_a_split_stands_beside_what_it_splits():
+    adapter, lora, split = {"bottleneck": 16}, {"rank": 4}, {"consistency": 1.0, "experts": 4}
+    variants = {
+        "adapter": (80, adapter), "adapter-large": (82, {"bottleneck": 64}), "lora": (70, lora),
+        "mosa": (78, adapter | split), "mosa-large": (83, {"bottleneck": 64} | split),
+        "mosl": (71, lora | split), "mosl-alone": (75, {"rank": 8} | split),
+    }  # fmt: skip
+    frame = make_frame({name: {"cats": [top1, top1 + 1]} for name, (top1, _) in variants.items()})
+    frame["options"] = [{"consistency": 0.0} | variants[name][1] for name in frame["variant"]]
+    rows = combination_table(compare(frame)).set_index("variant")
+    assert rows["reference"].to_dict() == {"mosl": "lora", "mosa": "adapter", "mosa-large": "adapter-large"}
+    assert rows["mean"].to_dict() == {"mosl": 1, "mosa": -2, "mosa-large": 1}
+    assert "| adapter-large | 82.5 | mosa-large | 83.5 | +1.0" in combination_text(compare(frame))
+    assert "No variant" in combination_text(compare(make_frame().query("method == 'adapter'")))
+
+
+def test_selection_runs_are_called_so(tmp_path):
+    write_tables(make_frame(eval_split="val", train_split="train"), tmp_path)
+    assert "on the val split (runs for selection, not a result)" in (tmp_path / "comparison.md").read_text()
+
+
+def test_the_sweep_has_a_table_of_its_own(tmp_path):
+    paths = write_tables(make_sweep(), tmp_path, ["linear", "full", "adapter", "mosa"])
+    assert [path.name for path in paths] == [
+        f"{name}.{kind}" for name in ("comparison", "sweep") for kind in ("csv", "md", "tex", "html", "txt")
+    ] + [f"{name}.{kind}" for name in ("differences", "efficiency", "combination") for kind in ("csv", "md")]
+    variants = {path.stem: pd.read_csv(path)["variant"].tolist() for path in paths if path.suffix == ".csv"}
+    assert variants["differences"] == ["linear", "full", "mosa"]
+    assert variants["comparison"] == ["linear", "full", "adapter", "mosa"]
+    assert len(variants["sweep"]) == 8
+
+
+@pytest.mark.parametrize("width", [90, 120])
+def test_terminal_table_fits_and_is_aligned(width):
+    many = {f"task{i}": [50 + i, 51.5 + i] for i in range(19)}
+    text = terminal_table(make_frame({"adapter": many, "mosa": many}), width=width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "".join(text.split()).count("task") == 19 + text.count("over tasks") + 1  # "with missing tasks"
+
+
+def test_escapes():
+    assert escape_latex(HOSTILE) == (
+        r"a\_b\&c\%\$\#\{\}\textasciitilde{}\textasciicircum{}\textbackslash{}\textbar{}"
+        r"\textless{}\textgreater{}{[}{*}{]}"
+    )
+    assert escape_markdown("a|b*c `d` <e> [f] \\ a_b _g_") == r"a\|b\*c \`d\` \<e\> \[f\] \\ a_b \_g\_"
+    assert escape_latex("two\nlines") == escape_markdown("two\nlines") == "two lines"
+
+
+def test_hostile_names_stay_inside_their_cells(tmp_path):
+    frame = make_frame().replace({"cats": HOSTILE, "animals": HOSTILE + "2", "mosa": "[*]" + HOSTILE})
+    write_tables(frame, tmp_path)
+    for line in (tmp_path / "comparison.md").read_text().splitlines():
+        if line.startswith("| "):
+            assert line.replace(r"\|", "").count("|") in (5, 8)  # three tasks, or six columns of the means
+    body = (tmp_path / "comparison.tex").read_text()
+    assert HOSTILE not in body
+    assert pd.read_csv(tmp_path / "comparison.csv")["variant"].tolist()[1] == "[*]" + HOSTILE
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex with booktabs and graphicx")
+def test_latex_compiles(tmp_path):
+    write_tables(make_frame().replace({"cats": HOSTILE, "mosa": "x" + HOSTILE, "animals": HOSTILE}), tmp_path)
+    document = [r"\documentclass{article}\usepackage{booktabs,graphicx}\begin{document}"]
+    document += [rf"\input{{{name}}}" for name in ("comparison", "sweep")] + [r"\end{document}"]
+    (tmp_path / "all.tex").write_text("\n".join(document))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+
+
+# --- plots
+
+
+def test_plots_are_written(tmp_path):
+    paths = write_plots(make_sweep(), tmp_path, ["linear", "full", "adapter", "mosa"])
+    assert [path.name for path in paths] == [
+        f"{name}.{kind}"
+        for name in ("comparison", "scaling", "options", "ranks")
+        for kind in ("svg", "pdf", "png")
+    ]
+    for path in paths:
+        if path.suffix == ".svg":
+            assert ET.parse(path).getroot().tag.endswith("svg")
+            assert "<dc:date>" not in path.read_text()
+        else:
+            start = {".png": b"\x89PNG", ".pdf": b"%PDF"}[path.suffix]
+            assert path.read_bytes().startswith(start) and path.stat().st_size > 10_000
+
+
+def test_same_records_in_any_order_give_the_same_bytes(tmp_path):
+    frame = make_sweep()
+    tuned = (frame["variant"] == "adapter") & (frame["task"] == "count")  # options may depend on the task
+    frame["options"] = [{**o, "scale": 2} if t else o for o, t in zip(frame["options"], tuned, strict=True)]
+    for folder, rows in (("a", frame), ("b", frame[::-1])):
+        write_tables(rows, tmp_path / folder, ["adapter", "mosa"])
+        write_plots(rows, tmp_path / folder, ["adapter", "mosa"])
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert len(names) == 16 + 4 * 3
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes(), name
+
+
+def test_a_folder_of_records_and_its_csv_give_the_same_bytes(tmp_path):
+    paths = []
+    for index, (task, variant, seed) in enumerate(product(["digits", "count"], ["adapter", "mosa"], [0, 1])):
+        record = make_record(task=task, variant=variant, seed=seed)
+        record["method"]["name"], record["metrics"]["top1"] = variant, 100 / 3 + index / 7
+        paths.append(tmp_path / "runs" / task / variant / f"seed{seed}.json")
+        write_record(record, paths[-1])
+    collect(paths, tmp_path / "records.csv")
+    for source in ("runs", "records.csv"):
+        frame = read_table(tmp_path / source)
+        write_tables(frame, tmp_path / "out" / source)
+        write_plots(frame, tmp_path / "out" / source)
+    for path in (tmp_path / "out" / "runs").iterdir():
+        assert path.read_bytes() == (tmp_path / "out" / "records.csv" / path.name).read_bytes(), path.name
+
+
+def test_every_method_is_named_in_both_plots():
+    frame = make_sweep()
+    frame = pd.concat([frame, make_frame({"unheard": {"cats": [1, 2]}})])
+    assert set(labels_of(comparison_figure(frame))) >= set(frame["variant"])
+    legend = [label.split("\n")[0].split(":")[0] for label in labels_of(scaling_figure(frame)) if label]
+    assert {"linear", "full", "adapter", "mosa", "unheard"} <= set(legend)
+    assert "unheard: missing" in labels_of(scaling_figure(frame))
+
+
+def test_variants_with_other_options_are_a_curve_of_their_own():
+    frame = make_sweep()
+    other = frame.query("method == 'mosa'").assign(
+        options=lambda f: [{**o, "experts": 8} for o in f["options"]]
+    )
+    other = other.query("task != 'dogs' and seed < 2").assign(variant=other["variant"] + "-8")
+    frame = pd.concat([frame, other], ignore_index=True)
+    labels = labels_of(scaling_figure(frame, ["linear", "full", "adapter", "mosa"]))
+    assert {"mosa\nbottleneck 4, 16, 64", "mosa-8\nbottleneck 4, 16, 64"} <= set(labels)
+
+
+def test_points_of_the_scaling_plot_are_the_means():
+    figure = scaling_figure(make_sweep(), ["linear", "full", "adapter", "mosa"])
+    lines = {line.get_label().split("\n")[0]: line for line in figure.axes[0].get_lines()}
+    assert lines["mosa"].get_ydata().tolist() == [
+        60.75,
+        66.5,
+        60.75,
+    ]  # mean of (70 + 50) / 2 and (72 + 51) / 2
+    assert lines["adapter"].get_xdata().tolist() == [240, 1000, 3840]
+
+
+OPTIONS = {"bottleneck": 16, "experts": 4, "consistency": 1.0, "split": "up", "split_bias": False}
+
+
+def make_ablation():
+    """Return a dense adapter, a mosa, and variants of it with one other option (one has two) on two seeds."""
+    changes = [
+        *({"experts": value} for value in (1, 2, 16)),
+        *({"consistency": value} for value in (0.0, 10.0)),
+        *({"split": value} for value in ("down", "both")),
+        {"split_bias": True},
+        {"experts": 8, "consistency": 0.0},
+    ]
+    rows = [make_frame({"adapter": {"cats": [70, 72]}}).assign(options=[{"bottleneck": 16}] * 2)]
+    for index, change in enumerate([{}, *changes]):
+        frame = make_frame({"mosa-" + "".join(map(str, change.values())): {"cats": [60 + index, 62 + index]}})
+        rows.append(frame.assign(options=[OPTIONS | change] * len(frame)))
+    return pd.concat(rows, ignore_index=True)
+
+
+def test_a_curve_changes_one_option_and_nothing_else():
+    variants = {row.variant: (row.method, row.options, {"lr": 0.1}) for row in make_ablation().itertuples()}
+    curves = option_curves(variants)
+    assert curves.keys() == {"experts", "consistency", "split"}  # split_bias has two values
+    (experts,) = curves["experts"]
+    assert experts.method == "mosa"  # and 8 is not among its values: that variant has another option beside
+    assert [value for value, _ in experts.variants] == [1, 2, 4, 16]
+    assert [value for value, _ in curves["consistency"][0].variants] == [0.0, 1.0, 10.0]
+    assert [value for value, _ in curves["split"][0].variants] == ["both", "down", "up"]
+    variants["mosa-1"] = (*variants["mosa-1"][:2], {"lr": 0.2})  # another recipe: not the same curve
+    assert [value for value, _ in option_curves(variants)["experts"][0].variants] == [2, 4, 16]
+
+
+def test_the_options_plot_shows_means_beside_the_dense_adapter():
+    figure = options_figure(make_ablation(), ["adapter", "mosa-"])
+    panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
+    assert panels.keys() == {"experts", "consistency", "split"}
+    experts = panels["experts"]
+    assert [text.get_text() for text in experts.get_xticklabels()] == [
+        "1\n0 %", "2\n50 %", "4\n75 %", "16\n93.8 %"
+    ]  # fmt: skip
+    lines = [line.get_ydata() for line in experts.get_lines()]
+    assert [62.0, 63.0, 61.0, 64.0] in [list(line) for line in lines]
+    assert [71.0, 71.0] in [list(line) for line in lines]
+    assert "adapter: 71.0" in [text.get_text() for text in experts.get_legend().get_texts()]
+    assert options_figure(make_frame()) is None
+
+
+def test_keys_of_the_recipe_are_curves_too():
+    variants = {
+        f"v{fraction}": ("lora", {"rank": 4}, {"fraction": fraction, "lr": 1}) for fraction in (1, 0.5, 0.1)
+    }
+    assert [value for value, _ in option_curves(variants)["fraction"][0].variants] == [0.1, 0.5, 1]
+
+
+def test_backbones_stand_by_size_and_only_where_there_are_two():
+    sizes = {"tiny": 1e6, "large": 3e8, "base": 9e7}
+    frames = [make_frame().assign(backbone=name, model_parameters=size) for name, size in sizes.items()]
+    frame = pd.concat(frames, ignore_index=True)
+    frame.loc[frame["backbone"] == "large", "top1"] += 5
+    (axes,) = backbones_figure(frame, ["adapter", "mosa"]).axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["tiny\n1M", "base\n90M", "large\n300M"]
+    lines = {line.get_label(): line for line in axes.containers}
+    means = lines["adapter"][0].get_ydata()
+    assert means[0] == means[1] and means[2] == pytest.approx(means[0] + 5)
+    assert backbones_figure(frames[0]) is None
+    other = frames[1].query("task != 'dogs'")  # other tasks: not comparable
+    assert backbones_figure(pd.concat([frames[0], other])) is None
+
+
+def test_compute_is_drawn_where_it_is_known():
+    known = {"epochs": 2, "train_examples": 100, "passes": 1, "train_flops_per_image": 1e6}
+    figure = compute_figure(make_frame(**known))
+    assert figure.axes[0].get_lines()[0].get_xdata().tolist() == [2e8]
+    assert compute_figure(make_frame()) is None
+
+
+def test_small_differences_do_not_fill_an_axis():
+    figure = comparison_figure(make_frame({"adapter": {"cats": [50.0]}, "mosa": {"cats": [50.1]}}))
+    low, high = figure.axes[0].get_xlim()
+    assert high - low == pytest.approx(3)
+
+
+def test_missing_means_are_told_and_not_drawn():
+    frame = without(make_frame(), variant="adapter", task="cats")
+    (overall, *_) = comparison_figure(frame).axes
+    assert [text.get_text() for text in overall.texts] == ["missing", "65.0"]
+    figure = scaling_figure(frame)
+    assert "adapter: missing" in labels_of(figure)
+    assert "as tasks are missing: adapter." in " ".join(figure.subfigs[0].get_supxlabel().split())
+
+
+EDGES = {
+    "one seed": make_frame().query("seed == 0"),
+    "one run": make_frame().head(1),
+    "one group": make_frame().query("group == 'animals'"),
+    "a variant without runs": make_frame({"mosa": SCORES["mosa"]}),
+    "no complete variant": make_frame({"adapter": {"cats": [1]}, "mosa": {"dogs": [2]}}),
+    "nothing tuned": make_frame({"linear": SCORES["mosa"]}),
+    "many variants": make_frame({f"m{i}": {"cats": [50 + i, 51], "count": [9, 9]} for i in range(20)}),
+    "hostile names": make_frame().replace({"cats": HOSTILE, "mosa": HOSTILE, "animals": HOSTILE}),
+    "seven groups": pd.concat([make_frame({"mosa": {f"t{i}": [i, 9]}}, group=f"g{i}") for i in range(7)]),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+@pytest.mark.filterwarnings("error")
+def test_edge_cases_are_drawn(name, tmp_path, monkeypatch):
+    monkeypatch.setitem(STYLE, "savefig.dpi", 40)
+    order = ["mosa", "adapter"] if name == "a variant without runs" else None
+    assert len(write_plots(EDGES[name], tmp_path, order)) == 9
+    assert len(write_tables(EDGES[name], tmp_path, order)) == 16
+
+
+@pytest.mark.parametrize("draw", [comparison_figure, scaling_figure, options_figure, rank_figure])
+def test_nothing_is_cut_off(draw):
+    frame = make_frame({f"adapter-with-a-rather-long-name-{i}": SCORES["mosa"] for i in range(4)})
+    frame["options"] = [{"bottleneck": int(variant[-1])} for variant in frame["variant"]]
+    with matplotlib.style.context(["default", STYLE], after_reset=True):
+        figure = draw(frame)
+        figure.draw_without_rendering()
+        box = figure.get_tightbbox()
+    assert box.x0 >= 0 and box.y0 >= 0
+    assert box.x1 <= figure.get_figwidth() and box.y1 <= figure.get_figheight()
+
+
+def test_methods_look_the_same_whatever_else_is_there_and_different_from_each_other():
+    new = [f"new{i}" for i in range(16)]
+    styles = method_styles([*METHOD_STYLES, *new])
+    assert len({(style.color, style.marker) for style in styles.values()}) == 5 + 16
+    assert method_styles(["mosa"]) == {"mosa": styles["mosa"]}
+
+
+def test_tables_import_neither_matplotlib_nor_torch():
+    code = (
+        "import sys, mosa.results.tables.write as t; from mosa.data import catalogue; "
+        "print([m for m in ('matplotlib', 'torch') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("column", "value"), [("options", {"bottleneck": 9}), ("lr", 0.5), ("epochs", 3)])
+def test_one_cell_does_not_average_runs_of_different_recipes(column, value):
+    frame = make_sweep().assign(lr=0.1, epochs=8)
+    frame[column] = [value if index == 0 else old for index, old in enumerate(frame[column])]
+    with pytest.raises(UserError, match=f"records with different {column} cannot stand in one table"):
+        compare(frame)
+
+
+def test_differences_are_paired_by_seed_and_checked_by_hand():
+    section = compare(make_frame())[0]
+    (difference,) = differences(section)
+    # Per seed, mosa - adapter over cats, dogs, count: (1 + 0 + 10) / 3, (1 - 1 + 12) / 3, (4 - 2 + 5) / 3.
+    values = [11 / 3, 4.0, 7 / 3]
+    margin = 4.302653 * statistics.stdev(values) / 3**0.5  # t of 2 degrees of freedom at 97.5 %
+    assert (difference.variant, difference.reference) == ("mosa", "adapter")
+    assert difference.mean == pytest.approx(10 / 3)
+    assert (difference.low, difference.high) == pytest.approx((10 / 3 - margin, 10 / 3 + margin), rel=1e-5)
+    assert (difference.seeds, difference.better, difference.tasks) == (3, 2, 3)
+    assert (
+        difference.sentence
+        == "mosa - adapter: +3.3 [+1.1, +5.5] over 3 tasks x 3 seeds, better on 2 of 3 tasks"
+    )
+
+
+def test_differences_leave_out_seeds_that_one_side_lacks():
+    scores = {"adapter": SCORES["adapter"], "mosa": SCORES["mosa"] | {"dogs": [60, 60, None]}}
+    (difference,) = differences(compare(make_frame(scores))[0])
+    assert difference.seeds == 2 and difference.mean == pytest.approx((11 / 3 + 4) / 2)
+    nothing = {"adapter": SCORES["adapter"], "mosa": {"cats": [1, 2, 3]}}
+    (difference,) = differences(compare(make_frame(nothing))[0])
+    assert difference.seeds == 0 and "no seed has all tasks of both" in difference.sentence
+
+
+def test_compute_is_what_a_run_takes_relative_to_the_adapter():
+    recipe = {"epochs": 8, "train_examples": 1000, "passes": 1, "train_flops_per_image": 2e6}
+    frame = make_frame(**recipe)
+    mosa = frame["variant"] == "mosa"
+    frame.loc[mosa, "passes"], frame.loc[mosa, "train_flops_per_image"] = 2, 3e6
+    section = compare(frame)[0]
+    assert section.compute.loc["mosa"].tolist() == [16_000, 8 * 1000 * 3e6]
+    columns = {column.title: [cell.value for cell in column.cells] for column in compute_columns(section)}
+    assert columns["image-passes\n(k)"] == ["8", "16"]
+    assert columns["training FLOPs\n(adapter = 1)"] == ["1.00", "1.50"]
+    assert compute_columns(compare(make_frame())[0]) == []
+    assert "FLOPs" not in caption(compare(make_frame())[0])  # records that do not say have no such column
+
+
+def test_efficiency_is_what_the_records_say():
+    cost = {"train_seconds": 4.0, "peak_memory_mib": 300.0, "inference_flops_per_image": 1e6}
+    frame = make_frame(**cost)
+    mosa = frame["variant"] == "mosa"
+    frame.loc[mosa, "adapter_parameters"], frame.loc[mosa, "inference_flops_per_image"] = 900, 1.1e6
+    frame.loc[mosa & (frame["task"] == "cats"), "train_seconds"] = 10.0
+    table = efficiency_table(compare(frame)).set_index("variant")
+    assert table.loc["mosa", "train_seconds"] == pytest.approx((10 + 4 + 4) / 3)
+    assert table.loc["mosa", "inference_overhead"] == pytest.approx(1.1)
+    assert table.loc["mosa", "pareto"] and not table.loc["adapter", "pareto"]  # fewer and better
+    assert table.loc["adapter", "storage_mib"] == pytest.approx(4 * (1000 + (100 + 200 + 60) / 3) / 2**20)
+    assert table.loc["mosa", "ppt"] == pytest.approx(ppt(table.loc["mosa", "mean_over_tasks"], 900))
+    absent = efficiency_table(compare(without(frame, variant="mosa", task="cats"))).set_index("variant")
+    assert pd.isna(absent.loc["mosa", ["train_seconds", "mean_over_tasks", "ppt"]].astype(float)).all()
+    text = efficiency_text(compare(make_frame()))
+    assert "| mosa | 65.0 | 1,000 |" in text and "—" in text
+
+
+def test_the_rank_plot_names_every_variant_with_its_rank():
+    order = {"adapter": 80, "mosa": 85, "lora": 70, "full": 90}
+    frame = make_frame({v: {t: [s, s] for t in TASKS} for v, s in order.items()})
+    texts = [text.get_text() for text in rank_figure(frame).axes[0].texts]
+    assert {"full 1.00", "mosa 2.00", "3.00 adapter", "4.00 lora"} <= set(texts)
+    assert any(text.startswith("critical difference 2.71") for text in texts)
+    assert "ranks need three variants" in rank_figure(make_frame()).axes[0].texts[0].get_text()

@@ -1,0 +1,164 @@
+"""A run that is stopped goes on as if it had not been: bit by bit, from any step, or not at all."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from models import spec
+
+from mosa.engine import loop as training
+from mosa.engine.machine import Machine
+from mosa.engine.resume import Checkpoint, Interrupted
+from mosa.engine.run import execute
+from mosa.peft import list_methods
+
+STEPS = 10  # of the runs below: 40 + 20 images in batches of 32 make two steps in each of five epochs
+
+
+def tiny(method, seed=0, **changes):
+    run = spec(method, seed=seed)
+    object.__setattr__(run, "training", {"epochs": 5, "batch_size": 32, "lr": 0.01} | changes)
+    return run
+
+
+def stop_after(monkeypatch, steps, number=signal.SIGTERM):
+    """Send this process a signal after some of the steps that come."""
+    count = 0
+    backward = training._backward
+
+    def counted(*arguments):
+        nonlocal count
+        value = backward(*arguments)
+        count += 1
+        if count == steps:
+            os.kill(os.getpid(), number)
+        return value
+
+    monkeypatch.setattr(training, "_backward", counted)
+
+
+def results(record):
+    return record["metrics"], record["parameters"], record["data"]
+
+
+@pytest.mark.parametrize("method", list_methods())
+def test_every_method_goes_on_bit_by_bit(method, pack, tmp_path, monkeypatch, capsys):
+    run = tiny(method)
+    whole = execute(run, pack, tmp_path / "whole.json")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 5)  # in the middle of an epoch
+        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+            execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path / "checkpoints"))
+    assert not (tmp_path / "run.json").exists()
+    torch.manual_seed(12345)  # whatever the new process drew before
+    resumed = execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path / "checkpoints"))
+    assert "goes on at epoch 3, step 2 of 2" in capsys.readouterr().err
+    assert results(resumed) == results(whole)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize("stops", [(1,), (2,), (9,), (10,), (1, 1, 1, 1, 1, 1), (3, 4)])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_any_step_and_any_number_of_stops(stops, number, pack, tmp_path, monkeypatch):
+    run = tiny("mosa", drop_path=0.1)
+    whole = execute(run, pack, tmp_path / "whole.json")
+    for steps in stops:
+        with monkeypatch.context() as patch:
+            stop_after(patch, steps, number)
+            with pytest.raises(Interrupted):
+                execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path))
+    assert results(execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path))) == results(whole)
+
+
+def test_a_killed_run_goes_on_from_its_last_epoch(pack, tmp_path, monkeypatch, capsys):
+    run = tiny("mosa")
+    whole = execute(run, pack, tmp_path / "whole.json")
+
+    def die(*arguments):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        step = training._backward
+        calls = iter([step] * 7 + [die])
+        patch.setattr(training, "_backward", lambda *arguments: next(calls)(*arguments))
+        with pytest.raises(MemoryError):
+            execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path, checkpoint_every=0))
+    capsys.readouterr()
+    resumed = execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path, checkpoint_every=0))
+    assert "goes on at epoch 4, step 1 of 2" in capsys.readouterr().err
+    assert results(resumed) == results(whole)
+
+
+def test_short_runs_write_no_checkpoint(pack, tmp_path):
+    execute(tiny("linear"), pack, tmp_path / "run.json", Machine(checkpoints=tmp_path / "checkpoints"))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_checkpoints_of_others_are_ignored_with_a_message(pack, tmp_path, monkeypatch, capsys):
+    stop_after(monkeypatch, 3)
+    with pytest.raises(Interrupted):
+        execute(tiny("linear"), pack, tmp_path / "run.json", Machine(checkpoints=tmp_path))
+    monkeypatch.undo()
+    (path,) = tmp_path.glob("*.pt")
+    state = torch.load(path, weights_only=True)
+    # Another seed, recipe or method has another name, and finds nothing.
+    for other in (tiny("linear", seed=1), tiny("linear", lr=0.02), tiny("lora")):
+        execute(other, pack, tmp_path / "other.json", Machine(checkpoints=tmp_path))
+        assert path.is_file() and "goes on" not in capsys.readouterr().err
+    whole = results(execute(tiny("linear"), pack, tmp_path / "whole.json"))
+    contents = {
+        "of another run": lambda: torch.save(state | {"digest": "other"}, path),
+        "written with torch 0.1": lambda: torch.save(state | {"torch": "0.1"}, path),
+        "no checkpoint": lambda: torch.save([1, 2], path),
+        "cannot be read": lambda: path.write_bytes(path.read_bytes()[:1000]),
+        "be read (UnpicklingError)": lambda: torch.save({"digest": Checkpoint}, path),
+        "be read": lambda: path.write_bytes(b""),
+    }
+    for words, write in contents.items():
+        torch.save(state, path)
+        write()
+        resumed = execute(tiny("linear"), pack, tmp_path / "run.json", Machine(checkpoints=tmp_path))
+        assert results(resumed) == whole
+        message = capsys.readouterr().err
+        assert words in message and "training starts anew" in message
+
+
+def test_a_process_saves_and_ends_when_it_is_told_to(pack, tmp_path):
+    command = [sys.executable, "-m", "mosa.cli", "train", "--task", "demo/digits", "--pack", str(pack)]
+    command += ["--method", "linear", "--training", '{"epochs": 3000, "batch_size": 8}']
+    command += ["--checkpoints", str(tmp_path / "kept"), "--checkpoint-every", "0"]
+    command += ["--output", str(tmp_path / "run.json")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not list((tmp_path / "kept").glob("*.pt")):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, log = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, log
+    assert "stopped by SIGTERM; goes on from" in log and "Traceback" not in log
+    assert len(list((tmp_path / "kept").glob("*.pt"))) == 1 and not (tmp_path / "run.json").exists()
+
+
+def test_a_step_that_does_not_fit_is_done_in_parts(pack, tmp_path, monkeypatch, capsys):
+    run = tiny("adapter")
+    object.__setattr__(run, "options", {"dropout": 0.0})
+    whole = execute(run, pack, tmp_path / "whole.json")
+    loss = training.tuning_loss
+
+    def full(model, images, *rest):
+        if len(images) > 10:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss(model, images, *rest)
+
+    monkeypatch.setattr(training, "tuning_loss", full)
+    record = execute(run, pack, tmp_path / "run.json")
+    assert record["training"]["accumulation"] == 4 and "accumulation" not in whole["training"]
+    assert "out of memory; a step of 32 is done in 4 parts" in capsys.readouterr().err
+    assert record["metrics"]["train_loss"] == pytest.approx(whole["metrics"]["train_loss"], rel=1e-3)
+    monkeypatch.setattr(training, "tuning_loss", lambda *_: full(None, [0] * 99))
+    with pytest.raises(Exception, match="not even one image"):
+        execute(run, pack, tmp_path / "none.json")
+    assert not (tmp_path / "none.json").exists()

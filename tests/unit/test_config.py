@@ -1,0 +1,366 @@
+"""Configs: what is wrong is refused in one sentence, what is right becomes the runs that it says."""
+
+import copy
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from snakemake.utils import update_config
+
+from mosa.base.errors import UserError
+from mosa.engine.loop import TrainingOptions
+from mosa.experiment.config import configuration_page, expand, load_config, read_config
+from mosa.experiment.validation import SCHEMAS, read_schema
+from mosa.peft import build_method, get_method
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted([ROOT / "config.yaml", *(ROOT / "configs").glob("*.yaml")])
+
+TINY = """\
+name: tiny
+benchmarks:
+  demo: [digits, count]
+backbones:
+  micro_vit: {architecture: mosa_vit_micro}
+seeds: [0, 1]
+training: {epochs: 1}
+variants:
+  linear: {method: linear}
+  mosa:
+    method: mosa
+    options: {bottleneck: 4}
+    training: {lr: 0.01}
+sweeps:
+  size:
+    mosa: {bottleneck: [2, 4, 8]}
+"""
+
+
+def tiny():
+    return yaml.safe_load(TINY)
+
+
+def changed(path, value):
+    config = tiny()
+    *parents, last = path
+    node = config
+    for key in parents:
+        node = node[key]
+    if value is KeyError:
+        del node[last]
+    else:
+        node[last] = value
+    return config
+
+
+def test_the_grid_is_complete_and_ordered():
+    runs = expand(load_config(tiny()))
+    variants = ["linear", "mosa", "mosa_bottleneck2", "mosa_bottleneck8"]  # 4 is the variant's own value
+    assert [(r.task, r.variant, r.seed) for r in runs] == [
+        (task, variant, seed)
+        for task in ("demo/digits", "demo/count")
+        for variant in variants
+        for seed in (0, 1)
+    ]
+    assert len({run.path for run in runs}) == len(runs)
+    assert runs[0].path == "runs/demo/digits/micro_vit/linear/seed0.json"
+
+
+def test_sweeps_name_what_they_change():
+    sweeps = {"size": {"mosa": {"bottleneck": [8]}}, "split": {"mosa": {"split_bias": [False, True]}}}
+    runs = {run.variant: run for run in expand(load_config(changed(("sweeps",), sweeps)))}
+    assert list(runs) == ["linear", "mosa", "mosa_bottleneck8", "mosa_split_biastrue"]
+    assert runs["mosa_bottleneck8"].options == runs["mosa"].options | {"bottleneck": 8}
+    assert runs["mosa_bottleneck8"].training == runs["mosa"].training
+
+
+def test_defaults_are_filled_in_everywhere():
+    config = load_config(tiny())
+    assert config["stage"] == "final" and config["paths"]["packs"] == "results/packs"
+    assert config["backbones"]["micro_vit"]["weights"] == "builtin"
+    mosa = config["variants"]["mosa"]
+    assert build_method("mosa", **mosa["options"]) == build_method("mosa", bottleneck=4)
+    assert mosa["options"].keys() == get_method("mosa").model_fields.keys()
+    assert mosa["training"] == dataclasses.asdict(TrainingOptions(epochs=1, lr=0.01))
+    assert config["variants"]["linear"]["training"]["lr"] == TrainingOptions.lr
+    assert load_config(config) == config  # a loaded config loads to itself
+
+
+def test_overrides_of_a_task_stand_over_those_of_its_benchmark():
+    by_task = {
+        "demo": {"options": {"experts": 2}, "training": {"lr": 0.2}},
+        "demo/count": {"options": {"experts": 8}},
+    }
+    runs = expand(load_config(changed(("variants", "mosa", "by_task"), by_task)))
+    found = {run.task: (run.options["experts"], run.training["lr"]) for run in runs if run.variant == "mosa"}
+    assert found == {"demo/digits": (2, 0.2), "demo/count": (8, 0.2)}
+
+
+def test_a_preset_sets_normalisation_and_resizing_together():
+    def runs(protocol, **backbone):
+        config = changed(("protocol",), protocol) | {"benchmarks": {"vtab1k": ["kitti"]}}
+        config["backbones"] = {
+            "vit": {"architecture": "vit_base_patch16_224", "weights": "random"} | backbone
+        }
+        return expand(load_config(config))[0]
+
+    assert runs("standard").normalization == "checkpoint" and runs("vpt").normalization == "imagenet"
+    assert runs("vpt", normalization="inception").normalization == "inception"
+    packs = {protocol: runs(protocol).pack for protocol in ("standard", "noah", "vpt")}
+    assert packs["standard"] == packs["noah"] != packs["vpt"]  # resized alike, and bilinearly
+    assert runs("vpt").image_size == 224 and runs("vpt", image_size=384).pack != packs["vpt"]
+    assert len({runs(protocol).specification["protocol"] for protocol in packs}) == 3
+
+
+def test_own_tasks_form_a_benchmark():
+    config = changed(("tasks",), {"trees": {"layout": "csv", "root": "trees.csv"}, "none": None})
+    config["benchmarks"] = {"own": "all"}
+    run = expand(load_config(config))[0]
+    assert run.task == "own/trees" and run.pack.startswith("own/trees-32-")
+    config["tasks"]["trees"]["root"] = "other.csv"
+    assert expand(load_config(config))[0].pack != run.pack
+
+
+def test_loading_does_not_change_its_input():
+    config = tiny()
+    before = copy.deepcopy(config)
+    load_config(config)
+    assert config == before
+
+
+def test_all_is_every_task():
+    runs = expand(load_config(changed(("benchmarks", "demo"), "all")))
+    assert len({run.task for run in runs}) == 7
+
+
+def test_specification_has_what_changes_the_result_and_nothing_else():
+    base = expand(load_config(tiny()))[0]
+
+    def specification(path, value):
+        runs = {run.path: run for run in expand(load_config(changed(path, value)))}
+        return runs[base.path].specification
+
+    same = [("name", "other"), ("seeds", [0, 1, 2]), ("paths", {"results": "elsewhere"})]
+    for path, value in same:
+        assert specification((path,), value) == base.specification
+    different = [
+        (("variants", "linear", "training"), {"lr": 0.5}),
+        (("training", "epochs"), 2),
+        (("stage",), "selection"),
+        (("backbones", "micro_vit", "weights"), "random"),
+    ]
+    for path, value in different:
+        assert specification(path, value) != base.specification
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("seed",), [1], "seed: unknown key 'seed': expected one of name, .*did you mean 'seeds'"),
+        (("variants", "mosa", "option"), {}, "variants.mosa.option: unknown key 'option'.*mean 'options'"),
+        (("variants", "mosa", "method"), "moza", "variants.mosa.method: unknown method 'moza'.*mean 'mosa'"),
+        (
+            ("variants", "mosa", "options", "expert"), 4,
+            "variants.mosa.options.expert: unknown key 'expert'.*did you mean 'experts'",
+        ),
+        (("variants", "mosa", "options", "bottleneck"), 0, ".*bottleneck: 0 is less than the minimum of 1"),
+        (("variants", "mosa", "options", "bottleneck"), "x", "got 'x', expected a whole number"),
+        (("variants", "mosa", "options", "split"), "upp", "'upp' is not allowed: expected one of up"),
+        (("variants", "mosa", "training", "lrr"), 1, "mosa.engine.loop.lrr: unknown key 'lrr'.*mean 'lr'"),
+        (("variants", "mosa", "training", "lr"), "fast", ".*training.lr: got 'fast', expected a number"),
+        (("variants", "mosa", "training", "lr"), "1e-3", "'1e-3', expected a number; YAML .* write 0.001"),
+        (("variants", "mosa", "training", "lr"), float("nan"), "lr: got nan, expected a number"),
+        (("variants", "mosa", "options", "bottleneck"), 4.0, "got 4.0, expected a whole number"),
+        (("variants", "MoSA"), {"method": "mosa"}, "the name 'MoSA' cannot .* expected lower-case letters"),
+        (("variants", 7), {"method": "mosa"}, "variants: got 7, expected text; put it in quotes"),
+        (("variants", "a b"), {"method": "linear"}, "the name 'a b' cannot be part of a path"),
+        (("variants", "../x"), {"method": "linear"}, "the name '../x' cannot be part of a path"),
+        (("variants", "linear"), {}, "variants.linear: key 'method' is missing"),
+        (("variants",), {}, "variants: is empty"),
+        (("training", "epochs"), 1.5, "training.epochs: got 1.5, expected a whole number"),
+        (("training", "epochs"), True, "got True, expected a whole number"),
+        (("seeds",), [0, 1, 0], "seeds: 0 is listed twice"),
+        (("seeds",), [], "seeds: is empty"),
+        (("seeds",), [1.0], "seeds.0: got 1.0, expected a whole number"),
+        (("seeds",), [-1], "seeds.0: -1 is less than the minimum of 0"),
+        (("seeds",), 3, "seeds: got 3, expected a list"),
+        (("seeds",), KeyError, "key 'seeds' is missing"),
+        (("benchmarks", "demo"), [], "benchmarks.demo: is empty"),
+        (("benchmarks", "demo"), ["digit"], "benchmarks.demo.0: unknown task 'digit'.*did you mean 'digits'"),
+        (("benchmarks", "demo"), ["count", "count"], "benchmarks.demo: 'count' is listed twice"),
+        (("benchmarks", "demo"), "some", "expected `all` or a list of tasks"),
+        (("benchmarks", "dem"), "all", "benchmarks.dem: unknown benchmark 'dem'.*did you mean 'demo'"),
+        (("stage",), "test", "stage: 'test' is not allowed: expected one of final, selection"),
+        (("backbones",), {}, "backbones: is empty"),
+        (
+            ("backbones", "micro_vit", "architecture"), "mosa_vit_mico",
+            "'mosa_vit_mico' has no builtin weights.*did you mean 'mosa_vit_micro'",
+        ),
+        (("backbones", "micro_vit", "weight"), "x", "unknown key 'weight'.*did you mean 'weights'"),
+        (("sweeps", "size", "moza"), {"bottleneck": [1]}, "sweeps.size.moza: unknown variant 'moza'"),
+        (("sweeps", "size", "mosa"), {"rank": [1]}, "unknown option of 'mosa': 'rank'"),
+        (("sweeps", "size", "mosa"), {"bottleneck": [0]}, "bottleneck.0: 0 is less than the minimum of 1"),
+        (
+            ("sweeps", "size", "mosa"), {"bottleneck": [8], "experts": [2]},
+            "changes bottleneck, experts; a sweep changes one option",
+        ),
+        (
+            ("variants", "mosa_bottleneck8"), {"method": "mosa"},
+            "sweeps.size.mosa.bottleneck.2: makes a variant 'mosa_bottleneck8', which there is already",
+        ),
+        (("sweeps", "size", "mosa"), {"bottleneck": []}, "sweeps.size.mosa.bottleneck: is empty"),
+        (("protocol",), "vtp", "protocol: 'vtp' is not allowed: expected one of demo, .*did you mean 'vpt'"),
+        (("backbones", "micro_vit", "image_size"), 64, "takes images of 64 pixels and demo/digits has 32"),
+        (("backbones", "micro_vit", "kind"), "npy", "'npy' is not allowed: .*did you mean 'npz'"),
+        (("training", "warmup_epochs"), 2, "a warm-up of 2 epochs is longer than the 1 epochs of training"),
+        (("training", "drop_path"), 1.0, "drop_path: 1.0 is greater than or equal to the maximum of 1"),
+        (("training", "fraction"), 0, "fraction: 0 is less than or equal to the minimum of 0"),
+        (("benchmarks", "own"), "all", "benchmarks.own: unknown benchmark 'own'"),
+        (("tasks",), {"a": {"layout": "folder"}}, "tasks.a: key 'root' is missing"),
+        (("tasks",), {"a": {"layout": "foldr", "root": "x"}}, "'foldr' is not allowed: .*mean 'folder'"),
+        (
+            ("tasks",), {"a": {"layout": "csv", "root": "x", "augment": "crop_flip", "resize": "direct"}},
+            "tasks.a.augment: tasks.a: augment 'crop_flip' needs room to crop",
+        ),
+        (
+            ("variants", "mosa", "by_task"), {"demo/digit": {}},
+            "by_task.demo/digit: unknown task 'demo/digit': expected one of demo, .*mean 'demo/digits'",
+        ),
+        (("variants", "mosa", "by_task"), {"demo": {"options": {"expert": 2}}}, "unknown key 'expert'"),
+        (("variants", "mosa", "by_task"), {"demo": {"training": {"lr": -1}}}, "lr: -1 is less than or equal"),
+        (("name",), "../x", "name: the name '../x' cannot be part of a path"),
+        (("paths",), {"results": "out/{x}"}, "paths.results: got 'out/{x}', expected a path without braces"),
+        (("paths",), {"packs": "{packs}"}, "paths.packs: got '{packs}', expected a path without braces"),
+    ],
+)  # fmt: skip
+def test_wrong_configs_are_refused_in_one_sentence(tmp_path, path, value, words):
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(changed(path, value), sort_keys=False))
+    with pytest.raises(UserError) as error:
+        read_config(file)
+    message = str(error.value)
+    assert re.search(words, message), message
+    assert "\n" not in message
+    place = re.match(rf"{file}, line (\d+): ([^:]+): ", message)
+    if place:  # the line named is the line of the key named, or of the item of its list
+        line, key = file.read_text().splitlines()[int(place[1]) - 1], place[2].rpartition(".")[2]
+        assert re.search(rf"- |\b{re.escape(key)}: ?", line), message
+    else:
+        assert message.startswith("the config: ")
+
+
+def test_duplicate_keys_are_refused(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(TINY + "seeds: [7]\n")
+    with pytest.raises(UserError, match=r"config\.yaml, line 17: key 'seeds' stands in line 6 already"):
+        read_config(file)
+
+
+@pytest.mark.parametrize("content", ["a: [1", "\t", "- a\n", "", "\xff: 1"])
+def test_files_that_are_no_config(tmp_path, content):
+    file = tmp_path / "config.yaml"
+    file.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=r"config\.yaml"):
+        read_config(file)
+
+
+def test_what_a_second_file_adds_stands_last(tmp_path):
+    base, overlay, merged = changed(("sweeps",), {}), tmp_path / "overlay.yaml", {}
+    added = {"name": "more", "variants": {"linear": None, "norm": {"method": "norm"}}}
+    overlay.write_text(yaml.safe_dump(added))
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base, sort_keys=False))
+    for config in (added, base, added):  # in the order in which Snakemake does it for --configfile
+        update_config(merged, config)
+    assert list(merged["variants"]) == ["linear", "norm", "mosa"]
+    loaded = load_config(merged, [tmp_path / "base.yaml", overlay])
+    assert list(loaded["variants"]) == ["mosa", "norm"]
+    assert read_config(tmp_path / "base.yaml", overlay) == loaded
+
+
+def test_a_second_file_changes_and_drops(tmp_path):
+    base, overlay = tmp_path / "base.yaml", tmp_path / "overlay.yaml"
+    base.write_text(TINY)
+    overlay.write_text("seeds: [5]\nvariants: {linear: null}\nsweeps: {size: null}\ntraining: {lr: 0.5}\n")
+    config = read_config(base, overlay)
+    assert config["seeds"] == [5] and list(config["variants"]) == ["mosa"] and not config["sweeps"]
+    assert config["training"]["lr"] == 0.5 and config["training"]["epochs"] == 1
+    base.write_text(TINY + "    linear: {consistency: [1.0]}\n")
+    overlay.write_text("variants: {linear: null}\nsweeps: {size: {linear: null}}\n")
+    assert read_config(base, overlay)["sweeps"] == {"size": {"mosa": {"bottleneck": [2, 4, 8]}}}
+    overlay.write_text("variants: {mosa: {options: {experts: 0}}}\n")
+    with pytest.raises(
+        UserError, match=r"overlay\.yaml, line 1: variants\.mosa\.options\.experts: 0 is less"
+    ):
+        read_config(base, overlay)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configs_load(path):
+    files = [ROOT / "config.yaml"] + ([path] if path.parent.name == "configs" else [])
+    runs = expand(read_config(*files))
+    for run in runs:
+        get_method(run.method)(**run.options)
+        TrainingOptions.from_dict(run.training)
+    text = path.read_text()
+    assert int(re.search(r"^#   snakemake .* (\d+) runs", text, re.MULTILINE)[1]) == len(runs)
+    assert text.startswith("# yaml-language-server: $schema=")
+    schema = text.partition("$schema=")[2].splitlines()[0]
+    assert (path.parent / schema).resolve() == SCHEMAS / "config.schema.json"
+
+
+def test_the_default_has_the_learning_rates_that_were_chosen():
+    choices = json.loads((ROOT / "configs" / "demo-tuned.json").read_text())
+    config = read_config(ROOT / "config.yaml")
+    searched = read_config(ROOT / "config.yaml", ROOT / "configs" / "demo-tune.yaml")["tune"]["variants"]
+    assert [choice["variant"] for choice in choices] == list(config["variants"])
+    for choice in choices:
+        assert (
+            config["variants"][choice["variant"]]["training"].items() >= choice["chosen"]["training"].items()
+        )
+        assert choice["search"]["space"] == searched[choice["variant"]]
+        assert {tuple(task.split("/")) for task in choice["tasks"]} == {
+            (benchmark, task) for benchmark, tasks in config["benchmarks"].items() for task in tasks
+        }
+
+
+def test_shipped_configs_keep_their_results_apart():
+    folders = [read_config(ROOT / "config.yaml", path)["paths"]["results"] for path in CONFIGS]
+    assert len(set(folders)) == len(folders)
+
+
+def test_the_configuration_page_is_what_the_schema_says():
+    assert (ROOT / "docs" / "configuration.md").read_text() == configuration_page(), "run `mosa schema`"
+
+
+def test_the_schema_is_closed_described_and_agrees_with_the_code():
+    schema = read_schema("config")
+
+    def walk(node, where):
+        for key, child in node.get("properties", {}).items():
+            assert child.get("description"), f"{where}.{key}"
+            assert "default" in child or key in node.get("required", []), f"{where}.{key}"
+            walk(child, f"{where}.{key}")
+        if "properties" in node:
+            assert node["additionalProperties"] is False, where
+        elif isinstance(node.get("additionalProperties"), dict):
+            walk(node["additionalProperties"], f"{where}.*")
+
+    walk(schema, "config")
+    recipe = schema["properties"]["training"]["properties"]
+    fields = {field.name: field.default for field in dataclasses.fields(TrainingOptions)}
+    assert {key: child["default"] for key, child in recipe.items()} == fields
+
+
+def test_conda_environments_agree_with_the_constraints():
+    lines = (ROOT / "constraints.txt").read_text().lower().replace("_", "-").splitlines()
+    pins = dict(line.split("==") for line in lines)
+    for path in (ROOT / "envs").glob("*.yaml"):
+        packages = yaml.safe_load(path.read_text())["dependencies"][-1]["pip"]
+        assert packages
+        for package in packages:
+            name, version = package.split("==")
+            assert pins[name] == version, f"{path.name}: {package}"
+        assert path.with_suffix(".post-deploy.sh").is_file()

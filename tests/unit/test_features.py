@@ -1,0 +1,133 @@
+"""Linear probing on features computed once is linear probing."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from models import ARCHITECTURES, SMALL, spec
+
+from mosa import peft
+from mosa.engine import features as kept
+from mosa.engine import run as runs
+from mosa.engine.batches import Images
+from mosa.engine.features import Head, is_head_only
+from mosa.engine.machine import Machine
+from mosa.engine.run import execute
+from mosa.peft import list_methods
+
+
+def linear(**changes):
+    training = {"epochs": 5, "batch_size": 16, "lr": 0.05}
+    return spec("linear", training=training | changes.pop("training", {}), **changes)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_classifier_on_features_is_the_model(architecture):
+    model = peft.attach(ARCHITECTURES[architecture](5), "linear").eval()
+    images = torch.randn(4, 3, 32, 32)
+    features = model.forward_head(model.forward_features(images), pre_logits=True)
+    assert torch.equal(Head(model)(features), model(images))
+
+
+@pytest.mark.parametrize("method", list_methods())
+def test_only_what_tunes_the_classifier_alone_has_features(method):
+    model = peft.attach(ARCHITECTURES["vit"](5), method, **SMALL.get(method, {}))
+    assert is_head_only(model) == (method == "linear")
+
+
+def test_what_is_stochastic_or_compared_has_none():
+    dropping = peft.attach(ARCHITECTURES["vit_layerscale_droppath"](5), "linear")
+    assert not is_head_only(dropping)
+    assert not is_head_only(peft.attach(ARCHITECTURES["vit"](5), "linear", consistency=1.0))
+
+
+@pytest.mark.parametrize("stage", ["final", "selection"])
+@pytest.mark.parametrize("weights", ["builtin", "random"])
+def test_the_record_is_the_plain_loops(pack, tmp_path, weights, stage):
+    run = linear(weights=weights, stage=stage, training={"warmup_epochs": 1})
+    plain = execute(run, pack, tmp_path / "plain.json")
+    fast = execute(run, pack, tmp_path / "fast.json", Machine(features=tmp_path / "features"))
+    again = execute(run, pack, tmp_path / "again.json", Machine(features=tmp_path / "features"))
+    assert fast["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-4)
+    assert fast["metrics"]["loss"] == pytest.approx(plain["metrics"]["loss"], rel=1e-4)
+    assert fast["metrics"]["top1"] == plain["metrics"]["top1"]
+    assert again["metrics"] == fast["metrics"] and again["parameters"] == plain["parameters"]
+    assert len(list((tmp_path / "features").glob("*.safetensors"))) == 2
+
+
+def test_features_are_computed_once_and_only_for_what_they_are_of(pack, tmp_path, monkeypatch):
+    computed = []
+    compute = kept.compute_features
+    monkeypatch.setattr(kept, "compute_features", lambda *a: computed.append(1) or compute(*a))
+
+    def count(run):
+        before = len(computed)
+        execute(run, pack, tmp_path / "run.json", Machine(features=tmp_path))
+        return len(computed) - before
+
+    builtin = linear(weights="builtin")
+    assert count(builtin) == 2  # trainval, test
+    assert count(builtin) == 0
+    for same in (linear(weights="builtin", seed=1), linear(weights="builtin", training={"lr": 0.5})):
+        assert count(same) == 0
+    assert count(linear(weights="builtin", stage="selection")) == 2  # train, val
+    assert count(linear(weights="builtin", normalization="imagenet")) == 2
+    assert count(linear(weights="builtin", training={"fraction": 0.5})) == 1
+    assert count(linear(weights="builtin", training={"fraction": 0.5}, seed=1)) == 1  # another half
+    assert count(linear(weights="random")) == 2
+    assert count(linear(weights="random", seed=1)) == 2  # other weights
+    assert count(spec("lora", weights="builtin")) == 0
+    for path in tmp_path.glob("*.safetensors"):
+        path.write_bytes(path.read_bytes()[:50])
+    assert count(builtin) == 2  # damaged ones are made again
+
+
+def augmented(**training):
+    run = linear(task="fgvc/flowers", architecture="vit_tiny_patch16_224", image_size=32)
+    recipe = {"epochs": 3, "batch_size": 16, "lr": 0.05}
+    return replace(run, training=recipe | training)
+
+
+def test_features_of_views_are_the_plain_loop_on_views(flowers, tmp_path):
+    plain = execute(augmented(views=2), flowers, tmp_path / "plain.json")
+    fast = execute(augmented(views=2), flowers, tmp_path / "fast.json", Machine(features=tmp_path / "f"))
+    assert fast["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-4)
+    assert fast["metrics"]["loss"] == pytest.approx(plain["metrics"]["loss"], rel=1e-4)
+    assert fast["training"]["views"] == 2 and len(list((tmp_path / "f").glob("*.safetensors"))) == 2
+    execute(augmented(views=3), flowers, tmp_path / "more.json", Machine(features=tmp_path / "f"))
+    assert len(list((tmp_path / "f").glob("*.safetensors"))) == 3  # of test, of two views, of three
+
+
+def test_without_views_augmented_images_have_no_features(flowers, tmp_path):
+    execute(augmented(epochs=1), flowers, tmp_path / "run.json", Machine(features=tmp_path / "f"))
+    assert not list((tmp_path / "f").glob("*.safetensors"))
+
+
+def test_test_is_read_after_the_last_epoch(pack, tmp_path, monkeypatch):
+    read = []
+    compute = kept.compute_features
+    monkeypatch.setattr(
+        kept,
+        "compute_features",
+        lambda model, images, *rest: read.append(len(images)) or compute(model, images),
+    )
+    fit = runs.fit
+    monkeypatch.setattr(runs, "fit", lambda *a: read.append("fit") or fit(*a))
+    execute(linear(), pack, tmp_path / "run.json", Machine(features=tmp_path))
+    assert read == [60, "fit", 30]
+
+
+def test_features_have_the_interface_of_images(pack, tmp_path):
+    from mosa.data.packs import Pack
+
+    images = Images(Pack(pack).split("train"), (0, 0, 0), (1, 1, 1), torch.device("cpu"))
+    data = kept.Features(torch.arange(80.0).view(2, 40, 1), images)
+    order = torch.randperm(40)
+    whole = [x for x, _ in data.batches(16, order)]
+    assert torch.equal(torch.cat(whole).flatten(), order.float())
+    assert all(map(torch.equal, whole[1:], [x for x, _ in data.batches(16, order, start=1)]))
+    assert [len(labels) for _, labels in data.batches(16)] == [16, 16, 8]
+    views = [torch.cat([x for x, _ in data.batches(16, epoch=epoch)])[0].item() for epoch in range(4)]
+    assert views == [0, 40, 0, 40]
+    assert copy.copy(data).split is images.split

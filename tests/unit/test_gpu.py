@@ -1,0 +1,76 @@
+"""The same on a GPU: run where there is one."""
+
+import pytest
+import torch
+from models import SMALL, batch, build, spec
+
+from mosa import peft
+from mosa.backbones.build import build_backbone
+from mosa.engine.cost.memory import step_memory
+from mosa.engine.loop import TrainingOptions
+from mosa.engine.machine import Machine
+from mosa.engine.run import execute
+from mosa.peft.losses import tuning_loss
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("method", peft.list_methods())
+def test_gradients_equal_the_cpus(method):
+    if method == "dropconnect":
+        pytest.skip("draws on the device")
+    options = SMALL.get(method, {})
+    options |= {"dropout": 0.0} if "dropout" in peft.get_method(method).model_fields else {}
+    gradients = []
+    for device in ("cpu", "cuda"):
+        model = peft.attach(build(), method, seed=3, **options).to(device).train()
+        images, labels = (tensor.to(device) for tensor in batch())
+        tuning_loss(model, images, labels).backward()
+        gradients.append({n: p.grad.cpu() for n, p in model.named_parameters() if p.requires_grad})
+    for name, expected in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], expected, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", peft.list_methods())
+def test_attaching_on_the_gpu_stays_there(method):
+    model = peft.attach(build().cuda(), method, **SMALL.get(method, {}))
+    tensors = [*model.parameters(), *(b for b in model.buffers())]
+    assert {tensor.device.type for tensor in tensors} == {"cuda"}
+
+
+@pytest.mark.parametrize("method", peft.list_methods())
+def test_a_run_on_the_gpu_leaves_a_record(pack, tmp_path, method):
+    record = execute(spec(method), pack, tmp_path / "record.json", Machine(device="cuda"))
+    assert record["device"]["type"] == "cuda" and record["peak_memory_mib"] > 0
+
+
+@pytest.mark.parametrize("compile", ["blocks", "cuda_graphs"])
+@pytest.mark.parametrize("method", ["adapter", "lora", "mosa"])
+def test_a_compiled_run_is_the_plain_one(pack, tmp_path, method, compile):
+    run = spec(method, training={"epochs": 2, "batch_size": 16})
+    plain = execute(run, pack, tmp_path / "plain.json", Machine("cuda"))
+    compiled = execute(run, pack, tmp_path / "compiled.json", Machine("cuda", compile=compile))
+    assert compiled["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-3)
+    assert compiled["metrics"]["loss"] == pytest.approx(plain["metrics"]["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("machine", [Machine("cuda"), Machine("cuda", gradient_checkpointing=True)])
+@pytest.mark.parametrize("method", ["adapter", "mosa", "full"])
+def test_the_counted_memory_is_the_memory_that_is_taken(method, machine):
+    model, backbone = build_backbone("vit_small_patch16_224", "random", 100)
+    peft.attach(model, method)
+    counted = step_memory(model, backbone.image_size, 32, TrainingOptions(), machine).peak
+    machine.place(model)
+    optimizer = torch.optim.AdamW([p for p in model.train().parameters() if p.requires_grad], fused=True)
+    images, labels = torch.randn(32, 3, 224, 224).cuda(), torch.zeros(32, dtype=torch.long).cuda()
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        tuning_loss(model, images, labels).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    assert torch.cuda.max_memory_allocated() == pytest.approx(counted, rel=0.15)
+
+
+def test_a_run_repeats_bit_by_bit(pack, tmp_path):
+    first, second = (execute(spec(), pack, tmp_path / f"{i}.json", Machine("cuda")) for i in range(2))
+    assert first["metrics"] == second["metrics"]

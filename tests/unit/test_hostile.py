@@ -1,0 +1,239 @@
+"""Files from strangers: whatever they hold, the answer is data or one of our own errors, and nothing runs."""
+
+import contextlib
+import copy
+import json
+import os
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from standin import image, make_fgvc, make_vtab, save
+from test_config import tiny
+from test_records import make_record
+
+from mosa.backbones.build import build_backbone
+from mosa.backbones.weights import load_weights
+from mosa.base.errors import UserError
+from mosa.data.catalogue import get_task
+from mosa.data.images import decode
+from mosa.data.layouts import Report, read_source
+from mosa.data.packs import Pack
+from mosa.data.task import task_from_config
+from mosa.experiment.config import expand, load_config, read_config
+from mosa.records import load_record, read_table, write_record
+from mosa.search.choose import choose, read_choice
+
+fuzzed = settings(
+    max_examples=int(os.environ.get("MOSA_FUZZ", "60")),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    derandomize=True,
+)
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@contextlib.contextmanager
+def only_our_errors():
+    with contextlib.suppress(UserError):
+        yield
+
+
+def places(value, path=()):
+    """Every place in nested mappings and lists."""
+    yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in items:
+        yield from places(child, (*path, key))
+
+
+def altered(draw, value):
+    """A copy in which something is replaced, removed or added."""
+    value = copy.deepcopy(value)
+    path = draw(st.sampled_from([p for p in places(value) if p]))
+    node = value
+    for key in path[:-1]:
+        node = node[key]
+    match draw(st.sampled_from(["replace", "remove", "add"])):
+        case "replace":
+            node[path[-1]] = draw(VALUES)
+        case "remove":
+            del node[path[-1]]
+        case "add" if isinstance(node, dict):
+            node[draw(st.text(max_size=8))] = draw(VALUES)
+    return value
+
+
+def bytes_altered(draw, content):
+    """The bytes of a file, cut off, or with some of them changed."""
+    if draw(st.booleans()):
+        return content[: draw(st.integers(0, len(content)))]
+    changed = bytearray(content)
+    for _ in range(draw(st.integers(1, 4))):
+        changed[draw(st.integers(0, min(len(changed), 4000) - 1))] = draw(st.integers(0, 255))
+    return bytes(changed)
+
+
+@fuzzed
+@given(st.data())
+def test_configs(tmp_path, data):
+    config = tiny() | {
+        "tune": {"variants": {name: {"training": {"lr": [0.1, 1]}} for name in ("linear", "mosa")}},
+        "tasks": {"mine": {"layout": "folder", "root": "x"}},
+    }
+    changed = altered(data.draw, config)
+    with only_our_errors():
+        expand(load_config(changed))
+    path = tmp_path / "config.yaml"
+    path.write_text(
+        data.draw(st.sampled_from([yaml.safe_dump(changed), data.draw(st.text())])), encoding="utf-8"
+    )
+    with only_our_errors():
+        read_config(path)
+
+
+@fuzzed
+@given(st.data())
+def test_records_and_choices(tmp_path, data):
+    path = tmp_path / "seed0.json"
+    path.write_text(json.dumps(altered(data.draw, make_record())))
+    with only_our_errors():
+        assert load_record(path)["status"] == "complete"
+    trials = {
+        "version": 1, "task": "a/b", "backbone": "b", "variant": "v", "method": "m", "search": {},
+        "trials": [
+            {"options": {}, "training": {"lr": 1}, "status": "complete", "epochs": 1, "top1": 1, "loss": 1}
+        ],
+    }  # fmt: skip
+    path.write_text(json.dumps(altered(data.draw, trials)))
+    with only_our_errors():
+        choose([path])
+    choice = {
+        "version": 1,
+        "tasks": [],
+        "backbone": "b",
+        "variant": "v",
+        "chosen": {"options": {}, "training": {}},
+    }
+    path.write_text(json.dumps(altered(data.draw, choice)))
+    with only_our_errors():
+        read_choice(path)["chosen"]["training"].items()
+
+
+@fuzzed
+@given(st.binary(max_size=300))
+def test_bytes_instead_of_a_file(tmp_path, content):
+    for name, read in {
+        "a.json": load_record, "a.csv": read_table, "a.safetensors": Pack, "b.json": read_choice,
+        "c.png": decode, "c.yaml": read_config,
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(content)
+        with only_our_errors():
+            read(tmp_path / name)
+
+
+@fuzzed
+@given(st.data())
+def test_a_table_of_records(tmp_path, data):
+    if not (tmp_path / "runs.csv").is_file():
+        from mosa.records import collect
+
+        write_record(make_record(), tmp_path / "seed0.json")
+        collect([tmp_path / "seed0.json"], tmp_path / "runs.csv")
+    text = (tmp_path / "runs.csv").read_bytes()
+    (tmp_path / "changed.csv").write_bytes(bytes_altered(data.draw, text))
+    with only_our_errors():
+        read_table(tmp_path / "changed.csv")
+
+
+@fuzzed
+@given(st.data())
+def test_lists(tmp_path, data):
+    task = get_task("vtab1k/cifar")
+    if not (tmp_path / "cifar").exists():
+        make_vtab(tmp_path, task)
+        (tmp_path / "keep").write_text((tmp_path / "cifar" / "train800.txt").read_text())
+    content = (
+        bytes_altered(data.draw, (tmp_path / "keep").read_bytes()) + data.draw(st.text(max_size=30)).encode()
+    )
+    (tmp_path / "cifar" / "train800.txt").write_bytes(content)
+    with only_our_errors():
+        read_source(task, tmp_path, Report())
+    rows = data.draw(st.text(max_size=60))
+    (tmp_path / "own.csv").write_text("path,label\n" + rows, encoding="utf-8", errors="replace")
+    own = task_from_config("mine", {"layout": "csv", "root": str(tmp_path / "own.csv"), "group": "g"})
+    with only_our_errors():
+        read_source(own, tmp_path, Report())
+
+
+@fuzzed
+@given(st.data())
+def test_fgvc_lists(tmp_path, data):
+    task = get_task("fgvc/flowers")
+    if not (tmp_path / "keep").exists():
+        make_fgvc(tmp_path, task)
+        (folder,) = [path.parent for path in tmp_path.rglob("train.json")]
+        (tmp_path / "keep").write_text((folder / "train.json").read_text())
+    (folder,) = [path.parent for path in tmp_path.rglob("train.json")]
+    entries = json.loads((tmp_path / "keep").read_text())
+    changed = altered(data.draw, entries) if data.draw(st.booleans()) else data.draw(VALUES)
+    (folder / "train.json").write_text(json.dumps(changed))
+    with only_our_errors():
+        read_source(task, tmp_path, Report())
+
+
+@fuzzed
+@given(st.data())
+def test_packs(pack, tmp_path, data):
+    path = tmp_path / "pack"
+    path.write_bytes(bytes_altered(data.draw, pack.read_bytes()))
+    with only_our_errors():
+        split = Pack(path).split("train")
+        split.read(np.arange(min(2, len(split))))
+
+
+@fuzzed
+@given(st.data())
+def test_weights(tmp_path, data):
+    model, _ = build_backbone("mosa_vit_micro", "random", 2, 0)
+    if not (tmp_path / "good.npz").exists():
+        tensors = {name: value.numpy() for name, value in list(model.state_dict().items())[:5]}
+        np.savez(tmp_path / "good.npz", **tensors)
+        torch.save(dict(list(model.state_dict().items())[:5]), tmp_path / "good.pth")
+    for name in ("good.npz", "good.pth"):
+        path = tmp_path / f"bad{name[4:]}"
+        path.write_bytes(bytes_altered(data.draw, (tmp_path / name).read_bytes()))
+        with only_our_errors():
+            load_weights(model, path)
+
+
+def test_images_that_are_none_are_refused_by_name(tmp_path):
+    save(tmp_path / "good.png", image(np.random.default_rng(0)))
+    whole = (tmp_path / "good.png").read_bytes()
+    contents = {
+        "empty.png": b"",
+        "cut.png": whole[:60],
+        "text.png": b"<svg onload=alert(1)>",
+        "zip.png": b"PK\3\4",
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            decode(tmp_path / name)
+
+
+def test_sizes_are_checked_before_anything_is_allocated(tmp_path):
+    """A header that promises a terabyte is refused; it is not believed."""
+    described = {"dtype": "U8", "shape": [10**12], "data_offsets": [0, 10**12]}
+    header = json.dumps({"train.images": described}).encode()
+    for length in (len(header), 2**60):
+        (tmp_path / "huge").write_bytes(length.to_bytes(8, "little") + header)
+        with pytest.raises(UserError, match="not a readable pack"):
+            Pack(tmp_path / "huge")

@@ -1,0 +1,89 @@
+"""Memory that is counted without computing is the memory that is taken."""
+
+import pytest
+import torch
+from click.testing import CliRunner
+from models import SMALL, batch, build
+from torch.profiler import ProfilerActivity, profile
+
+from mosa import cli, peft
+from mosa.engine.cost.memory import fitting, step_memory
+from mosa.engine.loop import TrainingOptions, decay_groups
+from mosa.engine.machine import CPU, Machine
+from mosa.peft.losses import tuning_loss
+
+RECIPE = TrainingOptions()
+CHECKPOINTING = Machine(gradient_checkpointing=True)
+
+
+def measured(model, size: int) -> int:
+    """Peak bytes of a real step, as torch's profiler counts them."""
+    optimizer = torch.optim.AdamW(decay_groups(model.train(), 0.01), fused=True)
+    images, labels = batch(size)
+
+    def step():
+        tuning_loss(model, images, labels).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    step()
+    resting = [*model.parameters(), *model.buffers(), images, labels]
+    resting += [value for entry in optimizer.state.values() for value in entry.values()]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        step()
+    held = peak = 0
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak + sum(tensor.nbytes for tensor in resting)
+
+
+@pytest.mark.parametrize("method", peft.list_methods())
+def test_the_count_is_what_the_profiler_measures(method):
+    model = peft.attach(build(), method, **SMALL.get(method, {}))
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    counted = step_memory(model, 32, 16, RECIPE, CPU).peak
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert counted == pytest.approx(measured(model, 16), rel=0.03)
+
+
+@pytest.mark.parametrize("method", peft.list_methods())
+def test_nothing_of_a_step_is_left_after_it(method):
+    """Under checkpointing, too, where a tensor that a module holds on to holds the whole recomputation."""
+    model = peft.attach(build(), method, **SMALL.get(method, {}))
+    tuned = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    resting = sum(t.nbytes for t in (*model.parameters(), *model.buffers())) + 2 * tuned  # AdamW's two
+    resting += 16 * 3 * 32**2 * 4  # images
+    for machine in (CPU, CHECKPOINTING):
+        held = step_memory(model, 32, 16, RECIPE, machine).resting
+        assert held == pytest.approx(
+            resting, abs=16 * 17 * 32 * 4
+        )  # a tensor of tokens: a block's first input
+
+
+def test_checkpointing_and_bfloat16_take_less():
+    model = peft.attach(build(), "mosa", bottleneck=8)
+    plain = step_memory(model, 32, 64, RECIPE, CPU).peak
+    assert step_memory(model, 32, 64, RECIPE, CHECKPOINTING).peak < 0.7 * plain
+    assert step_memory(model, 32, 64, TrainingOptions(precision="bfloat16"), CPU).peak < 0.9 * plain
+
+
+def test_what_fits_is_what_the_count_says():
+    model = peft.attach(build(), "lora")
+    size_of, images_in = fitting(model, 32, RECIPE, CPU)
+    for images in (32, 128):
+        assert size_of(images) == pytest.approx(step_memory(model, 32, images, RECIPE, CPU).peak, rel=0.01)
+    limit = 20 << 20
+    assert size_of(images_in(limit)) <= limit < size_of(images_in(limit) + 1)
+    assert images_in(0) == 0
+
+
+def test_every_variant_has_a_row():
+    done = CliRunner().invoke(cli.cli, ["memory"])
+    assert done.exit_code == 0, done.output
+    rows = [line.split()[:2] for line in done.output.splitlines() if line.startswith("micro_vit")]
+    assert [variant for _, variant in rows] == [
+        *("linear", "full", "adapter", "lora", "mosa"),
+        *("adapter_bottleneck4", "lora_rank2", "mosa_bottleneck4"),
+    ]

@@ -1,0 +1,295 @@
+"""Odd images come out right; packs survive a crowd, a kill, and too little room."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from standin import make_vtab
+
+from mosa.base.errors import UserError
+from mosa.data import make_pack
+from mosa.data.catalogue import get_task
+from mosa.data.images import decode, read_image
+from mosa.data.packs import Pack
+from mosa.engine.batches import RESIDENT_SHARE, Images, lies_on_device
+
+TASK = get_task("vtab1k/cifar")
+
+
+# Images
+
+RAMP = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
+
+
+def grey(values):
+    return np.repeat(np.asarray(values)[..., None], 3, axis=2)
+
+
+def save(path, image, **options):
+    image.save(path, **options)
+    return path
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path):
+    image = Image.fromarray(RAMP.astype(np.uint16) * 257)
+    assert image.mode.startswith("I;16")
+    np.testing.assert_array_equal(decode(save(tmp_path / "x.png", image)), grey(RAMP))
+    np.testing.assert_array_equal(decode(save(tmp_path / "x.tif", image)), grey(RAMP))
+
+
+def test_grey_and_one_bit_images_have_three_channels(tmp_path):
+    np.testing.assert_array_equal(decode(save(tmp_path / "x.png", Image.fromarray(RAMP))), grey(RAMP))
+    bits = Image.fromarray(RAMP > 100)
+    np.testing.assert_array_equal(decode(save(tmp_path / "y.png", bits)), grey(255 * (RAMP > 100)))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_white(mode, tmp_path):
+    pixels = np.zeros((4, 4, 4), np.uint8)
+    pixels[..., 0] = 200 if mode != "LA" else 0
+    pixels[:2, :, 3] = 255
+    image = Image.fromarray(pixels).convert(mode)
+    if mode == "P":
+        indices = np.zeros((4, 4), np.uint8)
+        indices[2:] = 1
+        image = Image.fromarray(indices, mode="P")
+        image.putpalette([200, 0, 0, 7, 7, 7])
+        image.info["transparency"] = 1
+    out = np.asarray(decode(save(tmp_path / "x.png", image)))
+    assert (out[:2] == ([0, 0, 0] if mode == "LA" else [200, 0, 0])).all()
+    assert (out[2:] == 255).all()
+
+
+def test_cmyk_is_converted(tmp_path):
+    image = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # red
+    out = np.asarray(decode(save(tmp_path / "x.jpg", image, quality=100)))
+    assert out.shape == (8, 8, 3) and (out[..., 0] > 240).all() and (out[..., 1:] < 15).all()
+
+
+def test_a_camera_held_upright_is_upright(tmp_path):
+    image = Image.fromarray(np.stack([RAMP] * 3, axis=2)[:2])  # 4 wide, 2 high
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise
+    out = decode(save(tmp_path / "x.png", image, exif=exif))
+    assert out.size == (2, 4)
+    np.testing.assert_array_equal(np.asarray(out)[..., 0], np.rot90(RAMP[:2], -1))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_decompression_bomb_is_refused_by_name_and_unread(tmp_path):
+    side = int((2 * Image.MAX_IMAGE_PIXELS) ** 0.5) + 10
+    path = tmp_path / "bomb.png"
+    Image.new("1", (side, side)).save(path)
+    with pytest.raises(UserError, match=r"bomb\.png: has more than 178,956,970 pixels"):
+        decode(path)
+
+
+def test_sizes_are_torchvisions():
+    import torchvision  # mended by mosa, which is imported above
+
+    rng = np.random.default_rng(0)
+    for height, width in ((37, 61), (61, 37), (300, 301), (224, 224)):
+        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        mode = torchvision.transforms.InterpolationMode
+        for name, interpolation in (("bicubic", mode.BICUBIC), ("bilinear", mode.BILINEAR)):
+            resize = torchvision.transforms.Resize(64, interpolation)
+            np.testing.assert_array_equal(
+                read_image(pixels, 56, "shorter", name), np.asarray(resize(Image.fromarray(pixels)))
+            )
+
+
+# Packs
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vtab")
+    make_vtab(folder, TASK, sizes=(300, 20, 20))
+    return folder
+
+
+def prepare(root, output):
+    make_pack(TASK, output, root, image_size=160)
+
+
+def leftovers(folder, path):
+    return [p.name for p in folder.iterdir() if p != path and not p.name.endswith(".lock")]
+
+
+def test_eight_processes_leave_one_good_pack(root, tmp_path):
+    path = tmp_path / "pack"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=prepare, args=(root, path)) for _ in range(8)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 8
+    assert len(Pack(path).split("train")) == 300
+    assert not leftovers(tmp_path, path)
+
+
+@pytest.mark.parametrize("moment", [0.0, 0.5])
+def test_a_kill_in_the_middle_leaves_no_broken_pack(moment, root, tmp_path):
+    path = tmp_path / "pack"
+    code = (
+        f"from mosa.data import make_pack; make_pack({TASK.full_name!r}, {str(path)!r}, {str(root)!r}, 224)"
+    )
+    code = code.replace(f"{str(root)!r}", f"__import__('pathlib').Path({str(root)!r})")
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
+    while not (
+        found := [p for p in tmp_path.glob(".pack.*.tmp") if p.stat().st_size > moment * 300 * 150_528]
+    ):
+        assert process.poll() is None, "it was done before it could be killed"
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not path.exists() and found
+    make_pack(TASK, path, root, image_size=32)
+    assert len(Pack(path).split("train")) == 300
+    assert not leftovers(tmp_path, path)  # what the killed one left is gone
+
+
+def test_a_set_over_the_limit_is_decoded_while_it_is_read(root, tmp_path):
+    make_pack(TASK, tmp_path / "pack", root, image_size=32)
+    make_pack(TASK, tmp_path / "list", root, image_size=32, limit_gib=1e-6)
+    packed, listed = Pack(tmp_path / "pack"), Pack(tmp_path / "list")
+    assert packed.packed and not listed.packed
+    assert (tmp_path / "list").stat().st_size < 0.2 * (tmp_path / "pack").stat().st_size
+    index = np.array([5, 319, 3])
+    np.testing.assert_array_equal(packed.split("trainval").read(index), listed.split("trainval").read(index))
+    assert packed.split("test").labels.tolist() == listed.split("test").labels.tolist()
+
+
+def test_the_digest_of_a_list_follows_the_content_of_the_files(root, tmp_path):
+    shutil.copytree(root, tmp_path / "copy")
+    digests = []
+    for _ in range(2):
+        make_pack(TASK, tmp_path / "list", tmp_path / "copy", image_size=32, limit_gib=1e-6)
+        digests.append(Pack(tmp_path / "list").digest)
+        image = tmp_path / "copy" / "cifar" / "images" / "test" / "000003.jpg"
+        Image.fromarray(np.zeros((12, 12, 3), np.uint8)).save(image)
+    assert digests[0] != digests[1]
+
+
+def test_too_little_room_is_told_before_anything_is_written(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 1000))
+    with pytest.raises(UserError, match=r"needs about .* GiB and the disk has 0\.00 GiB; make room"):
+        make_pack(TASK, tmp_path / "pack", root, image_size=32)
+    assert not leftovers(tmp_path, None)
+
+
+def test_threads_change_nothing(root, tmp_path):
+    for threads in (1, 3):
+        make_pack(TASK, tmp_path / f"{threads}", root, image_size=32, threads=threads)
+    assert Pack(tmp_path / "1").digest == Pack(tmp_path / "3").digest
+
+
+# What the trainer reads
+
+
+def test_batches_from_disk_are_those_from_memory(root, tmp_path, monkeypatch):
+    make_pack(TASK, tmp_path / "pack", root, image_size=16)
+    split = Pack(tmp_path / "pack").split("trainval")
+    mean, std, order = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), torch.randperm(320)
+    resident = Images(split, mean, std, torch.device("cpu"))
+    monkeypatch.setattr("mosa.engine.batches.RESIDENT_BYTES", 0)
+    streamed = Images(split, mean, std, torch.device("cpu"))
+    assert resident.images is not None and streamed.images is None
+    for (a, x), (b, y) in zip(resident.batches(48, order), streamed.batches(48, order), strict=True):
+        assert torch.equal(a, b) and torch.equal(x, y)
+
+
+def shown(pack, epoch, size=40, device="cpu", **options):
+    """The images of an epoch, in their order."""
+    split = Pack(pack).split("train")
+    data = Images(split, (0, 0, 0), (1, 1, 1), torch.device(device), **options)
+    order = torch.randperm(len(data), generator=torch.Generator().manual_seed(epoch))
+    images = torch.cat([images for images, _ in data.batches(size, order, epoch)])
+    return images.cpu()[order.argsort()]
+
+
+@pytest.mark.parametrize("views", [0, 3])
+def test_any_number_of_threads_reads_the_same(flowers, views):
+    one, four = (shown(flowers, 1, augment=1, views=views, workers=workers) for workers in (1, 4))
+    assert torch.equal(one, four)
+
+
+@pytest.mark.parametrize("views", [0, 3])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_crops_gathered_on_the_device_are_those_read_from_disk(flowers, views, channels_last):
+    how = {"augment": 1, "views": views, "channels_last": channels_last}
+    for epoch in (1, 2):
+        read, gathered = (shown(flowers, epoch, resident=resident, **how) for resident in (False, True))
+        assert torch.equal(read, gathered)
+
+
+@pytest.mark.gpu
+def test_crops_on_a_gpu_are_those_of_the_cpu(flowers):
+    assert torch.equal(shown(flowers, 1, augment=1), shown(flowers, 1, augment=1, device="cuda"))
+
+
+def test_files_cannot_be_kept_on_the_device(root, tmp_path):
+    make_pack(TASK, tmp_path / "listed", root, image_size=16, limit_gib=1e-9)
+    split = Pack(tmp_path / "listed").split("train")
+    with pytest.raises(ValueError, match="decoded as they are read"):
+        Images(split, (0, 0, 0), (1, 1, 1), torch.device("cpu"), augment=1, resident=True)
+
+
+def test_only_the_pixels_of_its_own_images_lie_on_the_device(flowers):
+    pack = Pack(flowers)
+    half = pack.split("trainval").subset(np.arange(0, len(pack.split("trainval")), 2))
+    data = Images(half, (0, 0, 0), (1, 1, 1), torch.device("cpu"), augment=1, resident=True)
+    assert len(data.pixels.pixels) == sum(half[number].size for number in range(len(half))) // 3
+    rest = [images for images, _ in data.batches(8, epoch=2, start=2)]  # a run that goes on draws the same
+    assert torch.equal(torch.cat(rest), torch.cat([images for images, _ in data.batches(8, epoch=2)][2:]))
+
+
+def test_pixels_lie_on_the_device_where_that_pays(flowers, monkeypatch):
+    split, place, gpu = Pack(flowers).split("train"), torch.device("cpu"), torch.device("cuda")
+    free = 3 * int(split.sizes.prod(axis=1).sum()) * RESIDENT_SHARE
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
+    assert lies_on_device(split, 1, gpu) and not lies_on_device(split, 1, place)
+    assert not lies_on_device(split, None, place)  # its images are shown from many sizes, each once
+    free -= RESIDENT_SHARE
+    assert not lies_on_device(split, 1, gpu)
+
+
+def test_views_are_shown_in_turn_whatever_the_batches(flowers):
+    first, second, third = (shown(flowers, epoch, augment=1, views=2) for epoch in (1, 2, 3))
+    assert torch.equal(first, third) and not torch.equal(first, second)
+    assert torch.equal(first, shown(flowers, 1, size=7, augment=1, views=2))
+    anew = [shown(flowers, epoch, augment=1) for epoch in (1, 3)]
+    assert not torch.equal(*anew)
+    assert torch.equal(shown(flowers, 1, views=2), shown(flowers, 2))  # not augmented: no views
+
+
+def test_each_batch_draws_its_own_crops(flowers):
+    data = Images(Pack(flowers).split("train"), (0, 0, 0), (1, 1, 1), torch.device("cpu"), augment=1)
+    same = [images for images, _ in data.batches(1, torch.zeros(8, dtype=torch.long))]
+    assert any(not torch.equal(same[0], other) for other in same[1:])
+
+
+def test_augmentation_repeats_by_seed_and_differs_between_epochs(flowers):
+    split = Pack(flowers).split("train")
+
+    def epochs(seed):
+        data = Images(split, (0, 0, 0), (1, 1, 1), torch.device("cpu"), augment=seed)
+        return [torch.cat([images for images, _ in data.batches(40, epoch=epoch)]) for epoch in (1, 2)]
+
+    first, again, other = epochs(1), epochs(1), epochs(2)
+    assert all(map(torch.equal, first, again))
+    assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], other[0])
+    data = Images(split, (0, 0, 0), (1, 1, 1), torch.device("cpu"), augment=1)
+    rest = [images for images, _ in data.batches(8, epoch=2, start=2)]  # a run that goes on draws the same
+    assert torch.equal(torch.cat(rest), torch.cat([images for images, _ in data.batches(8, epoch=2)][2:]))
+    plain = Images(split, (0, 0, 0), (1, 1, 1), torch.device("cpu"))
+    assert torch.equal(next(plain.batches(8))[0], next(plain.batches(8))[0])

@@ -1,0 +1,280 @@
+"""The loop: schedule, decay, determinism, divergence, and what it reads when."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from models import SMALL, build, spec
+from torch import nn
+
+from mosa import peft
+from mosa.base.timm import timm
+from mosa.data.packs import Pack
+from mosa.data.splits import FixedStore, Split
+from mosa.engine import loop as training
+from mosa.engine.batches import Images
+from mosa.engine.loop import Diverged, TrainingOptions, decay_groups, evaluate, fit, lr_factor
+from mosa.engine.run import execute
+from mosa.peft import list_methods
+from mosa.peft.losses import passes_loss
+
+MEAN = STD = (0.5, 0.5, 0.5)
+CPU = torch.device("cpu")
+
+
+def images(n=20, classes=5):
+    rng = np.random.default_rng(1)
+    pixels = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+    return Images(Split.of(FixedStore(pixels), np.arange(n) % classes, 32), MEAN, STD, CPU)
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "mosa"])
+def test_fused_adamw_is_adamw(method, monkeypatch):
+    """Within float error, which training lets grow: a few steps."""
+    own, losses = torch.optim.AdamW, []
+    for fused in (True, False):
+        monkeypatch.setattr(
+            torch.optim, "AdamW", lambda *a, fused=fused, **k: own(*a, **k | {"fused": fused})
+        )
+        model = peft.attach(build(), method)
+        fit(model, images(), TrainingOptions(epochs=4, batch_size=8, lr=1e-3, warmup_epochs=0), seed=0)
+        losses.append([p.detach().clone() for p in model.parameters() if p.requires_grad])
+    for one, other in zip(*losses, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def test_schedule_warms_up_and_anneals_per_step():
+    factors = [lr_factor(step, 100, 10) for step in range(100)]
+    assert (
+        factors[0] == pytest.approx(0.1) and min(factors) > 0
+    )  # nowhere, least of all first, a rate of zero
+    assert factors[9] == factors[10] == 1
+    assert factors[:10] == sorted(factors[:10]) and factors[10:] == sorted(factors[10:], reverse=True)
+    assert factors[55] == pytest.approx(0.5) and factors[99] < 1e-3
+    assert lr_factor(0, 10, 0) == 1
+
+
+@pytest.mark.parametrize("method", list_methods())
+def test_matrices_are_decayed_and_vectors_are_not(method):
+    model = peft.attach(build(), method, **SMALL.get(method, {}))
+    decayed, others = decay_groups(model, 0.1)
+    assert decayed["weight_decay"] == 0.1 and others["weight_decay"] == 0
+    assert all(p.ndim >= 2 for p in decayed["params"])
+    special = {model.pos_embed, model.cls_token} if method == "full" else set()
+    assert {p for p in others["params"] if p.ndim >= 2} == special
+    tuned = [p for p in model.parameters() if p.requires_grad]
+    assert len(decayed["params"]) + len(others["params"]) == len(tuned)
+
+
+def test_images_are_normalised_and_ordered():
+    pixels = np.zeros((3, 2, 2, 3), np.uint8)
+    pixels[1] = 255
+    split = Split.of(FixedStore(pixels), np.array([4, 5, 6]), 2)
+    data = Images(split, (0.5, 0.25, 0.0), (0.5, 0.25, 1.0), CPU)
+    (batch, labels), (rest, last) = data.batches(2, torch.tensor([1, 0, 2]))
+    assert labels.tolist() == [5, 4] and last.tolist() == [6] and rest.shape == (1, 3, 2, 2)
+    torch.testing.assert_close(batch[0, :, 0, 0], torch.tensor([1.0, 3.0, 1.0]))
+    torch.testing.assert_close(batch[1, :, 0, 0], torch.tensor([-1.0, -1.0, 0.0]))
+
+
+def test_loss_is_cross_entropy_and_the_symmetric_divergence():
+    z1, z2 = torch.randn(2, 4, 5, dtype=torch.float64)
+    y = torch.tensor([0, 1, 2, 4])
+    p1, p2 = z1.softmax(-1), z2.softmax(-1)
+    divergence = 0.5 * ((p2 * (p2 / p1).log()).sum(-1) + (p1 * (p1 / p2).log()).sum(-1)).mean()
+    expected = nn.functional.cross_entropy(z1, y) + 0.3 * divergence
+    torch.testing.assert_close(passes_loss(torch.cat([z1, z2]), y, 0.3), expected)
+    torch.testing.assert_close(passes_loss(z1, y, 0.3), nn.functional.cross_entropy(z1, y))
+    smoothed = nn.functional.cross_entropy(z1, y, label_smoothing=0.1)
+    torch.testing.assert_close(passes_loss(z1, y, label_smoothing=0.1), smoothed)
+
+
+def test_divergence_stops_the_gradient_of_the_other_side():
+    """KL(sg p2 || p1) has the gradient p1 - p2 in the logits of pass 1 and none in those of pass 2."""
+    z = torch.randn(2, 1, 3, dtype=torch.float64).requires_grad_()
+    y = torch.tensor([0])
+    passes_loss(z.flatten(0, 1), y, 1.0).backward()
+    p1, p2 = z.detach().softmax(-1)
+    torch.testing.assert_close(z.grad[1], 0.5 * (p2 - p1))
+    torch.testing.assert_close(z.grad[0], 0.5 * (p1 - p2) + p1 - nn.functional.one_hot(y, 3))
+
+
+@pytest.mark.parametrize("method", list_methods())
+def test_training_lowers_the_loss(method):
+    model = peft.attach(build(), method, **SMALL.get(method, {}))
+    progress = fit(
+        model, images(), TrainingOptions(epochs=40, batch_size=8, lr=5e-3, warmup_epochs=1), seed=0
+    )
+    assert len(progress.train_loss) == 40 and progress.images == 40 * 20
+    assert progress.train_loss[-1] < 0.95 * progress.train_loss[0]
+
+
+@pytest.mark.parametrize(("method", "moves"), [("linear", False), ("full", True)])
+def test_statistics_of_what_is_frozen_stay(method, moves):
+    model = peft.attach(timm.create_model("resnet10t", num_classes=5), method)
+    before = {name: value.clone() for name, value in model.named_buffers() if "running" in name}
+    assert before
+    fit(model, images(), TrainingOptions(epochs=1, batch_size=10, warmup_epochs=0), seed=0)
+    after = dict(model.named_buffers())
+    assert all(torch.equal(after[name], value) is not moves for name, value in before.items())
+
+
+def test_evaluation_counts_by_hand():
+    class Fixed(nn.Module):
+        def forward(self, x):
+            return torch.eye(5)[[0, 1, 2, 3, 4] * 4] * 9
+
+    data = images()
+    data.labels[0] = 3
+    result = evaluate(Fixed(), data)
+    assert result["top1"] == 95 and result["examples"] == 20
+    assert result["loss"] == pytest.approx(math.log(math.exp(9) + 4) - 9 * 19 / 20, rel=1e-5)
+
+
+def test_a_record_repeats_bit_for_bit(pack, tmp_path):
+    first = execute(spec(), pack, tmp_path / "a.json")
+    torch.rand(7)  # the state of the global generator must not matter
+    second = execute(spec(), pack, tmp_path / "b.json")
+    other = execute(spec(seed=1), pack, tmp_path / "c.json")
+    assert first["metrics"] == second["metrics"]
+    assert first["metrics"]["train_loss"] != other["metrics"]["train_loss"]
+
+
+def test_nothing_is_left_of_a_run_that_diverges(pack, tmp_path):
+    bad = spec("full", training={"epochs": 3, "batch_size": 16, "lr": 1e30, "warmup_epochs": 0})
+    with pytest.raises(
+        Diverged, match=r"the loss is (nan|inf) at epoch 1, step 2 of 12 \(lr 9\.\d+e\+29, last losses \d"
+    ):
+        execute(bad, pack, tmp_path / "out" / "record.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_diverges_in_its_last_step_is_a_failed_run(pack, tmp_path):
+    last = spec("full", training={"epochs": 1, "batch_size": 64, "lr": 1e30, "warmup_epochs": 0})
+    with pytest.raises(Diverged, match=r"loss on test is (nan|inf) after the last epoch \(peak lr 1e\+30"):
+        execute(last, pack, tmp_path / "out" / "record.json")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_test_split_is_read_once_and_last(pack, tmp_path, monkeypatch):
+    events = []
+    split, loop = Pack.split, training.fit
+
+    def record_split(self, name):
+        events.append(name)
+        return split(self, name)
+
+    def record_loop(*args, **kwargs):
+        progress = loop(*args, **kwargs)
+        events.append("trained")
+        return progress
+
+    monkeypatch.setattr(Pack, "split", record_split)
+    monkeypatch.setattr("mosa.engine.run.fit", record_loop)
+    execute(spec(), pack, tmp_path / "final.json")
+    assert events == ["trainval", "train", "val", "trained", "test"]
+    events.clear()
+    execute(spec(stage="selection"), pack, tmp_path / "selection.json")
+    assert events == ["train", "trained", "val"]
+
+
+def test_a_fraction_of_the_training_images_is_seeded_and_stratified(pack, tmp_path):
+    seen = []
+
+    def record(seed):
+        run = spec("linear", training={"epochs": 1, "batch_size": 16, "fraction": 0.5}, seed=seed)
+        return execute(run, pack, tmp_path / "record.json")
+
+    split = Split.subset
+
+    def watch(self, index):
+        seen.append(self.labels[index].tolist())
+        return split(self, index)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Split, "subset", watch)
+        records = [record(seed) for seed in (0, 0, 1)]
+    assert [r["data"]["train_examples"] for r in records] == [30] * 3
+    assert records[0]["training"]["fraction"] == 0.5
+    assert np.bincount(seen[0]).tolist() == [3] * 10  # of six of each class
+    assert records[0]["metrics"]["train_loss"] == records[1]["metrics"]["train_loss"]
+    assert records[0]["metrics"]["train_loss"] != records[2]["metrics"]["train_loss"]
+
+
+def test_the_input_is_normalised_as_the_run_says(pack, tmp_path):
+    records = {
+        name: execute(spec("linear", normalization=name), pack, tmp_path / "record.json")
+        for name in ("checkpoint", "imagenet")
+    }
+    assert records["imagenet"]["backbone"]["mean"] == [0.485, 0.456, 0.406]
+    assert records["checkpoint"]["backbone"]["std"] == [0.25, 0.25, 0.25]
+    assert records["imagenet"]["metrics"]["train_loss"] != records["checkpoint"]["metrics"]["train_loss"]
+
+
+def test_rates_of_the_backbone_are_rates_of_the_recipe(pack, tmp_path):
+    losses = {}
+    for rate in ({}, {"drop_path": 0.5}, {"drop_rate": 0.5}):
+        run = spec("linear", training={"epochs": 2, "batch_size": 16} | rate)
+        losses[str(rate)] = execute(run, pack, tmp_path / "record.json")["metrics"]["train_loss"][0]
+    assert len(set(losses.values())) == 3
+
+
+@pytest.mark.parametrize("method", list_methods())
+def test_the_record_counts_parameters(pack, tmp_path, method):
+    record = execute(spec(method), pack, tmp_path / "record.json")
+    assert json.loads((tmp_path / "record.json").read_text()) == record
+    counts = record["parameters"]
+    model = peft.attach(build("vit"), method, **SMALL.get(method, {}))
+    assert counts["head"] == 96 * 10 + 10
+    assert counts["total"] == counts["adapter"] + counts["head"]
+    assert record["data"]["train_examples"] == 60 and record["data"]["eval_examples"] == 30
+    # mosa: three more up biases in each of the four blocks; adamix: three more of both projections.
+    extra = {"mosa": 3 * 96 * 4, "adamix": 3 * (2 * 96 * 8 + 96 + 8) * 4}.get(method, 0)
+    assert counts["trained"] == counts["total"] + extra
+    assert record["flops"]["train_per_image"] > record["flops"]["inference_per_image"] > 0
+    assert record["training"]["passes"] == model.peft.method.passes
+
+
+def test_mosa_stores_what_the_adapter_stores(pack, tmp_path):
+    records = [execute(spec(method), pack, tmp_path / f"{method}.json") for method in ("adapter", "mosa")]
+    assert records[0]["parameters"]["adapter"] == records[1]["parameters"]["adapter"]
+    assert records[0]["parameters"]["model"] == records[1]["parameters"]["model"]
+
+
+def test_log_lines_are_sparse_and_informative(capsys):
+    model = peft.attach(build(), "linear")
+    fit(model, images(), TrainingOptions(epochs=30, batch_size=20), seed=0, label="demo/x linear seed 0")
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[-1].startswith("demo/x linear seed 0: epoch 30/30, loss ")
+    assert "images/s" in lines[0] and "s left" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training": {"lrr": 1}}, "training.lrr: unknown key 'lrr'.*did you mean 'lr'"),
+        ({"training": {"batch_size": 0}}, "training.batch_size: 0 is less than the minimum of 1"),
+        ({"training": {"epochs": 2, "warmup_epochs": 3}}, "a warm-up of 3 epochs is longer than the 2"),
+        (
+            {"image_size": 64},
+            "has images of 32 pixels, mosa_vit_micro takes 64; make the pack with --image-size",
+        ),
+        ({"stage": "tets"}, "stage 'tets': expected one of final, selection"),
+        ({"method": "mosaic"}, "unknown method 'mosaic'"),
+        (
+            {"architecture": "mosa_vit_micr"},
+            "unknown architecture 'mosa_vit_micr'.*did you mean 'mosa_vit_micro'",
+        ),
+        ({"weights": "none.safetensors"}, "no such file"),
+        ({"task": "demo/count"}, "the pack of demo/digits, expected demo/count"),
+    ],
+)
+def test_wrong_specs(pack, tmp_path, changes, words):
+    from mosa.base.errors import UserError
+
+    with pytest.raises(UserError, match=words):
+        execute(spec(**changes), pack, tmp_path / "record.json")
+    assert not list(tmp_path.iterdir())

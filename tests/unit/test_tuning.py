@@ -1,0 +1,343 @@
+"""Tuning: what is tried, on which splits, what is chosen, and that a search goes on where it stopped."""
+
+import copy
+import csv
+import json
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from mosa.base.errors import UserError
+from mosa.cli import cli
+from mosa.data.packs import Pack
+from mosa.experiment.config import Run, expand, load_config
+from mosa.experiment.plan import plan
+from mosa.experiment.space import grid_size, make_trials
+from mosa.records import load_record
+from mosa.search import trials as searches
+from mosa.search.choose import choose, read_choice, write_choice
+from mosa.search.table import write_tuned
+from mosa.search.trials import Search, run_search
+
+CONFIG = yaml.safe_load("""
+name: tiny
+benchmarks: {demo: [digits, count]}
+backbones: {micro_vit: {architecture: mosa_vit_micro}}
+seeds: [0, 1]
+training: {epochs: 4}
+variants:
+  linear: {method: linear}
+  adapter: {method: adapter, options: {bottleneck: 4}}
+sweeps: {size: {adapter: {bottleneck: [8]}}}
+tune:
+  variants:
+    linear: {training: {lr: [0.01, 0.1, 1]}}
+    adapter: {training: {lr: [0.01, 0.1, 1]}}
+""")
+RUN = Run(
+    "demo/digits", "micro_vit", "mosa_vit_micro", "builtin", "linear", "linear",
+    training={"epochs": 2, "batch_size": 16}, pack="digits.safetensors",
+)  # fmt: skip
+GRID = Search({"training": {"lr": [0.001, 0.1]}, "options": {}})
+
+
+def space(**training):
+    return {"training": training, "options": {}}
+
+
+def entry(top1, loss=1.0, status="complete", lr=0.1):
+    return {"options": {}, "training": {"lr": lr}, "status": status, "epochs": 2, "top1": top1, "loss": loss}
+
+
+def written(path, entries, **changes):
+    content = {"version": 1, "task": f"demo/{path.stem}", "backbone": "b", "variant": "v", "method": "linear"}
+    path.write_text(json.dumps(content | {"search": {"kind": "grid"}, "trials": entries} | changes))
+    return path
+
+
+def train(pack, tmp_path, *arguments):
+    """Call `mosa train` and return its record."""
+    output = tmp_path / "run.json"
+    what = ["--task", RUN.task, "--pack", str(pack), "--method", "linear", "--output", str(output)]
+    done = CliRunner().invoke(cli, ["train", *what, *arguments])
+    assert done.exit_code == 0, done.output
+    return load_record(output)
+
+
+# --- what is tried
+
+
+def test_a_grid_is_every_combination():
+    both = {"training": {"lr": [1, 2], "weight_decay": [0, 0.1, 0.2]}, "options": {"bottleneck": [4, 8]}}
+    trials = make_trials(both, "adapter")
+    assert len(trials) == grid_size(both) == 12
+    assert trials[0].training == {"lr": 1, "weight_decay": 0} and trials[0].options == {"bottleneck": 4}
+    assert trials[1].options == {"bottleneck": 8}
+    assert len({json.dumps([t.training, t.options]) for t in trials}) == 12
+
+
+@pytest.mark.parametrize("kind", ["random", "sobol"])
+def test_samples_are_seeded_in_range_and_begin_with_shorter_ones(kind):
+    both = {
+        "training": {"lr": {"low": 1e-4, "high": 1e-1, "log": True}, "weight_decay": [0, 0.1]},
+        "options": {"bottleneck": {"low": 4, "high": 64}},
+    }
+    trials = make_trials(both, "adapter", kind, 16, seed=3)
+    assert trials == make_trials(both, "adapter", kind, 16, seed=3)
+    assert trials != make_trials(both, "adapter", kind, 16, seed=4)
+    assert trials[:5] == make_trials(both, "adapter", kind, 5, seed=3)
+    assert all(1e-4 <= trial.training["lr"] <= 1e-1 for trial in trials)
+    below = sum(trial.training["lr"] < 10**-2.5 for trial in trials)
+    assert (below == 8) if kind == "sobol" else (3 <= below <= 13)  # evenly in the logarithm
+    assert {trial.training["weight_decay"] for trial in trials} == {0, 0.1}
+    assert all(isinstance(trial.options["bottleneck"], int) for trial in trials)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        (("variants", "linear", "training", "lr"), [0.1], "they have linear 1, adapter 3"),
+        (("variants", "linear"), None, "'linear' has no entry"),
+        (("variants", "mosa"), {"training": {"lr": [1]}}, "unknown variant 'mosa'"),
+        (("variants", "linear", "training", "rate"), [1], "unknown key 'rate'"),
+        (("variants", "linear", "options", "bottleneck"), [1, 2, 3], "unknown key 'bottleneck'"),
+        (("variants", "linear", "training", "lr"), [0.1, -1, 1], "-1"),
+        (("variants", "linear", "training", "lr"), [0.1, 0.1, 1], "0.1 is listed twice"),
+        (("variants", "linear", "training", "lr"), {"low": 0.1, "high": 1}, "a grid takes a list"),
+        (("variants", "linear", "training", "lr"), {"low": 0.1, "hi": 1}, "unknown key 'hi'"),
+        (("variants", "linear", "training", "lr"), 0.1, "a list of values, or a range"),
+        (("variants", "adapter", "options"), {"bottleneck": [0, 1]}, "bottleneck"),
+        (("trials",), 4, "leave it out"),
+        (("search",), "random", "needs `trials`"),
+        (("search",), "bayes", "expected one of grid, random, sobol"),
+        (("halving",), {"min_epochs": 1}, "set `per: task`"),
+    ],
+)  # fmt: skip
+def test_unfair_or_meaningless_searches_are_refused(tmp_path, path, value, words):
+    config = copy.deepcopy(CONFIG)
+    config["tune"]["per"] = "benchmark"
+    node = config["tune"]
+    for key in path[:-1]:
+        node = node.setdefault(key, {})
+    node[path[-1]] = value
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config))
+    with pytest.raises(UserError) as error:
+        load_config(config, [file])
+    assert words in str(error.value) and f"{file}, line " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [({"low": 1, "high": 0.1}, "not below"), ({"low": 0, "high": 1, "log": True}, "low above 0|0 is less")],
+)
+def test_ranges_that_are_none_are_refused(values, words):
+    config = copy.deepcopy(CONFIG)
+    config["tune"] |= {"search": "sobol", "trials": 4}
+    config["tune"]["variants"]["linear"]["training"]["lr"] = values
+    with pytest.raises(UserError, match=words):
+        load_config(config)
+
+
+def test_runs_take_the_choice_of_their_scope_and_sweeps_that_of_their_variant():
+    runs = expand(load_config(CONFIG))
+    assert {run.tuned for run in runs} == {
+        f"demo/{task}/micro_vit/{variant}"
+        for task in ("digits", "count")
+        for variant in ("linear", "adapter")
+    }
+    assert all(run.tuned.endswith("/adapter") for run in runs if run.variant == "adapter_bottleneck8")
+    config = CONFIG | {"tune": CONFIG["tune"] | {"per": "benchmark"}}
+    assert {run.tuned for run in expand(load_config(config))} == {
+        "demo/micro_vit/linear",
+        "demo/micro_vit/adapter",
+    }
+    assert not any(run.tuned for run in expand(load_config(CONFIG | {"tune": None})))
+
+
+def test_the_plan_counts_the_search(tmp_path):
+    paths = {"results": str(tmp_path), "packs": str(tmp_path)}
+    text = plan(load_config(CONFIG | {"paths": paths}))
+    line = next(line for line in text.splitlines() if "adapter: tuning" in line)
+    assert line.split()[3:6] == ["2", "0", f"{2 * 3 * 4 * 800:,}"]
+    halved = CONFIG | {"paths": paths, "tune": CONFIG["tune"] | {"halving": {"min_epochs": 1, "factor": 2}}}
+    line = next(line for line in plan(load_config(halved)).splitlines() if "adapter: tuning" in line)
+    assert line.split()[5] == f"{2 * 800 * (3 * 1 + 1 * 2 + 1 * 4):,}"
+
+
+# --- the search
+
+
+def test_a_search_reads_train_and_val_and_never_test(pack, tmp_path, monkeypatch):
+    opened = []
+    split = Pack.split
+    monkeypatch.setattr(Pack, "split", lambda self, name: opened.append(name) or split(self, name))
+    result = run_search(RUN, GRID, pack, tmp_path / "records", tmp_path / "trials.json")
+    assert set(opened) == {"train", "val"}
+    assert [trial["status"] for trial in result["trials"]] == ["complete", "complete"]
+    for path in (tmp_path / "records").iterdir():
+        assert load_record(path)["protocol"] | {"version": 0} == {
+            "name": "demo", "version": 0, "train_split": "train", "eval_split": "val",
+        }  # fmt: skip
+
+
+def test_opening_test_in_a_search_raises(pack, tmp_path, monkeypatch):
+    from mosa.engine import run as runs
+
+    monkeypatch.setitem(runs.STAGES, "selection", ("train", "test"))
+    with pytest.raises(UserError, match="test is closed"):
+        run_search(RUN, GRID, pack, tmp_path / "records", tmp_path / "trials.json")
+    monkeypatch.setitem(runs.STAGES, "selection", ("test", "val"))
+    with pytest.raises(UserError, match="test is closed"):
+        run_search(RUN, GRID, pack, tmp_path / "records", tmp_path / "trials.json")
+    assert not (tmp_path / "trials.json").exists()
+
+
+def test_a_trial_is_the_run_that_mosa_train_does(pack, tmp_path):
+    result = run_search(RUN, GRID, pack, tmp_path / "records", tmp_path / "trials.json")
+    arguments = [
+        "train",
+        "--task",
+        RUN.task,
+        "--pack",
+        str(pack),
+        "--method",
+        "linear",
+        "--stage",
+        "selection",
+    ]
+    training = json.dumps(dict(RUN.training) | {"lr": 0.1})
+    output = tmp_path / "one.json"
+    done = CliRunner().invoke(cli, [*arguments, "--training", training, "--output", str(output)])
+    assert done.exit_code == 0, done.output
+    metrics = load_record(output)["metrics"]
+    assert (result["trials"][1]["top1"], result["trials"][1]["loss"]) == (metrics["top1"], metrics["loss"])
+
+
+def test_a_search_goes_on_and_grows(pack, tmp_path, monkeypatch):
+    trained = []
+    execute = searches.execute
+    monkeypatch.setattr(
+        searches, "execute", lambda run, *rest: trained.append(run.training["lr"]) or execute(run, *rest)
+    )
+    place = (pack, tmp_path / "records", tmp_path / "trials.json")
+    first = run_search(RUN, GRID, *place)
+    grown = run_search(RUN, Search(space(lr=[0.001, 0.01, 0.1])), *place)
+    assert trained == [0.001, 0.1, 0.01]
+    assert [grown["trials"][0], grown["trials"][2]] == first["trials"]
+    broken = sorted((tmp_path / "records").iterdir())[0]
+    broken.write_text(broken.read_text()[:100])
+    again = run_search(RUN, Search(space(lr=[0.001, 0.01, 0.1])), *place)["trials"]
+    scores = [[(trial["top1"], trial["loss"]) for trial in trials] for trials in (again, grown["trials"])]
+    assert scores[0] == scores[1]
+    assert len(trained) == 4 and load_record(broken)
+    run_search(RUN, Search(space(lr=[0.1]), seeds=(0, 1)), *place)
+    assert trained[4:] == [0.1]  # the second seed
+
+
+def test_halving_trains_the_best_longer(pack, tmp_path):
+    lrs = [1e-5, 1e-4, 1e-2, 1e-1]
+    search = Search(space(lr=lrs), min_epochs=1)
+    run = copy.copy(RUN)
+    object.__setattr__(run, "training", {"epochs": 4, "batch_size": 16})
+    result = run_search(run, search, pack, tmp_path / "records", tmp_path / "trials.json")
+    assert result["search"]["rounds"] == [1, 2, 4]
+    epochs = [trial["epochs"] for trial in result["trials"]]
+    assert sorted(epochs) == [1, 1, 2, 4] and [t["status"] for t in result["trials"]].count("pruned") == 3
+    assert result["trials"][epochs.index(4)]["training"]["lr"] >= 1e-2
+    choice = choose([tmp_path / "trials.json"])
+    assert choice["chosen"]["training"] == result["trials"][epochs.index(4)]["training"]
+
+
+def test_a_trial_that_diverges_is_told_and_not_chosen(pack, tmp_path):
+    search = Search(space(lr=[0.01, 1e30]))
+    run_search(RUN, search, pack, tmp_path / "records", tmp_path / "trials.json")
+    choice = choose([tmp_path / "trials.json"])
+    assert choice["chosen"]["training"] == {"lr": 0.01}
+    assert (
+        choice["trials"][1]["status"] == "diverged" and "try a smaller lr" in choice["trials"][1]["notes"][0]
+    )
+    with pytest.raises(UserError, match="every trial diverged"):
+        run_search(RUN, Search(space(lr=[1e30])), pack, tmp_path / "records", tmp_path / "none.json")
+    assert not (tmp_path / "none.json").exists()
+
+
+# --- the choice
+
+
+def test_the_best_mean_over_tasks_is_taken(tmp_path):
+    one = written(tmp_path / "a.json", [entry(90, lr=1), entry(60, lr=2), entry(70, lr=3)])
+    two = written(tmp_path / "b.json", [entry(10, lr=1), entry(60, lr=2), entry(60, lr=3)])
+    choice = choose([one, two])
+    assert choice["chosen"] == {"options": {}, "training": {"lr": 3}} and choice["top1"] == 65
+    assert choice["at_edge"] == ["lr"] and choice["tasks"] == ["demo/a", "demo/b"]
+    write_choice(choice, tmp_path / "choice.json")
+    assert read_choice(tmp_path / "choice.json")["chosen"] == choice["chosen"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "best"),
+    [
+        ([entry(60, 1.0, lr=1), entry(60, 0.5, lr=2), entry(50, 0.1, lr=3)], 2),  # a tie: the lower loss
+        ([entry(60, lr=1), entry(60, lr=2)], 1),  # a tie in both: the earlier trial
+        ([entry(60, lr=1), entry(99, lr=2, status="pruned"), entry(None, None, "diverged", lr=3)], 1),
+    ],
+)
+def test_the_rule_is_what_it_says(tmp_path, entries, best):
+    choice = choose([written(tmp_path / "a.json", entries)])
+    assert choice["chosen"]["training"]["lr"] == best
+
+
+def test_what_is_no_search_is_refused(tmp_path):
+    good = written(tmp_path / "a.json", [entry(60)])
+    other = written(tmp_path / "b.json", [entry(60)], search={"kind": "random"})
+    cases = [([good, other], "another search"), ([tmp_path / "none.json"], "cannot be read")]
+    cases.append(([written(tmp_path / "c.json", [entry(60)], version=0)], "0 was expected|1 was expected"))
+    cases.append(
+        ([written(tmp_path / "d.json", [entry(None, None, "diverged") | {"note": "x"}])], "no trial")
+    )
+    for paths, words in cases:
+        with pytest.raises(UserError, match=words):
+            choose(paths)
+
+
+def test_final_runs_take_the_choice(pack, tmp_path):
+    trials = written(tmp_path / "a.json", [entry(60, lr=0.07)])
+    write_choice(choose([trials]), tmp_path / "choice.json")
+    output = tmp_path / "run.json"
+    arguments = [
+        "train",
+        "--task",
+        RUN.task,
+        "--pack",
+        str(pack),
+        "--method",
+        "linear",
+        "--output",
+        str(output),
+    ]
+    training = ["--training", '{"lr": 0.5, "epochs": 1}', "--choice", str(tmp_path / "choice.json")]
+    done = CliRunner().invoke(cli, [*arguments, *training])
+    assert done.exit_code == 0, done.output
+    record = load_record(output)
+    assert record["training"]["lr"] == 0.07 and record["training"]["epochs"] == 1
+    assert record["protocol"]["eval_split"] == "test"
+
+
+def test_tables_show_every_trial_and_mark_the_choice(tmp_path):
+    paths = []
+    for name in ("a", "b"):
+        file = written(tmp_path / f"{name}.json", [entry(60, lr=0.1), entry(70, lr=0.3), entry(50, lr=1.0)])
+        paths.append(file)
+    write_tuned(paths, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "tuned.csv").open()))
+    assert [(row["scope"], row["lr"], row["top1"]) for row in rows if row["chosen"] == "True"] == [
+        ("demo/a", "0.3", "70.0"), ("demo/b", "0.3", "70.0"),
+    ]  # fmt: skip
+    assert len(rows) == 6
+    text = (tmp_path / "tuned.md").read_text()
+    assert "| v | lr 0.3 (70.0) | lr 0.3 (70.0) | 3 |" in text
+    assert len(json.loads((tmp_path / "tuned.json").read_text())) == 2
+    write_tuned(paths, tmp_path, per="benchmark")
+    assert "| v | lr 0.3 (70.0) | 3 |" in (tmp_path / "tuned.md").read_text()
