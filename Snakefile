@@ -17,7 +17,7 @@ rule all:
     default_target: True
     input:
         TABLES,
-        TUNED,
+        CHOSEN,
         PLOTS,
         REPORT,
 
@@ -25,7 +25,7 @@ rule all:
 # Seconds on few records: not worth a job of a cluster.
 localrules:
     choose,
-    write_tuned,
+    write_choices,
     collect,
     write_tables,
     draw_plots,

@@ -75,14 +75,14 @@ REPORT = f"{RESULTS}/report.html"
 
 # What tuned hyper-parameters the runs take, and tables of them.
 CHOICES = list(
-    dict.fromkeys(f"{RESULTS}/tune/choices/{run.tuned}.json" for run in RUNS.values() if run.tuned)
+    dict.fromkeys(f"{RESULTS}/tune/choices/{run.choice}.json" for run in RUNS.values() if run.choice)
 )
 SEARCHES = [
     f"{RESULTS}/tune/trials/{run.task}/{run.backbone}/{run.variant}.json"
     for run in RUNS.values()
-    if run.tuned and run.seed == CONFIG["seeds"][0] and run.variant in CONFIG["variants"]
+    if run.choice and run.seed == CONFIG["seeds"][0] and run.variant in CONFIG["variants"]
 ]
-TUNED = [f"{RESULTS}/tables/tuned.{kind}" for kind in ("csv", "md", "json") if CHOICES]
+CHOSEN = [f"{RESULTS}/tables/chosen.{kind}" for kind in ("csv", "md", "json") if CHOICES]
 
 # `mosa` of the environment that Snakemake runs in, whatever else is on PATH; with conda, the job's own first.
 HERE = shlex.quote(str(Path(sys.executable).parent))
@@ -94,7 +94,7 @@ MACHINE = {
     "MOSA_COMPILE": CONFIG["compile"],
     "MOSA_CHANNELS_LAST": str(CONFIG["channels_last"]),
     "MOSA_GRADIENT_CHECKPOINTING": str(CONFIG["gradient_checkpointing"]),
-    "MOSA_CHECKPOINTS": f"{RESULTS}/checkpoints",
+    "MOSA_RESUME": f"{RESULTS}/resume",
     "MOSA_FEATURES": f"{PACKS}/features",
     # Jobs of this process are many on one machine; one of a cluster is alone there.
     "MOSA_WARM": os.environ.get("MOSA_WARM", "1") if workflow.is_main_process else "",
@@ -162,7 +162,7 @@ def told_of(benchmark, task, backbone, variant):
 def options_of_training(wildcards, input):
     """A run, as options of `mosa train`."""
     run = run_of(wildcards)
-    choice = {"choice": input.choice} if run.tuned else {}
+    choice = {"choice": input.choice} if run.choice else {}
     own = command_line({"seed": run.seed, "stage": run.stage} | choice)
     return f"{options_of_run(wildcards)} {own}"
 
@@ -180,8 +180,8 @@ def command_line(options):
 @many_times
 def choice_of_run(wildcards):
     """The hyper-parameters that were chosen for a run."""
-    tuned = run_of(wildcards).tuned
-    return f"{RESULTS}/tune/choices/{tuned}.json" if tuned else []
+    choice = run_of(wildcards).choice
+    return f"{RESULTS}/tune/choices/{choice}.json" if choice else []
 
 
 def options_of_search(wildcards):
@@ -237,7 +237,7 @@ def trials_of_choice(wildcards):
     runs = (
         run
         for run in RUNS.values()
-        if run.tuned == f"{wildcards.scope}/{wildcards.backbone}/{wildcards.variant}"
+        if run.choice == f"{wildcards.scope}/{wildcards.backbone}/{wildcards.variant}"
     )
     tasks = dict.fromkeys(run.task for run in runs)
     return [f"{RESULTS}/tune/trials/{task}/{wildcards.backbone}/{wildcards.variant}.json" for task in tasks]

@@ -10,7 +10,7 @@ rule write_report:
     input:
         runs=f"{RESULTS}/tables/runs.csv",
         config=CONFIG_SHOWN,
-        tuned=[f"{RESULTS}/tables/tuned.json"] if CHOICES else [],
+        choices=[f"{RESULTS}/tables/chosen.json"] if CHOICES else [],
     output:
         REPORT,
     log:
@@ -23,7 +23,7 @@ rule write_report:
     params:
         title=CONFIG["name"],
         variants=MAIN_VARIANTS,
-        tuned=lambda wildcards, input: command_line({"tuned": input.tuned or None}),
+        choices=lambda wildcards, input: command_line({"choices": input.choices or None}),
     shell:
         "mosa report --records {input.runs:q} --variants {params.variants:q} --title {params.title:q}"
-        " --config {input.config:q} {params.tuned} --output {output:q} > {log:q} 2>&1"
+        " --config {input.config:q} {params.choices} --output {output:q} > {log:q} 2>&1"

@@ -50,21 +50,21 @@ rule choose:
         "mosa choose {input:q} --output {output:q} > {log:q} 2>&1"
 
 
-rule write_tuned:
+rule write_choices:
     input:
         trials=SEARCHES,
         manifest=SEARCHES_MANIFEST,
     output:
-        f"{RESULTS}/tables/tuned.json",
-        f"{RESULTS}/tables/tuned.csv",
+        f"{RESULTS}/tables/chosen.json",
+        f"{RESULTS}/tables/chosen.csv",
         report(
-            f"{RESULTS}/tables/tuned.md",
+            f"{RESULTS}/tables/chosen.md",
             category="Tables",
-            caption="../report/tuned.rst",
+            caption="../report/chosen.rst",
             labels={"table": "chosen hyper-parameters", "format": "Markdown"},
         ),
     log:
-        f"{RESULTS}/logs/tuned.log",
+        f"{RESULTS}/logs/choices.log",
     conda:
         "../envs/analysis.yaml"
     resources:
@@ -74,4 +74,4 @@ rule write_tuned:
         per=CONFIG["tune"]["per"] if CONFIG["tune"] else "",
         folder=folder_of_output,
     shell:
-        "mosa tuned {input.manifest:q} --per {params.per} --output {params.folder:q} > {log:q} 2>&1"
+        "mosa choices {input.manifest:q} --per {params.per} --output {params.folder:q} > {log:q} 2>&1"

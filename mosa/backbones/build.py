@@ -56,7 +56,7 @@ def build_backbone(
     *,
     kind: str = "auto",
     image_size: int | None = None,
-    normalization: str = "checkpoint",
+    normalization: str = "weights",
     drop_path: float = 0.0,
     drop_rate: float = 0.0,
 ) -> tuple[nn.Module, Backbone]:
@@ -69,7 +69,7 @@ def build_backbone(
         seed: Seeds the classifier, and the weights where they are random.
         kind: Format of a file, see `mosa.backbones.weights.load_weights`.
         image_size: Side of the square input, in pixels; None: the architecture's own.
-        normalization: "checkpoint" (as the weights were trained), "imagenet" or "inception" (0.5).
+        normalization: "weights" (as the weights were trained), "imagenet" or "inception" (0.5).
         drop_path: Rate of stochastic depth of the last block.
         drop_rate: Rate of the backbone's own dropout, after the embedding and in attention's output and MLPs.
 
@@ -95,7 +95,7 @@ def build_backbone(
     reset_head(model, seed)
     own = tuple(config["mean"]), tuple(config["std"])
     known = _NORMALIZATION.get(found, own)
-    mean, std = {"checkpoint": known, "imagenet": IMAGENET, "inception": INCEPTION}[normalization]
+    mean, std = {"weights": known, "imagenet": IMAGENET, "inception": INCEPTION}[normalization]
     size = image_size or model.pretrained_cfg["input_size"][-1]
     return model.eval(), Backbone(architecture, weights, found, digest, size, mean, std)
 

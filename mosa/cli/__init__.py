@@ -136,8 +136,8 @@ _RUN = [
     ),
     click.option(
         "--normalization",
-        type=click.Choice(["checkpoint", "imagenet", "inception"]),
-        default="checkpoint",
+        type=click.Choice(["weights", "imagenet", "inception"]),
+        default="weights",
         show_default=True,
         help="Statistics of the input.",
     ),
@@ -156,8 +156,8 @@ _MACHINE = [
     ),
     click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."),
     click.option(
-        "--checkpoints",
-        envvar="MOSA_CHECKPOINTS",
+        "--resume-folder",
+        envvar="MOSA_RESUME",
         type=FOLDER,
         help="Folder for the state of a run that is stopped, which goes on from it.",
     ),
@@ -168,11 +168,11 @@ _MACHINE = [
         help="Folder for features of frozen backbones: linear probing computes them once.",
     ),
     click.option(
-        "--checkpoint-every",
+        "--save-every",
         type=click.FloatRange(min=0),
         default=60,
         show_default=True,
-        help="Seconds between two checkpoints, at epoch ends.",
+        help="Seconds between two saves, at epoch ends.",
     ),
     click.option(
         "--compile",
@@ -304,11 +304,11 @@ def choose(trials: tuple[Path, ...], output: Path) -> None:
 @click.argument("manifest", type=FILE)
 @click.option("--per", type=click.Choice(["task", "benchmark"]), default="task", show_default=True)
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
-def tuned(manifest: Path, per: str, output: Path) -> None:
+def choices(manifest: Path, per: str, output: Path) -> None:
     """Write tables of what is chosen among trials, from the files of `mosa tune` that MANIFEST lists."""
-    from mosa.search.table import write_tuned
+    from mosa.search.table import write_choices
 
-    write_tuned(_listed(manifest), output, per)
+    write_choices(_listed(manifest), output, per)
 
 
 CONFIGFILE = click.option(
@@ -436,7 +436,7 @@ def plots(records: Path, variants: list[str] | None, output: Path) -> None:
 @VARIANTS
 @click.option("--title", default="Benchmark", show_default=True, help="Name of the experiment.")
 @click.option("--config", type=FILE, help="Config (YAML) to show.")
-@click.option("--tuned", type=FILE, help="What was tuned: the tuned.json of `mosa tuned`.")
+@click.option("--choices", type=FILE, help="What was tuned: the chosen.json of `mosa choices`.")
 @click.option("--manifest", type=FILE, help="List of all records; those that are missing are told.")
 @click.option(
     "--results",
@@ -451,7 +451,7 @@ def report(
     variants: list[str] | None,
     title: str,
     config: Path | None,
-    tuned: Path | None,
+    choices: Path | None,
     manifest: Path | None,
     results: Path,
     output: Path,
@@ -462,11 +462,11 @@ def report(
 
     text = _read_text(config) if config else ""
     try:
-        choices = json.loads(_read_text(tuned)) if tuned else []
+        chosen = json.loads(_read_text(choices)) if choices else []
     except ValueError as error:
-        raise UserError(f"{tuned}: not JSON ({error}); expected what `mosa tuned` wrote") from None
+        raise UserError(f"{choices}: not JSON ({error}); expected what `mosa choices` wrote") from None
     missing = missing_runs(_listed(manifest), results) if manifest else []
-    write_report(read_table(records), output, variants, title, text, choices, missing)
+    write_report(read_table(records), output, variants, title, text, chosen, missing)
     click.echo(f"report -> {output}")
 
 
@@ -536,7 +536,3 @@ def main(warm: bool = True) -> None:
             raise
         click.echo(str(error), err=True)
         sys.exit(128 + number)
-
-
-if __name__ == "__main__":
-    main()

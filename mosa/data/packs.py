@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from mosa.base.errors import UserError, unknown
 from mosa.data.layouts.source import stratified
-from mosa.data.splits import FileStore, FixedStore, RaggedStore, Split
+from mosa.data.splits import DataSplit, FileStore, FixedStore, RaggedStore
 from mosa.data.task import PACK_FORMAT, Task
 
 SPLITS = ("train", "val", "test", "trainval")
@@ -70,7 +70,7 @@ class Pack:
                 f"{path}: its description is damaged ({error!r}); delete it and make it with `mosa make-data`"
             ) from None
 
-    def split(self, name: str) -> Split:
+    def split(self, name: str) -> DataSplit:
         """Return one split; "trainval" is train followed by val.
 
         Raises:
@@ -89,7 +89,7 @@ class Pack:
                 f"{self.path}: {name} is damaged ({error!r}); delete it and make it with `mosa make-data`"
             ) from None
 
-    def _read_split(self, name: str) -> Split:
+    def _read_split(self, name: str) -> DataSplit:
         labels = np.array(self._map(f"{name}.labels"))
         sets = np.array(self._map(f"{name}.sets")) if self.sets else None
         if not self.packed:
@@ -99,7 +99,7 @@ class Pack:
             store = RaggedStore(self._map(f"{name}.images"), np.array(self._map(f"{name}.sizes")))
         else:
             store = FixedStore(self._map(f"{name}.images"))
-        return Split.of(store, labels, self.size, sets)
+        return DataSplit.of(store, labels, self.size, sets)
 
     def fraction(self, fraction: float, seed: int) -> np.ndarray:
         """Return the numbers of a share of train: the subset that came with the data, else a stratified one.

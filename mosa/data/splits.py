@@ -56,7 +56,7 @@ class FileStore:
         return read_image(Path(self.paths[index]), *self.how)
 
 
-class Split:
+class DataSplit:
     """A split, or a subset or union of splits; nothing is copied until it is read.
 
     Args:
@@ -81,7 +81,7 @@ class Split:
         self.stores, self.where, self.labels, self.size, self.sets = stores, where, labels, size, sets
 
     @classmethod
-    def of(cls, store: Store, labels: np.ndarray, size: int, sets: np.ndarray | None = None) -> "Split":
+    def of(cls, store: Store, labels: np.ndarray, size: int, sets: np.ndarray | None = None) -> "DataSplit":
         """Build the split that has all images of one store."""
         number = np.arange(len(labels), dtype=np.int64)
         return cls([store], np.stack([np.zeros_like(number), number], axis=1), labels, size, sets)
@@ -89,14 +89,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __add__(self, other: "Split") -> "Split":
+    def __add__(self, other: "DataSplit") -> "DataSplit":
         shift = np.array([len(self.stores), 0])
         where = np.concatenate([self.where, other.where + shift])
         labels = np.concatenate([self.labels, other.labels])
         sets = None if self.sets is None else np.concatenate([self.sets, other.sets])
-        return Split([*self.stores, *other.stores], where, labels, self.size, sets)
+        return DataSplit([*self.stores, *other.stores], where, labels, self.size, sets)
 
-    def subset(self, index: np.ndarray) -> "Split":
+    def subset(self, index: np.ndarray) -> "DataSplit":
         """Return the split of some of the images, by their numbers."""
         part = copy.copy(self)
         part.where, part.labels = self.where[index], self.labels[index]

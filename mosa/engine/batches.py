@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mosa.data.splits import Split, draw_crop
+from mosa.data.splits import DataSplit, draw_crop
 
 RESIDENT_BYTES = 2 << 30  # a split of at most this size is kept in a CPU's memory as a whole
 RESIDENT_SHARE = 8  # on a GPU, one of at most this part of the memory that is free
@@ -36,7 +36,7 @@ class Images:
 
     def __init__(
         self,
-        split: Split,
+        split: DataSplit,
         mean,
         std,
         device: torch.device,
@@ -119,7 +119,7 @@ class Images:
         return images.permute(0, 3, 1, 2).contiguous(memory_format=self.layout)
 
 
-def lies_on_device(split: Split, augment: int | None, device: torch.device) -> bool:
+def lies_on_device(split: DataSplit, augment: int | None, device: torch.device) -> bool:
     """Tell whether a split is kept on a device as a whole: it is small, and that pays.
 
     Args:
@@ -144,7 +144,7 @@ class Pixels:
         device: Where they lie.
     """
 
-    def __init__(self, split: Split, device: torch.device) -> None:
+    def __init__(self, split: DataSplit, device: torch.device) -> None:
         if split.sizes is None:
             raise ValueError("images that are decoded as they are read cannot be kept on a device")
         self.size, self.sizes, self.device = split.size, split.sizes, device
@@ -153,7 +153,7 @@ class Pixels:
         self.pixels = torch.from_numpy(np.concatenate(images)).to(device)
 
     def crops(self, index: np.ndarray, generators: Iterator[np.random.Generator]) -> Tensor:
-        """Return a random crop of each image, which half of the time is flipped, as `Split.read` does.
+        """Return a random crop of each image, which half of the time is flipped, as `DataSplit.read` does.
 
         Args:
             index: Numbers of the images (b,).

@@ -17,8 +17,8 @@ from mosa.base.errors import UserError
 from mosa.base.seeding import derive_seed, generator
 from mosa.engine.batches import Images
 from mosa.engine.resume import (
-    Checkpoint,
     Interrupted,
+    ResumeFile,
     load_trained_state,
     random_state,
     set_random_state,
@@ -98,7 +98,7 @@ def fit(
     options: TrainingOptions,
     seed: int,
     label: str = "train",
-    checkpoint: Checkpoint | None = None,
+    resume: ResumeFile | None = None,
 ) -> Progress:
     """Train the tuned part of a model, in place, for a fixed number of epochs.
 
@@ -112,7 +112,7 @@ def fit(
         options: The recipe.
         seed: Seeds the order of the images, and dropout.
         label: Names the run in the progress display.
-        checkpoint: Where the state is saved, and found again; None: nowhere.
+        resume: Where the state is saved, and found again; None: nowhere.
 
     Returns:
         Losses, images and time.
@@ -135,7 +135,7 @@ def fit(
 
     progress = Progress()
     first, done, total = 1, 0, 0.0
-    state = checkpoint.load() if checkpoint else None
+    state = resume.load() if resume else None
     if state is not None:
         load_trained_state(model, state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -150,7 +150,7 @@ def fit(
 
     def save(epoch: int) -> None:
         progress.seconds = time.perf_counter() - start
-        checkpoint.save(
+        resume.save(
             {
                 "model": trained_state(model),
                 "optimizer": optimizer.state_dict(),
@@ -165,7 +165,7 @@ def fit(
         )
 
     with (
-        checkpoint.listening() if checkpoint else nullcontext(),
+        resume.listening() if resume else nullcontext(),
         Display(label, steps, options.epochs, schedule.last_epoch, progress.seconds) as display,
     ):
         for epoch in range(first, options.epochs + 1):
@@ -189,13 +189,13 @@ def fit(
                 total += value * len(labels)
                 progress.images += len(labels)
                 display.step(value, progress.images, epoch)
-                if checkpoint and checkpoint.stopped_by is not None:
+                if resume and resume.stopped_by is not None:
                     save(epoch)
-                    raise Interrupted(checkpoint.stopped_by, checkpoint.path)
+                    raise Interrupted(resume.stopped_by, resume.path)
             progress.train_loss.append(total / len(data))
             done, total, drawn = 0, 0.0, order.get_state()
             display.epoch(epoch, progress.train_loss[-1], progress.images)
-            if checkpoint and epoch < options.epochs and checkpoint.is_due():
+            if resume and epoch < options.epochs and resume.is_due():
                 save(epoch + 1)
     progress.seconds = time.perf_counter() - start
     return progress

@@ -25,8 +25,8 @@ class Machine:
         device: "cpu", or a CUDA device.
         threads: CPU threads, for what is computed and for what is read; results repeat bit by bit for the
             same number.
-        checkpoints: Folder for the state of a run that is stopped, from which it goes on; None: none is kept.
-        checkpoint_every: Seconds between two checkpoints at epoch ends.
+        resume_folder: Folder for the state of a run that is stopped, to go on from; None: it is not kept.
+        save_every: Seconds between two saves at epoch ends.
         features: Folder in which features of the frozen backbone are kept, for runs that tune the classifier
             alone (see `mosa.engine.features`); None: every epoch computes them again.
         compile: "none"; "blocks": torch.compile of every block; "cuda_graphs": the same, replayed as graphs.
@@ -36,8 +36,8 @@ class Machine:
 
     device: str = "cpu"
     threads: int = 1
-    checkpoints: Path | None = None
-    checkpoint_every: float = EVERY
+    resume_folder: Path | None = None
+    save_every: float = EVERY
     features: Path | None = None
     compile: str = "none"
     channels_last: bool = False

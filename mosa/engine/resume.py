@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written at epoch ends and when the job is told to stop; exact."""
+"""The resume file of a training run: written at epoch ends and when the job is told to stop; exact."""
 
 import contextlib
 import signal
@@ -15,7 +15,7 @@ from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-EVERY = 60.0  # seconds between checkpoints at epoch ends
+EVERY = 60.0  # seconds between saves at epoch ends
 
 
 class Interrupted(Exception):
@@ -27,13 +27,13 @@ class Interrupted(Exception):
         self.stopped_by = number
 
 
-class Checkpoint:
+class ResumeFile:
     """Where the state of one run is kept until its record is written.
 
     Args:
         path: The file; its name and content say which run it belongs to.
         digest: Of all that decides the run's result; a file with another one is not this run's.
-        every: Seconds between two checkpoints at epoch ends; 0: at each.
+        every: Seconds between two saves at epoch ends; 0: at each.
 
     Attributes:
         stopped_by: The signal that asked to stop, if one came; the training loop looks after each step.
@@ -90,7 +90,7 @@ class Checkpoint:
 
     def _refusal(self, state: object) -> str:
         if not isinstance(state, dict) or "digest" not in state:
-            return "it is no checkpoint"
+            return "it is no resume file"
         if state["digest"] != self.digest:
             return "it is of another run"
         if state["torch"] != torch.__version__:
@@ -116,7 +116,7 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     """
     wanted = trained_state(model)
     if wanted.keys() != state.keys():
-        raise UserError("the checkpoint is of another model; delete it and run again")
+        raise UserError("the resume file belongs to another model; delete it and run again")
     model.load_state_dict(state, strict=False)
 
 

@@ -16,14 +16,14 @@ from mosa.base.errors import UserError
 from mosa.base.seeding import derive_seed
 from mosa.data.layouts.source import stratified
 from mosa.data.packs import Pack
-from mosa.data.splits import Split
+from mosa.data.splits import DataSplit
 from mosa.engine import provenance
 from mosa.engine.batches import Images
 from mosa.engine.cost.flops import inference_flops, training_flops
 from mosa.engine.features import Head, cached_features, is_head_only
 from mosa.engine.loop import Diverged, TrainingOptions, evaluate, fit
 from mosa.engine.machine import CPU, Machine
-from mosa.engine.resume import Checkpoint
+from mosa.engine.resume import ResumeFile
 from mosa.experiment.config import Run
 from mosa.experiment.protocol import PROTOCOL_VERSION, STAGES
 from mosa.peft import attach, build_method, count_parameters, merge
@@ -47,7 +47,7 @@ def execute(run: Run, pack_path: Path, output: Path, machine: Machine = CPU) -> 
     Raises:
         UserError: An option, the pack or the weights are wrong.
         Diverged: The loss became NaN or infinite; no record is written.
-        Interrupted: A signal asked to stop, and the state is saved in `machine.checkpoints`.
+        Interrupted: A signal asked to stop, and the state is saved in `machine.resume_folder`.
     """
     start = time.perf_counter()
     if run.stage not in STAGES:
@@ -103,14 +103,14 @@ def execute(run: Run, pack_path: Path, output: Path, machine: Machine = CPU) -> 
     computed = time.perf_counter()
 
     label = f"{run.task} {run.variant} seed {run.seed}"
-    checkpoint = None
-    if machine.checkpoints is not None:
+    resume = None
+    if machine.resume_folder is not None:
         decides = [run.task, run.stage, run.seed, PROTOCOL_VERSION, pack.digest, asdict(backbone)]
         decides += [method.name, method.model_dump(), asdict(training), on_features]
         digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-        path = machine.checkpoints / f"{digest[:16]}.pt"
-        checkpoint = Checkpoint(path, digest, machine.checkpoint_every)
-    progress = fit(tuned, train, training, run.seed, label, checkpoint)
+        path = machine.resume_folder / f"{digest[:16]}.pt"
+        resume = ResumeFile(path, digest, machine.save_every)
+    progress = fit(tuned, train, training, run.seed, label, resume)
     progress.seconds += computed - prepared
 
     adapter = method.parameters(model)
@@ -186,12 +186,12 @@ def execute(run: Run, pack_path: Path, output: Path, machine: Machine = CPU) -> 
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
     write_record(record, output)
-    if checkpoint is not None:
-        checkpoint.remove()
+    if resume is not None:
+        resume.remove()
     return record
 
 
-def _training_split(pack: Pack, name: str, fraction: float, seed: int) -> Split:
+def _training_split(pack: Pack, name: str, fraction: float, seed: int) -> DataSplit:
     split = pack.split(name)
     if fraction == 1:
         return split

@@ -46,8 +46,8 @@ class Run:
         pack: Path of the task's pack below the folder of packs.
         kind: Format of the weights, see `mosa.backbones.weights.load_weights`.
         image_size: Side of the square input, in pixels.
-        normalization: "checkpoint", "imagenet" or "inception".
-        tuned: Which choice of hyper-parameters it takes, such as "demo/digits/micro_vit/mosa"; "": none.
+        normalization: "weights", "imagenet" or "inception".
+        choice: Which choice of hyper-parameters it takes, such as "demo/digits/micro_vit/mosa"; "": none.
     """
 
     task: str
@@ -64,8 +64,8 @@ class Run:
     pack: str = ""
     kind: str = "auto"
     image_size: int | None = None
-    normalization: str = "checkpoint"
-    tuned: str = ""
+    normalization: str = "weights"
+    choice: str = ""
 
     @property
     def path(self) -> str:
@@ -242,7 +242,7 @@ def expand(config: Mapping[str, Any]) -> list[Run]:
                     kind=model["kind"],
                     image_size=image_size,
                     normalization=preset.normalization if normalization == "protocol" else normalization,
-                    tuned=f"{scope}/{backbone}/{bases.get(name, name)}" if tune else "",
+                    choice=f"{scope}/{backbone}/{bases.get(name, name)}" if tune else "",
                 )
             )
     return runs

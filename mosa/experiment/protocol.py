@@ -17,7 +17,7 @@ class Preset:
     """How a family of published results prepares images.
 
     Attributes:
-        normalization: "checkpoint" (as the backbone was pre-trained) or "imagenet".
+        normalization: "weights" (as the backbone was pre-trained) or "imagenet".
         interpolation: Of the resizing, "bicubic" or "bilinear".
         description: What it is, in one sentence.
         source: Where it comes from.
@@ -31,10 +31,10 @@ class Preset:
 
 PRESETS = {
     "demo": Preset(
-        "checkpoint", "bicubic", "The demo benchmark, rendered in the size it is shown in.", "This project."
+        "weights", "bicubic", "The demo benchmark, rendered in the size it is shown in.", "This project."
     ),
     "standard": Preset(
-        "checkpoint", "bicubic", "Normalised as the backbone was pre-trained, resized bicubically.", "timm."
+        "weights", "bicubic", "Normalised as the backbone was pre-trained, resized bicubically.", "timm."
     ),
     "vpt": Preset(
         "imagenet", "bilinear", "ImageNet statistics for every backbone, resized bilinearly.",

@@ -17,12 +17,12 @@ _NOTE = (
 )
 
 
-def write_tuned(paths: Iterable[Path], directory: Path, per: str = "task") -> list[Path]:
+def write_choices(paths: Iterable[Path], directory: Path, per: str = "task") -> list[Path]:
     """Write what was chosen, as Markdown, every trial as CSV (a row each), and both as JSON.
 
     Args:
         paths: Results of `mosa.search.trials.run_search`, in the order in which to show them.
-        directory: Where tuned.{csv,md,json} are written.
+        directory: Where chosen.{csv,md,json} are written.
         per: What was chosen for: "task" or "benchmark".
 
     Returns:
@@ -38,9 +38,9 @@ def write_tuned(paths: Iterable[Path], directory: Path, per: str = "task") -> li
         groups.setdefault((scope, found["backbone"], found["variant"]), []).append(path)
     choices = [choose(group) for group in groups.values()]
     texts = {
-        "tuned.csv": _csv(choices),
-        "tuned.md": _markdown(choices),
-        "tuned.json": json.dumps(choices, indent=1, allow_nan=False) + "\n",
+        "chosen.csv": _csv(choices),
+        "chosen.md": _markdown(choices),
+        "chosen.json": json.dumps(choices, indent=1, allow_nan=False) + "\n",
     }
     written = []
     for name, text in texts.items():

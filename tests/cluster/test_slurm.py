@@ -180,7 +180,7 @@ def test_a_cancelled_job_is_submitted_again_and_goes_on(place):
     assert "--mem 1000" in first and "--mem 2000" in last and "--cpus-per-task=1" in first
     minutes = [int(re.search(r"-t (\d+)", line).group(1)) for line in (first, last)]
     assert minutes[0] < minutes[1]  # more time with every attempt
-    assert "gpu" not in first and not list((place / "results/checkpoints").glob("*.pt"))
+    assert "gpu" not in first and not list((place / "results/resume").glob("*.pt"))
 
 
 @pytest.mark.thorough

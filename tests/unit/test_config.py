@@ -107,7 +107,7 @@ def test_a_preset_sets_normalisation_and_resizing_together():
         }
         return expand(load_config(config))[0]
 
-    assert runs("standard").normalization == "checkpoint" and runs("vpt").normalization == "imagenet"
+    assert runs("standard").normalization == "weights" and runs("vpt").normalization == "imagenet"
     assert runs("vpt", normalization="inception").normalization == "inception"
     packs = {protocol: runs(protocol).pack for protocol in ("standard", "noah", "vpt")}
     assert packs["standard"] == packs["noah"] != packs["vpt"]  # resized alike, and bilinearly
@@ -312,7 +312,7 @@ def test_shipped_configs_load(path):
 
 
 def test_the_default_has_the_learning_rates_that_were_chosen():
-    choices = json.loads((ROOT / "configs" / "demo-tuned.json").read_text())
+    choices = json.loads((ROOT / "configs" / "demo-chosen.json").read_text())
     config = read_config(ROOT / "config.yaml")
     searched = read_config(ROOT / "config.yaml", ROOT / "configs" / "demo-tune.yaml")["tune"]["variants"]
     assert [choice["variant"] for choice in choices] == list(config["variants"])

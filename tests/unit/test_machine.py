@@ -67,8 +67,8 @@ def test_gradient_checkpointing_keeps_fewer_activations():
 @pytest.mark.parametrize("setting", ["channels_last", "gradient_checkpointing"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_setting_changes_float_error_only(pack, tmp_path, method, setting):
-    # MoSA's two passes are equal at the start, so that the gradient of the consistency term is rounding error,
-    # which AdamW scales to the size of a step: with it, two machines differ by more than rounding.
+    # MoSA's two passes are equal at the start, so the gradient of the consistency term is rounding error,
+    # which AdamW scales to the size of a step: with that term, runs differ by more than rounding.
     options = {"bottleneck": 4, "consistency": 0.0} if method == "mosa" else {}
     run = spec(method, options=options, training={"epochs": 1, "batch_size": 16})
     plain = execute(run, pack, tmp_path / "plain.json")

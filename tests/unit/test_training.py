@@ -12,7 +12,7 @@ from torch import nn
 from mosa import peft
 from mosa.base.timm import timm
 from mosa.data.packs import Pack
-from mosa.data.splits import FixedStore, Split
+from mosa.data.splits import DataSplit, FixedStore
 from mosa.engine import loop as training
 from mosa.engine.batches import Images
 from mosa.engine.loop import Diverged, TrainingOptions, decay_groups, evaluate, fit, lr_factor
@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 def images(n=20, classes=5):
     rng = np.random.default_rng(1)
     pixels = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
-    return Images(Split.of(FixedStore(pixels), np.arange(n) % classes, 32), MEAN, STD, CPU)
+    return Images(DataSplit.of(FixedStore(pixels), np.arange(n) % classes, 32), MEAN, STD, CPU)
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "mosa"])
@@ -71,7 +71,7 @@ def test_matrices_are_decayed_and_vectors_are_not(method):
 def test_images_are_normalised_and_ordered():
     pixels = np.zeros((3, 2, 2, 3), np.uint8)
     pixels[1] = 255
-    split = Split.of(FixedStore(pixels), np.array([4, 5, 6]), 2)
+    split = DataSplit.of(FixedStore(pixels), np.array([4, 5, 6]), 2)
     data = Images(split, (0.5, 0.25, 0.0), (0.5, 0.25, 1.0), CPU)
     (batch, labels), (rest, last) = data.batches(2, torch.tensor([1, 0, 2]))
     assert labels.tolist() == [5, 4] and last.tolist() == [6] and rest.shape == (1, 3, 2, 2)
@@ -187,14 +187,14 @@ def test_a_fraction_of_the_training_images_is_seeded_and_stratified(pack, tmp_pa
         run = spec("linear", training={"epochs": 1, "batch_size": 16, "fraction": 0.5}, seed=seed)
         return execute(run, pack, tmp_path / "record.json")
 
-    split = Split.subset
+    split = DataSplit.subset
 
     def watch(self, index):
         seen.append(self.labels[index].tolist())
         return split(self, index)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Split, "subset", watch)
+        patch.setattr(DataSplit, "subset", watch)
         records = [record(seed) for seed in (0, 0, 1)]
     assert [r["data"]["train_examples"] for r in records] == [30] * 3
     assert records[0]["training"]["fraction"] == 0.5
@@ -206,11 +206,11 @@ def test_a_fraction_of_the_training_images_is_seeded_and_stratified(pack, tmp_pa
 def test_the_input_is_normalised_as_the_run_says(pack, tmp_path):
     records = {
         name: execute(spec("linear", normalization=name), pack, tmp_path / "record.json")
-        for name in ("checkpoint", "imagenet")
+        for name in ("weights", "imagenet")
     }
     assert records["imagenet"]["backbone"]["mean"] == [0.485, 0.456, 0.406]
-    assert records["checkpoint"]["backbone"]["std"] == [0.25, 0.25, 0.25]
-    assert records["imagenet"]["metrics"]["train_loss"] != records["checkpoint"]["metrics"]["train_loss"]
+    assert records["weights"]["backbone"]["std"] == [0.25, 0.25, 0.25]
+    assert records["imagenet"]["metrics"]["train_loss"] != records["weights"]["metrics"]["train_loss"]
 
 
 def test_rates_of_the_backbone_are_rates_of_the_recipe(pack, tmp_path):

@@ -17,7 +17,7 @@ from mosa.experiment.space import grid_size, make_trials
 from mosa.records import load_record
 from mosa.search import trials as searches
 from mosa.search.choose import choose, read_choice, write_choice
-from mosa.search.table import write_tuned
+from mosa.search.table import write_choices
 from mosa.search.trials import Search, run_search
 
 CONFIG = yaml.safe_load("""
@@ -142,18 +142,18 @@ def test_ranges_that_are_none_are_refused(values, words):
 
 def test_runs_take_the_choice_of_their_scope_and_sweeps_that_of_their_variant():
     runs = expand(load_config(CONFIG))
-    assert {run.tuned for run in runs} == {
+    assert {run.choice for run in runs} == {
         f"demo/{task}/micro_vit/{variant}"
         for task in ("digits", "count")
         for variant in ("linear", "adapter")
     }
-    assert all(run.tuned.endswith("/adapter") for run in runs if run.variant == "adapter_bottleneck8")
+    assert all(run.choice.endswith("/adapter") for run in runs if run.variant == "adapter_bottleneck8")
     config = CONFIG | {"tune": CONFIG["tune"] | {"per": "benchmark"}}
-    assert {run.tuned for run in expand(load_config(config))} == {
+    assert {run.choice for run in expand(load_config(config))} == {
         "demo/micro_vit/linear",
         "demo/micro_vit/adapter",
     }
-    assert not any(run.tuned for run in expand(load_config(CONFIG | {"tune": None})))
+    assert not any(run.choice for run in expand(load_config(CONFIG | {"tune": None})))
 
 
 def test_the_plan_counts_the_search(tmp_path):
@@ -330,14 +330,14 @@ def test_tables_show_every_trial_and_mark_the_choice(tmp_path):
     for name in ("a", "b"):
         file = written(tmp_path / f"{name}.json", [entry(60, lr=0.1), entry(70, lr=0.3), entry(50, lr=1.0)])
         paths.append(file)
-    write_tuned(paths, tmp_path)
-    rows = list(csv.DictReader((tmp_path / "tuned.csv").open()))
+    write_choices(paths, tmp_path)
+    rows = list(csv.DictReader((tmp_path / "chosen.csv").open()))
     assert [(row["scope"], row["lr"], row["top1"]) for row in rows if row["chosen"] == "True"] == [
         ("demo/a", "0.3", "70.0"), ("demo/b", "0.3", "70.0"),
     ]  # fmt: skip
     assert len(rows) == 6
-    text = (tmp_path / "tuned.md").read_text()
+    text = (tmp_path / "chosen.md").read_text()
     assert "| v | lr 0.3 (70.0) | lr 0.3 (70.0) | 3 |" in text
-    assert len(json.loads((tmp_path / "tuned.json").read_text())) == 2
-    write_tuned(paths, tmp_path, per="benchmark")
-    assert "| v | lr 0.3 (70.0) | 3 |" in (tmp_path / "tuned.md").read_text()
+    assert len(json.loads((tmp_path / "chosen.json").read_text())) == 2
+    write_choices(paths, tmp_path, per="benchmark")
+    assert "| v | lr 0.3 (70.0) | 3 |" in (tmp_path / "chosen.md").read_text()

@@ -93,7 +93,7 @@ def test_mistakes_end_alike(pack, tmp_path, environment):
 
 
 def test_a_run_that_is_told_to_stop_saves_and_goes_on(pack, tmp_path, environment):
-    kept = ["--checkpoints", tmp_path / "kept", "--checkpoint-every", "0"]
+    kept = ["--resume-folder", tmp_path / "kept", "--save-every", "0"]
     long = command(pack, tmp_path, *kept, epochs=100)
     process = subprocess.Popen(long, env=environment, stderr=subprocess.PIPE, text=True)
     until(lambda: list((tmp_path / "kept").glob("*.pt")))

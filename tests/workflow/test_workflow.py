@@ -241,7 +241,7 @@ def test_hyper_parameters_are_chosen_on_val_and_taken_by_the_final_runs(workspac
     trained = list(folder.glob("tune/records/**/*.json"))
     assert len(trained) == len(TASKS) * 2 * 2
     assert {load_record(path)["protocol"]["eval_split"] for path in trained} == {"val"}
-    assert "lr 0.01\\* (" in (folder / "tables/tuned.md").read_text()
+    assert "lr 0.01\\* (" in (folder / "tables/chosen.md").read_text()
     assert workspace.planned() == {}
 
     # A larger grid trains what is new.

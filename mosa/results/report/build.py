@@ -79,7 +79,7 @@ def write_report(
         order: Variants of the comparison in display order; None: all.
         title: Name of the experiment.
         config: The config, as YAML, to be shown.
-        choices: What was tuned, as in tables/tuned.json.
+        choices: What was tuned, as in tables/chosen.json.
         missing: Runs without a record.
 
     Raises:

@@ -12,7 +12,7 @@ from models import spec
 
 from mosa.engine import loop as training
 from mosa.engine.machine import Machine
-from mosa.engine.resume import Checkpoint, Interrupted
+from mosa.engine.resume import Interrupted, ResumeFile
 from mosa.engine.run import execute
 from mosa.peft import list_methods
 
@@ -52,13 +52,13 @@ def test_every_method_goes_on_bit_by_bit(method, pack, tmp_path, monkeypatch, ca
     with monkeypatch.context() as patch:
         stop_after(patch, 5)  # in the middle of an epoch
         with pytest.raises(Interrupted, match="stopped by SIGTERM"):
-            execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path / "checkpoints"))
+            execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path / "kept"))
     assert not (tmp_path / "run.json").exists()
     torch.manual_seed(12345)  # whatever the new process drew before
-    resumed = execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path / "checkpoints"))
+    resumed = execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path / "kept"))
     assert "goes on at epoch 3, step 2 of 2" in capsys.readouterr().err
     assert results(resumed) == results(whole)
-    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert list((tmp_path / "kept").iterdir()) == []
 
 
 @pytest.mark.parametrize("stops", [(1,), (2,), (9,), (10,), (1, 1, 1, 1, 1, 1), (3, 4)])
@@ -70,8 +70,10 @@ def test_any_step_and_any_number_of_stops(stops, number, pack, tmp_path, monkeyp
         with monkeypatch.context() as patch:
             stop_after(patch, steps, number)
             with pytest.raises(Interrupted):
-                execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path))
-    assert results(execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path))) == results(whole)
+                execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path))
+    assert results(execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path))) == results(
+        whole
+    )
 
 
 def test_a_killed_run_goes_on_from_its_last_epoch(pack, tmp_path, monkeypatch, capsys):
@@ -86,42 +88,42 @@ def test_a_killed_run_goes_on_from_its_last_epoch(pack, tmp_path, monkeypatch, c
         calls = iter([step] * 7 + [die])
         patch.setattr(training, "_backward", lambda *arguments: next(calls)(*arguments))
         with pytest.raises(MemoryError):
-            execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path, checkpoint_every=0))
+            execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path, save_every=0))
     capsys.readouterr()
-    resumed = execute(run, pack, tmp_path / "run.json", Machine(checkpoints=tmp_path, checkpoint_every=0))
+    resumed = execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path, save_every=0))
     assert "goes on at epoch 4, step 1 of 2" in capsys.readouterr().err
     assert results(resumed) == results(whole)
 
 
-def test_short_runs_write_no_checkpoint(pack, tmp_path):
-    execute(tiny("linear"), pack, tmp_path / "run.json", Machine(checkpoints=tmp_path / "checkpoints"))
-    assert not (tmp_path / "checkpoints").exists()
+def test_short_runs_write_no_resume_file(pack, tmp_path):
+    execute(tiny("linear"), pack, tmp_path / "run.json", Machine(resume_folder=tmp_path / "kept"))
+    assert not (tmp_path / "kept").exists()
 
 
-def test_checkpoints_of_others_are_ignored_with_a_message(pack, tmp_path, monkeypatch, capsys):
+def test_resume_files_of_others_are_ignored_with_a_message(pack, tmp_path, monkeypatch, capsys):
     stop_after(monkeypatch, 3)
     with pytest.raises(Interrupted):
-        execute(tiny("linear"), pack, tmp_path / "run.json", Machine(checkpoints=tmp_path))
+        execute(tiny("linear"), pack, tmp_path / "run.json", Machine(resume_folder=tmp_path))
     monkeypatch.undo()
     (path,) = tmp_path.glob("*.pt")
     state = torch.load(path, weights_only=True)
     # Another seed, recipe or method has another name, and finds nothing.
     for other in (tiny("linear", seed=1), tiny("linear", lr=0.02), tiny("lora")):
-        execute(other, pack, tmp_path / "other.json", Machine(checkpoints=tmp_path))
+        execute(other, pack, tmp_path / "other.json", Machine(resume_folder=tmp_path))
         assert path.is_file() and "goes on" not in capsys.readouterr().err
     whole = results(execute(tiny("linear"), pack, tmp_path / "whole.json"))
     contents = {
         "of another run": lambda: torch.save(state | {"digest": "other"}, path),
         "written with torch 0.1": lambda: torch.save(state | {"torch": "0.1"}, path),
-        "no checkpoint": lambda: torch.save([1, 2], path),
+        "no resume file": lambda: torch.save([1, 2], path),
         "cannot be read": lambda: path.write_bytes(path.read_bytes()[:1000]),
-        "be read (UnpicklingError)": lambda: torch.save({"digest": Checkpoint}, path),
+        "be read (UnpicklingError)": lambda: torch.save({"digest": ResumeFile}, path),
         "be read": lambda: path.write_bytes(b""),
     }
     for words, write in contents.items():
         torch.save(state, path)
         write()
-        resumed = execute(tiny("linear"), pack, tmp_path / "run.json", Machine(checkpoints=tmp_path))
+        resumed = execute(tiny("linear"), pack, tmp_path / "run.json", Machine(resume_folder=tmp_path))
         assert results(resumed) == whole
         message = capsys.readouterr().err
         assert words in message and "training starts anew" in message
@@ -130,10 +132,11 @@ def test_checkpoints_of_others_are_ignored_with_a_message(pack, tmp_path, monkey
 def test_a_process_saves_and_ends_when_it_is_told_to(pack, tmp_path):
     command = [sys.executable, "-m", "mosa.cli", "train", "--task", "demo/digits", "--pack", str(pack)]
     command += ["--method", "linear", "--training", '{"epochs": 3000, "batch_size": 8}']
-    command += ["--checkpoints", str(tmp_path / "kept"), "--checkpoint-every", "0"]
+    command += ["--resume-folder", str(tmp_path / "kept"), "--save-every", "0"]
     command += ["--output", str(tmp_path / "run.json")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     while not list((tmp_path / "kept").glob("*.pt")):
+        assert process.poll() is None, process.stderr.read()
         time.sleep(0.1)
     process.send_signal(signal.SIGTERM)
     _, log = process.communicate(timeout=60)
