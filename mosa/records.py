@@ -1,143 +1,268 @@
-"""The record of a run: written once, validated both ways, loaded many at a time as a table."""
+"""The record of a run: what one finished run leaves, with its specification and where the result came from.
+
+A record is written once and atomically. It is verified when it is read: its form, the digest of its own
+content, and, against a manifest, that its specification is the one that is meant.
+"""
 
 import json
-from collections.abc import Callable, Iterable
-from functools import cache
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Literal
 
-import fastjsonschema
-import jsonschema
-from jsonschema.protocols import Validator
+from pydantic import Field, ValidationError, create_model
 
 from mosa.base.errors import UserError
-from mosa.base.files import SCHEMAS, written_atomically
+from mosa.base.files import written_atomically
+from mosa.data.metrics import METRICS
+from mosa.experiment.declared import STORED, Declared, digest_of_data, option
+from mosa.experiment.specification import Specification, complete
+from mosa.experiment.validation import Places, explain
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-SCHEMA_VERSION = 3
-SCHEMA = SCHEMAS / "record.schema.json"
-
-# Columns of the table of records, and where in a record each stands.
-COLUMNS = {
-    "benchmark": "run.benchmark",
-    "group": "run.group",
-    "task": "run.task",
-    "backbone": "run.backbone",
-    "architecture": "backbone.architecture",
-    "weights": "backbone.weights",
-    "weights_kind": "backbone.kind",
-    "variant": "run.variant",
-    "method": "method.name",
-    "seed": "run.seed",
-    "train_split": "protocol.train_split",
-    "eval_split": "protocol.eval_split",
-    "protocol": "protocol.name",
-    "protocol_version": "protocol.version",
-    "top1": "metrics.top1",
-    "loss": "metrics.loss",
-    "adapter_parameters": "parameters.adapter",
-    "head_parameters": "parameters.head",
-    "total_parameters": "parameters.total",
-    "trained_parameters": "parameters.trained",
-    "model_parameters": "parameters.model",
-    "train_flops_per_image": "flops.train_per_image",
-    "inference_flops_per_image": "flops.inference_per_image",
-    "train_examples": "data.train_examples",
-    "epochs": "training.epochs",
-    "batch_size": "training.batch_size",
-    "lr": "training.lr",
-    "fraction": "training.fraction",
-    "passes": "training.passes",
-    "prepare_seconds": "seconds.prepare",
-    "train_seconds": "seconds.train",
-    "eval_seconds": "seconds.eval",
-    "total_seconds": "seconds.total",
-    "images_per_second": "images_per_second",
-    "peak_memory_mib": "peak_memory_mib",
-    "options": "method.options",
-    "train_loss": "metrics.train_loss",
-    "per_set": "metrics.per_set",
-    "recipe": "training",
-    "versions": "versions",
-    "device": "device.name",
-    "commit": "git.commit",
-    "dirty": "git.dirty",
-    "data_digest": "data.digest",
-    "weights_sha256": "backbone.sha256",
-    "created": "created",
-}
-JSON_COLUMNS = {
-    **dict.fromkeys(("options", "per_set", "recipe", "versions"), dict),
-    "train_loss": list,
-    "dirty": bool | None,
-}
-NUMBERS = {
-    *("seed", "protocol_version", "top1", "loss", "epochs", "batch_size", "lr", "passes"),
-    *(column for column in COLUMNS if column.endswith(("_parameters", "_seconds", "_flops_per_image"))),
-    *("train_examples", "fraction"),
-    *("images_per_second", "peak_memory_mib"),
-}
+SCHEMA_VERSION = 4
+Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+Statistics = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
-@cache
-def _validator() -> Validator:
-    return jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text()))
+def column(name: str = "") -> dict[str, Any]:
+    """Mark a field as a column of the table of records; without a name, under the field's own."""
+    return {"column": name or True}
 
 
-@cache
-def _conforms() -> Callable[[Any], bool]:
-    """Return the schema compiled to a function: 30 times as fast, but it explains little."""
-    schema = json.loads(SCHEMA.read_text())
-    del schema["$schema"]  # a later draft than it knows; the keywords in use are the same
-    check = fastjsonschema.compile(schema, use_default=False, use_formats=False)
+class Splits(Declared):
+    """Which splits were used for what."""
 
-    def conforms(record: Any) -> bool:
-        try:
-            check(record)
-        except fastjsonschema.JsonSchemaValueException:
-            return False
-        return True
-
-    return conforms
+    train: Literal["train", "trainval"] = option(
+        description="Split that was trained on.", json_schema_extra=column("train_split")
+    )
+    eval: Literal["val", "test"] = option(
+        description="Split that was evaluated, once, after the last epoch.",
+        json_schema_extra=column("eval_split"),
+    )
 
 
-def validate_record(record: Any, source: str) -> None:
-    """Check a record against the schema.
+class BackboneFound(Declared):
+    """The pre-trained model as it was loaded."""
 
-    Args:
-        record: The parsed JSON.
-        source: Names the record in the error, such as its path.
-
-    Raises:
-        UserError: The record does not conform; the first problem is told.
-    """
-    if _conforms()(record):
-        return
-    error = jsonschema.exceptions.best_match(_validator().iter_errors(record))
-    if error is not None:
-        where = ".".join(map(str, error.absolute_path)) or "the record"
-        message = error.message if len(error.message) < 200 else error.message[:200] + " ..."
-        raise UserError(f"{source}: not a valid record, {where}: {message}")
+    kind: Literal["timm", "npz", "mae", "mocov3", "swin"] | None = option(
+        description="Format of the weights; null for random weights.",
+        json_schema_extra=column("weights_kind"),
+    )
+    sha256: Digest | None = option(
+        description="Digest of the weights file; null for random weights.",
+        json_schema_extra=column("weights_sha256"),
+    )
+    image_size: int = option(ge=1, description="Side of the square input, in pixels.")
+    mean: Statistics = option(description="Mean per channel of the normalisation, for pixels in 0 ... 1.")
+    std: Statistics = option(description="Standard deviation per channel of the normalisation.")
 
 
-def write_record(record: dict[str, Any], path: Path) -> None:
-    """Validate a record and write it atomically: the file appears whole or not at all.
+class DataFound(Declared):
+    """The images that were used."""
+
+    digest: Digest = option(description="Digest of the packed task.", json_schema_extra=column("data_digest"))
+    train_examples: int = option(ge=1, description="Number of training images.", json_schema_extra=column())
+    eval_examples: int = option(ge=1, description="Number of evaluated images.")
+    resize: Literal["direct", "shorter"] = option(
+        description="Straight to the square, or the shorter side and then a crop."
+    )
+    interpolation: Literal["bicubic", "bilinear"] | None = option(
+        description="Of the resizing; null where images are rendered."
+    )
+    augment: Literal["none", "crop_flip"] = option(description="Augmentation while training.")
+    notes: list[str] = option(description="What was decided for the user, such as a hold-out of val.")
+
+
+class Steps(Declared):
+    """How a training step was done."""
+
+    passes: int = option(ge=1, description="Forward passes per step.", json_schema_extra=column())
+    accumulation: int = option(
+        1,
+        ge=1,
+        optional=True,
+        description="In how many parts a step was done, where it did not fit into the GPU's memory at once.",
+    )
+
+
+class _Measured(Declared):
+    """Measured once on the evaluated split after the last epoch, and the training loss on the way."""
+
+    examples: int = option(ge=1, description="Number of evaluated images.")
+    per_set: dict[str, float] = option(
+        description="The reported metric of each data set of a union, by its name; else empty.",
+        json_schema_extra=column(),
+    )
+    train_loss: Annotated[list[float], Field(min_length=1)] = option(
+        description="Mean training loss of each epoch.", json_schema_extra=column()
+    )
+
+
+def _measured() -> type[_Measured]:
+    """Return `_Measured` with a field for each metric; records may be older than a metric."""
+    fields: dict[str, Any] = {}
+    for name, metric in METRICS.items():
+        bounds = {"ge": 0, "le": 100} if metric.unit == "%" else {}
+        declared = option(
+            None, optional=True, description=metric.description, json_schema_extra=column(), **bounds
+        )
+        fields[name] = (float | None, declared)
+    return create_model("Measured", __base__=_Measured, __doc__=_Measured.__doc__, **fields)
+
+
+class Parameters(Declared):
+    """Numbers of parameters."""
+
+    adapter: Count = option(
+        description="Tuned parameters without the classifier, as stored after merging (LoRA: of the change).",
+        json_schema_extra=column("adapter_parameters"),
+    )
+    head: Count = option(
+        description="Parameters of the classifier.", json_schema_extra=column("head_parameters")
+    )
+    total: Count = option(description="adapter + head.", json_schema_extra=column("total_parameters"))
+    trained: Count = option(
+        description="Parameters tuned while training, classifier included; more than total where experts "
+        "hold "
+        "biases of their own.",
+        json_schema_extra=column("trained_parameters"),
+    )
+    model: Count = option(
+        description="All parameters of the merged model.", json_schema_extra=column("model_parameters")
+    )
+
+
+class Flops(Declared):
+    """Floating-point operations of matrix products, convolutions, attention; a multiply-add counts as two."""
+
+    train_per_image: Amount = option(
+        description="Of one training image in one step: all passes, forward and backward.",
+        json_schema_extra=column("train_flops_per_image"),
+    )
+    inference_per_image: Amount = option(
+        description="Of one image in evaluation, after merging.",
+        json_schema_extra=column("inference_flops_per_image"),
+    )
+
+
+class Seconds(Declared):
+    """Wall time."""
+
+    prepare: Amount = option(
+        description="Loading data and weights, attaching the method.",
+        json_schema_extra=column("prepare_seconds"),
+    )
+    train: Amount = option(
+        description="The training loop, and the features that it trains on.",
+        json_schema_extra=column("train_seconds"),
+    )
+    eval: Amount = option(description="The evaluation.", json_schema_extra=column("eval_seconds"))
+    total: Amount = option(
+        description="All of it, without the start of Python.", json_schema_extra=column("total_seconds")
+    )
+
+
+class Device(Declared):
+    """What computed the run."""
+
+    type: str = option(description="cpu or cuda.")
+    name: str = option(description="Name of the processor or device.", json_schema_extra=column("device"))
+    threads: int = option(ge=1, description="CPU threads of torch.")
+    compile: Literal["none", "blocks", "cuda_graphs"] = option(
+        "none", optional=True, description="What torch.compile compiled."
+    )
+    channels_last: bool = option(
+        False, optional=True, description="Whether images were kept with channels last."
+    )
+    gradient_checkpointing: bool = option(
+        False, optional=True, description="Whether activations were computed again in the backward."
+    )
+
+
+class Git(Declared):
+    """The code that ran, where it lies in a git checkout."""
+
+    commit: str | None = option(description="Commit that was checked out.", json_schema_extra=column())
+    dirty: bool | None = option(
+        description="Whether the files of the package differed from it.", json_schema_extra=column()
+    )
+
+
+class Record(Declared):
+    """What one finished run leaves: its specification, its result, and where the result came from."""
+
+    schema_version: Literal[4] = option(description="Version of this form.")
+    status: Literal["complete"] = option(
+        description="Only complete runs leave a record; a failed run leaves its log."
+    )
+    specification_digest: Digest = option(
+        description="Digest of the specification.", json_schema_extra=column("specification")
+    )
+    digest: Digest = option(description="SHA-256 of the record without this key.")
+    seed: Count = option(description="Seed of the run.", json_schema_extra=column())
+    specification: Specification = option(description="Everything that decides the result, except the seed.")
+    group: str = option(
+        min_length=1, description="Group of tasks within the benchmark.", json_schema_extra=column()
+    )
+    metric: Literal[tuple(METRICS)] = option(
+        description="The metric that the task reports.", json_schema_extra=column()
+    )
+    splits: Splits = option(description="Which splits were used for what.")
+    backbone: BackboneFound = option(description="The pre-trained model as it was loaded.")
+    data: DataFound = option(description="The images that were used.")
+    steps: Steps = option(description="How a training step was done.")
+    metrics: _measured() = option(description=_Measured.__doc__)
+    parameters: Parameters = option(description="Numbers of parameters.")
+    flops: Flops = option(description=Flops.__doc__)
+    seconds: Seconds = option(description="Wall time.")
+    images_per_second: Amount = option(
+        description="Training images per second, each counted once per step.", json_schema_extra=column()
+    )
+    peak_memory_mib: Amount = option(
+        description="Peak memory of the process (CPU) or of the device (GPU), in MiB.",
+        json_schema_extra=column(),
+    )
+    device: Device = option(description="What computed the run.")
+    versions: dict[str, str] = option(
+        description="Versions of Python and of the libraries that compute.", json_schema_extra=column()
+    )
+    git: Git = option(description="The code that ran, where it lies in a git checkout.")
+    created: str = option(description="When the run ended, UTC.", json_schema_extra=column())
+
+
+def seal(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with the digest of its content."""
+    content = {key: value for key, value in record.items() if key != "digest"}
+    return content | {"digest": digest_of_data(content)}
+
+
+def write_record(record: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Seal a record, validate it and write it atomically: the file appears whole or not at all.
+
+    Returns:
+        What was written.
 
     Raises:
         UserError: The record does not conform, or the file cannot be written.
     """
-    validate_record(record, str(path))
+    found = _validated(dict(record) | {"digest": "0" * 64}, str(path))
+    sealed = seal(found)
+    ordered = {name: sealed[name] for name in Record.model_fields}
     with written_atomically(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(ordered, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return ordered
 
 
 def load_record(path: Path) -> dict[str, Any]:
-    """Read and validate a record.
+    """Read and verify a record.
+
+    Returns:
+        The record as plain data; options that it is older than have their neutral values.
 
     Raises:
-        UserError: The file cannot be read, is not JSON, or does not conform.
+        UserError: The file cannot be read, is not JSON, does not conform, or was changed by hand.
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -145,118 +270,64 @@ def load_record(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot read the record ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); delete it and run again") from None
-    validate_record(record, str(path))
-    return record
-
-
-def load_records(paths: Iterable[Path]) -> "pd.DataFrame":
-    """Load records as a table, one row per run, sorted by identity.
-
-    Returns:
-        The columns of `COLUMNS`, and `path`.
-
-    Raises:
-        UserError: A record is invalid, or two describe the same run.
-    """
-    import pandas as pd
-
-    rows: dict[tuple, dict[str, Any]] = {}
-    for path in paths:
-        row = _row(load_record(path), path)
-        identity = tuple(
-            row[column] for column in ("benchmark", "task", "backbone", "variant", "seed", "eval_split")
+    if isinstance(record, dict) and record.get("schema_version") in (1, 2, 3):
+        raise UserError(
+            f"{path}: was written by an earlier version of this project and carries no specification; "
+            "delete it "
+            "and run again, or take another results folder"
         )
-        if identity in rows:
-            raise UserError(f"{path}: the same run as {rows[identity]['path']}; keep one of the two")
-        rows[identity] = row
-    ordered = [rows[identity] for identity in sorted(rows)]
-    return pd.DataFrame(ordered, columns=[*COLUMNS, "path"])
+    found = _validated(record, str(path))
+    if seal(record)["digest"] != found["digest"]:
+        raise UserError(f"{path}: was changed after it was written; delete it and run again")
+    return found
 
 
-def _row(record: dict[str, Any], path: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {}
-    for column, where in COLUMNS.items():
-        value: Any = record
-        for key in where.split("."):
-            value = value[key]
-        row[column] = value
-    return row | {"path": str(path)}
-
-
-def find_records(directory: Path) -> list[Path]:
-    """Return the record files below a directory, in order.
-
-    Raises:
-        UserError: There is none.
-    """
-    paths = sorted(path for path in Path(directory).rglob("seed*.json") if path.is_file())
-    if not paths:
-        raise UserError(f"{directory}: no records below it; expected .../<variant>/seed<n>.json, one per run")
-    return paths
-
-
-def collect(paths: Iterable[Path], output: Path, placed: bool = False) -> "pd.DataFrame":
-    """Load records and write them as one CSV, lists and mappings as JSON.
-
-    Args:
-        paths: The records.
-        output: The CSV to write.
-        placed: Whether each has to lie where its identity says, as the workflow's do:
-            .../benchmark/task/backbone/variant/seed<n>.json.
-
-    Returns:
-        The table.
-
-    Raises:
-        UserError: A record is invalid or lies in another's place, or two describe the same run.
-    """
-    frame = load_records(paths)
-    for row in frame.itertuples():
-        place = (row.benchmark, row.task, row.backbone, row.variant, f"seed{row.seed}.json")
-        if placed and Path(row.path).parts[-5:] != place:
-            raise UserError(f"{row.path}: the record of {'/'.join(place)}; delete it and run again")
-    written = frame.copy()
-    for column in JSON_COLUMNS:
-        written[column] = [json.dumps(value, sort_keys=True) for value in written[column]]
-    with written_atomically(output) as temporary:
-        written.to_csv(temporary, index=False)
-    return frame
-
-
-def read_table(source: Path) -> "pd.DataFrame":
-    """Read records from a directory of them, or from a CSV that `collect` wrote.
-
-    Raises:
-        UserError: There is nothing to read, or it is not what was expected.
-    """
-    import pandas as pd
-
-    if source.is_dir():
-        return load_records(find_records(source))
+def _validated(record: Any, source: str) -> dict[str, Any]:
     try:
-        # A name such as "NA" or a digest of digits alone must stay what it is.
-        text = {column: "str" for column in (*COLUMNS, "path") if column not in NUMBERS}
-        nullable = {column: [""] for column in ("commit", "weights_sha256", "weights_kind")}
-        frame = pd.read_csv(source, dtype=text, keep_default_na=False, na_values=nullable)
-    except OSError as error:
+        found = Record.model_validate(record, context=STORED)
+        complete(found.specification.method, found.specification.options)
+    except ValidationError as error:
+        raise UserError(f"{source}: not a valid record, {explain(error, (), Places())}") from None
+    except (KeyError, UserError) as error:
+        raise UserError(f"{source}: not a valid record, specification: {error}") from None
+    digest = found.specification.digest
+    if digest != found.specification_digest:
         raise UserError(
-            f"{source}: cannot be read ({error.strerror}); expected a folder of records or a CSV"
-        ) from None
-    except ValueError as error:
-        raise UserError(f"{source}: not a CSV ({error}); expected one that `mosa collect` wrote") from None
-    missing = [column for column in COLUMNS if column not in frame]
-    if missing:
-        raise UserError(f"{source}: no column {missing[0]!r}; collect the records again with `mosa collect`")
+            f"{source}: not a valid record, its specification has the digest {digest[:16]}, not "
+            f"{found.specification_digest[:16]}; delete it and run again"
+        )
+    return found.model_dump()
+
+
+def check_specification(record: Mapping[str, Any], meant: Specification, path: Path) -> None:
+    """Refuse a record of another specification than the one that is meant.
+
+    Raises:
+        UserError: What differs, with both values, and what to do.
+    """
+    if record["specification_digest"] == meant.digest:
+        return
+    found = Specification.model_validate(record["specification"])
+    raise UserError(
+        f"{path}: the record of another specification: {describe_differences(found.differences(meant))}; run "
+        "snakemake again, which repeats the run, or take another results folder (paths.results)"
+    )
+
+
+def describe_differences(differences: Mapping[str, tuple[Any, Any]]) -> str:
+    """Return "key is X, expected Y" for each difference between a record and what is meant."""
+    texts = (f"{key} is {ours!r}, expected {theirs!r}" for key, (ours, theirs) in differences.items())
+    return ", ".join(texts)
+
+
+_START = re.compile(rb'"specification_digest":\s*"([0-9a-f]{64})"')
+
+
+def peek_digest(path: Path) -> str | None:
+    """Return the digest of a record's specification from its first bytes; None if there is none to be read."""
     try:
-        for column in JSON_COLUMNS:
-            frame[column] = [json.loads(value) for value in frame[column]]
-            wrong = [value for value in frame[column] if not isinstance(value, JSON_COLUMNS[column])]
-            if wrong:
-                raise ValueError(f"{wrong[0]!r} in column {column!r}")
-        for column in NUMBERS:
-            frame[column] = pd.to_numeric(frame[column])
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{source}: damaged ({error}); collect the records again with `mosa collect`"
-        ) from None
-    return frame
+        with path.open("rb") as file:
+            found = _START.search(file.read(400))
+    except OSError:
+        return None
+    return found[1].decode() if found else None

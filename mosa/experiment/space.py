@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from mosa.base.errors import UserError
-from mosa.experiment.validation import Places, check_value, read_schema
+from mosa.experiment.declared import Declared
+from mosa.experiment.models import SearchSpace
+from mosa.experiment.recipe import Recipe
+from mosa.experiment.validation import Places, check_option, options_model, validated
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,9 @@ def check_tune(config: Mapping[str, Any], places: Places) -> None:
         if name not in config["variants"]:
             raise places.error(where, f"unknown variant {name!r}", list(config["variants"]), name)
         method = config["variants"][name]["method"]
-        schemas = {
-            "training": read_schema("config")["properties"]["training"]["properties"],
-            "options": read_schema("methods")["$defs"][method]["properties"],
-        }
-        for section, properties in schemas.items():
+        for section, model in _models(method).items():
             for key, values in space[section].items():
-                _check_values(values, key, properties, tune["search"], (*where, section, key), places)
+                _check_values(values, key, model, tune["search"], (*where, section, key), places)
     for name in config["variants"]:
         if name not in tune["variants"]:
             raise places.error(
@@ -61,18 +59,18 @@ def check_tune(config: Mapping[str, Any], places: Places) -> None:
 
 
 def _check_values(
-    values: Any, key: str, properties: Mapping[str, Any], search: str, where: tuple, places: Places
+    values: Any, key: str, model: type[Declared], search: str, where: tuple, places: Places
 ) -> None:
-    if key not in properties:
-        raise places.error(where, f"unknown key {key!r}", list(properties), key)
+    if key not in model.model_fields:
+        raise places.error(where, f"unknown key {key!r}", list(model.model_fields), key)
     if isinstance(values, list):
         for index, value in enumerate(values):
-            check_value(value, properties[key], (*where, index), places)
+            values[index] = check_option(model, key, value, (*where, index), places)
         return
     if search == "grid":
         raise places.error(where, "a grid takes a list of values; give one, or set `search: sobol`")
     for end in ("low", "high"):
-        check_value(_rounded(values[end], properties[key]), properties[key], (*where, end), places)
+        check_option(model, key, _rounded(values[end], model, key), (*where, end), places)
     if values["low"] >= values["high"]:
         raise places.error(where, f"low ({values['low']}) is not below high ({values['high']})")
     if values.get("log") and values["low"] <= 0:
@@ -146,13 +144,12 @@ def make_trials(
     if search == "grid":
         points = list(product(*values))
     else:
-        schemas = {
-            "training": read_schema("config")["properties"]["training"]["properties"],
-            "options": read_schema("methods")["$defs"][method]["properties"],
-        }
-        described = [schemas[section][key] for section, key in keys]
+        models = _models(method)
         points = [
-            tuple(_at(value, x, schema) for value, x, schema in zip(values, row, described, strict=True))
+            tuple(
+                _at(value, x, models[section], key)
+                for (section, key), value, x in zip(keys, values, row, strict=True)
+            )
             for row in _unit_cube(search, trials or 1, len(keys), seed)
         ]
     found: list[Trial] = []
@@ -176,19 +173,22 @@ def _unit_cube(search: str, rows: int, columns: int, seed: int) -> list[list[flo
     return qmc.Sobol(columns, seed=seed).random_base2(power)[:rows].tolist()
 
 
-def _at(values: Any, x: float, schema: Mapping[str, Any]) -> Any:
+def _at(values: Any, x: float, model: type[Declared], key: str) -> Any:
     """Return the value of a list or range at a place in [0, 1)."""
     if isinstance(values, list):
         return values[int(x * len(values))]
     low, high = values["low"], values["high"]
     value = low * (high / low) ** x if values.get("log") else low + (high - low) * x
-    return _rounded(float(f"{value:.4g}"), schema)
+    return _rounded(float(f"{value:.4g}"), model, key)
 
 
-def _rounded(value: float, schema: Mapping[str, Any]) -> float:
+def _rounded(value: float, model: type[Declared], key: str) -> float:
     """Return a whole number where only whole ones are allowed."""
-    whole = schema.get("type") == "integer"
-    return round(value) if whole else value
+    return round(value) if model.model_fields[key].annotation is int else value
+
+
+def _models(method: str) -> dict[str, type[Declared]]:
+    return {"training": Recipe, "options": options_model(method)}
 
 
 def parse_space(space: Any) -> Mapping[str, Any]:
@@ -197,9 +197,4 @@ def parse_space(space: Any) -> Mapping[str, Any]:
     Raises:
         UserError: It has another form.
     """
-    schema = read_schema("config")
-    entry = schema["properties"]["tune"]["properties"]["variants"]["additionalProperties"]
-    check_value(space, entry | {"$defs": schema["$defs"]}, ("space",), Places([]))
-    if not isinstance(space, Mapping):
-        raise UserError('space: expected an object such as {"training": {"lr": [0.01, 0.1]}}')
-    return {"training": {}, "options": {}} | dict(space)
+    return validated(SearchSpace, space, ("space",), Places()).model_dump()

@@ -1,133 +1,169 @@
-"""Values against a JSON Schema: problems told in one sentence with file and line, and defaults filled in."""
+"""Values against declarations: a problem is one sentence, with file, line, allowed values and a near miss."""
 
-import copy
 import json
-import math
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from jsonschema import Draft202012Validator, validators
-from jsonschema.exceptions import ValidationError
+from pydantic import Field, ValidationError, create_model
 
 from mosa.base.errors import UserError, suggest
 from mosa.base.files import SCHEMAS
+from mosa.experiment.declared import Declared, option
 
-# JSON Schema takes 1.0 for an integer and YAML's .nan for a number; seed 1.0 would name another file than 1.
-_Validator = validators.extend(
-    Draft202012Validator,
-    type_checker=Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
-    ).redefine(
-        "number",
-        lambda _, value: (
-            isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        ),
-    ),
-)
+M = TypeVar("M", bound=Declared)
 
 
 @cache
 def read_schema(name: str) -> dict[str, Any]:
-    """Return one of the package's schemas, by its name: config, methods, record."""
+    """Return one of the package's generated schemas, by its name: config, methods, record, outputs."""
     return json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
 
 
-def check_value(value: Any, schema: Mapping[str, Any], where: tuple, places: "Places") -> None:
-    """Check a value against a schema.
+@cache
+def options_model(method: str) -> type[Declared]:
+    """Return a model of a method's options, made from its schema, because the method itself imports torch.
+
+    Raises:
+        KeyError: There is no such method.
+    """
+    properties = read_schema("methods")["$defs"][method]["properties"]
+    fields = {
+        name: (_annotation(schema), option(schema["default"], **_neutral(schema)))
+        for name, schema in properties.items()
+    }
+    return create_model(f"options of {method}", __base__=Declared, **fields)
+
+
+def _neutral(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"neutral": schema["neutral"]} if "neutral" in schema else {}
+
+
+_BOUNDS = {
+    "minimum": "ge",
+    "exclusiveMinimum": "gt",
+    "maximum": "le",
+    "exclusiveMaximum": "lt",
+    "minItems": "min_length",
+}
+_PLAIN = {"integer": int, "number": float, "boolean": bool, "string": str, "object": dict[str, Any]}
+
+
+def _annotation(schema: Mapping[str, Any]) -> Any:
+    """Return the type that a property of a method's schema stands for."""
+    if "anyOf" in schema:
+        first, *_ = (_annotation(part) for part in schema["anyOf"] if part.get("type") != "null")
+        return first | None
+    if "enum" in schema:
+        return Literal[tuple(schema["enum"])]
+    plain = list[_annotation(schema["items"])] if schema["type"] == "array" else _PLAIN[schema["type"]]
+    bounds = {name: schema[key] for key, name in _BOUNDS.items() if key in schema}
+    return Annotated[plain, Field(**bounds)] if bounds else plain
+
+
+def validated(model: type[M], value: Any, where: tuple, places: "Places", context: Any = None) -> M:
+    """Validate a value.
 
     Args:
-        value: The value.
-        schema: The schema.
+        model: What it should be.
+        value: The value, as plain data.
         where: Keys that lead to the value in the config.
         places: Where keys stand in files.
+        context: As for `Declared`.
 
     Raises:
         UserError: The first problem, with file and line.
     """
-    errors = sorted(_Validator(schema).iter_errors(value), key=lambda error: list(map(str, error.path)))
-    if errors:
-        raise _explain(errors[0], where, places)
+    try:
+        return model.model_validate(value, context=context)
+    except ValidationError as error:
+        raise explain(error, where, places) from None
 
 
-def _explain(error: ValidationError, where: tuple, places: "Places") -> UserError:
-    """Say in one sentence what a schema violation means."""
-    if error.validator == "oneOf" and isinstance(error.instance, list | dict):  # meant as what it is
-        meant = [
-            c for c in error.context if c.validator != "const" and not (c.validator == "type" and not c.path)
-        ]
-        error = meant[0] if meant else error
-    path = (*where, *error.absolute_path)
-    if error.validator == "additionalProperties":
-        allowed = list(error.schema["properties"])
-        key = next(key for key in error.instance if key not in allowed)
-        return places.error((*path, key), f"unknown key {key!r}", allowed, key)
-    if error.validator == "required":
-        missing = next(key for key in error.validator_value if key not in error.instance)
-        return places.error(path, f"key {missing!r} is missing")
-    if error.validator in ("enum", "const"):
-        allowed = error.validator_value if error.validator == "enum" else [error.validator_value]
-        return places.error(path, f"{error.instance!r} is not allowed", allowed, error.instance)
-    if error.validator == "uniqueItems":
-        seen: list[Any] = []
-        twice = next(item for item in error.instance if item in seen or seen.append(item))
-        return places.error(path, f"{twice!r} is listed twice; list it once")
-    if error.validator in ("minItems", "minProperties"):
-        return places.error(path, "is empty; list at least one")
-    if error.validator == "maxProperties":
-        found = ", ".join(map(str, error.instance))
-        return places.error(path, f"changes {found}; a sweep changes one option, name a second sweep")
-    if error.validator == "type":
-        expected = (
-            error.validator_value if isinstance(error.validator_value, str) else error.validator_value[0]
-        )
-        return places.error(path, f"got {error.instance!r}, expected {_TYPES[expected]}{_hint(error)}")
-    if error.validator in ("oneOf", "pattern") and "expected" in error.schema:
-        return places.error(path, f"got {error.instance!r}, expected {error.schema['expected']}")
-    if error.validator == "pattern":
-        case = "letters" if "A-Z" in error.validator_value else "lower-case letters"
-        rule = f"expected {case}, digits, '_', '-' and '.', a letter or digit first"
-        return places.error(path, f"the name {error.instance!r} cannot be part of a path; {rule}")
-    return places.error(path, error.message)
+def check_option(model: type[Declared], key: str, value: Any, where: tuple, places: "Places") -> Any:
+    """Validate the value of a single key of a model, and return it.
+
+    Raises:
+        UserError: The first problem, with file and line; `where` leads to the value.
+    """
+    try:
+        return getattr(model.model_validate({key: value}), key)
+    except ValidationError as error:
+        raise explain(error, where, places, skip=1) from None
+
+
+def explain(error: ValidationError, where: tuple, places: "Places", skip: int = 0) -> UserError:
+    """Say in one sentence what the first problem of a validation is."""
+    first = error.errors(include_url=False)[0]
+    kind, got, given = first["type"], first["input"], first.get("ctx", {})
+    loc = tuple(part for part in first["loc"][skip:] if not str(part).startswith("<"))
+    if loc and loc[-1] == "[key]":
+        loc = loc[:-2]
+    path = (*where, *loc)
+    if kind == "unknown_key":
+        key = given["key"]
+        return places.error((*path, key), f"unknown key {key!r}", given["allowed"], key)
+    if kind in ("missing", "missing_key"):
+        key, path = (given["key"], path) if kind == "missing_key" else (path[-1], path[:-1])
+        return places.error(path, f"key {key!r} is missing")
+    if kind == "literal_error":
+        allowed = [part.strip("'") for part in given["expected"].replace(" or ", ", ").split(", ")]
+        return places.error(path, f"{got!r} is not allowed", allowed, got)
+    return places.error(path, _sentence(kind, got, given))
 
 
 _TYPES = {
-    "object": "a mapping",
-    "array": "a list",
-    "string": "text",
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "null": "null",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "list_type": "a list",
+    "string_type": "text",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a number",
+    "bool_type": "true or false",
+}
+_LIMITS = {
+    "greater_than": ("gt", "less than or equal to the minimum of"),
+    "greater_than_equal": ("ge", "less than the minimum of"),
+    "less_than": ("lt", "greater than or equal to the maximum of"),
+    "less_than_equal": ("le", "greater than the maximum of"),
 }
 
 
-def _hint(error: ValidationError) -> str:
+def _sentence(kind: str, got: Any, given: Mapping[str, Any]) -> str:
+    if kind in _TYPES:
+        return f"got {got!r}, expected {_TYPES[kind]}{_hint(kind, got)}"
+    if kind in _LIMITS:
+        name, words = _LIMITS[kind]
+        return f"{got!r} is {words} {given[name]:g}"
+    if kind == "expected":
+        return f"got {got!r}, expected {given['expected']}"
+    if kind == "twice":
+        return f"{given['item']} is listed twice; list it once"
+    if kind == "too_long":
+        found = ", ".join(map(str, got))
+        return f"changes {found}; a sweep changes one option, name a second sweep"
+    if kind in ("too_short", "string_too_short"):
+        return "is empty; list at least one" if kind == "too_short" else "is empty"
+    if kind == "string_pattern_mismatch":
+        case = "letters" if "A-Z" in given["pattern"] else "lower-case letters"
+        rule = f"expected {case}, digits, '_', '-' and '.', a letter or digit first"
+        return f"the name {got!r} cannot be part of a path; {rule}"
+    return f"got {got!r}, expected a value of another form ({kind})"
+
+
+def _hint(kind: str, got: Any) -> str:
     """Help with values that YAML reads as another type than they look."""
-    if error.validator_value == "string":
+    if kind == "string_type":
         return "; put it in quotes"
-    if error.validator_value == "number" and isinstance(error.instance, str):
+    if kind == "float_type" and isinstance(got, str):
         try:
-            return f"; YAML reads it as text, write {float(error.instance)!r}"
+            return f"; YAML reads it as text, write {float(got)!r}"
         except ValueError:
             return ""
     return ""
-
-
-def fill_defaults(value: dict[str, Any], schema: Mapping[str, Any]) -> None:
-    """Fill the defaults of a schema into a mapping, in place, in the schema's order of keys."""
-    for key, child in schema.get("properties", {}).items():
-        if key not in value and "default" in child:
-            value[key] = copy.deepcopy(child["default"])
-        if isinstance(value.get(key), dict):
-            fill_defaults(value[key], child)
-    entries = schema.get("additionalProperties")
-    if isinstance(entries, dict):
-        for key, child in value.items():
-            if key not in schema.get("properties", {}) and isinstance(child, dict):
-                fill_defaults(child, entries)
 
 
 def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
@@ -140,9 +176,15 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
 
 
 class Places:
-    """Where each key of the config stands, in files and lines."""
+    """Where each key of the config stands, in files and lines.
 
-    def __init__(self, files: Iterable[str | Path]) -> None:
+    Args:
+        files: YAML files, the strongest last.
+        overrides: What the command line sets over them.
+    """
+
+    def __init__(self, files: Iterable[str | Path] = (), overrides: Mapping[str, Any] | None = None) -> None:
+        self.overrides = overrides or {}
         self.trees = []
         for file in files:
             try:
@@ -187,6 +229,8 @@ class Places:
 
     def _locate(self, path: tuple) -> str:
         """Return "file, line n: " of the deepest part of a path that a file has, the strongest file first."""
+        if path and path[0] in self.overrides:
+            return "--config "
         best, place = 0, ""
         for file, tree in reversed(self.trees):
             node, depth = tree, 0

@@ -1,0 +1,178 @@
+"""From a loaded config to its runs, each with its specification."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from mosa.data.catalogue import get_task
+from mosa.data.content import file_content, task_content
+from mosa.data.task import OWN, Task, pack_name, task_from_config
+from mosa.experiment.protocol import PRESETS, PROTOCOL_VERSION
+from mosa.experiment.recipe import Recipe
+from mosa.experiment.specification import (
+    BackboneUsed,
+    DataUsed,
+    ProtocolUsed,
+    Specification,
+    weights_identity,
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: what it is, and its seed.
+
+    Attributes:
+        specification: Everything that decides the result, except the seed. The values that a search
+            chooses are laid over it.
+        seed: Seed of the run.
+        choice: Which choice of hyper-parameters it takes, such as "demo/digits/micro_vit/mosa"; "": none.
+    """
+
+    specification: Specification
+    seed: int = 0
+    choice: str = ""
+
+    @property
+    def path(self) -> str:
+        """Path of the record below the results folder; it is also the run's identity there."""
+        return self.specification.record_path(self.seed)
+
+
+@dataclass(frozen=True)
+class Identities:
+    """What lies on disk now, by content.
+
+    Attributes:
+        sources: Digest of the files of each task that lies on disk, by its full name.
+        weights: SHA-256 of each weights file, by its path as in the config.
+    """
+
+    sources: Mapping[str, str | None] = field(default_factory=dict)
+    weights: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def identify(config: Mapping[str, Any]) -> Identities:
+    """Identify by content what a loaded config reads from disk; untouched files are not read again."""
+    cache = Path(config["paths"]["packs"])
+    folders = config["paths"]["data"]
+    sources = {
+        task.full_name: task_content(task, root_of(task, folders), cache)
+        for task in config_tasks(config)
+        if task.on_disk
+    }
+    files = {entry["weights"] for entry in config["backbones"].values()} - {"builtin", "random"}
+    weights = {file: file_content(Path(file), cache) for file in files if not file.startswith("hub:")}
+    return Identities(sources, weights)
+
+
+def expand(config: Mapping[str, Any], identities: Identities | None = None) -> list[Run]:
+    """Return every run of a loaded config, in the order of its lists.
+
+    Args:
+        config: The config.
+        identities: What lies on disk; None: it is not looked at, as for an estimate.
+    """
+    identities = identities or Identities()
+    variants = dict(config["variants"]) | {name: variant for name, variant, _ in sweep_variants(config)}
+    bases = {name: made_by[2] for name, _, made_by in sweep_variants(config)}
+    tune = config["tune"]
+    runs = []
+    for task, (backbone, entry) in product(config_tasks(config), config["backbones"].items()):
+        model = _backbone_used(config, backbone, entry, identities)
+        data = _data_used(config, task, model, identities)
+        scope = task.full_name if tune and tune["per"] == "task" else task.benchmark
+        for name, variant in variants.items():
+            options, training = _overridden(variant, task)
+            specification = Specification(
+                task=task.full_name,
+                backbone=model,
+                variant=name,
+                method=variant["method"],
+                options=options,
+                training=Recipe(**training),
+                stage=config["stage"],
+                protocol=ProtocolUsed(name=config["protocol"], version=PROTOCOL_VERSION),
+                data=data,
+            )
+            choice = f"{scope}/{backbone}/{bases.get(name, name)}" if tune else ""
+            runs += [Run(specification, seed, choice) for seed in config["seeds"]]
+    return runs
+
+
+def root_of(task: Task, folders: Mapping[str, str]) -> Path:
+    """Return the folder in which a task is looked for.
+
+    Args:
+        task: A task that lies on disk.
+        folders: Folders of the benchmarks, by name.
+    """
+    benchmark = "fgvc" if task.layout == "union" else task.benchmark
+    return Path(task.root if benchmark == OWN and task.root else folders[benchmark])
+
+
+def _backbone_used(
+    config: Mapping[str, Any], name: str, entry: Mapping[str, Any], identities: Identities
+) -> BackboneUsed:
+    normalization, weights = entry["normalization"], entry["weights"]
+    return BackboneUsed(
+        name=name,
+        architecture=entry["architecture"],
+        weights=weights,
+        identity=weights_identity(entry["architecture"], weights, identities.weights.get(weights)),
+        kind=entry["kind"],
+        image_size=backbone_image_size(entry),
+        normalization=PRESETS[config["protocol"]].normalization
+        if normalization == "protocol"
+        else normalization,
+    )
+
+
+def _data_used(
+    config: Mapping[str, Any], task: Task, model: BackboneUsed, identities: Identities
+) -> DataUsed:
+    source = identities.sources.get(task.full_name)
+    return DataUsed(
+        pack=pack_name(task, model.image_size, PRESETS[config["protocol"]].interpolation, source),
+        source=source,
+        root=str(root_of(task, config["paths"]["data"])) if task.on_disk else None,
+        own=config["tasks"][task.name] if task.benchmark == OWN else None,
+    )
+
+
+def _overridden(variant: Mapping[str, Any], task: Task) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a variant's options and recipe for a task: its own, its benchmark's, and the task's."""
+    options, training = variant["options"], variant["training"]
+    for key in (task.benchmark, task.full_name):
+        changes = variant["by_task"].get(key, {"options": {}, "training": {}})
+        options, training = options | changes["options"], training | changes["training"]
+    return options, training
+
+
+def config_tasks(config: Mapping[str, Any]) -> list[Task]:
+    """Return the tasks of a loaded config, in the order of its lists."""
+    return [
+        task_from_config(name, config["tasks"][name]) if benchmark == OWN else get_task(f"{benchmark}/{name}")
+        for benchmark, names in config["benchmarks"].items()
+        for name in names
+    ]
+
+
+def backbone_image_size(backbone: Mapping[str, Any]) -> int:
+    """Return the side of the images that a backbone of a loaded config takes, in pixels."""
+    return backbone["image_size"] or (32 if backbone["architecture"] == "mosa_vit_micro" else 224)
+
+
+def sweep_variants(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any], tuple]]:
+    """Yield the name and content of each variant that a sweep makes, and the key that makes it."""
+    for sweep, changes in config["sweeps"].items():
+        for name, options in changes.items():
+            base = config["variants"][name]
+            for option, values in options.items():
+                for index, value in enumerate(values):
+                    if value != base["options"][option]:
+                        variant = base | {"options": base["options"] | {option: value}}
+                        made_by = ("sweeps", sweep, name, option, index)
+                        yield f"{name}_{option}{value}".lower(), variant, made_by

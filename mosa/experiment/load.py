@@ -1,0 +1,218 @@
+"""Loading a config: validated, completed with defaults, as plain data."""
+
+import copy
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mosa.base.errors import UserError
+from mosa.data.catalogue import list_benchmarks, list_tasks
+from mosa.data.task import OWN, task_from_config
+from mosa.experiment.expand import backbone_image_size, config_tasks, sweep_variants
+from mosa.experiment.models import Experiment
+from mosa.experiment.recipe import Recipe, problem_of
+from mosa.experiment.space import check_tune
+from mosa.experiment.specification import BUILTIN_CARDS
+from mosa.experiment.validation import Places, check_option, merge, options_model, read_schema, validated
+
+
+def load_config(
+    config: Mapping[str, Any],
+    files: Iterable[str | Path] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Validate a config and fill in every default.
+
+    Args:
+        config: The merged config.
+        files: The YAML files it came from, the strongest last; errors name file and line.
+        overrides: What the command line sets over the files (`--config KEY=VALUE`), merged already. Snakemake
+            leaves numbers inside its lists as text; they are read as YAML here.
+
+    Returns:
+        A new config in which every key is present, dropped (null) entries are gone, and the tasks
+        of each benchmark are a list.
+
+    Raises:
+        UserError: Something is wrong with it; the first problem is reported.
+    """
+    typed = _typed(dict(overrides or {}))
+    places = Places(files, typed)
+    config = merge(copy.deepcopy(dict(config)), typed)
+    _prepare(config, places)
+    config = validated(Experiment, config, (), places).model_dump()
+    _check_tasks(config, places)
+    _check_backbones(config, places)
+    _check_recipe(config["training"], ("training",), places)
+    for name in config["variants"]:
+        _complete_variant(config, name, places)
+    for sweep, changes in config["sweeps"].items():
+        for name, options in changes.items():
+            _check_sweep(config["variants"], sweep, name, options, places)
+    _check_names(config, places)
+    check_tune(config, places)
+    return config
+
+
+def _typed(value: Any) -> Any:
+    """Read the texts that Snakemake leaves inside values of the command line."""
+    if isinstance(value, dict):
+        return {key: _typed(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_typed(child) for child in value]
+    try:
+        return yaml.safe_load(value) if isinstance(value, str) else value
+    except yaml.YAMLError:
+        return value
+
+
+def _prepare(config: dict[str, Any], places: Places) -> None:
+    """Drop the entries that are null, and put the others in the order of the files."""
+    for section in ("tasks", "benchmarks", "backbones", "variants", "sweeps"):
+        _drop_nulls(config, section)
+        _order_as_files(config, section, places)
+    if isinstance(config.get("sweeps"), dict):
+        for sweep in list(config["sweeps"]):
+            _drop_nulls(config["sweeps"], sweep)
+    if isinstance(config.get("tune"), dict):
+        _drop_nulls(config["tune"], "variants")
+
+
+def _check_tasks(config: dict[str, Any], places: Places) -> None:
+    for name, entry in config["tasks"].items():
+        try:
+            task_from_config(name, entry)
+        except UserError as error:
+            raise places.error(("tasks", name, "augment"), str(error)) from None
+    for benchmark, tasks in config["benchmarks"].items():
+        config["benchmarks"][benchmark] = _tasks(benchmark, tasks, list(config["tasks"]), places)
+
+
+def _check_backbones(config: Mapping[str, Any], places: Places) -> None:
+    for name, backbone in config["backbones"].items():
+        if backbone["weights"] == "builtin" and backbone["architecture"] not in BUILTIN_CARDS:
+            raise places.error(
+                ("backbones", name, "architecture"),
+                f"{backbone['architecture']!r} has no builtin weights; "
+                "give it `weights` (a file or `random`), or take one that has",
+                BUILTIN_CARDS,
+                backbone["architecture"],
+            )
+        _check_image_size(config, name, places)
+
+
+def _complete_variant(config: Mapping[str, Any], name: str, places: Places) -> None:
+    """Check a variant, and fill in the options and the recipe that it leaves out."""
+    variant, where = config["variants"][name], ("variants", name)
+    methods = read_schema("methods")["$defs"]
+    if variant["method"] not in methods:
+        raise places.error(
+            (*where, "method"), f"unknown method {variant['method']!r}", list(methods), variant["method"]
+        )
+    model = options_model(variant["method"])
+    variant["options"] = validated(model, variant["options"], (*where, "options"), places).model_dump()
+    own = _check_recipe(variant["training"], (*where, "training"), places)
+    variant["training"] = config["training"] | own
+    _check_recipe(variant["training"], (*where, "training"), places)
+    known = [known for task in config_tasks(config) for known in (task.benchmark, task.full_name)]
+    for task, changes in variant["by_task"].items():
+        at = (*where, "by_task", task)
+        if task not in known:
+            raise places.error(at, f"unknown task {task!r}", dict.fromkeys(known), task)
+        given = validated(model, changes["options"], (*at, "options"), places)
+        changes["options"] = {key: getattr(given, key) for key in changes["options"]}
+        own = _check_recipe(changes["training"], (*at, "training"), places)
+        _check_recipe(variant["training"] | own, (*at, "training"), places)
+        changes["training"] = own
+
+
+def _check_recipe(options: Mapping[str, Any], where: tuple, places: Places) -> dict[str, Any]:
+    """Refuse options of the recipe that are wrong alone or together; return those that were given."""
+    recipe = validated(Recipe, options, where, places)
+    problem = problem_of(options)
+    if problem is not None:
+        raise places.error((*where, problem[0]), problem[1])
+    return {key: getattr(recipe, key) for key in options}
+
+
+def read_config(*files: str | Path) -> dict[str, Any]:
+    """Read YAML files, later ones over earlier ones as Snakemake merges them, and load the result.
+
+    Raises:
+        UserError: A file cannot be read, or something is wrong with the config.
+    """
+    merged: dict[str, Any] = {}
+    for file in files:
+        try:
+            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{file}: not a readable YAML file ({' '.join(str(error).split())})") from None
+        if not isinstance(content, dict):
+            raise UserError(f"{file}: expected a mapping of keys, see docs/configuration.md")
+        merged = merge(merged, content)
+    return load_config(merged, files)
+
+
+def _check_image_size(config: Mapping[str, Any], name: str, places: Places) -> None:
+    size = backbone_image_size(config["backbones"][name])
+    for task in config_tasks(config):
+        if task.image_size not in (None, size):
+            raise places.error(
+                ("backbones", name, "image_size"),
+                f"{name!r} takes images of {size} pixels and {task.full_name} has {task.image_size}; set "
+                f"image_size: {task.image_size}, or take other tasks",
+            )
+
+
+def _order_as_files(parent: dict[str, Any], key: str, places: Places) -> None:
+    """Put what the weakest file has first; Snakemake puts what the command line's files have first."""
+    if isinstance(parent.get(key), dict):
+        rank = {name: number for number, name in enumerate(places.keys_of(key))}
+        parent[key] = dict(sorted(parent[key].items(), key=lambda item: rank.get(str(item[0]), len(rank))))
+
+
+def _drop_nulls(parent: dict[str, Any], key: str) -> None:
+    if isinstance(parent.get(key), dict):
+        parent[key] = {name: value for name, value in parent[key].items() if value is not None}
+
+
+def _tasks(benchmark: str, tasks: str | list[str], own: list[str], places: Places) -> list[str]:
+    where = ("benchmarks", benchmark)
+    known = [*list_benchmarks(), *([OWN] if own else [])]
+    if benchmark not in known:
+        raise places.error(where, f"unknown benchmark {benchmark!r}", known, benchmark)
+    names = own if benchmark == OWN else list_tasks(benchmark)
+    if tasks == "all":
+        return names
+    for index, task in enumerate(tasks):
+        if task not in names:
+            raise places.error((*where, index), f"unknown task {task!r}", names, task)
+    return tasks
+
+
+def _check_sweep(variants: Mapping, sweep: str, name: str, options: Mapping, places: Places) -> None:
+    where = ("sweeps", sweep, name)
+    if name not in variants:
+        raise places.error(where, f"unknown variant {name!r}", list(variants), name)
+    method = variants[name]["method"]
+    model = options_model(method)
+    for option, values in options.items():
+        if option not in model.model_fields:
+            raise places.error(
+                (*where, option),
+                f"unknown option of {method!r}: {option!r}",
+                list(model.model_fields),
+                option,
+            )
+        for index, value in enumerate(values):
+            values[index] = check_option(model, option, value, (*where, option, index), places)
+
+
+def _check_names(config: Mapping[str, Any], places: Places) -> None:
+    """Refuse a sweep that makes a variant whose name means something else already."""
+    known = dict(config["variants"])
+    for name, variant, made_by in sweep_variants(config):
+        if known.setdefault(name, variant) != variant:
+            raise places.error(made_by, f"makes a variant {name!r}, which there is already; rename that one")

@@ -1,0 +1,114 @@
+"""The manifest: which records an experiment means, and of which specification each has to be."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mosa.base.errors import UserError
+from mosa.base.files import written_atomically
+from mosa.experiment.expand import Run
+from mosa.experiment.specification import Specification, read_specification, write_specification
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Meant:
+    """A record that is meant.
+
+    Attributes:
+        path: Where it lies.
+        specification: What it has to be a record of; without the chosen hyper-parameters, if any.
+        seed: Its seed.
+        choice: File of the chosen hyper-parameters; None: nothing is chosen.
+    """
+
+    path: Path
+    specification: Specification
+    seed: int
+    choice: Path | None = None
+
+
+def write_by_content(folder: Path, name: str, suffix: str, text: str) -> Path:
+    """Write a file that is named by its content, unless it is there.
+
+    What depends on it is made again if, and only if, its content changes.
+
+    Returns:
+        The path: <folder>/<name><digest>.<suffix>.
+    """
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    path = folder / f"{name}{digest}.{suffix}"
+    if not path.is_file():
+        with written_atomically(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def write_manifest(runs: Iterable[Run], results: Path, variants: Iterable[str], name: str) -> Path:
+    """Write the specifications of runs, and the manifest that names them.
+
+    Args:
+        runs: The runs, in the order of the config.
+        results: The results folder.
+        variants: Variants of the main comparison, in display order.
+        name: Name of the experiment.
+
+    Returns:
+        The manifest: results/manifests/runs-<digest>.json.
+    """
+    groups: dict[int, dict[str, Any]] = {}
+    for run in runs:
+        group = groups.get(id(run.specification))
+        if group is None:
+            file = write_specification(run.specification, results / "specifications")
+            group = groups[id(run.specification)] = {"specification": file.name, "seeds": []}
+            if run.choice:
+                group["choice"] = f"tune/choices/{run.choice}.json"
+        group["seeds"].append(run.seed)
+    content = {"version": VERSION, "name": name, "variants": list(variants), "groups": list(groups.values())}
+    return write_by_content(results / "manifests", "runs-", "json", json.dumps(content, indent=1) + "\n")
+
+
+def read_manifest(path: Path) -> tuple[dict[str, Any], list[Meant]]:
+    """Read a manifest.
+
+    Returns:
+        Its `name` and `variants`, and the records that are meant.
+
+    Raises:
+        UserError: It cannot be read, or is not one, or a specification is missing or was changed.
+    """
+    results = path.parent.parent
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        groups, head = content["groups"], {"name": content["name"], "variants": content["variants"]}
+        if content["version"] != VERSION:
+            raise ValueError(f"version {content['version']}")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: not a manifest ({error}); run snakemake again, which writes it") from None
+    meant = []
+    for group in groups:
+        specification = read_specification(results / "specifications" / group["specification"])
+        choice = results / group["choice"] if "choice" in group else None
+        meant += [
+            Meant(results / specification.record_path(seed), specification, seed, choice)
+            for seed in group["seeds"]
+        ]
+    return head, meant
+
+
+def with_choice(specification: Specification, chosen: Mapping[str, Mapping[str, Any]]) -> Specification:
+    """Lay chosen hyper-parameters over a specification.
+
+    Args:
+        specification: What was searched for.
+        chosen: `options` of the method and `training` of the recipe that were chosen.
+    """
+    changed = specification.model_dump()
+    for section in ("options", "training"):
+        changed[section] |= chosen[section]
+    return Specification.model_validate(changed)

@@ -1,0 +1,327 @@
+"""What may stand in a config, as pydantic models; its schema and docs/configuration.md are made from them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic_core import PydanticCustomError
+
+from mosa.experiment.declared import Declared, Name, Seeds, Unique, option
+from mosa.experiment.protocol import PRESETS
+from mosa.experiment.recipe import Recipe
+
+DROPPABLE = {"droppable": True}  # entries that `null` in a later file removes
+KINDS = ("auto", "timm", "npz", "mae", "mocov3", "swin")
+
+
+def _expected(what: str, fits: Any) -> BeforeValidator:
+    """Refuse a value of another form in words; what is inside is validated as usual."""
+
+    def check(value: Any) -> Any:
+        if not fits(value):
+            raise PydanticCustomError("expected", "expected", {"expected": what})
+        return value
+
+    return BeforeValidator(check)
+
+
+_BRACES = _expected(
+    "a path without braces, which Snakemake would read as wildcards",
+    lambda value: not isinstance(value, str) or not set(value) & set("{}"),
+)
+Folder = Annotated[str, Field(min_length=1), _BRACES]
+Text = Annotated[str, Field(min_length=1)]
+
+
+class DataFolders(Declared):
+    """Folders of the benchmarks that lie on disk."""
+
+    vtab1k: Text = option("data/vtab-1k", description="Folder with a folder for each task of VTAB-1k.")
+    fgvc: Text = option("data/fgvc", description="Folder with the five FGVC archives.")
+    general: Text = option(
+        "data/general", description="Folder with cifar-100-python, fgvc-aircraft-2013b and food-101."
+    )
+
+
+class Paths(Declared):
+    """Where things lie."""
+
+    results: Folder = option(
+        "results",
+        description="Folder of this experiment: records, tables, plots and logs. Two experiments that give a "
+        "variant different options need two folders.",
+    )
+    packs: Folder = option(
+        "results/packs", description="Folder of the packed tasks, which all experiments share."
+    )
+    data: DataFolders = option(
+        DataFolders(), description="Folders of the benchmarks that lie on disk, see docs/data.md."
+    )
+
+
+class Packing(Declared):
+    """Packs of tasks that lie on disk."""
+
+    limit_gib: float = option(
+        64.0, gt=0, description="Largest pack in GiB; a task that needs more is decoded while training."
+    )
+
+
+class OwnTask(Declared):
+    """Where the images of a task are, and how to prepare them."""
+
+    layout: Literal["folder", "csv", "lists"] = option(
+        description="`folder`: a folder per class; `csv`: path,label[,split]; `lists`: {train,val,test}.txt "
+        "with "
+        "a path and a label per line."
+    )
+    root: Text = option(description="The folder, or the CSV file.")
+    group: Name = option("own", description="Group of tasks that are averaged together.")
+    resize: Literal["direct", "shorter"] = option(
+        "shorter",
+        description="`direct`: straight to the square; `shorter`: the shorter side to 256/224 of the size, "
+        "then "
+        "a crop.",
+    )
+    augment: Literal["none", "crop_flip"] = option(
+        "none",
+        description="While training: `crop_flip` takes a random crop and flips it at random; it needs resize "
+        "`shorter`.",
+    )
+    metric: Literal["top1", "mean_per_class", "top5", "nll", "ece"] = option(
+        "top1", description="The metric that tables report for the task; every record has all of them."
+    )
+
+
+class BackboneEntry(Declared):
+    """An architecture with its weights."""
+
+    architecture: Text = option(description="Name of a timm architecture.")
+    weights: Text = option(
+        "builtin",
+        description="`builtin` (shipped with the package), `random` (a control), a file, or `hub:` and a "
+        "tag of "
+        "timm's, such as hub:orig_in21k.",
+    )
+    kind: Literal["auto", "timm", "npz", "mae", "mocov3", "swin"] = option(
+        "auto", description="Format of the file, see docs/weights.md."
+    )
+    image_size: Annotated[int, Field(ge=1)] | None = option(
+        None, description="Side of the square input in pixels; null: 32 for mosa_vit_micro, otherwise 224."
+    )
+    normalization: Literal["protocol", "weights", "imagenet", "inception"] = option(
+        "protocol",
+        description="Statistics of the input; `protocol`: as the preset says, `weights`: as the weights were "
+        "trained.",
+    )
+
+
+class Overrides(Declared):
+    """Overrides for one task, or benchmark."""
+
+    options: dict[str, Any] = option({}, description="Overrides of the variant's options.")
+    training: dict[str, Any] = option({}, description="Overrides of the variant's recipe.")
+
+
+class Variant(Declared):
+    """A method with options."""
+
+    method: str = option(description="Name of the method (see `mosa methods`).")
+    options: dict[str, Any] = option({}, description="Options of the method; see docs/methods.md.")
+    training: dict[str, Any] = option(
+        {}, description="Overrides of the recipe for this variant, by the keys of `training`."
+    )
+    by_task: dict[str, Overrides] = option(
+        {},
+        description="Overrides for single tasks, by their full names, such as fgvc/cub, or for all of a "
+        "benchmark, by its name.",
+    )
+
+
+class Range(Declared):
+    """Values between two ends."""
+
+    low: float = option(description="Smallest value.")
+    high: float = option(description="Largest value.")
+    log: bool = option(False, description="Whether to sample evenly in the logarithm.")
+
+
+Space = Annotated[
+    Annotated[list[Any], Field(min_length=1), Unique, Tag("<list>")] | Annotated[Range, Tag("<range>")],
+    Discriminator(lambda value: "<list>" if isinstance(value, list) else "<range>"),
+    _expected(
+        "a list of values, or a range such as {low: 0.001, high: 0.1, log: true}",
+        lambda value: isinstance(value, list | dict),
+    ),
+]
+
+
+class SearchSpace(Declared):
+    """Values to try, by key."""
+
+    training: dict[str, Space] = option(
+        {}, description="Of the recipe, such as lr: a list, or a range {low, high, log}."
+    )
+    options: dict[str, Space] = option(
+        {}, description="Of the method, such as scale: a list, or a range {low, high, log}."
+    )
+
+
+def _not_empty(space: Any) -> Any:
+    if not space.training and not space.options:
+        raise PydanticCustomError("too_short", "empty")
+    return space
+
+
+class Halving(Declared):
+    """Successive halving."""
+
+    min_epochs: int = option(
+        ge=1,
+        description="Epochs of the first round; each round is trained anew, with a schedule of its own "
+        "length.",
+    )
+    factor: int = option(
+        2,
+        ge=2,
+        description="One in so many trials goes on, for so many times the epochs, until the full length.",
+    )
+
+
+class Tune(Declared):
+    """How hyper-parameters are chosen."""
+
+    search: Literal["grid", "random", "sobol"] = option(
+        "grid",
+        description="`grid`: every combination of the lists; `random`, `sobol`: a seeded sample of lists and "
+        "ranges.",
+    )
+    trials: Annotated[int, Field(ge=1)] | None = option(
+        None,
+        description="Trials of each variant, for `random` and `sobol`; a grid has as many as its lists make.",
+    )
+    seed: int = option(0, ge=0, description="Seed of the sample.")
+    seeds: Seeds = option([0], description="Seeds that every trial is trained with; their mean counts.")
+    per: Literal["task", "benchmark"] = option(
+        "task",
+        description="What a choice is made for: each task, or a benchmark by the mean over its tasks.",
+    )
+    halving: Halving | None = option(
+        None,
+        description="Successive halving, with `per: task`: all trials for a few epochs, the best of them for "
+        "more.",
+    )
+    variants: dict[str, Annotated[SearchSpace, AfterValidator(_not_empty)]] = option(
+        min_length=1,
+        json_schema_extra=DROPPABLE,
+        description="What is tried for each variant; every variant has an entry. Variants of a sweep take "
+        "the "
+        "choice of the one they are made from. `null` drops one that another config file defines.",
+    )
+
+
+Tasks = Annotated[
+    Annotated[Literal["all"], Tag("<all>")]
+    | Annotated[list[str], Field(min_length=1), Unique, Tag("<list>")],
+    Discriminator(lambda value: "<list>" if isinstance(value, list) else "<all>"),
+    _expected("`all` or a list of tasks", lambda value: value == "all" or isinstance(value, list)),
+]
+
+
+class Experiment(Declared):
+    """Which runs exist: every benchmark task x backbone x variant x seed is one run."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = option(
+        description="Name of the experiment, for its readers."
+    )
+    protocol: Literal[tuple(PRESETS)] = option(
+        "demo",
+        description="Preset of normalisation and resizing (docs/protocols.md), written into every record; "
+        "results "
+        "of different protocols never share a table.",
+    )
+    stage: Literal["final", "selection"] = option(
+        "final",
+        description="`final` trains on train + val (FGVC: on train) and evaluates on test, once, after the "
+        "last "
+        "epoch; `selection` trains on train and evaluates on val, and never opens test. Give a selection "
+        "experiment its own `paths.results`.",
+    )
+    device: Literal["cpu", "cuda"] = option("cpu", description="What trains: `cuda` gives every run a GPU.")
+    runs_per_gpu: int = option(
+        1, ge=1, description="Runs that share a GPU of a workstation with several; see docs/cluster.md."
+    )
+    compile: Literal["none", "blocks", "cuda_graphs"] = option(
+        "none",
+        description="`blocks`: torch.compile of every block; `cuda_graphs`: the same, replayed as CUDA "
+        "graphs. "
+        "Changes results by float error at most, and repeats no run; see docs/performance.md for what it "
+        "gains.",
+    )
+    channels_last: bool = option(
+        False,
+        description="Keep images and the weights of convolutions with channels last. Changes results by "
+        "float "
+        "error at most, and repeats no run.",
+    )
+    gradient_checkpointing: bool = option(
+        False,
+        description="Compute activations again in the backward instead of keeping them: large backbones fit "
+        "into "
+        "less memory, for about half as much time again. Results are the same, and no run is repeated.",
+    )
+    paths: Paths = option(Paths(), description="Where things lie, relative to the working directory.")
+    packing: Packing = option(Packing(), description="Packs of tasks that lie on disk.")
+    tasks: dict[Name, OwnTask] = option(
+        {},
+        json_schema_extra=DROPPABLE,
+        description="Your own tasks, by name; they form the benchmark `own`. `null` drops one that another "
+        "config "
+        "file defines.",
+    )
+    benchmarks: dict[str, Tasks] = option(
+        min_length=1, description="Tasks by benchmark (see `mosa tasks`): a list of names, or `all`."
+    )
+    backbones: dict[Name, BackboneEntry] = option(
+        min_length=1, json_schema_extra=DROPPABLE, description="Backbones by name."
+    )
+    seeds: Seeds = option(
+        description="Seeds; each seeds initial values, order, dropout, partition and routing of its runs."
+    )
+    training: Recipe = option(
+        Recipe(), description="The recipe of all variants. A variant may override any of it."
+    )
+    variants: dict[Name, Variant] = option(
+        min_length=1,
+        json_schema_extra=DROPPABLE,
+        description="The rows of the comparison, by name, in the order of the table. `null` drops one that "
+        "another "
+        "config file defines.",
+    )
+    tune: Tune | None = option(
+        None,
+        description="Choose hyper-parameters before the final runs: trained on train, compared on val, test "
+        "never "
+        "opened; the same number of trials for every variant. See docs/tuning.md.",
+    )
+    sweeps: dict[
+        Name,
+        Annotated[
+            dict[
+                str,
+                Annotated[
+                    dict[str, Annotated[list[Any], Field(min_length=1), Unique]],
+                    Field(min_length=1, max_length=1),
+                ],
+            ],
+            Field(min_length=1, json_schema_extra=DROPPABLE),
+        ],
+    ] = option(
+        {},
+        json_schema_extra=DROPPABLE,
+        description="Variants derived from others by changing one option, for the scaling plot. "
+        "Sweep: {variant: {option: [values]}}; each value makes a variant named like adapter_bottleneck4, "
+        "and a "
+        "value that the variant has itself makes none. `null` drops a sweep, or one variant of it, that "
+        "another "
+        "config file defines.",
+    )

@@ -1,0 +1,172 @@
+"""A specification: everything that decides the result of a run, except its seed.
+
+The head process of the workflow makes it from the config, once. It is a file, the job's only input beside the
+pack; the record carries it; and whoever reads a record compares it with the one that is meant.
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mosa.base.errors import UserError
+from mosa.base.files import PACKAGE, written_atomically
+from mosa.experiment.declared import STORED, Declared, decisive, differences, digest_of_data, option
+from mosa.experiment.recipe import Recipe
+from mosa.experiment.validation import Places, explain, options_model, read_schema, validated
+
+BUILTIN_CARDS = {"mosa_vit_micro": PACKAGE / "backbones" / "assets" / "micro_vit.json"}
+
+
+class ProtocolUsed(Declared):
+    """Which protocol a run follows."""
+
+    name: str = option(min_length=1, description="Name of the preset, see docs/protocols.md.")
+    version: int = option(
+        ge=1, description="Version of the rules; results of different versions are not comparable."
+    )
+
+
+class DataUsed(Declared):
+    """Which images a run uses."""
+
+    pack: str = option(
+        min_length=1,
+        description="Path of the pack below the folder of packs; its name has a digest of how it is made.",
+    )
+    source: str | None = option(
+        None,
+        description="Digest of the files on disk that the pack is made of; null where images are rendered.",
+    )
+    root: str | None = option(
+        None, digested=False, description="Folder or file that the images were read from; null: rendered."
+    )
+    own: dict[str, Any] | None = option(
+        None,
+        digested=False,
+        description="The entry of an own task in the config; null for a benchmark's task.",
+    )
+
+
+class BackboneUsed(Declared):
+    """Which pre-trained model a run starts from."""
+
+    name: str = option(min_length=1, description="Name of the backbone in the config.")
+    architecture: str = option(min_length=1, description="timm's name of the architecture.")
+    weights: str = option(
+        digested=False, description="builtin, random, hub: and a tag, or the file of the weights."
+    )
+    identity: str = option(
+        description="What the weights are, wherever they lie: SHA-256 of the file, `random`, or hub: and a "
+        "tag."
+    )
+    kind: str = option("auto", description="Format of the file, see docs/weights.md.")
+    image_size: int | None = option(None, description="Side of the square input, in pixels; null: timm's.")
+    normalization: str = option(
+        "weights", description="Statistics of the input: weights, imagenet, inception."
+    )
+
+
+class Specification(Declared):
+    """Everything that decides the result of a run, except its seed."""
+
+    task: str = option(pattern="^[^/]+/[^/]+$", description="Benchmark and task, such as demo/digits.")
+    backbone: BackboneUsed = option(description="The pre-trained model.")
+    variant: str = option(min_length=1, description="Name of the variant in the config.")
+    method: str = option(min_length=1, description="Name in the registry of methods.")
+    options: dict[str, Any] = option(description="All options of the method.")
+    training: Recipe = option(description="The recipe.")
+    stage: str = option(
+        pattern="^(final|selection)$", description="`final` or `selection`, as in the config."
+    )
+    protocol: ProtocolUsed = option(description="The protocol.")
+    data: DataUsed = option(description="The images.")
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of what decides the result; options at their neutral values are left out."""
+        return digest_of_data(self.decisive())
+
+    def decisive(self) -> dict[str, Any]:
+        """Return what decides the result, as plain data."""
+        options = decisive(complete(self.method, self.options)) if self.method in list_known() else self.options
+        return decisive(self) | {"options": options}
+
+    @property
+    def folder(self) -> str:
+        """Folder of the records below the results folder; with the seed it is a run's identity."""
+        return f"runs/{self.task}/{self.backbone.name}/{self.variant}"
+
+    def record_path(self, seed: int) -> str:
+        """Return the path of a record below the results folder."""
+        return f"{self.folder}/seed{seed}.json"
+
+    def differences(self, other: "Specification") -> dict[str, tuple[Any, Any]]:
+        """Return the keys that decide the result and differ, with both values."""
+        return differences(self.decisive(), other.decisive())
+
+
+def list_known() -> list[str]:
+    """Return the names of the methods, from their generated schema."""
+    return list(read_schema("methods")["$defs"])
+
+
+def complete(method: str, options: Mapping[str, Any]) -> Declared:
+    """Return a method's options as a model, with the neutral value of an option that did not exist yet.
+
+    Raises:
+        UserError: An option is unknown, or a value is not allowed.
+    """
+    return validated(options_model(method), dict(options), ("options",), Places(), STORED)
+
+
+def weights_identity(architecture: str, weights: str, sha256: str | None) -> str:
+    """Return what weights are, wherever they lie.
+
+    Args:
+        architecture: timm's name.
+        weights: builtin, random, hub: and a tag, or a file.
+        sha256: Digest of the file; None where there is none (yet).
+    """
+    if weights == "builtin" and architecture in BUILTIN_CARDS:
+        return json.loads(BUILTIN_CARDS[architecture].read_text(encoding="utf-8"))["sha256"]
+    return sha256 or weights
+
+
+def write_specification(specification: Specification, folder: Path) -> Path:
+    """Write a specification into a file that is named by its content, unless it is there.
+
+    Returns:
+        The path: <folder>/<the first 16 digits of its digest>.json.
+    """
+    path = folder / f"{specification.digest[:16]}.json"
+    text = specification.model_dump_json(indent=1) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        with written_atomically(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def read_specification(path: Path) -> Specification:
+    """Read a specification.
+
+    Raises:
+        UserError: The file cannot be read, or is not one, or was changed since it was named.
+    """
+    try:
+        found = Specification.model_validate_json(path.read_bytes(), context=STORED)
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read ({error.strerror}); run snakemake again, which writes it"
+        ) from None
+    except ValidationError as error:
+        problem = explain(error, (), Places())
+        raise UserError(
+            f"{path}: not a specification, {problem}; run snakemake again, which writes it"
+        ) from None
+    if len(path.stem) == 16 and found.digest[:16] != path.stem:
+        raise UserError(f"{path}: was changed (its digest is {found.digest[:16]}); run snakemake again")
+    return found

@@ -1,0 +1,176 @@
+"""Records as a table: one row per run, as a DataFrame or a CSV; its columns are declared with the record."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+import pandas as pd
+
+from mosa.base.errors import UserError
+from mosa.base.files import written_atomically
+from mosa.experiment.declared import Declared
+from mosa.experiment.recipe import Recipe
+from mosa.records import Record, load_record
+
+# Columns that are not one field of the record each.
+_DERIVED: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "benchmark": lambda record: record["specification"]["task"].partition("/")[0],
+    "task": lambda record: record["specification"]["task"].partition("/")[2],
+}
+_OF_SPECIFICATION = {
+    "backbone": "specification.backbone.name",
+    "architecture": "specification.backbone.architecture",
+    "weights": "specification.backbone.weights",
+    "variant": "specification.variant",
+    "method": "specification.method",
+    "options": "specification.options",
+    "recipe": "specification.training",
+    "protocol": "specification.protocol.name",
+    "protocol_version": "specification.protocol.version",
+}
+
+
+def _marked(model: type[Declared], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each column that a model declares, and where in the record it stands."""
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and "column" in extra:
+            yield (name if extra["column"] is True else extra["column"]), f"{prefix}{name}"
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Declared):
+            yield from _marked(field.annotation, f"{prefix}{name}.")
+
+
+# Columns of the table of records, and where in a record each stands; every option of the recipe is one.
+COLUMNS = (
+    dict.fromkeys(_DERIVED, "")
+    | _OF_SPECIFICATION
+    | dict(_marked(Record))
+    | {name: f"specification.training.{name}" for name in Recipe.model_fields}
+)
+
+
+def _type_of(where: str) -> Any:
+    """Return the type of what stands at a place of the record, without None."""
+    if not where:
+        return str
+    model: Any = Record
+    for key in where.split("."):
+        model = model.model_fields[key].annotation
+        if get_origin(model) is UnionType:
+            model = next(kind for kind in get_args(model) if kind is not NoneType)
+    return model
+
+
+def _is_plain(kind: Any, *types: type) -> bool:
+    return isinstance(kind, type) and issubclass(kind, types) and not issubclass(kind, bool)
+
+
+_TYPES = {name: _type_of(where) for name, where in COLUMNS.items()}
+NUMBERS = {name for name, kind in _TYPES.items() if _is_plain(kind, int, float)}
+JSON_COLUMNS = {
+    name: bool | None if kind is bool else list if get_origin(kind) is list else dict
+    for name, kind in _TYPES.items()
+    if kind is bool or get_origin(kind) in (list, dict) or (_is_plain(kind, Declared))
+}
+_NULLABLE = ("commit", "weights_sha256", "weights_kind")
+
+
+def load_records(paths: Iterable[Path]) -> pd.DataFrame:
+    """Load records as a table, one row per run, sorted by identity.
+
+    Returns:
+        The columns of `COLUMNS`, and `path`.
+
+    Raises:
+        UserError: A record is invalid, or two describe the same run.
+    """
+    return to_frame((load_record(path), path) for path in paths)
+
+
+def to_frame(records: Iterable[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
+    """Return records with their paths as a table, one row per run, sorted by identity.
+
+    Raises:
+        UserError: Two records describe the same run.
+    """
+    rows: dict[tuple, dict[str, Any]] = {}
+    for record, path in records:
+        row = _row(record, path)
+        identity = tuple(
+            row[name] for name in ("benchmark", "task", "backbone", "variant", "seed", "eval_split")
+        )
+        if identity in rows:
+            raise UserError(f"{path}: the same run as {rows[identity]['path']}; keep one of the two")
+        rows[identity] = row
+    ordered = [rows[identity] for identity in sorted(rows)]
+    return pd.DataFrame(ordered, columns=[*COLUMNS, "path"])
+
+
+def _row(record: dict[str, Any], path: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for name, where in COLUMNS.items():
+        value: Any = record
+        for key in where.split(".") if where else ():
+            value = value[key]
+        row[name] = value if where else _DERIVED[name](record)
+    return row | {"path": str(path)}
+
+
+def find_records(directory: Path) -> list[Path]:
+    """Return the record files below a directory, in order.
+
+    Raises:
+        UserError: There is none.
+    """
+    paths = sorted(path for path in Path(directory).rglob("seed*.json") if path.is_file())
+    if not paths:
+        raise UserError(f"{directory}: no records below it; expected .../<variant>/seed<n>.json, one per run")
+    return paths
+
+
+def write_table(frame: pd.DataFrame, output: Path) -> None:
+    """Write the table of records as CSV, lists and mappings as JSON."""
+    written = frame.copy()
+    for name in JSON_COLUMNS:
+        written[name] = [json.dumps(value, sort_keys=True) for value in written[name]]
+    with written_atomically(output) as temporary:
+        written.to_csv(temporary, index=False)
+
+
+def read_table(source: Path) -> pd.DataFrame:
+    """Read records from a directory of them, or from a CSV of `write_table`.
+
+    Raises:
+        UserError: There is nothing to read, or it is not what was expected.
+    """
+    if source.is_dir():
+        return load_records(find_records(source))
+    try:
+        # A name such as "NA" or a digest of digits alone must stay what it is.
+        text = {name: "str" for name in (*COLUMNS, "path") if name not in NUMBERS}
+        empty = {name: [""] for name in (*_NULLABLE, *NUMBERS)}
+        frame = pd.read_csv(source, dtype=text, keep_default_na=False, na_values=empty)
+    except OSError as error:
+        raise UserError(
+            f"{source}: cannot be read ({error.strerror}); expected a folder of records or a CSV"
+        ) from None
+    except ValueError as error:
+        raise UserError(f"{source}: not a CSV ({error}); expected one that `mosa collect` wrote") from None
+    missing = [name for name in COLUMNS if name not in frame]
+    if missing:
+        raise UserError(f"{source}: no column {missing[0]!r}; collect the records again with `mosa collect`")
+    try:
+        for name, kind in JSON_COLUMNS.items():
+            frame[name] = [json.loads(value) for value in frame[name]]
+            wrong = [value for value in frame[name] if not isinstance(value, kind)]
+            if wrong:
+                raise ValueError(f"{wrong[0]!r} in column {name!r}")
+        for name in NUMBERS:
+            frame[name] = pd.to_numeric(frame[name])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{source}: damaged ({error}); collect the records again with `mosa collect`"
+        ) from None
+    return frame
