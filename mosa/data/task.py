@@ -66,16 +66,17 @@ class Task:
         return self.layout != "rendered"
 
 
-def pack_name(task: Task, image_size: int, interpolation: str = "bicubic") -> str:
+def pack_name(task: Task, image_size: int, interpolation: str = "bicubic", content: str | None = None) -> str:
     """Return the path of a task's pack below the folder of packs.
 
-    It holds a digest of all that decides the pixels but the files themselves, so that what differs in it
-    has packs of its own.
+    It holds a digest of everything that decides the pixels, so that whatever changes them makes a new pack.
 
     Args:
         task: The task.
         image_size: Side of the images that the backbone takes; a task with a size of its own keeps that.
         interpolation: "bicubic" or "bilinear".
+        content: Identifies the files of a task on disk, see `mosa.data.content.task_content`. None for a
+            rendered task, which has none, and where they are not known.
     """
     size = task.image_size or image_size
     decides = {
@@ -83,7 +84,8 @@ def pack_name(task: Task, image_size: int, interpolation: str = "bicubic") -> st
         for name, value in asdict(task).items()
         if name in ("layout", "members", "root", "resize", "version")
     }
-    text = json.dumps([PACK_FORMAT, task.full_name, decides, size, interpolation], sort_keys=True)
+    parts = [PACK_FORMAT, task.full_name, decides, size, interpolation]
+    text = json.dumps(parts if content is None else [*parts, content], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{task.benchmark}/{task.name}-{size}-{digest}.safetensors"
 

@@ -1,0 +1,219 @@
+"""Identifies data on disk by content: sizes and mtimes decide quickly, digests confirm.
+
+Standard library only: the workflow imports it.
+"""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from mosa.data.catalogue import get_task
+from mosa.data.digests import File, combined, identified, look_up
+from mosa.data.task import Task
+
+# As the readers in mosa.data.layouts have them, which import numpy.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+FGVC_IMAGES = {"cub": "images", "nabirds": "images", "dogs": "Images", "flowers": "", "cars": ""}
+
+_SPLITS = ("train", "val", "test")
+
+
+def task_content(task: Task, root: Path, cache: Path | None) -> str | None:
+    """Return the SHA-256 of what a task's reader reads: its lists, and the images that they name.
+
+    It covers the path of each file relative to the task's folder, and the file's bytes. It does not depend
+    on where the root lies, or on mtimes. A union is identified by its members. What is missing or broken is
+    left out; `mosa check` reports it.
+
+    Args:
+        task: The task.
+        root: Folder of its benchmark; ignored for a user's own task, which has a root.
+        cache: Folder of packs; its folder `sources` keeps the digests, so that only files whose size or
+            mtime changed are read again. None: all files are read.
+
+    Returns:
+        The digest in hex; None for a rendered task, and where the task's folder is missing.
+    """
+    if not task.on_disk:
+        return None
+    if task.layout == "union":
+        members = {name: task_content(get_task(name), root, cache) for name in task.members}
+        return None if None in members.values() else combined(members)
+    place = _place(task, Path(task.root or root))
+    if place is None:
+        return None
+    files = {file.name: file for file in _LAYOUTS[task.layout](task, place)}
+    key = _key(f"{task.layout} {os.path.abspath(place)}")
+    kept = cache and Path(cache) / "sources" / task.benchmark / f"{task.name}-{key}.json"
+    announced = f"{task.benchmark}: reading {{:,}} files of {task.name} once, to identify them by content"
+    return identified(files.values(), kept, combined, announced)
+
+
+def file_content(path: Path, cache: Path | None) -> str | None:
+    """Return the SHA-256 of a single file such as weights, in hex; None where there is no file.
+
+    Args:
+        path: The file.
+        cache: Folder of packs; its folder `sources` keeps the digest until the file's size or mtime changes.
+            None: the file is read each time.
+    """
+    file = look_up(os.path.abspath(path), "file")
+    if file is None:
+        return None
+    kept = cache and Path(cache) / "sources" / "files" / f"{_key(file.path)}.json"
+    return identified([file], kept, lambda digests: digests.get(file.name), "")
+
+
+def _key(text: str) -> str:
+    return hashlib.sha256(os.fsencode(text)).hexdigest()[:12]
+
+
+def _place(task: Task, root: Path) -> Path | None:
+    """Return the task's folder, under any of its names, or the CSV of a user's own task."""
+    if task.layout == "csv":
+        return root if os.path.isfile(root) else None
+    folders = [root / name for name in task.folders] or [root]
+    return next((folder for folder in folders if os.path.isdir(folder)), None)
+
+
+# What each reader in mosa.data.layouts reads
+
+
+def _vtab_files(task: Task, folder: Path) -> Iterator[File]:
+    """Read lists of train and val, or else their joint list, whose labels alone count beside them."""
+    if os.path.isfile(folder / "train800.txt"):
+        yield from _listed(folder, ("train800.txt", "val200.txt", "test.txt"))
+        yield from _file(folder, "train800val200.txt")
+    else:
+        yield from _listed(folder, ("train800val200.txt", "test.txt"))
+
+
+def _own_list_files(task: Task, folder: Path) -> Iterator[File]:
+    return _listed(folder, ("train.txt", "val.txt", "test.txt"))
+
+
+def _listed(folder: Path, lists: Iterable[str]) -> Iterator[File]:
+    for name in lists:
+        yield from _file(folder, name)
+        for line in _lines(folder / name):
+            yield from _image(folder, "", line.rstrip().rpartition(" ")[0].strip())
+
+
+def _fgvc_files(task: Task, folder: Path) -> Iterator[File]:
+    subsets = sorted(file.name for file in folder.glob("train_*.json"))
+    for name in (*(f"{split}.json" for split in _SPLITS), *subsets):
+        yield from _file(folder, name)
+        for relative in _object(folder / name):
+            yield from _image(folder, FGVC_IMAGES[task.name], relative)
+
+
+def _cifar_files(task: Task, folder: Path) -> Iterator[File]:
+    for name in ("train", "test"):
+        yield from _file(folder, name)
+
+
+def _aircraft_files(task: Task, folder: Path) -> Iterator[File]:
+    yield from _file(folder, "data/variants.txt")
+    for split in _SPLITS:
+        name = f"data/images_variant_{split}.txt"
+        yield from _file(folder, name)
+        for line in _lines(folder / name):
+            yield from _image(folder, "data/images", f"{line.strip().partition(' ')[0]}.jpg")
+
+
+def _food_files(task: Task, folder: Path) -> Iterator[File]:
+    for split in ("train", "test"):
+        name = f"meta/{split}.json"
+        yield from _file(folder, name)
+        for images in _object(folder / name).values():
+            for relative in images if isinstance(images, list) else ():
+                yield from _image(folder, "images", f"{relative}.jpg")
+
+
+def _csv_files(task: Task, path: Path) -> Iterator[File]:
+    yield from _file(path.parent, path.name)
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                yield from _image(path.parent, "", row.get("path") or "")
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return
+
+
+def _folder_files(task: Task, folder: Path) -> Iterator[File]:
+    """Walk the folders of classes, which count even if they are empty, since they number the classes.
+
+    Like the reader, it follows links to these folders but none below, and takes hidden images.
+    """
+    given = [split for split in _SPLITS if os.path.isdir(folder / split)]
+    for place in given if "train" in given else [""]:
+        for entry in _entries(folder / place):
+            if os.path.isdir(entry.path):
+                name = f"{place}/{entry.name}" if place else entry.name
+                yield File(f"{name}/", entry.path, 0, 0)
+                yield from _images_below(entry.path, name)
+
+
+def _images_below(folder: str, name: str) -> Iterator[File]:
+    for entry in _entries(folder):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _images_below(entry.path, f"{name}/{entry.name}")
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+            yield from _file(folder, entry.name, f"{name}/{entry.name}")
+
+
+_LAYOUTS: dict[str, Callable[[Task, Path], Iterator[File]]] = {
+    "vtab": _vtab_files,
+    "fgvc": _fgvc_files,
+    "cifar100": _cifar_files,
+    "aircraft": _aircraft_files,
+    "food101": _food_files,
+    "lists": _own_list_files,
+    "folder": _folder_files,
+    "csv": _csv_files,
+}
+
+
+def _file(folder: str | Path, path: str, name: str | None = None) -> Iterator[File]:
+    file = look_up(f"{folder}/{path}", name or path)
+    if file is not None:
+        yield file
+
+
+def _image(folder: Path, base: str, relative: str) -> Iterator[File]:
+    """Yield the image that a list names, by the rules of `mosa.data.layouts.source.find_image`."""
+    if not relative or relative.startswith("/") or ".." in relative.split("/"):
+        return
+    name = f"{base}/{relative}" if base else relative
+    stem = os.path.splitext(name)[0]
+    candidates = [name, *(f"{stem}{suffix}" for suffix in IMAGE_SUFFIXES[:3])]
+    found = (look_up(f"{folder}/{candidate}", candidate) for candidate in candidates)
+    file = next((file for file in found if file is not None), None)
+    if file is not None:
+        yield file
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError:
+        return []
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _object(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
