@@ -324,7 +324,7 @@ _START = re.compile(rb'"specification_digest":\s*"([0-9a-f]{64})"')
 
 
 def peek_digest(path: Path) -> str | None:
-    """Return the digest of a record's specification from its first bytes; None if there is none to be read."""
+    """Return the digest of a record's specification from its first bytes; None: there is none."""
     try:
         with path.open("rb") as file:
             found = _START.search(file.read(400))

@@ -33,7 +33,7 @@ class Task:
             a crop).
         augment: "none" or "crop_flip" (random crop and horizontal flip while training).
         final_train: The split that final runs train on, "trainval" or "train".
-        metric: What is reported; top-1 accuracy, in percent.
+        metric: The metric that tables report, a name in `mosa.data.metrics`.
         version: Counted up whenever the images change, so that packs are made again.
     """
 
@@ -95,7 +95,7 @@ def task_from_config(name: str, entry: Mapping[str, Any]) -> Task:
 
     Args:
         name: Name of the task within the benchmark `own`.
-        entry: layout, root, and optionally group, resize and augment.
+        entry: layout, root, and optionally group, resize, augment and metric.
 
     Raises:
         UserError: The images are to be cropped, but are resized to the size of the crop.
@@ -103,7 +103,7 @@ def task_from_config(name: str, entry: Mapping[str, Any]) -> Task:
     task = Task(
         name, OWN, entry.get("group", OWN), None, source=f"The user's own, from {entry['root']}",
         layout=entry["layout"], root=str(entry["root"]), resize=entry.get("resize", "shorter"),
-        augment=entry.get("augment", "none"),
+        augment=entry.get("augment", "none"), metric=entry.get("metric", "top1"),
     )  # fmt: skip
     if task.augment == "crop_flip" and task.resize != "shorter":
         raise UserError(

@@ -28,7 +28,7 @@ class Images:
         std: Standard deviation per channel.
         device: Where batches are made.
         augment: Seed of random crops and flips; None: every image is shown as it is, or its centre.
-        views: Crops and flips that an image has in all, as in `mosa.engine.loop.TrainingOptions`.
+        views: Crops and flips that an image has in all, as in `mosa.experiment.recipe.Recipe`.
         channels_last: Lay batches out with channels last.
         workers: Threads that read, each a batch of its own; what is read is the same for any number.
         resident: Whether all pixels lie on the device; None: as said above.

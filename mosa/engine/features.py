@@ -105,7 +105,7 @@ def cached_features(
         images: The split, not augmented, or in a number of views.
         folder: Where features are kept, one file each, named by a digest.
         decides: All that decides the features, as plain data: data, split, backbone, precision.
-        precision: "float32" or "bfloat16", as in `mosa.engine.loop.TrainingOptions`.
+        precision: "float32" or "bfloat16", as in `mosa.experiment.recipe.Recipe`.
 
     Raises:
         UserError: The folder cannot be written.

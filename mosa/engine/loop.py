@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mosa.base.errors import UserError
 from mosa.base.seeding import derive_seed, generator
+from mosa.data.metrics import METRICS
 from mosa.engine.batches import Images
 from mosa.engine.resume import (
     Interrupted,
@@ -24,7 +25,7 @@ from mosa.engine.resume import (
     set_random_state,
     trained_state,
 )
-from mosa.experiment.config import check_training
+from mosa.experiment.recipe import Recipe
 from mosa.peft.losses import tuning_loss
 
 EVALUATION_BATCH = 256  # images; fewer where they do not fit into the memory of a GPU
@@ -33,46 +34,6 @@ T = TypeVar("T")
 
 class Diverged(UserError):
     """The loss is no longer a finite number."""
-
-
-@dataclass(frozen=True)
-class TrainingOptions:
-    """The recipe, which all methods share but for the values that a config gives them.
-
-    Attributes:
-        epochs: Passes over the training images.
-        batch_size: Images per step; the last step of an epoch takes what is left.
-        lr: Peak learning rate.
-        weight_decay: Decoupled decay of tensors with two or more dimensions; vectors are not decayed.
-        warmup_epochs: Linear warm-up, in epochs, before the cosine.
-        label_smoothing: Mass of the uniform distribution in the targets.
-        eps: Term added to AdamW's denominator.
-        drop_path: Rate of stochastic depth of the backbone's last block.
-        drop_rate: Rate of the backbone's own dropout.
-        fraction: Share of the training images that is trained on, class by class.
-        precision: "float32", or "bfloat16": autocast, in training and evaluation; weights stay float32.
-        views: Random crops and flips that each image has in all, which epochs show in turn; 0: new ones in
-            every epoch. Linear probing keeps their features (see `mosa.engine.features`).
-    """
-
-    epochs: int = 12
-    batch_size: int = 32
-    lr: float = 1e-3
-    weight_decay: float = 0.01
-    warmup_epochs: float = 1.0
-    label_smoothing: float = 0.0
-    eps: float = 1e-8
-    drop_path: float = 0.0
-    drop_rate: float = 0.0
-    fraction: float = 1.0
-    precision: str = "float32"
-    views: int = 0
-
-    @classmethod
-    def from_dict(cls, options: dict[str, Any]) -> "TrainingOptions":
-        """Build from a mapping; what the config would refuse is refused, what is left out has its default."""
-        check_training(options)
-        return cls(**options)
 
 
 @dataclass
@@ -95,7 +56,7 @@ class Progress:
 def fit(
     model: nn.Module,
     data: Images,
-    options: TrainingOptions,
+    options: Recipe,
     seed: int,
     label: str = "train",
     resume: ResumeFile | None = None,
@@ -121,91 +82,128 @@ def fit(
         Diverged: The loss became NaN or infinite.
         Interrupted: A signal asked to stop; the state is saved.
     """
-    steps_per_epoch = math.ceil(len(data) / options.batch_size)
-    steps = options.epochs * steps_per_epoch
-    groups = decay_groups(model, options.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=options.lr, eps=options.eps, fused=True)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: lr_factor(step, steps, round(options.warmup_epochs * steps_per_epoch))
-    )
-    order = generator(seed, "order")
-    torch.manual_seed(derive_seed(seed, "dropout"))
-    model.train()
-    freeze_statistics(model)
+    return _Training(model, data, options, seed, label, resume).run()
 
-    progress = Progress()
-    first, done, total = 1, 0, 0.0
-    state = resume.load() if resume else None
-    if state is not None:
-        load_trained_state(model, state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        schedule.load_state_dict(state["schedule"])
-        order.set_state(state["order"])
+
+class _Training:
+    """The state of a training run; arguments as for `fit`."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Images,
+        options: Recipe,
+        seed: int,
+        label: str,
+        resume: ResumeFile | None,
+    ) -> None:
+        self.model, self.data, self.options, self.label, self.resume = model, data, options, label, resume
+        self.steps_per_epoch = math.ceil(len(data) / options.batch_size)
+        self.steps = options.epochs * self.steps_per_epoch
+        warmup = round(options.warmup_epochs * self.steps_per_epoch)
+        groups = decay_groups(model, options.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=options.lr, eps=options.eps, fused=True)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: lr_factor(step, self.steps, warmup)
+        )
+        self.order = generator(seed, "order")
+        torch.manual_seed(derive_seed(seed, "dropout"))
+        model.train()
+        freeze_statistics(model)
+        self.progress = Progress()
+        self.first, self.done, self.total = 1, 0, 0.0  # epoch; steps and loss within it
+        self.drawn = self.order.get_state()  # before the order of the epoch was drawn
+        self.recent: deque[float] = deque(maxlen=5)
+
+    def run(self) -> Progress:
+        """Train to the last epoch."""
+        self._restore()
+        self.start = time.perf_counter() - self.progress.seconds
+        with (
+            self.resume.listening() if self.resume else nullcontext(),
+            Display(
+                self.label, self.steps, self.options.epochs, self.schedule.last_epoch, self.progress.seconds
+            ) as display,
+        ):
+            for epoch in range(self.first, self.options.epochs + 1):
+                self._epoch(epoch, display)
+                if self.resume and epoch < self.options.epochs and self.resume.is_due():
+                    self._save(epoch + 1)
+        self.progress.seconds = time.perf_counter() - self.start
+        return self.progress
+
+    def _epoch(self, epoch: int, display: "Display") -> None:
+        self.drawn = self.order.get_state()
+        permutation = torch.randperm(len(self.data), generator=self.order)
+        for images, labels in self.data.batches(self.options.batch_size, permutation, epoch, self.done):
+            value = self._step(images, labels, epoch)
+            self.done += 1
+            self.total += value * len(labels)
+            self.progress.images += len(labels)
+            display.step(value, self.progress.images, epoch)
+            if self.resume and self.resume.stopped_by is not None:
+                self._save(epoch)
+                raise Interrupted(self.resume.stopped_by, self.resume.path)
+        self.progress.train_loss.append(self.total / len(self.data))
+        self.done, self.total, self.drawn = 0, 0.0, self.order.get_state()
+        display.epoch(epoch, self.progress.train_loss[-1], self.progress.images)
+
+    def _step(self, images: Tensor, labels: Tensor, epoch: int) -> float:
+        """Do one step of the optimiser, and return its loss."""
+        loss = _backward(self.model, images, labels, self.options, self.progress, self.label)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        value = loss.item()  # the host waits for the GPU here, with all of the step in its queue
+        if not math.isfinite(value):
+            raise Diverged(
+                f"{self.label}: the loss is {value} at epoch {epoch}, "
+                f"step {self.schedule.last_epoch + 1} of {self.steps} "
+                f"(lr {self.schedule.get_last_lr()[0]:.3g}, last losses "
+                f"{', '.join(f'{previous:.4g}' for previous in self.recent) or 'none'}); try a smaller lr"
+            )
+        self.schedule.step()
+        self.recent.append(value)
+        return value
+
+    def _restore(self) -> None:
+        """Go on from the resume file, if there is one."""
+        state = self.resume.load() if self.resume else None
+        if state is None:
+            return
+        load_trained_state(self.model, state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.order.set_state(state["order"])
         set_random_state(state["random"])
-        first, done, total = state["epoch"], state["done"], state["total"]
-        progress = Progress(**state["progress"])
-        print(f"{label}: goes on at epoch {first}, step {done + 1} of {steps_per_epoch}", file=sys.stderr)
-    start = time.perf_counter() - progress.seconds
-    recent: deque[float] = deque(maxlen=5)
-
-    def save(epoch: int) -> None:
-        progress.seconds = time.perf_counter() - start
-        resume.save(
-            {
-                "model": trained_state(model),
-                "optimizer": optimizer.state_dict(),
-                "schedule": schedule.state_dict(),
-                "order": drawn,
-                "random": random_state(),
-                "epoch": epoch,
-                "done": done,
-                "total": total,
-                "progress": asdict(progress),
-            }
+        self.first, self.done, self.total = state["epoch"], state["done"], state["total"]
+        self.progress = Progress(**state["progress"])
+        print(
+            f"{self.label}: goes on at epoch {self.first}, step {self.done + 1} of {self.steps_per_epoch}",
+            file=sys.stderr,
         )
 
-    with (
-        resume.listening() if resume else nullcontext(),
-        Display(label, steps, options.epochs, schedule.last_epoch, progress.seconds) as display,
-    ):
-        for epoch in range(first, options.epochs + 1):
-            drawn = order.get_state()
-            permutation = torch.randperm(len(data), generator=order)
-            for images, labels in data.batches(options.batch_size, permutation, epoch, done):
-                loss = _backward(model, images, labels, options, progress, label)
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
-                value = loss.item()  # the host waits for the GPU here, with all of the step in its queue
-                if not math.isfinite(value):
-                    raise Diverged(
-                        f"{label}: the loss is {value} at epoch {epoch}, "
-                        f"step {schedule.last_epoch + 1} of {steps} "
-                        f"(lr {schedule.get_last_lr()[0]:.3g}, last losses "
-                        f"{', '.join(f'{previous:.4g}' for previous in recent) or 'none'}); try a smaller lr"
-                    )
-                schedule.step()
-                recent.append(value)
-                done += 1
-                total += value * len(labels)
-                progress.images += len(labels)
-                display.step(value, progress.images, epoch)
-                if resume and resume.stopped_by is not None:
-                    save(epoch)
-                    raise Interrupted(resume.stopped_by, resume.path)
-            progress.train_loss.append(total / len(data))
-            done, total, drawn = 0, 0.0, order.get_state()
-            display.epoch(epoch, progress.train_loss[-1], progress.images)
-            if resume and epoch < options.epochs and resume.is_due():
-                save(epoch + 1)
-    progress.seconds = time.perf_counter() - start
-    return progress
+    def _save(self, epoch: int) -> None:
+        self.progress.seconds = time.perf_counter() - self.start
+        self.resume.save(
+            {
+                "model": trained_state(self.model),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "order": self.drawn,
+                "random": random_state(),
+                "epoch": epoch,
+                "done": self.done,
+                "total": self.total,
+                "progress": asdict(self.progress),
+            }
+        )
 
 
 def _backward(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    options: TrainingOptions,
+    options: Recipe,
     progress: Progress,
     label: str,
 ) -> Tensor:
@@ -291,7 +289,11 @@ def lr_factor(step: int, steps: int, warmup: int) -> float:
 
 
 def evaluate(
-    model: nn.Module, data: Images, sets: Sequence[str] = (), precision: str = "float32"
+    model: nn.Module,
+    data: Images,
+    sets: Sequence[str] = (),
+    precision: str = "float32",
+    metric: str = "top1",
 ) -> dict[str, Any]:
     """Evaluate a model on a split, in evaluation mode.
 
@@ -299,34 +301,31 @@ def evaluate(
         model: The model.
         data: The split.
         sets: Names of the data sets that the split is a union of.
-        precision: "float32" or "bfloat16", as in `TrainingOptions`.
+        precision: "float32" or "bfloat16", as in `Recipe`.
+        metric: The metric of each data set of a union.
 
     Returns:
-        `top1` (accuracy in percent), `loss` (mean cross-entropy), `examples`, and `per_set`, the accuracy of
-        each data set of a union.
+        Every metric of `mosa.data.metrics` by its name, `examples`, and `per_set`.
     """
     model.eval()
 
-    def compute(size: int) -> tuple[float, Tensor]:
-        losses, hits = [], []
+    def compute(size: int) -> tuple[Tensor, Tensor]:
+        logits, labels = [], []
         with torch.inference_mode(), autocast(data.device, precision):
-            for images, labels in data.batches(size):
-                logits = model(images).float()
-                hits.append(logits.argmax(-1) == labels)
-                losses.append(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-        # Added up in double precision, once: asking for each would make the host wait for a GPU.
-        return torch.stack(losses).double().sum().item(), torch.cat(hits).cpu()
+            for images, wanted in data.batches(size):
+                logits.append(model(images).float())
+                labels.append(wanted)
+        # Copied once: asking for each batch would make the host wait for a GPU.
+        return torch.cat(logits).cpu(), torch.cat(labels).cpu()
 
-    loss, hit = in_large_batches(compute)
+    logits, labels = in_large_batches(compute)
     of_set = torch.as_tensor(data.split.sets) if sets else None
-    return {
-        "top1": 100 * hit.sum().item() / len(data),
-        "loss": loss / len(data),
-        "examples": len(data),
-        "per_set": {
-            name: 100 * hit[of_set == number].double().mean().item() for number, name in enumerate(sets)
-        },
+    own = METRICS[metric].compute
+    per_set = {
+        name: own(logits[of_set == number], labels[of_set == number]) for number, name in enumerate(sets)
     }
+    found = {name: one.compute(logits, labels) for name, one in METRICS.items()}
+    return found | {"examples": len(data), "per_set": per_set}
 
 
 class Display:

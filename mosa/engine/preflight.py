@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from mosa.data.images import decode
 from mosa.data.layouts import Entry, Report, Source, read_source
 from mosa.data.layouts.source import Problem
 from mosa.data.task import OWN, Task
-from mosa.experiment.config import backbone_image_size, config_tasks, expand
+from mosa.experiment.expand import backbone_image_size, config_tasks, expand, root_of
 
 _SHOWN = 5  # problems of one kind of place that are printed; the others are counted
 
@@ -62,14 +61,8 @@ def check(config: Mapping[str, Any], quick: bool = False, threads: int = 1) -> l
     return findings + [_check_backbone(name, entry, config) for name, entry in config["backbones"].items()]
 
 
-def root_of(task: Task, config: Mapping[str, Any]) -> Path:
-    """Return the folder in which a task is looked for."""
-    benchmark = "fgvc" if task.layout == "union" else task.benchmark
-    return Path(task.root if benchmark == OWN and task.root else config["paths"]["data"][benchmark])
-
-
 def _check_task(task: Task, config: Mapping[str, Any], quick: bool, threads: int) -> Finding:
-    root, report = root_of(task, config), Report()
+    root, report = root_of(task, config["paths"]["data"]), Report()
     source = read_source(task, root, report)
     finding = Finding(task.full_name, str(source.root if source else root))
     if source is not None:
@@ -134,12 +127,13 @@ def _check_backbone(name: str, backbone: Mapping[str, Any], config: Mapping[str,
         return finding
     finding.summary = f"{built.architecture}, {built.kind or 'no file'}, {built.image_size} pixels"
     finding.digest = (built.sha256 or "")[:12]
-    methods = {json.dumps([run.method, run.options]): run for run in expand(config) if run.backbone == name}
-    for run in methods.values():
+    found = (run.specification for run in expand(config) if run.specification.backbone.name == name)
+    methods = {json.dumps([one.method, one.options]): one for one in found}
+    for one in methods.values():
         try:
-            attach(copy.deepcopy(model), run.method, **run.options)
+            attach(copy.deepcopy(model), one.method, **one.options)
         except UserError as error:
-            finding.problems.append(Problem("error", f"variant {run.variant}", str(error)))
+            finding.problems.append(Problem("error", f"variant {one.variant}", str(error)))
     return finding
 
 

@@ -1,17 +1,16 @@
-"""One run: a task, a backbone, a variant and a seed in; a record out."""
+"""One run: a specification and a seed in, a record out."""
 
 import datetime
-import hashlib
-import json
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from mosa.backbones.build import build_backbone
+from mosa.backbones.build import Backbone, build_backbone
 from mosa.base.errors import UserError
 from mosa.base.seeding import derive_seed
 from mosa.data.layouts.source import stratified
@@ -21,13 +20,61 @@ from mosa.engine import provenance
 from mosa.engine.batches import Images
 from mosa.engine.cost.flops import inference_flops, training_flops
 from mosa.engine.features import Head, cached_features, is_head_only
-from mosa.engine.loop import Diverged, TrainingOptions, evaluate, fit
+from mosa.engine.loop import Diverged, Progress, evaluate, fit
 from mosa.engine.machine import CPU, Machine
 from mosa.engine.resume import ResumeFile
-from mosa.experiment.config import Run
-from mosa.experiment.protocol import PROTOCOL_VERSION, STAGES
-from mosa.peft import attach, build_method, count_parameters, merge
+from mosa.experiment.declared import digest_of_data
+from mosa.experiment.expand import Run
+from mosa.experiment.protocol import STAGES
+from mosa.experiment.specification import Specification
+from mosa.peft import Method, attach, build_method, count_parameters, merge
 from mosa.records import SCHEMA_VERSION, write_record
+
+
+@dataclass
+class Prepared:
+    """A run that is ready to train.
+
+    Attributes:
+        run: The run.
+        machine: How it is done here.
+        place: The device.
+        pack: The packed task.
+        splits: The splits that are trained on and evaluated.
+        model: The whole model, with the method attached.
+        method: The method.
+        backbone: What the model was loaded from.
+        train: The training images, or their features.
+        tuned: What is trained: the model, or its classifier alone where features are kept.
+        train_flops: FLOPs of one training image in one step.
+        trained: Parameters that are trained, classifier included.
+        seconds: Wall time until it was ready to compute features, and with them.
+    """
+
+    run: Run
+    machine: Machine
+    place: torch.device
+    pack: Pack
+    splits: tuple[str, str]
+    model: nn.Module
+    method: Method
+    backbone: Backbone
+    train: Images
+    tuned: nn.Module
+    train_flops: float
+    trained: int
+    seconds: tuple[float, float] = (0.0, 0.0)
+
+    @property
+    def on_features(self) -> bool:
+        """Whether the classifier alone is trained, on kept features."""
+        return self.tuned is not self.model
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        specification = self.run.specification
+        return f"{specification.task} {specification.variant} seed {self.run.seed}"
 
 
 def execute(run: Run, pack_path: Path, output: Path, machine: Machine = CPU) -> dict[str, Any]:
@@ -45,150 +92,103 @@ def execute(run: Run, pack_path: Path, output: Path, machine: Machine = CPU) -> 
         The record.
 
     Raises:
-        UserError: An option, the pack or the weights are wrong.
+        UserError: An option is wrong, or the pack or the weights are not those of the specification.
         Diverged: The loss became NaN or infinite; no record is written.
         Interrupted: A signal asked to stop, and the state is saved in `machine.resume_folder`.
     """
     start = time.perf_counter()
-    if run.stage not in STAGES:
-        raise UserError(f"stage {run.stage!r}: expected one of {', '.join(STAGES)}")
-    place = machine.begin()
-    training = TrainingOptions.from_dict(run.training)
-    method = build_method(run.method, **run.options)
+    ready = _prepare(run, pack_path, machine)
+    before, with_features = ready.seconds
+    resume = _resume_file(ready)
+    progress = fit(ready.tuned, ready.train, run.specification.training, run.seed, ready.label, resume)
+    progress.seconds += with_features - before
+    adapter = ready.method.parameters(ready.model)
+    merge(ready.model)
+    opened = time.perf_counter()
+    metrics = _evaluate(ready, progress)
+    ended = time.perf_counter()
+    seconds = {
+        "prepare": before - start,
+        "train": progress.seconds,
+        "eval": ended - opened,
+        "total": ended - start,
+    }
+    record = _describe(ready, progress, metrics, adapter) | {"seconds": seconds} | _origin(ready)
+    record = write_record(record, output)
+    if resume is not None:
+        resume.remove()
+    return record
 
-    # What is compared to choose from may not see what is reported in the end.
-    pack = Pack(pack_path, closed=("test",) if run.stage == "selection" else ())
-    if pack.task.full_name != run.task:
-        raise UserError(f"{pack_path}: the pack of {pack.task.full_name}, expected {run.task}")
-    train_split, eval_split = STAGES[run.stage]
-    train_split = train_split or pack.task.final_train
-    model, backbone = build_backbone(
-        run.architecture,
-        run.weights,
-        pack.num_classes,
-        run.seed,
-        kind=run.kind,
-        image_size=run.image_size,
-        normalization=run.normalization,
-        drop_path=training.drop_path,
-        drop_rate=training.drop_rate,
-    )
-    if pack.size != backbone.image_size:
-        raise UserError(
-            f"{pack_path}: has images of {pack.size} pixels, {run.architecture} takes {backbone.image_size}; "
-            f"make the pack with --image-size {backbone.image_size}, or set the backbone's image_size"
-        )
+
+def _prepare(run: Run, pack_path: Path, machine: Machine) -> Prepared:
+    """Open the pack, build the model, attach the method, and bring all of it to the device."""
+    specification = run.specification
+    training, stage = specification.training, specification.stage
+    place = machine.begin()
+    method = build_method(specification.method, **specification.options)
+    pack = _open(pack_path, specification)
+    splits = (STAGES[stage][0] or pack.task.final_train, STAGES[stage][1])
+    model, backbone = _build(run, pack, pack_path)
     attach(model, method, seed=run.seed)
     train_flops = training_flops(model, backbone.image_size)
     machine.place(model)
     trained = count_parameters(model).total
-    split = _training_split(pack, train_split, training.fraction, run.seed)
+    split = _training_split(pack, splits[0], training.fraction, run.seed)
     augment = derive_seed(run.seed, "augment") if pack.task.augment == "crop_flip" else None
-    statistics = (backbone.mean, backbone.std)
-    how = {"channels_last": machine.channels_last, "workers": machine.threads}
-    train = Images(split, *statistics, place, augment, training.views, **how)
-    prepared = time.perf_counter()
+    train = Images(
+        split, backbone.mean, backbone.std, place, augment, training.views,
+        channels_last=machine.channels_last, workers=machine.threads,
+    )  # fmt: skip
+    ready = Prepared(
+        run, machine, place, pack, splits, model, method, backbone, train, model, train_flops, trained
+    )
+    before = time.perf_counter()
     fixed = augment is None or training.views > 0
-    on_features = machine.features is not None and fixed and is_head_only(model)
-    tuned: nn.Module = model
-    if on_features:
-        # Random weights are the seed's own.
-        own_seed = run.seed if backbone.sha256 is None else None
-        of_backbone = [pack.digest, asdict(backbone), own_seed, training.precision]
-        share = [train_split, training.fraction, run.seed if training.fraction < 1 else None]
-        share += [augment, training.views] if augment is not None else []
-        decides = [*of_backbone, *share]
-        train = cached_features(model, train, machine.features, decides, training.precision)
-        tuned = Head(model)
-    computed = time.perf_counter()
+    if machine.features is not None and fixed and is_head_only(model):
+        _train_on_features(ready, augment)
+    ready.seconds = before, time.perf_counter()
+    return ready
 
-    label = f"{run.task} {run.variant} seed {run.seed}"
-    resume = None
-    if machine.resume_folder is not None:
-        decides = [run.task, run.stage, run.seed, PROTOCOL_VERSION, pack.digest, asdict(backbone)]
-        decides += [method.name, method.model_dump(), asdict(training), on_features]
-        digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
-        path = machine.resume_folder / f"{digest[:16]}.pt"
-        resume = ResumeFile(path, digest, machine.save_every)
-    progress = fit(tuned, train, training, run.seed, label, resume)
-    progress.seconds += computed - prepared
 
-    adapter = method.parameters(model)
-    merge(model)
-    opened = time.perf_counter()
-    data = Images(pack.split(eval_split), *statistics, place, **how)
-    if on_features:
-        decides = [*of_backbone, eval_split]
-        data = cached_features(model, data, machine.features, decides, training.precision)
-    metrics = evaluate(tuned, data, pack.sets, training.precision)
-    ended = time.perf_counter()
-    if not math.isfinite(metrics["loss"]):
-        raise Diverged(
-            f"{label}: the loss on {eval_split} is {metrics['loss']} after the last epoch "
-            f"(peak lr {training.lr:.3g}, last epoch's loss {progress.train_loss[-1]:.4g}); try a smaller lr"
+def _open(path: Path, specification: Specification) -> Pack:
+    """Open the pack of a run; what is compared to choose from may not see what is reported in the end."""
+    pack = Pack(path, closed=("test",) if specification.stage == "selection" else ())
+    if pack.task.full_name != specification.task:
+        raise UserError(f"{path}: the pack of {pack.task.full_name}, expected {specification.task}")
+    if pack.source != specification.data.source:
+        raise UserError(
+            f"{path}: was made of other files than the specification means (digest {pack.source}, expected "
+            f"{specification.data.source}); run snakemake again, which packs the files as they are"
         )
+    return pack
 
-    head = sum(parameter.numel() for parameter in model.get_classifier().parameters())
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "status": "complete",
-        "run": {
-            "benchmark": pack.task.benchmark,
-            "group": pack.task.group,
-            "task": pack.task.name,
-            "backbone": run.backbone,
-            "variant": run.variant,
-            "seed": run.seed,
-        },
-        "protocol": {
-            "name": run.protocol,
-            "version": PROTOCOL_VERSION,
-            "train_split": train_split,
-            "eval_split": eval_split,
-        },
-        "method": {"name": method.name, "options": method.model_dump()},
-        "backbone": asdict(backbone) | {"mean": list(backbone.mean), "std": list(backbone.std)},
-        "training": asdict(training)
-        | {"passes": method.passes}
-        | ({"accumulation": progress.accumulation} if progress.accumulation > 1 else {}),
-        "metrics": metrics | {"train_loss": progress.train_loss},
-        "parameters": {
-            "adapter": adapter,
-            "head": head,
-            "total": adapter + head,
-            "trained": trained,
-            "model": sum(parameter.numel() for parameter in model.parameters()),
-        },
-        "flops": {
-            "train_per_image": train_flops,
-            "inference_per_image": inference_flops(model, backbone.image_size),
-        },
-        "seconds": {
-            "prepare": prepared - start,
-            "train": progress.seconds,
-            "eval": ended - opened,
-            "total": ended - start,
-        },
-        "images_per_second": progress.images / progress.seconds,
-        "peak_memory_mib": provenance.peak_memory_mib(place),
-        "device": provenance.describe_device(place) | machine.describe(),
-        "versions": provenance.versions(),
-        "git": provenance.git_state(),
-        "data": {
-            "digest": pack.digest,
-            "train_examples": len(train),
-            "eval_examples": len(data),
-            "resize": pack.task.resize,
-            "interpolation": pack.interpolation,
-            "augment": pack.task.augment,
-            "notes": pack.notes,
-        },
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-    write_record(record, output)
-    if resume is not None:
-        resume.remove()
-    return record
+
+def _build(run: Run, pack: Pack, pack_path: Path) -> tuple[nn.Module, Backbone]:
+    """Build the model, and refuse weights and packs that do not fit the specification."""
+    wanted, training = run.specification.backbone, run.specification.training
+    model, backbone = build_backbone(
+        wanted.architecture,
+        wanted.weights,
+        pack.num_classes,
+        run.seed,
+        kind=wanted.kind,
+        image_size=wanted.image_size,
+        normalization=wanted.normalization,
+        drop_path=training.drop_path,
+        drop_rate=training.drop_rate,
+    )
+    known = len(wanted.identity) == 64
+    if known and backbone.sha256 != wanted.identity:
+        raise UserError(
+            f"{wanted.weights}: not the weights of the specification (SHA-256 {backbone.sha256}, expected "
+            f"{wanted.identity}); put that file back, or run snakemake again, which takes this one"
+        )
+    if pack.size != backbone.image_size:
+        raise UserError(
+            f"{pack_path}: has images of {pack.size} pixels, {wanted.architecture} takes "
+            f"{backbone.image_size}; make the pack with --image-size {backbone.image_size}, or set the backbone's image_size"
+        )
+    return model, backbone
 
 
 def _training_split(pack: Pack, name: str, fraction: float, seed: int) -> DataSplit:
@@ -198,3 +198,108 @@ def _training_split(pack: Pack, name: str, fraction: float, seed: int) -> DataSp
     return split.subset(
         pack.fraction(fraction, seed) if name == "train" else stratified(split.labels, fraction, seed)
     )
+
+
+def _train_on_features(ready: Prepared, augment: int | None) -> None:
+    """Replace the training images by their features, and the model by its classifier."""
+    training, seed = ready.run.specification.training, ready.run.seed
+    share = [ready.splits[0], training.fraction, seed if training.fraction < 1 else None]
+    share += [augment, training.views] if augment is not None else []
+    decides = [*_decides_features(ready), *share]
+    ready.train = cached_features(
+        ready.model, ready.train, ready.machine.features, decides, training.precision
+    )
+    ready.tuned = Head(ready.model)
+
+
+def _decides_features(ready: Prepared) -> list[Any]:
+    """Return what the features of any split depend on; random weights are the seed's own."""
+    own_seed = ready.run.seed if ready.backbone.sha256 is None else None
+    precision = ready.run.specification.training.precision
+    return [ready.pack.digest, asdict(ready.backbone), own_seed, precision]
+
+
+def _resume_file(ready: Prepared) -> ResumeFile | None:
+    """Return where the state of the run is kept, named by everything that decides its result."""
+    machine = ready.machine
+    if machine.resume_folder is None:
+        return None
+    decides = [ready.run.specification.digest, ready.run.seed, ready.pack.digest]
+    digest = digest_of_data([*decides, asdict(ready.backbone), ready.on_features])
+    return ResumeFile(machine.resume_folder / f"{digest[:16]}.pt", digest, machine.save_every)
+
+
+def _evaluate(ready: Prepared, progress: Progress) -> dict[str, Any]:
+    """Open the evaluated split, and measure the merged model on it, once."""
+    machine, training, split = ready.machine, ready.run.specification.training, ready.splits[1]
+    data = Images(
+        ready.pack.split(split), ready.backbone.mean, ready.backbone.std, ready.place,
+        channels_last=machine.channels_last, workers=machine.threads,
+    )  # fmt: skip
+    if ready.on_features:
+        decides = [*_decides_features(ready), split]
+        data = cached_features(ready.model, data, machine.features, decides, training.precision)
+    metrics = evaluate(ready.tuned, data, ready.pack.sets, training.precision, ready.pack.task.metric)
+    if not math.isfinite(metrics["nll"]):
+        raise Diverged(
+            f"{ready.label}: the loss on {split} is {metrics['nll']} after the last epoch "
+            f"(peak lr {training.lr:.3g}, last epoch's loss {progress.train_loss[-1]:.4g}); try a smaller lr"
+        )
+    return metrics | {"train_loss": progress.train_loss}
+
+
+def _describe(ready: Prepared, progress: Progress, metrics: dict[str, Any], adapter: int) -> dict[str, Any]:
+    """Return the part of the record that says what was run and measured."""
+    specification, backbone, task = ready.run.specification, ready.backbone, ready.pack.task
+    head = sum(parameter.numel() for parameter in ready.model.get_classifier().parameters())
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "status": "complete",
+        "specification_digest": specification.digest,
+        "seed": ready.run.seed,
+        "specification": specification.model_dump(),
+        "group": task.group,
+        "metric": task.metric,
+        "splits": {"train": ready.splits[0], "eval": ready.splits[1]},
+        "backbone": {
+            "kind": backbone.kind,
+            "sha256": backbone.sha256,
+            "image_size": backbone.image_size,
+            "mean": list(backbone.mean),
+            "std": list(backbone.std),
+        },
+        "data": {
+            "digest": ready.pack.digest,
+            "train_examples": len(ready.train),
+            "eval_examples": metrics["examples"],
+            "resize": task.resize,
+            "interpolation": ready.pack.interpolation,
+            "augment": task.augment,
+            "notes": ready.pack.notes,
+        },
+        "steps": {"passes": ready.method.passes, "accumulation": progress.accumulation},
+        "metrics": metrics,
+        "parameters": {
+            "adapter": adapter,
+            "head": head,
+            "total": adapter + head,
+            "trained": ready.trained,
+            "model": sum(parameter.numel() for parameter in ready.model.parameters()),
+        },
+        "flops": {
+            "train_per_image": ready.train_flops,
+            "inference_per_image": inference_flops(ready.model, backbone.image_size),
+        },
+        "images_per_second": progress.images / progress.seconds,
+    }
+
+
+def _origin(ready: Prepared) -> dict[str, Any]:
+    """Return the part of the record that says where it comes from."""
+    return {
+        "peak_memory_mib": provenance.peak_memory_mib(ready.place),
+        "device": provenance.describe_device(ready.place) | ready.machine.describe(),
+        "versions": provenance.versions(),
+        "git": provenance.git_state(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

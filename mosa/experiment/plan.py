@@ -4,15 +4,15 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from mosa.data.task import Task
-from mosa.experiment.config import Run, config_tasks, expand
+from mosa.experiment.expand import Run, config_tasks, expand
 from mosa.experiment.protocol import STAGES
 from mosa.experiment.space import count_trainings
+from mosa.experiment.specification import Specification
 
 
 def plan(config: Mapping[str, Any]) -> str:
@@ -29,14 +29,15 @@ def plan(config: Mapping[str, Any]) -> str:
     rates = _rates(results, [run for run in runs if run.path in done])
     rows: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0.0, 0.0, 0])
     for run in runs:
-        row = rows[run.backbone, run.variant]
+        what = run.specification
+        row = rows[what.backbone.name, what.variant]
         row[0] += 1
         if run.path in done:
             row[1] += 1
             continue
-        passes = image_passes(run, tasks[run.task])
+        passes = image_passes(what, tasks[what.task])
         row[2] += passes
-        rate = rates.get((run.backbone, run.variant)) or rates.get((run.backbone, ""))
+        rate = rates.get((what.backbone.name, what.variant)) or rates.get((what.backbone.name, ""))
         row[3] += passes / rate / 3600 if rate else 0
         row[4] += not rate
     lines = [("backbone", "variant", "runs", "done", "image-passes to do", "hours")]
@@ -71,26 +72,41 @@ def _tuning(
     tune = config["tune"]
     found: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0])
     for run in runs if tune else []:
-        if run.seed != runs[0].seed or run.variant not in tune["variants"]:
+        what = run.specification
+        if run.seed != runs[0].seed or what.variant not in tune["variants"]:
             continue
-        row = found[run.backbone, run.variant]
+        row = found[what.backbone.name, what.variant]
         row[0] += 1
         results = Path(config["paths"]["results"])
-        if (results / "tune" / "trials" / run.task / run.backbone / f"{run.variant}.json").is_file():
+        if (results / search_path(what)).is_file():
             row[1] += 1
             continue
-        epoch = image_passes(replace(run, stage="selection"), tasks[run.task]) / run.training["epochs"]
-        trainings = count_trainings(tune, run.variant, run.training["epochs"])
+        epochs = what.training.epochs
+        epoch = image_passes(what, tasks[what.task], stage="selection") / epochs
+        trainings = count_trainings(tune, what.variant, epochs)
         row[2] += sum(epoch * models * epochs for models, epochs in trainings)
     return found
 
 
-def image_passes(run: Run, task: Task) -> float:
-    """Return the forward passes of images that training a run takes; 0 where the task's size is unknown."""
-    split = STAGES[run.stage][0] or task.final_train
+def search_path(specification: Specification) -> str:
+    """Return the path of the results of a search below the results folder."""
+    place = f"{specification.task}/{specification.backbone.name}/{specification.variant}"
+    return f"tune/trials/{place}.json"
+
+
+def image_passes(specification: Specification, task: Task, stage: str | None = None) -> float:
+    """Return the forward passes of images that a training takes; 0 where the task's size is unknown.
+
+    Args:
+        specification: What is trained.
+        task: Its task.
+        stage: "final" or "selection"; None: the specification's.
+    """
+    training = specification.training
+    split = STAGES[stage or specification.stage][0] or task.final_train
     parts = ("train", "val") if split == "trainval" else (split,)
     images = sum(task.sizes.get(part, 0) for part in parts)
-    return images * run.training["fraction"] * run.training["epochs"] * _passes(run.options)
+    return images * training.fraction * training.epochs * _passes(specification.options)
 
 
 def _passes(options: Mapping[str, Any]) -> int:
@@ -104,17 +120,19 @@ def _rates(results: Path, runs: list[Run]) -> dict[tuple[str, str], float]:
     for run in runs:
         try:
             record = json.loads((results / run.path).read_text(encoding="utf-8"))
-            rate = record["images_per_second"] * record["training"]["passes"]
+            rate = record["images_per_second"] * record["steps"]["passes"]
         except (OSError, ValueError, KeyError, TypeError):
             continue  # the workflow reports a broken record
-        found[run.backbone, run.variant].append(rate)
-        found[run.backbone, ""].append(rate)
+        backbone = run.specification.backbone.name
+        found[backbone, run.specification.variant].append(rate)
+        found[backbone, ""].append(rate)
     return {key: median(values) for key, values in found.items()}
 
 
 def _disk(config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task]) -> list[str]:
     folder = Path(config["paths"]["packs"])
-    packs = {run.pack: (tasks[run.task], run.image_size or 224) for run in runs}
+    used = [run.specification for run in runs]
+    packs = {one.data.pack: (tasks[one.task], one.backbone.image_size or 224) for one in used}
     missing = {pack: entry for pack, entry in packs.items() if not (folder / pack).is_file()}
     limit = config["packing"]["limit_gib"]
     needs = [_pack_gib(task, size) for task, size in missing.values()]

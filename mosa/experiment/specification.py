@@ -12,10 +12,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mosa.base.errors import UserError
+from mosa.base.errors import UserError, unknown
 from mosa.base.files import PACKAGE, written_atomically
 from mosa.experiment.declared import STORED, Declared, decisive, differences, digest_of_data, option
-from mosa.experiment.recipe import Recipe
+from mosa.experiment.protocol import PROTOCOL_VERSION
+from mosa.experiment.recipe import Recipe, problem_of
 from mosa.experiment.validation import Places, explain, options_model, read_schema, validated
 
 BUILTIN_CARDS = {"mosa_vit_micro": PACKAGE / "backbones" / "assets" / "micro_vit.json"}
@@ -92,7 +93,8 @@ class Specification(Declared):
 
     def decisive(self) -> dict[str, Any]:
         """Return what decides the result, as plain data."""
-        options = decisive(complete(self.method, self.options)) if self.method in list_known() else self.options
+        known = self.method in list_known()
+        options = decisive(complete(self.method, self.options)) if known else self.options
         return decisive(self) | {"options": options}
 
     @property
@@ -121,6 +123,75 @@ def complete(method: str, options: Mapping[str, Any]) -> Declared:
         UserError: An option is unknown, or a value is not allowed.
     """
     return validated(options_model(method), dict(options), ("options",), Places(), STORED)
+
+
+def make_specification(
+    task: str,
+    method: str,
+    options: Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    *,
+    variant: str | None = None,
+    backbone: str = "micro_vit",
+    architecture: str = "mosa_vit_micro",
+    weights: str = "builtin",
+    sha256: str | None = None,
+    kind: str = "auto",
+    image_size: int | None = None,
+    normalization: str = "weights",
+    stage: str = "final",
+    protocol: str = "demo",
+    source: str | None = None,
+) -> Specification:
+    """Make the specification of a single run, without a config.
+
+    Args:
+        task: Benchmark and task, such as "demo/digits".
+        method: Name of the method.
+        options: Its options; those left out take their defaults.
+        training: Options of the recipe; those left out take their defaults.
+        variant: Name of the method with these options; None: the method's.
+        backbone: Name of the backbone.
+        architecture: timm's name.
+        weights: builtin, random, hub: and a tag, or a file.
+        sha256: Digest of the file.
+        kind: Format of the file, see `mosa.backbones.weights.load_weights`.
+        image_size: Side of the square input, in pixels; None: timm's.
+        normalization: "weights" (as they were trained), "imagenet" or "inception".
+        stage: "final" or "selection".
+        protocol: Name of the protocol.
+        source: What the pack was made of, see `DataUsed`.
+
+    Raises:
+        UserError: The method or an option is unknown, or a value is not allowed.
+    """
+    places = Places()
+    if method not in list_known():
+        raise unknown("method", method, list_known())
+    recipe = validated(Recipe, dict(training or {}), ("training",), places)
+    problem = problem_of(training or {})
+    if problem is not None:
+        raise places.error(("training", problem[0]), problem[1])
+    plain = {
+        "task": task,
+        "backbone": {
+            "name": backbone,
+            "architecture": architecture,
+            "weights": weights,
+            "identity": weights_identity(architecture, weights, sha256),
+            "kind": kind,
+            "image_size": image_size,
+            "normalization": normalization,
+        },
+        "variant": variant or method,
+        "method": method,
+        "options": validated(options_model(method), dict(options or {}), ("options",), places).model_dump(),
+        "training": recipe.model_dump(),
+        "stage": stage,
+        "protocol": {"name": protocol, "version": PROTOCOL_VERSION},
+        "data": {"pack": "given", "source": source},
+    }
+    return validated(Specification, plain, (), places)
 
 
 def weights_identity(architecture: str, weights: str, sha256: str | None) -> str:

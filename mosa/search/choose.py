@@ -4,19 +4,69 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
-from mosa.experiment.validation import read_schema
+from mosa.experiment.declared import Declared, option
+from mosa.experiment.validation import Places, explain
 
 TRIALS_VERSION = 1
 RULE = (
     "highest top-1 on val, mean over seeds and tasks; on a tie the lower loss on val, then the earlier trial"
 )
+
+
+class TriedTrial(Declared):
+    """A trial."""
+
+    options: dict[str, Any] = option(description="Options of the method that were tried.")
+    training: dict[str, Any] = option(description="Keys of the recipe that were tried.")
+    status: Literal["complete", "pruned", "diverged"] = option(description="How it ended.")
+    epochs: int = option(ge=1, description="Epochs of its last round.")
+    top1: float | None = option(description="Top-1 on val in percent, mean over seeds; null if it diverged.")
+    loss: float | None = option(description="Mean cross-entropy on val; null if it diverged.")
+    seconds: float = option(0.0, description="Time of its last round.")
+    note: str = option("", description="Why it diverged.")
+
+    @model_validator(mode="after")
+    def _has_scores(self) -> "TriedTrial":
+        if self.status != "diverged" and (self.top1 is None or self.loss is None):
+            raise PydanticCustomError("expected", "expected", {"expected": "top1 and loss to be numbers"})
+        return self
+
+
+class Trials(Declared):
+    """All trials of a variant on a task."""
+
+    version: Literal[1] = option(description="Version of this form.")
+    task: str = option(min_length=1, description="Full name of the task.")
+    backbone: str = option(min_length=1, description="Name of the backbone.")
+    variant: str = option(min_length=1, description="Name of the variant.")
+    method: str = option(min_length=1, description="Name of the method.")
+    search: dict[str, Any] = option(description="How the trials were made.")
+    trials: Annotated[list[TriedTrial], Field(min_length=1)] = option(description="The trials, in order.")
+
+
+class Chosen(Declared):
+    """What was chosen."""
+
+    options: dict[str, Any] = option(description="Options of the method.")
+    training: dict[str, Any] = option(description="Keys of the recipe.")
+
+
+class Choice(Declared):
+    """What final runs take."""
+
+    version: Literal[1] = option(description="Version of this form.")
+    tasks: list[str] = option(description="Full names of the tasks that it was chosen on.")
+    backbone: str = option(description="Name of the backbone.")
+    variant: str = option(description="Name of the variant.")
+    rule: str = option(description="How it was chosen.")
+    chosen: Chosen = option(description="What was chosen.")
 
 
 def order_key(entry: Mapping[str, Any], index: int) -> tuple:
@@ -63,7 +113,7 @@ def choose(paths: Iterable[Path]) -> dict[str, Any]:
                 "epochs": entries[0]["epochs"],
                 "top1": fmean(entry["top1"] for entry in known) if len(known) == len(entries) else None,
                 "loss": fmean(entry["loss"] for entry in known) if len(known) == len(entries) else None,
-                "notes": [entry["note"] for entry in entries if "note" in entry],
+                "notes": [entry["note"] for entry in entries if entry["note"]],
             }
         )
     complete = [index for index, trial in enumerate(trials) if trial["status"] == "complete"]
@@ -112,7 +162,7 @@ def read_trials(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read, or is not one.
     """
-    return _read(path, "trials")
+    return _read(path, Trials)
 
 
 def read_choice(path: Path) -> dict[str, Any]:
@@ -121,19 +171,17 @@ def read_choice(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read, or is not one.
     """
-    return _read(path, "choice")
+    return _read(path, Choice)
 
 
-def _read(path: Path, form: str) -> dict[str, Any]:
+def _read(path: Path, form: type[Declared]) -> dict[str, Any]:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
+        return form.model_validate(content).model_dump()
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error, (), Places())}; delete it and run again") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it and run again") from None
-    problem = best_match(Draft202012Validator(read_schema("tuning")["$defs"][form]).iter_errors(content))
-    if problem is not None:
-        where = ".".join(map(str, problem.absolute_path)) or form
-        raise UserError(f"{path}: {where}: {problem.message[:200]}; delete it and run again")
-    return content
 
 
 def describe(chosen: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,22 +1,24 @@
 """A search: every trial of a variant on a task, trained on train and evaluated on val, in one process."""
 
-import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
-from mosa.engine.loop import Diverged, TrainingOptions
+from mosa.engine.loop import Diverged
 from mosa.engine.machine import CPU, Machine
 from mosa.engine.run import execute
-from mosa.experiment.config import Run
+from mosa.experiment.declared import digest_of_data
+from mosa.experiment.expand import Run
+from mosa.experiment.manifest import with_choice
 from mosa.experiment.space import Trial, make_trials, round_lengths
-from mosa.records import load_record
+from mosa.experiment.specification import Specification
+from mosa.records import check_specification, load_record
 from mosa.search.choose import TRIALS_VERSION, order_key
 
 
@@ -69,35 +71,28 @@ def run_search(
     Raises:
         UserError: An option, the pack or the weights are wrong, or every trial diverged.
     """
-    trials = make_trials(search.space, run.method, search.kind, search.trials, search.seed)
-    full = TrainingOptions.from_dict(run.training).epochs
+    what = run.specification
+    trials = make_trials(search.space, what.method, search.kind, search.trials, search.seed)
+    full = what.training.epochs
     entries = [
         {"options": trial.options, "training": trial.training, "status": "complete"} for trial in trials
     ]
-    alive = list(range(len(trials)))
     rounds = round_lengths(full, search.min_epochs or full, search.factor)
+    alive = list(range(len(trials)))
     for number, epochs in enumerate(rounds):
         for index in alive:
-            result = _try(run, trials[index], epochs, search.seeds, pack, folder, machine)
-            entries[index] |= result
-            what = f"{result['top1']:.2f} % on val" if result["top1"] is not None else "diverged"
-            name = f"{run.task} {run.variant} trial {index + 1}/{len(trials)}, {epochs} epochs"
-            print(f"{name}: {what}", file=sys.stderr, flush=True)
-        alive = [index for index in alive if entries[index]["status"] == "complete"]
-        if number < len(rounds) - 1:
-            ranked = sorted(alive, key=lambda index: order_key(entries[index], index))
-            kept = ranked[: max(1, len(trials) // search.factor ** (number + 1))]
-            for index in set(alive) - set(kept):
-                entries[index]["status"] = "pruned"
-            alive = sorted(kept)
+            entries[index] |= _try(run, trials[index], epochs, search.seeds, pack, folder, machine)
+            name = f"{what.task} {what.variant} trial {index + 1}/{len(trials)}, {epochs} epochs"
+            print(f"{name}: {_outcome(entries[index])}", file=sys.stderr, flush=True)
+        alive = _survivors(entries, alive, search, number, last=number == len(rounds) - 1)
     if not alive:
-        raise UserError(f"{run.task} {run.variant}: every trial diverged; try smaller learning rates")
+        raise UserError(f"{what.task} {what.variant}: every trial diverged; try smaller learning rates")
     result = {
         "version": TRIALS_VERSION,
-        "task": run.task,
-        "backbone": run.backbone,
-        "variant": run.variant,
-        "method": run.method,
+        "task": what.task,
+        "backbone": what.backbone.name,
+        "variant": what.variant,
+        "method": what.method,
         "search": {
             "kind": search.kind,
             "space": {section: dict(values) for section, values in search.space.items()},
@@ -112,26 +107,38 @@ def run_search(
     return result
 
 
+def _outcome(entry: Mapping[str, Any]) -> str:
+    return "diverged" if entry["top1"] is None else f"{entry['top1']:.2f} % on val"
+
+
+def _survivors(
+    entries: list[dict[str, Any]], alive: list[int], search: Search, number: int, last: bool
+) -> list[int]:
+    """Return the trials that go on after a round; mark those that are dropped."""
+    alive = [index for index in alive if entries[index]["status"] == "complete"]
+    if last:
+        return alive
+    ranked = sorted(alive, key=lambda index: order_key(entries[index], index))
+    kept = ranked[: max(1, len(entries) // search.factor ** (number + 1))]
+    for index in set(alive) - set(kept):
+        entries[index]["status"] = "pruned"
+    return sorted(kept)
+
+
 def _try(
     run: Run, trial: Trial, epochs: int, seeds: Sequence[int], pack: Path, folder: Path, machine: Machine
 ) -> dict[str, Any]:
     """Train a trial with every seed, or take the records that there are; return its means on val."""
-    recipe = dict(run.training) | trial.training
-    full = TrainingOptions.from_dict(recipe)
-    # A shorter round has the same schedule, shorter.
-    recipe |= {"epochs": epochs, "warmup_epochs": full.warmup_epochs * epochs / full.epochs}
+    specification = _of_trial(run.specification, trial, epochs)
     scores, losses, seconds = [], [], 0.0
     for seed in seeds:
-        one = replace(
-            run, options=dict(run.options) | trial.options, training=recipe, seed=seed, stage="selection"
-        )
-        path = folder / f"{_digest(one)}.json"
+        path = folder / f"{digest_of_data([specification.digest, seed])[:16]}.json"
         try:
-            record = _existing(path) or execute(one, pack, path, machine)
+            record = _existing(path, specification) or execute(Run(specification, seed), pack, path, machine)
         except Diverged as error:
             return {"status": "diverged", "note": str(error), "epochs": epochs, "top1": None, "loss": None}
         scores.append(record["metrics"]["top1"])
-        losses.append(record["metrics"]["loss"])
+        losses.append(record["metrics"]["nll"])
         seconds += record["seconds"]["total"]
     return {
         "status": "complete",
@@ -142,16 +149,22 @@ def _try(
     }
 
 
-def _digest(run: Run) -> str:
-    text = json.dumps([run.task, run.specification, run.seed], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _of_trial(specification: Specification, trial: Trial, epochs: int) -> Specification:
+    """Return the specification of a trial; a shorter round has the same schedule, shorter."""
+    tried = with_choice(specification, {"options": trial.options, "training": trial.training}).model_dump()
+    recipe = tried["training"]
+    recipe["warmup_epochs"] = recipe["warmup_epochs"] * epochs / recipe["epochs"]
+    recipe["epochs"] = epochs
+    return Specification.model_validate(tried | {"stage": "selection"})
 
 
-def _existing(path: Path) -> dict[str, Any] | None:
+def _existing(path: Path, specification: Specification) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        return load_record(path)
+        record = load_record(path)
+        check_specification(record, specification, path)
     except UserError as error:
         print(f"{error}; it is trained again", file=sys.stderr)
         return None
+    return record

@@ -15,9 +15,11 @@ from torch.utils._pytree import tree_leaves
 from mosa.backbones.build import build_backbone
 from mosa.base.errors import UserError
 from mosa.engine.batches import RESIDENT_SHARE
-from mosa.engine.loop import TrainingOptions, autocast, decay_groups, freeze_statistics
+from mosa.engine.loop import autocast, decay_groups, freeze_statistics
 from mosa.engine.machine import Machine
-from mosa.experiment.config import Run, config_tasks, expand
+from mosa.experiment.config import config_tasks, expand
+from mosa.experiment.recipe import Recipe
+from mosa.experiment.specification import Specification
 from mosa.peft import attach, build_method
 from mosa.peft.losses import tuning_loss
 
@@ -69,7 +71,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 def step_memory(
-    model: nn.Module, image_size: int, batch_size: int, training: TrainingOptions, machine: Machine
+    model: nn.Module, image_size: int, batch_size: int, training: Recipe, machine: Machine
 ) -> StepMemory:
     """Count the bytes that training steps of a model hold: weights, gradients, AdamW's state, activations.
 
@@ -117,7 +119,7 @@ def _without_content(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def fitting(model: nn.Module, image_size: int, training: TrainingOptions, machine: Machine) -> tuple:
+def fitting(model: nn.Module, image_size: int, training: Recipe, machine: Machine) -> tuple:
     """Return a function from images of a step to bytes, and one from bytes to the images that fit."""
     small, large = (step_memory(model, image_size, size, training, machine).peak for size in _BATCHES)
     image = (large - small) / (_BATCHES[1] - _BATCHES[0])
@@ -136,27 +138,11 @@ def memory_table(config: Mapping[str, Any], machine: Machine) -> str:
         UserError: A method does not fit a backbone.
     """
     classes = max(task.num_classes or 0 for task in config_tasks(config)) or 100
-    runs: dict[tuple[str, str], Run] = {}
+    found: dict[tuple[str, str], Specification] = {}
     for run in expand(config):
-        runs.setdefault((run.backbone, run.variant), run)
+        found.setdefault((run.specification.backbone.name, run.specification.variant), run.specification)
     head = ("backbone", "variant", "precision", "batch", "GiB", *(f"{card} GB" for card in CARDS))
-    lines = [head]
-    for (backbone, variant), run in runs.items():
-        training = TrainingOptions.from_dict(run.training)
-        model, built = build_backbone(run.architecture, "random", classes, image_size=run.image_size)
-        try:
-            attach(model, build_method(run.method, **run.options))
-        except UserError as error:
-            raise UserError(f"backbone {backbone}, variant {variant}: {error}") from None
-        size_of, images_in = fitting(model, built.image_size, training, machine)
-        fits = [images_in(1e9 * card - 2**30 * RESERVED) for card in CARDS]
-        cells = [
-            training.precision,
-            training.batch_size,
-            f"{size_of(training.batch_size) / 2**30:.2f}",
-            *fits,
-        ]
-        lines.append((backbone, variant, *map(str, cells)))
+    lines = [head, *(_memory_row(specification, classes, machine) for specification in found.values())]
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     text = [
         "  ".join(
@@ -170,3 +156,17 @@ def memory_table(config: Mapping[str, Any], machine: Machine) -> str:
     text += [f"{RESERVED:g} GiB of a card is left for CUDA's context and workspaces. A small set of images"]
     text += [f"lies on it too, if it takes at most 1/{RESIDENT_SHARE} of what is free as the run begins."]
     return "\n".join(text) + "\n"
+
+
+def _memory_row(specification: Specification, classes: int, machine: Machine) -> tuple[str, ...]:
+    backbone, training = specification.backbone, specification.training
+    model, built = build_backbone(backbone.architecture, "random", classes, image_size=backbone.image_size)
+    try:
+        attach(model, build_method(specification.method, **specification.options))
+    except UserError as error:
+        raise UserError(f"backbone {backbone.name}, variant {specification.variant}: {error}") from None
+    size_of, images_in = fitting(model, built.image_size, training, machine)
+    fits = [images_in(1e9 * card - 2**30 * RESERVED) for card in CARDS]
+    size = f"{size_of(training.batch_size) / 2**30:.2f}"
+    cells = [training.precision, training.batch_size, size, *fits]
+    return backbone.name, specification.variant, *map(str, cells)
