@@ -121,6 +121,17 @@ def _build(
             ) from None
 
 
+def digest_of_weights(architecture: str, weights: str) -> str | None:
+    """Return the SHA-256 of a weights file; None for random weights and weights of the hub.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    if weights == "random" or weights.startswith(HUB):
+        return None
+    return digest_of(_weights_path(architecture, weights))
+
+
 def _tagged(architecture: str, weights: str) -> str:
     return f"{architecture}.{weights.removeprefix(HUB)}"
 

@@ -8,13 +8,20 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 
 from mosa import __version__
 from mosa.base.errors import UserError
 from mosa.base.files import PACKAGE, SCHEMAS
+from mosa.experiment.protocol import PRESETS
+from mosa.experiment.specification import (
+    BackboneUsed,
+    Specification,
+    make_specification,
+    read_specification,
+)
 
 if TYPE_CHECKING:
     from mosa.engine.machine import Machine
@@ -22,7 +29,6 @@ if TYPE_CHECKING:
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
 ANY = click.Path(path_type=Path)
-KINDS = ["auto", "timm", "npz", "mae", "mocov3", "swin"]  # as in mosa.backbones.weights, which needs torch
 
 
 class Options(click.ParamType):
@@ -114,36 +120,6 @@ def pretrain(output: Path, images: int | None, seed: int, threads: int) -> None:
     pretrain(output, seed=seed, threads=threads, **chosen)
 
 
-_RUN = [
-    click.option("--task", required=True, help="Task, such as demo/digits."),
-    click.option("--pack", type=FILE, required=True, help="Pack of the task, from `mosa make-data`."),
-    click.option("--method", required=True, help="Method, see `mosa methods`."),
-    click.option("--options", type=Options(), default={}, help="Options of the method, as JSON."),
-    click.option("--training", type=Options(), default={}, help="Options of the recipe, as JSON."),
-    click.option("--variant", help="Name of this method with these options; by default the method's."),
-    click.option("--backbone", default="micro_vit", show_default=True, help="Name of the backbone."),
-    click.option(
-        "--architecture", default="mosa_vit_micro", show_default=True, help="Architecture, by timm's name."
-    ),
-    click.option(
-        "--weights", default="builtin", show_default=True, help="builtin, random, a file, or hub: and a tag."
-    ),
-    click.option(
-        "--kind", type=click.Choice(KINDS), default="auto", show_default=True, help="Format of the file."
-    ),
-    click.option(
-        "--image-size", type=click.IntRange(min=1), help="Side of the input; by default the architecture's."
-    ),
-    click.option(
-        "--normalization",
-        type=click.Choice(["weights", "imagenet", "inception"]),
-        default="weights",
-        show_default=True,
-        help="Statistics of the input.",
-    ),
-    click.option("--protocol", default="demo", show_default=True, help="Name of the protocol."),
-]
-
 # How a run is done: the fields of mosa.engine.machine.Machine, and which GPU it takes.
 _MACHINE = [
     click.option("--device", envvar="MOSA_DEVICE", default="cpu", show_default=True, help="cpu or cuda."),
@@ -197,11 +173,76 @@ _MACHINE = [
 ]
 
 
+# What a run is, where no specification is given: the fields of the specification, flat.
+_FLAT = {
+    "task": (Specification, None),
+    "method": (Specification, None),
+    "options": (Specification, {}),
+    "training": (Specification, {}),
+    "variant": (Specification, None),
+    "name": (BackboneUsed, "micro_vit"),
+    "architecture": (BackboneUsed, "mosa_vit_micro"),
+    "weights": (BackboneUsed, "builtin"),
+    "kind": (BackboneUsed, "auto"),
+    "image_size": (BackboneUsed, None),
+    "normalization": (BackboneUsed, "weights"),
+    "protocol": (Specification, "demo"),
+    "stage": (Specification, "final"),
+}
+
+
+def _flat_option(name: str) -> Callable:
+    """Return the command line's option for a field of the specification, from its declaration."""
+    model, default = _FLAT[name]
+    field = model.model_fields[name]
+    kind = field.annotation
+    if get_origin(kind) is Literal:
+        kind = click.Choice(get_args(kind))
+    elif name == "protocol":
+        kind = click.Choice(list(PRESETS))
+    elif name in ("options", "training"):
+        kind = Options()
+    elif name == "image_size":
+        kind = click.IntRange(min=1)
+    flag = "backbone" if name == "name" else name.replace("_", "-")
+    shown = default not in (None, {})
+    return click.option(f"--{flag}", type=kind, default=default, show_default=shown, help=field.description)
+
+
 def run_options(command: Callable) -> Callable:
-    """Add the options that describe a run, and how it is done."""
-    for option in reversed(_RUN + _MACHINE):
+    """Add the options that say what a run is, and how it is done."""
+    spec = click.option(
+        "--spec",
+        type=FILE,
+        help="Specification file of the workflow, instead of the options that describe it.",
+    )
+    pack = click.option("--pack", type=FILE, required=True, help="Pack of the task, from `mosa make-data`.")
+    for option in reversed([spec, pack, *map(_flat_option, _FLAT), *_MACHINE]):
         command = option(command)
     return command
+
+
+def _take_specification(options: dict[str, Any], pack: Path) -> Specification:
+    """Take out the options that say what a run is, and return its specification."""
+    from mosa.backbones.build import digest_of_weights
+    from mosa.data.packs import Pack
+
+    spec = options.pop("spec")
+    names = ["backbone" if name == "name" else name for name in _FLAT]
+    flat = {name: options.pop(name) for name in names}
+    if spec is not None:
+        source = click.get_current_context().get_parameter_source
+        given = [name for name in names if source(name) is click.core.ParameterSource.COMMANDLINE]
+        if given:
+            raise UserError(
+                f"--{given[0].replace('_', '-')}: the specification says it; leave the option out"
+            )
+        return read_specification(spec)
+    for name in ("task", "method"):
+        if flat[name] is None:
+            raise UserError(f"--{name} is missing; give it, or a specification file with --spec")
+    sha256 = digest_of_weights(flat["architecture"], flat["weights"])
+    return make_specification(**flat, sha256=sha256, source=Pack(pack).source)
 
 
 def _take_machine(options: dict[str, Any]) -> tuple["Machine", Any]:
@@ -218,32 +259,27 @@ def _take_machine(options: dict[str, Any]) -> tuple["Machine", Any]:
 
 @cli.command()
 @run_options
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option(
-    "--stage",
-    type=click.Choice(["final", "selection"]),
-    default="final",
-    show_default=True,
-    help="final: train on train + val, evaluate on test; selection: train on train, evaluate on val.",
-)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
 @click.option("--choice", type=FILE, help="Hyper-parameters that `mosa choose` took, over those given.")
 @click.option("--output", type=FILE, required=True, help="Record to write (.json).")
-def train(pack: Path, output: Path, variant: str | None, choice: Path | None, **spec) -> None:
+def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -> None:
     """Train and evaluate one run, and write its record."""
+    from mosa.data.metrics import get_metric
     from mosa.engine.run import execute
-    from mosa.experiment.config import Run
+    from mosa.experiment.expand import Run
+    from mosa.experiment.manifest import with_choice
     from mosa.search.choose import read_choice
 
-    machine, _held = _take_machine(spec)
-    for section, values in (read_choice(choice)["chosen"] if choice else {}).items():
-        spec[section] = spec[section] | values
-    run = Run(variant=variant or spec["method"], **spec)
-    record = execute(run, pack, output, machine)
-    run, metrics = record["run"], record["metrics"]
+    machine, _held = _take_machine(options)
+    specification = _take_specification(options, pack)
+    if choice is not None:
+        specification = with_choice(specification, read_choice(choice)["chosen"])
+    record = execute(Run(specification, seed), pack, output, machine)
+    metrics, metric = record["metrics"], get_metric(record["metric"])
     click.echo(
-        f"{spec['task']} {run['variant']} seed {run['seed']}: top-1 {metrics['top1']:.2f} % on "
-        f"{record['protocol']['eval_split']} ({metrics['examples']} images), "
-        f"{record['seconds']['total']:.1f} s -> {output}"
+        f"{specification.task} {specification.variant} seed {seed}: {metric.title} "
+        f"{metrics[metric.name]:.2f} {metric.unit} on {record['splits']['eval']} "
+        f"({metrics['examples']} images), {record['seconds']['total']:.1f} s -> {output}"
     )
 
 
@@ -271,19 +307,19 @@ def train(pack: Path, output: Path, variant: str | None, choice: Path | None, **
 @click.option("--factor", type=click.IntRange(min=2), default=2, show_default=True, help="Of halving.")
 @click.option("--folder", type=FOLDER, required=True, help="Where the records of the trainings are kept.")
 @click.option("--output", type=FILE, required=True, help="Results of the trials to write (.json).")
-def tune(pack: Path, folder: Path, output: Path, variant: str | None, **spec) -> None:
+def tune(pack: Path, folder: Path, output: Path, **options) -> None:
     """Train what is tried of a method on a task, on train, evaluated on val; test is never opened."""
-    from mosa.experiment.config import Run
+    from mosa.experiment.expand import Run
     from mosa.experiment.space import parse_space
     from mosa.search.trials import Search, run_search
 
-    machine, _held = _take_machine(spec)
-    how = {name: spec.pop(name) for name in ("trials", "seeds", "min_epochs", "factor")}
-    space, kind, seed = parse_space(spec.pop("space")), spec.pop("search"), spec.pop("search_seed")
-    search = Search(space, kind, seed=seed, **how)
-    run = Run(variant=variant or spec["method"], **spec)
-    result = run_search(run, search, pack, folder, output, machine)
-    click.echo(f"{run.task} {run.variant}: {len(result['trials'])} trials -> {output}")
+    machine, _held = _take_machine(options)
+    specification = _take_specification(options, pack)
+    how = {name: options.pop(name) for name in ("trials", "seeds", "min_epochs", "factor")}
+    search = Search(parse_space(options["space"]), options["search"], seed=options["search_seed"], **how)
+    result = run_search(Run(specification), search, pack, folder, output, machine)
+    done = len(result["trials"])
+    click.echo(f"{specification.task} {specification.variant}: {done} trials -> {output}")
 
 
 @cli.command()
@@ -379,17 +415,21 @@ def memory(files: tuple[Path, ...], alone: bool, gradient_checkpointing: bool) -
 
 
 @cli.command()
-@click.option("--manifest", type=FILE, required=True, help="File that lists the records, one path per line.")
-@click.option("--existing", is_flag=True, help="Leave out the records that do not exist yet.")
+@click.option(
+    "--manifest", type=FILE, required=True, help="Manifest of the workflow: which records are meant."
+)
+@click.option(
+    "--existing", is_flag=True, help="Leave out, and list, what is missing or of another specification."
+)
 @click.option("--output", type=FILE, required=True, help="CSV to write, one row per run.")
 def collect(manifest: Path, existing: bool, output: Path) -> None:
-    """Validate the records of a manifest and collect them into one CSV."""
-    from mosa.records import collect
+    """Verify the records of a manifest, each against its specification, and collect them into one CSV."""
+    from mosa.results.collect import collect
 
-    paths = _listed(manifest)
-    found = [path for path in paths if path.exists()] if existing else paths
-    collect(found, output, placed=True)
-    click.echo(f"{len(found)} of {len(paths)} records -> {output}")
+    found, meant, stale = collect(manifest, output, existing)
+    for problem in stale:
+        click.echo(f"left out: {problem}", err=True)
+    click.echo(f"{found} of {meant} records -> {output}")
 
 
 def _names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
@@ -411,7 +451,7 @@ VARIANTS = click.option(
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def tables(records: Path, variants: list[str] | None, published: bool, output: Path) -> None:
     """Write the comparison tables (CSV, Markdown, LaTeX, HTML, text) from records."""
-    from mosa.records import read_table
+    from mosa.results.frame import read_table
     from mosa.results.tables.write import terminal_table, write_tables
 
     frame = read_table(records)
@@ -425,7 +465,7 @@ def tables(records: Path, variants: list[str] | None, published: bool, output: P
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def plots(records: Path, variants: list[str] | None, output: Path) -> None:
     """Draw all plots (SVG, PDF, PNG) from records."""
-    from mosa.records import read_table
+    from mosa.results.frame import read_table
     from mosa.results.plots.write import write_plots
 
     write_plots(read_table(records), output, variants)
@@ -457,7 +497,7 @@ def report(
     output: Path,
 ) -> None:
     """Write a report from records: one HTML page with tables, interactive plots, and every run."""
-    from mosa.records import read_table
+    from mosa.results.frame import read_table
     from mosa.results.report import missing_runs, write_report
 
     text = _read_text(config) if config else ""
@@ -499,12 +539,16 @@ def tasks() -> None:
 @cli.command()
 def schema() -> None:
     """Write again what is generated: the schema of the methods' options, and two pages of docs."""
-    from mosa.experiment.config import configuration_page
+    from mosa.experiment.schema import config_schema, configuration_page
     from mosa.peft.describe import methods_page, methods_schema
+    from mosa.results.describe import record_schema, records_page
 
     docs = PACKAGE.parent / "docs"
     for path, text in (
         (SCHEMAS / "methods.schema.json", json.dumps(methods_schema(), indent=2) + "\n"),
+        (SCHEMAS / "config.schema.json", json.dumps(config_schema(), indent=2) + "\n"),
+        (SCHEMAS / "record.schema.json", json.dumps(record_schema(), indent=2) + "\n"),
+        (docs / "records.md", records_page()),
         (docs / "methods.md", methods_page()),
         (docs / "configuration.md", configuration_page()),
     ):

@@ -186,7 +186,8 @@ def _build(run: Run, pack: Pack, pack_path: Path) -> tuple[nn.Module, Backbone]:
     if pack.size != backbone.image_size:
         raise UserError(
             f"{pack_path}: has images of {pack.size} pixels, {wanted.architecture} takes "
-            f"{backbone.image_size}; make the pack with --image-size {backbone.image_size}, or set the backbone's image_size"
+            f"{backbone.image_size}; make the pack with --image-size {backbone.image_size}, or set the "
+            "backbone's image_size"
         )
     return model, backbone
 

@@ -102,9 +102,7 @@ class BackboneEntry(Declared):
         "tag of "
         "timm's, such as hub:orig_in21k.",
     )
-    kind: Literal["auto", "timm", "npz", "mae", "mocov3", "swin"] = option(
-        "auto", description="Format of the file, see docs/weights.md."
-    )
+    kind: Literal[KINDS] = option("auto", description="Format of the file, see docs/weights.md.")
     image_size: Annotated[int, Field(ge=1)] | None = option(
         None, description="Side of the square input in pixels; null: 32 for mosa_vit_micro, otherwise 224."
     )

@@ -8,13 +8,14 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
 from mosa.base.errors import UserError, unknown
 from mosa.base.files import PACKAGE, written_atomically
 from mosa.experiment.declared import STORED, Declared, decisive, differences, digest_of_data, option
+from mosa.experiment.models import KINDS
 from mosa.experiment.protocol import PROTOCOL_VERSION
 from mosa.experiment.recipe import Recipe, problem_of
 from mosa.experiment.validation import Places, explain, options_model, read_schema, validated
@@ -64,10 +65,10 @@ class BackboneUsed(Declared):
         description="What the weights are, wherever they lie: SHA-256 of the file, `random`, or hub: and a "
         "tag."
     )
-    kind: str = option("auto", description="Format of the file, see docs/weights.md.")
+    kind: Literal[KINDS] = option("auto", description="Format of the file, see docs/weights.md.")
     image_size: int | None = option(None, description="Side of the square input, in pixels; null: timm's.")
-    normalization: str = option(
-        "weights", description="Statistics of the input: weights, imagenet, inception."
+    normalization: Literal["weights", "imagenet", "inception"] = option(
+        "weights", description="Statistics of the input; `weights`: as the weights were trained."
     )
 
 
@@ -80,8 +81,8 @@ class Specification(Declared):
     method: str = option(min_length=1, description="Name in the registry of methods.")
     options: dict[str, Any] = option(description="All options of the method.")
     training: Recipe = option(description="The recipe.")
-    stage: str = option(
-        pattern="^(final|selection)$", description="`final` or `selection`, as in the config."
+    stage: Literal["final", "selection"] = option(
+        description="final: trained on train + val, evaluated on test; selection: on train, and on val."
     )
     protocol: ProtocolUsed = option(description="The protocol.")
     data: DataUsed = option(description="The images.")

@@ -1,0 +1,71 @@
+"""Collecting records: each is verified against the specification that the manifest means."""
+
+from pathlib import Path
+from typing import Any
+
+from mosa.base.errors import UserError
+from mosa.experiment.manifest import Meant, read_manifest, with_choice
+from mosa.experiment.specification import Specification
+from mosa.records import check_specification, load_record
+from mosa.results.frame import to_frame, write_table
+from mosa.search.choose import read_choice
+
+
+def meant_specification(meant: Meant) -> Specification:
+    """Return the specification that a record has to have, with the chosen hyper-parameters, if any.
+
+    Raises:
+        UserError: The choice is missing, or is not one.
+    """
+    if meant.choice is None:
+        return meant.specification
+    return with_choice(meant.specification, read_choice(meant.choice)["chosen"])
+
+
+def load_meant(meant: Meant) -> dict[str, Any]:
+    """Load a record, and refuse it unless it is the one that is meant.
+
+    Raises:
+        UserError: The record is missing, invalid, was changed, or is of another specification or seed.
+    """
+    if not meant.path.exists():
+        raise UserError(f"{meant.path}: missing")
+    record = load_record(meant.path)
+    wanted = meant_specification(meant)
+    check_specification(record, wanted, meant.path)
+    if record["seed"] != meant.seed:
+        raise UserError(
+            f"{meant.path}: the record of seed {record['seed']}, expected {meant.seed}; delete it and run "
+            "again"
+        )
+    own = wanted.data.own or {}
+    return record | {"metric": own.get("metric", record["metric"])}  # which one is reported can be changed
+
+
+def collect(manifest: Path, output: Path, existing: bool = False) -> tuple[int, int, list[str]]:
+    """Load the records of a manifest and write them as one CSV.
+
+    Args:
+        manifest: The manifest.
+        output: The CSV to write.
+        existing: Leave out what is missing or is not what is meant, instead of refusing it.
+
+    Returns:
+        How many records are in the CSV, how many are meant, and what was left out and why.
+
+    Raises:
+        UserError: A record is missing, invalid, or of another specification, or there is none at all.
+    """
+    _, meant = read_manifest(manifest)
+    records, stale = [], []
+    for one in meant:
+        try:
+            records.append((load_meant(one), one.path))
+        except UserError as error:
+            if not existing:
+                raise
+            stale.append(str(error))
+    if not records:
+        raise UserError(f"{manifest}: none of its {len(meant)} records exists yet; run snakemake first")
+    write_table(to_frame(records), output)
+    return len(records), len(meant), [problem for problem in stale if not problem.endswith(": missing")]

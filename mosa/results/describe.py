@@ -1,0 +1,40 @@
+"""The record as a JSON Schema and as a page of documentation."""
+
+from typing import Any
+
+from mosa.experiment.schema import model_schema, rows
+from mosa.records import Record
+from mosa.results.frame import COLUMNS
+
+
+def record_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a record."""
+    return model_schema(Record, "record.schema.json", "Run record")
+
+
+def records_page() -> str:
+    """Return the documentation of a record and of the table of records, in Markdown."""
+    columns = (f"| `{name}` | `{where or 'specification.task'}` |" for name, where in COLUMNS.items())
+    lines = [
+        "# Records",
+        "",
+        "Written by `mosa schema` from the models in `mosa/records.py`; do not edit.",
+        "",
+        "A run leaves one JSON file, results/runs/<benchmark>/<task>/<backbone>/<variant>/seed<n>.json. It",
+        "carries its specification, and digests of that and of its own content: `mosa verify` checks both, "
+        "and",
+        "`mosa reproduce RECORD` trains the run again from the record alone.",
+        "",
+        "| key | type | default | meaning |",
+        "|---|---|---|---|",
+        *(f"| {row} |" for row in rows(record_schema(), "")),
+        "",
+        "## The table of records",
+        "",
+        "`results/tables/runs.csv` has one row per run, and these columns:",
+        "",
+        "| column | key of the record |",
+        "|---|---|",
+        *columns,
+    ]
+    return "\n".join(lines) + "\n"
