@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from mosa.data.layouts import Source
     from mosa.data.task import Task
 
 
@@ -18,6 +19,8 @@ def make_pack(
     interpolation: str = "bicubic",
     limit_gib: float | None = None,
     threads: int = 1,
+    content: str | None = None,
+    cache: Path | None = None,
 ) -> None:
     """Render a task, or read it from disk, and pack all its splits into one file.
 
@@ -29,9 +32,13 @@ def make_pack(
         interpolation: "bicubic" or "bilinear".
         limit_gib: Largest pack, in GiB; a larger set is listed, and decoded while training.
         threads: Threads that decode.
+        content: Identifies the files of a task on disk, as `mosa.data.content.task_content` does; it is
+            stored in the pack, and the files are identified again when all are read. None: they are not.
+        cache: Folder of packs, which keeps the digests of files; None: identifying them reads all again.
 
     Raises:
-        UserError: There is no such task, something is wrong with its files, or the pack cannot be written.
+        UserError: There is no such task, something is wrong with its files, they changed while they were
+            packed, or the pack cannot be written.
     """
     from mosa.base.errors import UserError
     from mosa.data.catalogue import get_task
@@ -44,16 +51,33 @@ def make_pack(
 
         write_pack(output, task, render_splits(task))
         return
-    from mosa.data.layouts import Report, read_source
+    from mosa.data.content import task_content
 
     if root is None and task.root is None:
         raise UserError(
             f"{task.full_name} is read from disk: name the folder of {task.benchmark} with --root"
         )
+    root = Path(root or ".")
+    source = _read_lists(task, root)
+
+    def verify() -> None:
+        if content is not None and task_content(task, root, cache) != content:
+            raise UserError(f"{task.full_name}: the images changed while they were packed; run again")
+
+    pack_source(
+        output, task, source, image_size, interpolation, limit_gib, threads, content=content, verify=verify
+    )
+
+
+def _read_lists(task: "Task", root: Path) -> "Source":
+    """Read the lists of a task; the first problem is an error."""
+    from mosa.base.errors import UserError
+    from mosa.data.layouts import Report, read_source
+
     report = Report()
-    source = read_source(task, Path(root or "."), report)
+    source = read_source(task, root, report)
     if report.errors or source is None:
         first, others = report.errors[0], len(report.errors) - 1
         more = f" (and {others} more: `mosa check` lists them)" if others else ""
         raise UserError(f"{first.place}: {first.message}{more}")
-    pack_source(output, task, source, image_size, interpolation, limit_gib, threads)
+    return source

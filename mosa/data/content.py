@@ -134,11 +134,12 @@ def _food_files(task: Task, folder: Path) -> Iterator[File]:
 
 
 def _csv_files(task: Task, path: Path) -> Iterator[File]:
-    yield from _file(path.parent, path.name)
+    folder = str(path.parent)
+    yield from _file(folder, path.name)
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for row in csv.DictReader(file):
-                yield from _image(path.parent, "", row.get("path") or "")
+                yield from _image(folder, "", row.get("path") or "")
     except (OSError, UnicodeDecodeError, csv.Error):
         return
 
@@ -183,17 +184,19 @@ def _file(folder: str | Path, path: str, name: str | None = None) -> Iterator[Fi
         yield file
 
 
-def _image(folder: Path, base: str, relative: str) -> Iterator[File]:
+def _image(folder: str | Path, base: str, relative: str) -> Iterator[File]:
     """Yield the image that a list names, by the rules of `mosa.data.layouts.source.find_image`."""
     if not relative or relative.startswith("/") or ".." in relative.split("/"):
         return
     name = f"{base}/{relative}" if base else relative
-    stem = os.path.splitext(name)[0]
-    candidates = [name, *(f"{stem}{suffix}" for suffix in IMAGE_SUFFIXES[:3])]
-    found = (look_up(f"{folder}/{candidate}", candidate) for candidate in candidates)
-    file = next((file for file in found if file is not None), None)
+    file = look_up(f"{folder}/{name}", name) or _of_another_format(folder, os.path.splitext(name)[0])
     if file is not None:
         yield file
+
+
+def _of_another_format(folder: str | Path, stem: str) -> File | None:
+    names = (f"{stem}{suffix}" for suffix in IMAGE_SUFFIXES[:3])
+    return next((file for name in names if (file := look_up(f"{folder}/{name}", name))), None)
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry]:

@@ -99,9 +99,10 @@ def _fingerprint(files: Iterable[File]) -> str:
 
 def _read(files: list[File], announced: str) -> dict[str, str]:
     """Return the digests of files by name, without those that cannot be read."""
-    many = len(files) > _MANY
+    count = sum(not file.name.endswith("/") for file in files)
+    many = count > _MANY
     if many:
-        print(announced.format(len(files)), file=sys.stderr, flush=True)
+        print(announced.format(count), file=sys.stderr, flush=True)
     chunks = [files[start : start + _CHUNK] for start in range(0, len(files), _CHUNK)]
     digests: dict[str, str] = {}
     with ThreadPoolExecutor(_THREADS) as pool:

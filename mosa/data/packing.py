@@ -19,7 +19,7 @@ from tqdm import tqdm
 from mosa.base.errors import UserError
 from mosa.base.files import locked, written_atomically
 from mosa.data.images import read_image
-from mosa.data.layouts.source import Source
+from mosa.data.layouts.source import Entry, Source
 from mosa.data.packs import DTYPES, PARTS, Pack
 from mosa.data.task import PACK_FORMAT, Task
 
@@ -67,6 +67,8 @@ def pack_source(
     interpolation: str = "bicubic",
     limit_gib: float | None = None,
     threads: int = 1,
+    content: str | None = None,
+    verify: Callable[[], None] | None = None,
 ) -> str:
     """Decode a task's files once into a pack, or only list them if they would take too much room.
 
@@ -78,6 +80,8 @@ def pack_source(
         interpolation: "bicubic" or "bilinear".
         limit_gib: Largest pack, in GiB; a larger set is decoded while training. None: no limit.
         threads: Threads that decode.
+        content: Identifies the files, see `mosa.data.content.task_content`; it is stored in the pack.
+        verify: Called when all files are read; what it raises leaves no pack behind.
 
     Returns:
         The digest of the content.
@@ -85,50 +89,22 @@ def pack_source(
     Raises:
         UserError: An image cannot be read, or the disk has no room.
     """
-    count = sum(len(entries) for entries in source.splits.values())
-    need = int(3 * size**2 * count * (1 if task.resize == "direct" else (256 / 224) ** 2 * 4 / 3))
-    files = not any(isinstance(e.image, np.ndarray) for e in islice(source.splits["train"], 1))
-    packed = limit_gib is None or need <= limit_gib * 2**30 or not files
-    announced = f"{task.full_name}: {count:,} images, about {need / 2**30:.2f} GiB as a pack"
-    print(announced if packed else f"{announced}, over the limit of {limit_gib} GiB: decoded while training",
-          file=sys.stderr, flush=True)  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(path.parent).free
-    if packed and need > free:
-        raise UserError(
-            f"{path}: needs about {need / 2**30:.2f} GiB and the disk has {free / 2**30:.2f} GiB; make room, "
-            "set paths.packs to another disk, or set packing.limit_gib to decode the images while training"
-        )
+    packed = _decide_packing(path, task, source, size, limit_gib)
+    side = size if task.resize == "direct" else None
+
+    def read(entry: Entry) -> np.ndarray:
+        if packed:
+            return read_image(entry.image, size, task.resize, interpolation)
+        return np.frombuffer(_sha256(entry.image), np.uint8)
 
     def write(writer: "_Writer") -> dict[str, Any]:
-        bar = tqdm(total=count, unit="image", desc=task.full_name, disable=not sys.stderr.isatty())
-        with bar, ThreadPoolExecutor(threads) as pool:
+        with _reading(task, source, read, threads) as in_order:
             for split in PARTS:
-                entries = source.splits[split]
-                if not packed:
-                    paths = "\0".join(str(entry.image.absolute()) for entry in entries).encode()
-                    writer.add(f"{split}.files", "uint8", None, [np.frombuffer(paths, np.uint8)])
-                    digests = _in_order(
-                        pool, lambda e: np.frombuffer(_sha256(e.image), np.uint8), entries, bar
-                    )
-                    writer.add(f"{split}.hashes", "uint8", None, digests)
-                else:
-                    sizes: list[tuple[int, int]] = []
-                    fixed = task.resize == "direct"
-                    images = _in_order(
-                        pool, lambda e: read_image(e.image, size, task.resize, interpolation), entries, bar
-                    )
-                    shape = (len(entries), size, size, 3) if fixed else None
-                    writer.add(f"{split}.images", "uint8", shape, _noting(images, sizes))
-                labels = np.array([entry.label for entry in entries], np.int64)
-                writer.add(f"{split}.labels", "int64", labels.shape, [labels])
-                if source.sets:
-                    sets = np.repeat(np.arange(len(source.sets)), source.set_sizes[split]).astype(np.int64)
-                    writer.add(f"{split}.sets", "int64", sets.shape, [sets])
-                if packed and not fixed:
-                    writer.add(f"{split}.sizes", "int32", (len(sizes), 2), [np.array(sizes, np.int32)])
+                _add_split(writer, split, source, in_order, packed, side)
         for fraction, index in source.subsets.items():
             writer.add(f"subset.{fraction}", "int64", (len(index),), [np.array(index, np.int64)])
+        if verify is not None:
+            verify()
         return {
             "num_classes": source.num_classes,
             "size": size,
@@ -136,18 +112,87 @@ def pack_source(
             "notes": source.notes,
             "sets": list(source.sets),
             "packed": packed,
+            "source": content,
         }
 
-    return _write(path, task, write)
+    return _write(path, task, write, content)
 
 
-def _in_order(pool: ThreadPoolExecutor, work: Callable, items: Iterable, bar: tqdm) -> Iterator[np.ndarray]:
-    """Yield the results in order, a few at a time, so that no split is ever in memory as a whole."""
-    items = iter(items)
-    while chunk := list(islice(items, 64)):
-        for result in pool.map(work, chunk):
-            bar.update()
-            yield result
+def _count(source: Source) -> int:
+    return sum(len(entries) for entries in source.splits.values())
+
+
+def _decide_packing(path: Path, task: Task, source: Source, size: int, limit_gib: float | None) -> bool:
+    """Decide whether the pack holds pixels or lists files; report it, and check that the disk has room."""
+    count = _count(source)
+    need = int(3 * size**2 * count * (1 if task.resize == "direct" else (256 / 224) ** 2 * 4 / 3))
+    files = not any(isinstance(entry.image, np.ndarray) for entry in islice(source.splits["train"], 1))
+    packed = limit_gib is None or need <= limit_gib * 2**30 or not files
+    announced = f"{task.full_name}: {count:,} images, about {need / 2**30:.2f} GiB as a pack"
+    over = "" if packed else f", over the limit of {limit_gib} GiB: decoded while training"
+    print(announced + over, file=sys.stderr, flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(path.parent).free
+    if packed and need > free:
+        raise UserError(
+            f"{path}: needs about {need / 2**30:.2f} GiB and the disk has {free / 2**30:.2f} GiB; make room, "
+            "set paths.packs to another disk, or set packing.limit_gib to decode the images while training"
+        )
+    return packed
+
+
+@contextlib.contextmanager
+def _reading(
+    task: Task, source: Source, read: Callable[[Entry], np.ndarray], threads: int
+) -> Iterator[Callable[[list[Entry]], Iterator[np.ndarray]]]:
+    """Give a function that reads entries in threads and yields the results in order, with one bar for all."""
+    bar = tqdm(total=_count(source), unit="image", desc=task.full_name, disable=not sys.stderr.isatty())
+    with bar, ThreadPoolExecutor(threads) as pool:
+
+        def in_order(entries: list[Entry]) -> Iterator[np.ndarray]:
+            entries = iter(entries)
+            while chunk := list(islice(entries, 64)):  # so that no split is ever in memory as a whole
+                for result in pool.map(read, chunk):
+                    bar.update()
+                    yield result
+
+        yield in_order
+
+
+def _add_split(
+    writer: "_Writer",
+    split: str,
+    source: Source,
+    in_order: Callable[[list[Entry]], Iterator[np.ndarray]],
+    packed: bool,
+    side: int | None,
+) -> None:
+    """Write one split.
+
+    Args:
+        writer: Takes the tensors.
+        split: "train", "val" or "test".
+        source: The task's lists.
+        in_order: Yields the pixels of each image, or the SHA-256 of its file if it is not packed.
+        packed: Whether the pack holds pixels; otherwise it lists files.
+        side: Side of the images, in pixels, if all are squares of one size.
+    """
+    entries = source.splits[split]
+    sizes: list[tuple[int, int]] = []
+    if packed:
+        shape = None if side is None else (len(entries), side, side, 3)
+        writer.add(f"{split}.images", "uint8", shape, _noting(in_order(entries), sizes))
+    else:
+        paths = "\0".join(str(entry.image.absolute()) for entry in entries).encode()
+        writer.add(f"{split}.files", "uint8", None, [np.frombuffer(paths, np.uint8)])
+        writer.add(f"{split}.hashes", "uint8", None, in_order(entries))
+    labels = np.array([entry.label for entry in entries], np.int64)
+    writer.add(f"{split}.labels", "int64", labels.shape, [labels])
+    if source.sets:
+        sets = np.repeat(np.arange(len(source.sets)), source.set_sizes[split]).astype(np.int64)
+        writer.add(f"{split}.sets", "int64", sets.shape, [sets])
+    if packed and side is None:
+        writer.add(f"{split}.sizes", "int32", (len(sizes), 2), [np.array(sizes, np.int32)])
 
 
 def _noting(images: Iterable[np.ndarray], sizes: list[tuple[int, int]]) -> Iterator[np.ndarray]:
@@ -164,14 +209,17 @@ def _sha256(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read ({error}); extract the archive again") from None
 
 
-def _write(path: Path, task: Task, write: Callable[["_Writer"], dict[str, Any]]) -> str:
+def _write(
+    path: Path, task: Task, write: Callable[["_Writer"], dict[str, Any]], content: str | None = None
+) -> str:
     started = time.time()
     with locked(path):
         for left in path.parent.glob(f".{path.name}.*.tmp"):  # by a process that was killed: we hold the lock
             left.unlink(missing_ok=True)
         with contextlib.suppress(UserError):
             pack = Pack(path)
-            if pack.task == task and path.stat().st_mtime > started:  # another process made it meanwhile
+            made = path.stat().st_mtime > started  # by another process, meanwhile
+            if made and pack.task == task and pack.source == content:
                 return pack.digest
         with written_atomically(path) as temporary, temporary.open("wb") as file:
             writer = _Writer(file)

@@ -33,6 +33,7 @@ class Pack:
         notes: What was decided for the user, such as a hold-out.
         sets: Names of the data sets of a union.
         packed: Whether it holds pixels; otherwise it lists files, which are decoded when they are read.
+        source: The files that it was made from, see `mosa.data.content.task_content`; None: not known.
         digest: SHA-256 of the content of all splits.
 
     Raises:
@@ -64,6 +65,7 @@ class Pack:
             self.notes: list[str] = json.loads(metadata.get("notes", "[]"))
             self.sets: list[str] = json.loads(metadata.get("sets", "[]"))
             self.packed: bool = json.loads(metadata.get("packed", "true"))
+            self.source: str | None = json.loads(metadata.get("source", "null"))
             self.digest = metadata["digest"]
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(

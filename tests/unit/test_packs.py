@@ -15,8 +15,9 @@ from PIL import Image
 from standin import make_vtab
 
 from mosa.base.errors import UserError
-from mosa.data import make_pack
+from mosa.data import make_pack, packing
 from mosa.data.catalogue import get_task
+from mosa.data.content import task_content
 from mosa.data.images import decode, read_image
 from mosa.data.packs import Pack
 from mosa.engine.batches import RESIDENT_SHARE, Images, lies_on_device
@@ -191,6 +192,53 @@ def test_threads_change_nothing(root, tmp_path):
     for threads in (1, 3):
         make_pack(TASK, tmp_path / f"{threads}", root, image_size=32, threads=threads)
     assert Pack(tmp_path / "1").digest == Pack(tmp_path / "3").digest
+
+
+# The files that a pack was made from
+
+
+def test_a_pack_knows_its_source(root, tmp_path):
+    content = task_content(TASK, root, tmp_path)
+    for name, options in (("pack", {}), ("list", {"limit_gib": 1e-6}), ("cached", {"cache": tmp_path})):
+        make_pack(TASK, tmp_path / name, root, image_size=32, content=content, **options)
+        assert Pack(tmp_path / name).source == content
+    make_pack(TASK, tmp_path / "unknown", root, image_size=32)
+    make_pack("demo/digits", tmp_path / "rendered")
+    assert Pack(tmp_path / "unknown").source is None and Pack(tmp_path / "rendered").source is None
+    assert Pack(tmp_path / "unknown").digest == Pack(tmp_path / "pack").digest
+
+
+@pytest.mark.parametrize("limit_gib", [None, 1e-6])
+@pytest.mark.parametrize("cached", [True, False])
+def test_images_that_change_while_they_are_packed_leave_no_pack(
+    cached, limit_gib, root, tmp_path, monkeypatch
+):
+    shutil.copytree(root, tmp_path / "data")
+    cache = tmp_path / "cache" if cached else None
+    changed = tmp_path / "data" / "cifar" / "images" / "test" / "000003.jpg"
+    content = task_content(TASK, tmp_path / "data", cache)
+    finish = packing._add_split
+
+    def read_and_change(*arguments):
+        finish(*arguments)
+        changed.write_bytes(changed.read_bytes() + b"\0")
+
+    monkeypatch.setattr(packing, "_add_split", read_and_change)
+    how = {"image_size": 32, "limit_gib": limit_gib, "content": content, "cache": cache}
+    with pytest.raises(
+        UserError, match=r"vtab1k/cifar: the images changed while they were packed; run again"
+    ):
+        make_pack(TASK, tmp_path / "packs" / "pack", tmp_path / "data", **how)
+    assert not leftovers(tmp_path / "packs", None)
+
+
+def test_a_pack_of_other_files_is_not_taken_for_that_of_another_process(root, tmp_path, monkeypatch):
+    path = tmp_path / "pack"
+    content = task_content(TASK, root, tmp_path)
+    make_pack(TASK, path, root, image_size=32)
+    monkeypatch.setattr(packing.time, "time", lambda: 0)  # the pack is new, as if made meanwhile
+    make_pack(TASK, path, root, image_size=32, content=content)
+    assert Pack(path).source == content
 
 
 # What the trainer reads
