@@ -7,7 +7,10 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-configfile: "config.yaml"
+# A job that waited in a queue reads what was frozen when it was submitted, not the config.
+if workflow.is_main_process:
+
+    configfile: "config.yaml"
 
 
 include: "rules/common.smk"

@@ -5,7 +5,6 @@ content, and, against a manifest, that its specification is the one that is mean
 """
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -318,16 +317,3 @@ def describe_differences(differences: Mapping[str, tuple[Any, Any]]) -> str:
     """Return "key is X, expected Y" for each difference between a record and what is meant."""
     texts = (f"{key} is {ours!r}, expected {theirs!r}" for key, (ours, theirs) in differences.items())
     return ", ".join(texts)
-
-
-_START = re.compile(rb'"specification_digest":\s*"([0-9a-f]{64})"')
-
-
-def peek_digest(path: Path) -> str | None:
-    """Return the digest of a record's specification from its first bytes; None: there is none."""
-    try:
-        with path.open("rb") as file:
-            found = _START.search(file.read(400))
-    except OSError:
-        return None
-    return found[1].decode() if found else None

@@ -1,5 +1,5 @@
-# All records of this config in one table. Records of runs that the config no longer has stay on disk
-# but are not in it.
+# All records of this config in one table, each verified against the specification that the manifest means.
+# Records of runs that the config no longer has stay on disk, and are not in it.
 
 
 rule collect:
@@ -7,7 +7,9 @@ rule collect:
         records=list(RUNS),
         manifest=MANIFEST,
     output:
-        f"{RESULTS}/tables/runs.csv",
+        runs=f"{RESULTS}/tables/runs.csv",
+        # A digest of what the table was made from, by which a stale one is known.
+        made_from=f"{RESULTS}/tables/runs.made-from",
     log:
         f"{RESULTS}/logs/collect.log",
     conda:
@@ -15,7 +17,5 @@ rule collect:
     resources:
         mem="2GB",
         runtime="10m",
-    params:
-        columns=" ".join(COLUMNS),  # a CSV of other columns is made again
     shell:
-        "mosa collect --manifest {input.manifest:q} --output {output:q} > {log:q} 2>&1"
+        "mosa collect --manifest {input.manifest:q} --output {output.runs:q} > {log:q} 2>&1"

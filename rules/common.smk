@@ -1,55 +1,48 @@
 # Names and helpers that the rules share. Nothing here imports torch or pandas: every cluster job
-# reads this file again.
+# reads this file again. The head process reads the config, and freezes what it means; a job reads what was
+# frozen, whatever happened to the config while it waited.
 import hashlib
 import inspect
-import json
 import os
-import re
 import shlex
 import sys
-from functools import cache
 from pathlib import Path
 
-import yaml
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(workflow.basedir))
 
+from mosa.experiment import resources
 from mosa.experiment.curves import option_curves
-from mosa.experiment.config import backbone_image_size, config_tasks, expand, load_config
-from mosa.data.task import OWN, pack_name
-from mosa.base.errors import UserError
-from mosa.base.files import written_atomically
-from mosa.experiment.plan import image_passes
-from mosa.experiment.protocol import PRESETS
-from mosa.records import COLUMNS
-from mosa.experiment.space import count_trainings
+from mosa.experiment.workflow import FROZEN, UserError, Workflow
 
 # The strongest last: Snakemake lists the files of the command line first, but merges them over the others.
 CONFIG_FILES = sorted(map(Path, workflow.configfiles), key=list(workflow.overwrite_configfiles).count)
 
 try:
-    CONFIG = load_config(config, CONFIG_FILES)
+    if workflow.is_main_process:
+        EXPERIMENT = Workflow.from_config(config, CONFIG_FILES, workflow.config_settings.config)
+        os.environ[FROZEN] = str(EXPERIMENT.freeze().resolve())
+    else:
+        EXPERIMENT = Workflow.from_frozen(os.environ.get(FROZEN))
+    MANIFEST, CONFIG_SHOWN = EXPERIMENT.manifest, EXPERIMENT.shown_config
+    # Only what lies on disk, or is another model, is checked: a run of the demo waits for nothing.
+    CHECKED = [
+        f"{EXPERIMENT.results}/check-{Path(path).stem}.txt" for path in [EXPERIMENT.checked_config] if path
+    ]
 except UserError as error:
     raise WorkflowError(str(error)) from None
 
-RESULTS = Path(CONFIG["paths"]["results"]).as_posix()
-PACKS = Path(CONFIG["paths"]["packs"]).as_posix()
-TASKS = {task.full_name: task for task in config_tasks(CONFIG)}
-WEIGHTS_FILES = [
-    model["weights"] for model in CONFIG["backbones"].values() if Path(model["weights"]).is_file()
-]
+
+envvars:
+    FROZEN,
+
+
+CONFIG = EXPERIMENT.config
+RESULTS = EXPERIMENT.results
+PACKS = EXPERIMENT.packs
+RUNS = EXPERIMENT.runs
 GPU = {"gpu": 1} if CONFIG["device"] == "cuda" else {}
-LARGE = re.compile("large|huge|giant")  # backbones
-RUNS = {f"{RESULTS}/{run.path}": run for run in expand(CONFIG)}
-TASK_OF_PACK = {
-    pack_name(task, backbone_image_size(backbone), PRESETS[CONFIG["protocol"]].interpolation): (
-        task,
-        backbone_image_size(backbone),
-    )
-    for task in config_tasks(CONFIG)
-    for backbone in CONFIG["backbones"].values()
-}
 MAIN_VARIANTS = ",".join(CONFIG["variants"])
 
 TABLES = [
@@ -64,8 +57,16 @@ TABLES = [
 PUBLISHED = not set(CONFIG["benchmarks"]).isdisjoint(("vtab1k", "fgvc", "general"))
 TABLES += [f"{RESULTS}/tables/published.{kind}" for kind in ("csv", "md") if PUBLISHED]
 # Only an experiment that sweeps an option has a plot of it. (Tuning may give every value another recipe.)
-FIRST = {run.variant: run for run in sorted(RUNS.values(), key=lambda run: run.task, reverse=True)}
-CURVES = option_curves({name: (run.method, run.options, run.training) for name, run in FIRST.items()})
+FIRST = {
+    run.specification.variant: run
+    for run in sorted(RUNS.values(), key=lambda run: run.specification.task, reverse=True)
+}
+CURVES = option_curves(
+    {
+        name: (run.specification.method, run.specification.options, run.specification.training.model_dump())
+        for name, run in FIRST.items()
+    }
+)
 PLOT_NAMES = ["comparison", "scaling", "compute", "ranks"]
 PLOT_NAMES += ["options"] if CURVES and not CONFIG["tune"] else []
 PLOT_NAMES += ["backbones"] if len(CONFIG["backbones"]) > 1 else []
@@ -73,15 +74,9 @@ PLOTS = [f"{RESULTS}/plots/{name}.{kind}" for name in PLOT_NAMES for kind in ("s
 
 REPORT = f"{RESULTS}/report.html"
 
-# What tuned hyper-parameters the runs take, and tables of them.
-CHOICES = list(
-    dict.fromkeys(f"{RESULTS}/tune/choices/{run.choice}.json" for run in RUNS.values() if run.choice)
-)
-SEARCHES = [
-    f"{RESULTS}/tune/trials/{run.task}/{run.backbone}/{run.variant}.json"
-    for run in RUNS.values()
-    if run.choice and run.seed == CONFIG["seeds"][0] and run.variant in CONFIG["variants"]
-]
+# What hyper-parameters were chosen for the runs, and tables of them.
+CHOICES = list(EXPERIMENT.choices)
+SEARCHES = list(EXPERIMENT.searches)
 CHOSEN = [f"{RESULTS}/tables/chosen.{kind}" for kind in ("csv", "md", "json") if CHOICES]
 
 # `mosa` of the environment that Snakemake runs in, whatever else is on PATH; with conda, the job's own first.
@@ -104,14 +99,7 @@ shell.prefix(f"set -euo pipefail; export {EXPORTS} PATH={':'.join(PATHS)}; ")
 
 
 wildcard_constraints:
-    benchmark="|".join(map(re.escape, CONFIG["benchmarks"])),
-    task="|".join(re.escape(task) for tasks in CONFIG["benchmarks"].values() for task in tasks),
-    backbone="|".join(map(re.escape, CONFIG["backbones"])),
-    config="data-[0-9a-f]+",
-    scope="|".join({re.escape(run.task) for run in RUNS.values()} | set(map(re.escape, CONFIG["benchmarks"]))),
-    pack="|".join(map(re.escape, TASK_OF_PACK)),
-    variant="|".join(sorted({re.escape(run.variant) for run in RUNS.values()})),
-    seed="|".join(map(str, CONFIG["seeds"])),
+    **EXPERIMENT.wildcard_constraints,
 
 
 def many_times(function):
@@ -120,61 +108,22 @@ def many_times(function):
     return function
 
 
+@many_times
 def run_of(wildcards):
-    """The run that a record belongs to; of a search, which has no seed of its own, the first one."""
-    task, seed = f"{wildcards.benchmark}/{wildcards.task}", wildcards.get("seed", CONFIG["seeds"][0])
-    return RUNS[f"{RESULTS}/runs/{task}/{wildcards.backbone}/{wildcards.variant}/seed{seed}.json"]
+    """The first run of a variant; its specification is that of all seeds, and of the search."""
+    return EXPERIMENT.at(wildcards.benchmark, wildcards.task, wildcards.backbone, wildcards.variant)
 
 
-def as_json(value):
-    """Options as they stand on the command line: the same text for the same options."""
-    return json.dumps(value, sort_keys=True)
+@many_times
+def specification_of_run(wildcards):
+    """The specification of a run, a file that is named by its content."""
+    return EXPERIMENT.specification_file(run_of(wildcards))
 
 
 @many_times
 def pack_of_run(wildcards):
     """The pack of a run's task."""
-    return f"{PACKS}/{run_of(wildcards).pack}"
-
-
-@many_times
-def specification_of_run(wildcards):
-    """All that changes a run's result, but for its seed."""
-    return told_of(wildcards.benchmark, wildcards.task, wildcards.backbone, wildcards.variant)[0]
-
-
-@many_times
-def options_of_run(wildcards):
-    """What `mosa train` and `mosa tune` both want to know of a run, as options."""
-    return told_of(wildcards.benchmark, wildcards.task, wildcards.backbone, wildcards.variant)[1]
-
-
-@cache
-def told_of(benchmark, task, backbone, variant):
-    """What is told of a run, the same for all seeds: its specification, and its options."""
-    run = RUNS[f"{RESULTS}/runs/{benchmark}/{task}/{backbone}/{variant}/seed{CONFIG['seeds'][0]}.json"]
-    names = ("task", "backbone", "architecture", "weights", "kind", "image_size", "normalization")
-    names += ("variant", "method", "options", "training", "protocol")
-    return as_json(run.specification), command_line({name: getattr(run, name) for name in names})
-
-
-@many_times
-def options_of_training(wildcards, input):
-    """A run, as options of `mosa train`."""
-    run = run_of(wildcards)
-    choice = {"choice": input.choice} if run.choice else {}
-    own = command_line({"seed": run.seed, "stage": run.stage} | choice)
-    return f"{options_of_run(wildcards)} {own}"
-
-
-def command_line(options):
-    """Options by name, as they stand on a command line; what is None is left out."""
-    texts = (
-        (f"--{name.replace('_', '-')}", as_json(value) if isinstance(value, dict) else str(value))
-        for name, value in options.items()
-        if value is not None
-    )
-    return shlex.join(text for option in texts for text in option)
+    return f"{PACKS}/{run_of(wildcards).specification.data.pack}"
 
 
 @many_times
@@ -184,13 +133,17 @@ def choice_of_run(wildcards):
     return f"{RESULTS}/tune/choices/{choice}.json" if choice else []
 
 
+def command_line(options):
+    """Options by name, as they stand on a command line; what is None is left out."""
+    texts = (
+        (f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if value is not None
+    )
+    return shlex.join(text for option in texts for text in option)
+
+
 def options_of_search(wildcards):
-    """How a variant is tuned, as options of `mosa tune`."""
-    tune = CONFIG["tune"]
-    names = {"search": "search", "trials": "trials", "seed": "search_seed"}
-    options = {option: tune[name] for name, option in names.items()} | (tune["halving"] or {})
-    options["seeds"] = ",".join(map(str, tune["seeds"]))
-    return command_line(options | {"space": tune["variants"][wildcards.variant]})
+    """How a variant is searched, as options of `mosa tune`."""
+    return command_line(EXPERIMENT.search_options(wildcards.variant))
 
 
 def folder_of_records(wildcards, output):
@@ -201,46 +154,29 @@ def folder_of_records(wildcards, output):
 
 @many_times
 def memory_of_run(wildcards, attempt):
-    """Memory of the host: more for large backbones, and with every attempt."""
-    run = run_of(wildcards)
-    gigabytes = 1 if run.image_size <= 32 else 16 if LARGE.search(run.architecture) else 8
-    return f"{gigabytes * attempt}GB"
+    """Memory of the host."""
+    return f"{resources.memory_gigabytes(run_of(wildcards).specification, attempt)}GB"
 
 
 @many_times
 def runtime_of_run(wildcards, attempt):
-    """Time of a run: twice what its images take at a slow machine's rate, and more with every attempt."""
-    return f"{10 + attempt * 2 * minutes_of(run_of(wildcards)):.0f}m"
+    """Time of a run."""
+    what = run_of(wildcards).specification
+    return f"{resources.run_minutes(what, EXPERIMENT.tasks[what.task], bool(GPU), attempt):.0f}m"
 
 
 def runtime_of_search(wildcards, attempt):
     """Time of all trials of a search."""
-    run = run_of(wildcards)
-    epochs = run.training["epochs"]
-    trainings = count_trainings(CONFIG["tune"], wildcards.variant, epochs)
-    share = sum(models * length for models, length in trainings) / epochs
-    return f"{10 + attempt * 2 * share * minutes_of(run):.0f}m"
+    what, tune = run_of(wildcards).specification, CONFIG["tune"]
+    task = EXPERIMENT.tasks[what.task]
+    return f"{resources.search_minutes(what, task, bool(GPU), tune, attempt):.0f}m"
 
 
-def minutes_of(run):
-    """Minutes of a run's training and evaluation at a rate that most machines exceed."""
-    task = TASKS[run.task]
-    if not task.sizes:  # of your own: not known before it is read
-        return 60
-    slow = {True: (120, 30), False: (2, 0.5)}[CONFIG["device"] == "cuda"]  # images/s: ViT-B, and larger
-    rate = 100 if run.image_size <= 32 else slow[LARGE.search(run.architecture) is not None]
-    return (image_passes(run, task) + task.sizes["test"] / 3) / rate / 60
-
-
-def trials_of_choice(wildcards):
+def trials_of_choice(wildcards, output):
     """The searches that a choice is made from: of one task, or of all tasks of a benchmark."""
-    runs = (
-        run
-        for run in RUNS.values()
-        if run.choice == f"{wildcards.scope}/{wildcards.backbone}/{wildcards.variant}"
-    )
-    tasks = dict.fromkeys(run.task for run in runs)
-    return [f"{RESULTS}/tune/trials/{task}/{wildcards.backbone}/{wildcards.variant}.json" for task in tasks]
+    return EXPERIMENT.choices[
+        f"{RESULTS}/tune/choices/{wildcards.scope}/{wildcards.backbone}/{wildcards.variant}.json"
+    ]
 
 
 def folder_of_output(wildcards, output):
@@ -248,54 +184,9 @@ def folder_of_output(wildcards, output):
     return str(Path(output[0]).parent)
 
 
-@many_times
-def weights_file(wildcards):
-    """The weights of the run, where they are a file; one that is missing is reported by check_data."""
-    weights = run_of(wildcards).weights
-    return [weights] if Path(weights).is_file() else []
-
-
-def options_of_pack(wildcards):
-    """How a task is read from disk, as options of `mosa make-data`."""
-    task, image_size = TASK_OF_PACK[wildcards.pack]
-    if not task.on_disk:
-        return ""
-    benchmark = "fgvc" if task.layout == "union" else task.benchmark
-    own = CONFIG["tasks"].get(task.name) if task.benchmark == OWN else None
-    source = ["--own", json.dumps(own)] if own else ["--root", CONFIG["paths"]["data"][benchmark]]
-    how = ["--interpolation", PRESETS[CONFIG["protocol"]].interpolation]
-    limit = ["--limit-gib", str(CONFIG["packing"]["limit_gib"])]
-    return shlex.join([*source, "--image-size", str(image_size), *how, *limit])
-
-
-def write_by_content(name, suffix, text):
-    """Write a file that is named by its content, if it is not there, and return its path.
-
-    What depends on it is made again if, and only if, its content changes.
-    """
-    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-    path = Path(RESULTS) / "manifests" / f"{name}{digest}.{suffix}"
-    if not path.is_file():
-        with written_atomically(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    return str(path)
-
-
-def write_checked():
-    """Write what of the config is to be checked: all but the recipe."""
-    names = ("name", "protocol", "paths", "tasks", "benchmarks", "backbones", "packing", "variants", "sweeps")
-    checked = {name: CONFIG[name] for name in names} | {"seeds": CONFIG["seeds"][:1]}
-    return write_by_content("data-", "yaml", yaml.safe_dump(checked, sort_keys=False))
-
-
-def write_manifest(paths):
-    """List files in a file, one per line: thousands do not fit on a command line."""
-    return write_by_content("", "txt", "".join(f"{path}\n" for path in paths))
-
-
-def write_config():
-    """Write the config with every default filled in, for the report to show."""
-    return write_by_content("config-", "yaml", yaml.safe_dump(CONFIG, sort_keys=False))
+def task_of_pack(wildcards):
+    """The task that a pack is of."""
+    return EXPERIMENT.tasks[EXPERIMENT.packed[wildcards.pack].task]
 
 
 def existing_records():
@@ -304,15 +195,8 @@ def existing_records():
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
 
 
-try:
-    MANIFEST = write_manifest(RUNS)
-    CONFIG_SHOWN = write_config()
-    SEARCHES_MANIFEST = [write_manifest(SEARCHES)] if SEARCHES else []
-    # Only what lies on disk, or is another model, is checked: a run of the demo waits for nothing.
-    ON_DISK = any(task.on_disk for task, _ in TASK_OF_PACK.values()) or any(
-        entry["architecture"] != "mosa_vit_micro" or entry["weights"] not in ("builtin", "random")
-        for entry in CONFIG["backbones"].values()
+if workflow.is_main_process and workflow.dag_settings is not None:
+    # What lies on disk decides what is stale, also without .snakemake, and under every --rerun-triggers.
+    workflow.dag_settings.forcerun = set(workflow.dag_settings.forcerun) | EXPERIMENT.stale_for(
+        workflow.dag_settings.targets
     )
-    CHECKED = [f"{RESULTS}/check-{Path(write_checked()).stem}.txt"] if ON_DISK else []
-except UserError as error:
-    raise WorkflowError(str(error)) from None

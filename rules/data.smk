@@ -33,12 +33,12 @@ rule make_data:
         f"{RESULTS}/logs/make_data/{{pack}}.log",
     conda:
         "../envs/train.yaml"
-    threads: lambda wildcards: 4 if TASK_OF_PACK[wildcards.pack][0].on_disk else 1
+    threads: lambda wildcards: 4 if task_of_pack(wildcards).on_disk else 1
     resources:
         mem=lambda wildcards, attempt: f"{2 * attempt}GB",
-        runtime=lambda wildcards, attempt: f"{attempt * (240 if TASK_OF_PACK[wildcards.pack][0].on_disk else 10)}m",
+        runtime=lambda wildcards, attempt: f"{attempt * (240 if task_of_pack(wildcards).on_disk else 10)}m",
     params:
-        task=lambda wildcards: TASK_OF_PACK[wildcards.pack][0].full_name,
-        options=options_of_pack,
+        task=lambda wildcards: task_of_pack(wildcards).full_name,
+        options=lambda wildcards: shlex.join(EXPERIMENT.pack_options(wildcards.pack)),
     shell:
         "mosa make-data {params.task} {params.options} --threads {threads} --output {output:q} > {log:q} 2>&1"

@@ -1,14 +1,14 @@
-# One run: train, evaluate once, write one record. The parameters are what changes the result, with
-# every default filled in, so that a run is repeated if and only if one of them changes.
+# One run: train, evaluate once, write one record. A job gets its specification as a file and interprets no
+# config. That file is named by its content, so a run is repeated if and only if what decides its result changes.
 
 
 rule train:
     input:
-        # ancient: a pack made again holds the same images; a changed one has another version.
+        # ancient: these are named by their content, and another content is another file.
+        spec=ancient(specification_of_run),
         pack=ancient(pack_of_run),
-        # A function only where it is needed: Snakemake calls it several times for each of thousands of jobs.
-        weights=weights_file if WEIGHTS_FILES else [],
         check=ancient(CHECKED),
+        # A function only where it is needed: Snakemake calls it several times for each of thousands of jobs.
         choice=choice_of_run if CHOICES else [],
     output:
         f"{RESULTS}/runs/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}/seed{{seed}}.json",
@@ -22,8 +22,7 @@ rule train:
         mem=memory_of_run,
         runtime=runtime_of_run,
     params:
-        specification=specification_of_run,
-        options=options_of_training,
+        choice="--choice" if CHOICES else "",
     shell:
-        "mosa train {params.options} --pack {input.pack:q} --threads {threads}"
-        " --output {output:q} > {log:q} 2>&1"
+        "mosa train --spec {input.spec:q} --seed {wildcards.seed} {params.choice} {input.choice:q}"
+        " --pack {input.pack:q} --threads {threads} --output {output:q} > {log:q} 2>&1"

@@ -9,8 +9,8 @@ rule tune:
 
 rule search:
     input:
+        spec=ancient(specification_of_run),
         pack=ancient(pack_of_run),
-        weights=weights_file if WEIGHTS_FILES else [],
         check=ancient(CHECKED),
     output:
         f"{RESULTS}/tune/trials/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}.json",
@@ -24,13 +24,11 @@ rule search:
         mem=memory_of_run,
         runtime=runtime_of_search,
     params:
-        specification=specification_of_run,
-        options=options_of_run,
         search=options_of_search,
         # Not an output: Snakemake deletes outputs before a job, and the trials that are done are worth keeping.
         folder=folder_of_records,
     shell:
-        "mosa tune {params.options} {params.search} --pack {input.pack:q} --threads {threads}"
+        "mosa tune --spec {input.spec:q} {params.search} --pack {input.pack:q} --threads {threads}"
         " --folder {params.folder:q} --output {output:q} > {log:q} 2>&1"
 
 
@@ -53,7 +51,7 @@ rule choose:
 rule write_choices:
     input:
         trials=SEARCHES,
-        manifest=SEARCHES_MANIFEST,
+        manifest=EXPERIMENT.list_of_searches,
     output:
         f"{RESULTS}/tables/chosen.json",
         f"{RESULTS}/tables/chosen.csv",

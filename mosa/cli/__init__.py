@@ -91,6 +91,7 @@ def cli() -> None:
 @click.option(
     "--interpolation", type=click.Choice(["bicubic", "bilinear"]), default="bicubic", show_default=True
 )
+@click.option("--content", help="Digest of the files as the workflow found them; other files are refused.")
 @click.option("--limit-gib", type=click.FloatRange(min=0, min_open=True), help="Largest pack, in GiB.")
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads that decode."

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,3 +113,31 @@ def with_choice(specification: Specification, chosen: Mapping[str, Mapping[str, 
     for section in ("options", "training"):
         changed[section] |= chosen[section]
     return Specification.model_validate(changed)
+
+
+_START = re.compile(rb'"specification_digest":\s*"([0-9a-f]{64})",\s*"digest":\s*"([0-9a-f]{64})"')
+
+
+def peek(record: Path) -> tuple[str, str] | None:
+    """Return the digests of a record's specification and of its content, from its first bytes.
+
+    Returns:
+        Both; None: there is no record, or not one of this form.
+    """
+    try:
+        with record.open("rb") as file:
+            found = _START.search(file.read(400))
+    except OSError:
+        return None
+    return (found[1].decode(), found[2].decode()) if found else None
+
+
+def digest_of_collected(manifest: Path, records: Iterable[tuple[Path, str]]) -> str:
+    """Return a digest of what a table of records was made from.
+
+    Args:
+        manifest: The manifest.
+        records: Each record, and the digest of its content.
+    """
+    lines = [manifest.name, *sorted(f"{path.as_posix()} {digest}" for path, digest in records)]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

@@ -9,6 +9,7 @@ from typing import Any
 from mosa.experiment.declared import Declared
 from mosa.experiment.models import SearchSpace
 from mosa.experiment.recipe import Recipe
+from mosa.experiment.specification import Specification
 from mosa.experiment.validation import Places, check_option, options_model, validated
 
 
@@ -108,6 +109,26 @@ def count_trainings(tune: Mapping[str, Any], variant: str, epochs: int) -> list[
         (max(1, trials // halving["factor"] ** number) * len(tune["seeds"]), length)
         for number, length in enumerate(round_lengths(epochs, **halving))
     ]
+
+
+def search_settings(tune: Mapping[str, Any], specification: Specification) -> dict[str, Any]:
+    """Return how a variant is searched, as the results of its search say it.
+
+    Args:
+        tune: The `tune` section of a loaded config.
+        specification: The run that is searched for.
+    """
+    epochs = specification.training.epochs
+    halving = tune["halving"] or {"min_epochs": epochs, "factor": 2}
+    return {
+        "kind": tune["search"],
+        "space": tune["variants"][specification.variant],
+        "trials": tune["trials"],
+        "seed": tune["seed"],
+        "seeds": tune["seeds"],
+        "rounds": round_lengths(epochs, **halving),
+        "factor": halving["factor"],
+    }
 
 
 def round_lengths(epochs: int, min_epochs: int, factor: int) -> list[int]:

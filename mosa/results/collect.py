@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from mosa.base.errors import UserError
-from mosa.experiment.manifest import Meant, read_manifest, with_choice
+from mosa.base.files import written_atomically
+from mosa.experiment.manifest import Meant, digest_of_collected, read_manifest, with_choice
 from mosa.experiment.specification import Specification
 from mosa.records import check_specification, load_record
 from mosa.results.frame import to_frame, write_table
@@ -47,7 +48,7 @@ def collect(manifest: Path, output: Path, existing: bool = False) -> tuple[int, 
 
     Args:
         manifest: The manifest.
-        output: The CSV to write.
+        output: The CSV to write; beside it, runs.made-from has a digest of what it was made from.
         existing: Leave out what is missing or is not what is meant, instead of refusing it.
 
     Returns:
@@ -68,4 +69,7 @@ def collect(manifest: Path, output: Path, existing: bool = False) -> tuple[int, 
     if not records:
         raise UserError(f"{manifest}: none of its {len(meant)} records exists yet; run snakemake first")
     write_table(to_frame(records), output)
+    made_from = digest_of_collected(manifest, ((path, record["digest"]) for record, path in records))
+    with written_atomically(output.with_suffix(".made-from")) as temporary:
+        temporary.write_text(f"{made_from}\n", encoding="utf-8")
     return len(records), len(meant), [problem for problem in stale if not problem.endswith(": missing")]

@@ -14,7 +14,7 @@ from mosa.base.files import written_atomically
 from mosa.experiment.declared import Declared, option
 from mosa.experiment.validation import Places, explain
 
-TRIALS_VERSION = 1
+TRIALS_VERSION = 2
 RULE = (
     "highest top-1 on val, mean over seeds and tasks; on a tie the lower loss on val, then the earlier trial"
 )
@@ -42,7 +42,8 @@ class TriedTrial(Declared):
 class Trials(Declared):
     """All trials of a variant on a task."""
 
-    version: Literal[1] = option(description="Version of this form.")
+    version: Literal[2] = option(description="Version of this form.")
+    specification: str = option(description="Digest of the specification that is searched for.")
     task: str = option(min_length=1, description="Full name of the task.")
     backbone: str = option(min_length=1, description="Name of the backbone.")
     variant: str = option(min_length=1, description="Name of the variant.")
@@ -61,7 +62,7 @@ class Chosen(Declared):
 class Choice(Declared):
     """What final runs take."""
 
-    version: Literal[1] = option(description="Version of this form.")
+    version: Literal[2] = option(description="Version of this form.")
     tasks: list[str] = option(description="Full names of the tasks that it was chosen on.")
     backbone: str = option(description="Name of the backbone.")
     variant: str = option(description="Name of the variant.")

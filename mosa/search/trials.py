@@ -89,6 +89,7 @@ def run_search(
         raise UserError(f"{what.task} {what.variant}: every trial diverged; try smaller learning rates")
     result = {
         "version": TRIALS_VERSION,
+        "specification": what.digest,
         "task": what.task,
         "backbone": what.backbone.name,
         "variant": what.variant,
@@ -96,9 +97,11 @@ def run_search(
         "search": {
             "kind": search.kind,
             "space": {section: dict(values) for section, values in search.space.items()},
+            "trials": search.trials,
             "seed": search.seed,
             "seeds": list(search.seeds),
             "rounds": rounds,
+            "factor": search.factor,
         },
         "trials": entries,
     }
