@@ -2,15 +2,15 @@
 
     python benchmarks/memory.py
 
-Counted by `mosa.engine.cost.memory` without computing, which agrees with torch's profiler (tests/unit/test_memory.py);
-`mosa memory --configfile FILE` does the same for the variants of a config. CUDA's context and workspaces come on
-top, for which 1 GiB of a card is left. "kept": gradient checkpointing off; "again": on.
+Counted by `mosa.engine.cost.memory` without computing, which agrees with torch's profiler
+(tests/unit/test_memory.py); `mosa memory --configfile FILE` does the same for the variants of a config.
+CUDA's context and workspaces come on top, for which 1 GiB of a card is left. "kept": gradient checkpointing off; "again": on.
 """
 
 from mosa.backbones.build import build_backbone
 from mosa.engine.cost.memory import CARDS, RESERVED, fitting
-from mosa.engine.loop import TrainingOptions
 from mosa.engine.machine import Machine
+from mosa.experiment.recipe import Recipe
 from mosa.peft import attach
 
 ARCHITECTURES = ("vit_base_patch16_224", "vit_large_patch16_224", "vit_huge_patch14_224")
@@ -28,7 +28,7 @@ def main() -> None:
             for precision in ("float32", "bfloat16"):
                 for again in (False, True):
                     recipe, machine = (
-                        TrainingOptions(precision=precision),
+                        Recipe(precision=precision),
                         Machine(gradient_checkpointing=again),
                     )
                     size_of, images_in = fitting(model, backbone.image_size, recipe, machine)

@@ -5,8 +5,9 @@
 
 Settings take turns in every round; a ratio is the median over rounds of the ratio within a round. "compiling"
 is the time of the first two steps. The last lines compare what `mosa.engine.machine` sets for all runs with
-torch's and glibc's defaults: that new memory is not filled before it is written, and, in processes of their own, in
-turns, that freed memory is kept; and two runs of one thread side by side, as the workflow has them on two
+torch's and glibc's defaults: that new memory is not filled before it is written,
+and, in processes of their own, in turns, that freed
+memory is kept; and two runs of one thread side by side, as the workflow has them on two
 cores, with one run of two threads.
 """
 

@@ -39,8 +39,8 @@ What is done once, and not again:
   from disk (tests/unit/test_packs.py);
 - linear probing computes features once for all epochs, seeds and learning rates (`--features`, in the
   workflow results/packs/features; equal to the plain loop within float error, tests/unit/test_features.py).
-  Its image-passes and FLOPs in tables are still those of the plain loop. Where images are cropped and flipped at
-  random, `training.views: 8` gives each image eight views, whose features are kept as well;
+  Its image-passes and FLOPs in tables are still those of the plain loop. Where images are cropped and
+  flipped at random, `training.views: 8` gives each image eight views, whose features are kept as well;
 - torch is imported once for all runs of the workflow on a machine (mosa/cli/warm.py; `MOSA_WARM=` in the
   environment turns it off);
 - the test split is evaluated once, after the last epoch, with the merged model;
@@ -58,10 +58,10 @@ What can be chosen:
 
 Only what pays on every device measured is the default: fused AdamW, an allocator that keeps its memory, and
 one thread per run with as many runs as cores. No GPU has been measured; tests/unit/test_gpu.py, and the
-benchmarks of steps with `--device cuda`, are there to be run on one. That a setting changes what the table says and no
-more is tested in tests/unit/test_machine.py; records tell all of them. Float error is not always small in the
-end: at the start of MoSA the two passes are equal, the gradient of the second is zero but for rounding, and AdamW
-scales what it finds.
+benchmarks of steps with `--device cuda`, are there to be run on one. That a setting changes what
+the table says and no more is tested in tests/unit/test_machine.py; records state all of them.
+Float error is not always small in the end: at the start of MoSA the two passes are equal, the gradient of the second is zero except for
+rounding, and AdamW scales what it finds.
 
 Two bounds:
 

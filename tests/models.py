@@ -5,7 +5,8 @@ from torch import nn
 
 from mosa import peft
 from mosa.base.timm import timm
-from mosa.experiment.config import Run
+from mosa.experiment.expand import Run
+from mosa.experiment.specification import make_specification
 from mosa.peft.losses import tuning_loss
 
 VIT = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)
@@ -107,7 +108,7 @@ def train_steps(model: nn.Module, steps: int = 3, classes: int = 5, seed: int = 
 
 def spec(method="mosa", **changes) -> Run:
     """Return a short run of a method on the `pack` fixture."""
-    options = {"task": "demo/digits", "variant": method}
-    options |= {"architecture": "mosa_vit_micro", "weights": "random", "backbone": "random"}
-    options |= {"options": SMALL.get(method, {}), "training": {"epochs": 2, "batch_size": 16}}
-    return Run(**(options | {"method": method} | changes))
+    seed = changes.pop("seed", 0)
+    what = {"task": "demo/digits", "method": method, "weights": "random", "backbone": "random"}
+    what |= {"options": SMALL.get(method, {}), "training": {"epochs": 2, "batch_size": 16}}
+    return Run(make_specification(**(what | changes)), seed)

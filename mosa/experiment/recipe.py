@@ -69,6 +69,6 @@ def problem_of(options: Mapping[str, Any]) -> tuple[str, str] | None:
     if epochs is not None and warmup > epochs:
         return (
             "warmup_epochs",
-            f"a warm-up of {warmup} epochs is longer than the {epochs} epochs of training; shorten it",
+            f"a warm-up of {warmup:g} epochs is longer than the {epochs} epochs of training; shorten it",
         )
     return None

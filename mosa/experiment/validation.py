@@ -148,10 +148,16 @@ def _sentence(kind: str, got: Any, given: Mapping[str, Any]) -> str:
     if kind in ("too_short", "string_too_short"):
         return "is empty; list at least one" if kind == "too_short" else "is empty"
     if kind == "string_pattern_mismatch":
-        case = "letters" if "A-Z" in given["pattern"] else "lower-case letters"
-        rule = f"expected {case}, digits, '_', '-' and '.', a letter or digit first"
-        return f"the name {got!r} cannot be part of a path; {rule}"
+        return _wrong_form(got, given["pattern"])
     return f"got {got!r}, expected a value of another form ({kind})"
+
+
+def _wrong_form(got: str, pattern: str) -> str:
+    if not pattern.endswith("_.-]*$"):
+        return f"got {got!r}, expected text of the form {pattern}"
+    case = "letters" if "A-Z" in pattern else "lower-case letters"
+    rule = f"expected {case}, digits, '_', '-' and '.', a letter or digit first"
+    return f"the name {got!r} cannot be part of a path; {rule}"
 
 
 def _hint(kind: str, got: Any) -> str:

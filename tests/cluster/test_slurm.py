@@ -192,7 +192,7 @@ def test_a_job_over_its_time_limit_goes_on(place):
     assert code == 0, head[-3000:]
     assert len([line for line in submissions(head) if "rule_train" in line]) >= 2
     log = (place / "results/logs/train/demo/digits/micro_vit/long/seed0.log").read_text()
-    assert "goes on at epoch" in log and record(place, "long")["training"]["epochs"] == 160
+    assert "goes on at epoch" in log and record(place, "long")["specification"]["training"]["epochs"] == 160
 
 
 @pytest.mark.thorough

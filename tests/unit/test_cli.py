@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from mosa.base.files import SCHEMAS
 from mosa.peft.describe import methods_schema
-from mosa.records import SCHEMA
 
 
 def mosa(*arguments, cwd=None):
@@ -45,7 +45,7 @@ def test_methods_are_listed():
 
 
 def test_schema_file_is_what_the_registry_says():
-    path = SCHEMA.parent / "methods.schema.json"
+    path = SCHEMAS / "methods.schema.json"
     assert json.loads(path.read_text()) == methods_schema(), "run `mosa schema`"
 
 
@@ -56,9 +56,11 @@ TRAIN = ["train", "--task", "demo/digits", "--pack", "none", "--output", "record
     ("arguments", "words"),
     [
         (["make-data", "demo/digit", "--output", "x"], "error: unknown task 'demo/digit'"),
-        (["collect", "--manifest", "none.txt", "--output", "x.csv"], "none.txt"),
+        (["collect", "--manifest", "none.json", "--output", "x.csv"], "none.json: not a manifest"),
         (["tables", "--records", "none", "--output", "t"], "error: none: cannot be read"),
         ([*TRAIN, "linear"], "error: none: "),
+        (TRAIN[:1] + TRAIN[3:-1], "error: --task is missing; give it, or a specification file with --spec"),
+        ([*TRAIN, "linear", "--spec", "x"], "error: --task: the specification says it"),
         ([*TRAIN, "mosa", "--options", "{"], "is not JSON"),
         ([*TRAIN, "mosa", "--options", "[]"], "is not a JSON object"),
     ],

@@ -1,20 +1,22 @@
 """Configs: what is wrong is refused in one sentence, what is right becomes the runs that it says."""
 
 import copy
-import dataclasses
 import json
 import re
 from pathlib import Path
 
+import jsonschema
 import pytest
 import yaml
 from snakemake.utils import update_config
 
 from mosa.base.errors import UserError
-from mosa.engine.loop import TrainingOptions
-from mosa.experiment.config import configuration_page, expand, load_config, read_config
-from mosa.experiment.validation import SCHEMAS, read_schema
-from mosa.peft import build_method, get_method
+from mosa.base.files import SCHEMAS
+from mosa.experiment.config import expand, load_config, read_config
+from mosa.experiment.recipe import Recipe
+from mosa.experiment.schema import config_schema, configuration_page
+from mosa.experiment.validation import options_model, read_schema
+from mosa.peft import build_method, get_method, list_methods
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted([ROOT / "config.yaml", *(ROOT / "configs").glob("*.yaml")])
@@ -59,7 +61,7 @@ def changed(path, value):
 def test_the_grid_is_complete_and_ordered():
     runs = expand(load_config(tiny()))
     variants = ["linear", "mosa", "mosa_bottleneck2", "mosa_bottleneck8"]  # 4 is the variant's own value
-    assert [(r.task, r.variant, r.seed) for r in runs] == [
+    assert [(r.specification.task, r.specification.variant, r.seed) for r in runs] == [
         (task, variant, seed)
         for task in ("demo/digits", "demo/count")
         for variant in variants
@@ -71,7 +73,9 @@ def test_the_grid_is_complete_and_ordered():
 
 def test_sweeps_name_what_they_change():
     sweeps = {"size": {"mosa": {"bottleneck": [8]}}, "split": {"mosa": {"split_bias": [False, True]}}}
-    runs = {run.variant: run for run in expand(load_config(changed(("sweeps",), sweeps)))}
+    runs = {
+        r.specification.variant: r.specification for r in expand(load_config(changed(("sweeps",), sweeps)))
+    }
     assert list(runs) == ["linear", "mosa", "mosa_bottleneck8", "mosa_split_biastrue"]
     assert runs["mosa_bottleneck8"].options == runs["mosa"].options | {"bottleneck": 8}
     assert runs["mosa_bottleneck8"].training == runs["mosa"].training
@@ -84,8 +88,8 @@ def test_defaults_are_filled_in_everywhere():
     mosa = config["variants"]["mosa"]
     assert build_method("mosa", **mosa["options"]) == build_method("mosa", bottleneck=4)
     assert mosa["options"].keys() == get_method("mosa").model_fields.keys()
-    assert mosa["training"] == dataclasses.asdict(TrainingOptions(epochs=1, lr=0.01))
-    assert config["variants"]["linear"]["training"]["lr"] == TrainingOptions.lr
+    assert mosa["training"] == Recipe(epochs=1, lr=0.01).model_dump()
+    assert config["variants"]["linear"]["training"]["lr"] == Recipe().lr
     assert load_config(config) == config  # a loaded config loads to itself
 
 
@@ -94,8 +98,10 @@ def test_overrides_of_a_task_stand_over_those_of_its_benchmark():
         "demo": {"options": {"experts": 2}, "training": {"lr": 0.2}},
         "demo/count": {"options": {"experts": 8}},
     }
-    runs = expand(load_config(changed(("variants", "mosa", "by_task"), by_task)))
-    found = {run.task: (run.options["experts"], run.training["lr"]) for run in runs if run.variant == "mosa"}
+    runs = [
+        run.specification for run in expand(load_config(changed(("variants", "mosa", "by_task"), by_task)))
+    ]
+    found = {run.task: (run.options["experts"], run.training.lr) for run in runs if run.variant == "mosa"}
     assert found == {"demo/digits": (2, 0.2), "demo/count": (8, 0.2)}
 
 
@@ -105,23 +111,26 @@ def test_a_preset_sets_normalisation_and_resizing_together():
         config["backbones"] = {
             "vit": {"architecture": "vit_base_patch16_224", "weights": "random"} | backbone
         }
-        return expand(load_config(config))[0]
+        return expand(load_config(config))[0].specification
 
-    assert runs("standard").normalization == "weights" and runs("vpt").normalization == "imagenet"
-    assert runs("vpt", normalization="inception").normalization == "inception"
-    packs = {protocol: runs(protocol).pack for protocol in ("standard", "noah", "vpt")}
+    assert (
+        runs("standard").backbone.normalization == "weights"
+        and runs("vpt").backbone.normalization == "imagenet"
+    )
+    assert runs("vpt", normalization="inception").backbone.normalization == "inception"
+    packs = {protocol: runs(protocol).data.pack for protocol in ("standard", "noah", "vpt")}
     assert packs["standard"] == packs["noah"] != packs["vpt"]  # resized alike, and bilinearly
-    assert runs("vpt").image_size == 224 and runs("vpt", image_size=384).pack != packs["vpt"]
-    assert len({runs(protocol).specification["protocol"] for protocol in packs}) == 3
+    assert runs("vpt").backbone.image_size == 224 and runs("vpt", image_size=384).data.pack != packs["vpt"]
+    assert len({runs(protocol).protocol.name for protocol in packs}) == 3
 
 
 def test_own_tasks_form_a_benchmark():
     config = changed(("tasks",), {"trees": {"layout": "csv", "root": "trees.csv"}, "none": None})
     config["benchmarks"] = {"own": "all"}
-    run = expand(load_config(config))[0]
-    assert run.task == "own/trees" and run.pack.startswith("own/trees-32-")
+    run = expand(load_config(config))[0].specification
+    assert run.task == "own/trees" and run.data.pack.startswith("own/trees-32-")
     config["tasks"]["trees"]["root"] = "other.csv"
-    assert expand(load_config(config))[0].pack != run.pack
+    assert expand(load_config(config))[0].specification.data.pack != run.data.pack
 
 
 def test_loading_does_not_change_its_input():
@@ -133,7 +142,7 @@ def test_loading_does_not_change_its_input():
 
 def test_all_is_every_task():
     runs = expand(load_config(changed(("benchmarks", "demo"), "all")))
-    assert len({run.task for run in runs}) == 7
+    assert len({run.specification.task for run in runs}) == 7
 
 
 def test_specification_has_what_changes_the_result_and_nothing_else():
@@ -145,7 +154,7 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
 
     same = [("name", "other"), ("seeds", [0, 1, 2]), ("paths", {"results": "elsewhere"})]
     for path, value in same:
-        assert specification((path,), value) == base.specification
+        assert specification((path,), value).digest == base.specification.digest
     different = [
         (("variants", "linear", "training"), {"lr": 0.5}),
         (("training", "epochs"), 2),
@@ -153,7 +162,7 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
         (("backbones", "micro_vit", "weights"), "random"),
     ]
     for path, value in different:
-        assert specification(path, value) != base.specification
+        assert specification(path, value).digest != base.specification.digest
 
 
 @pytest.mark.parametrize(
@@ -169,7 +178,7 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
         (("variants", "mosa", "options", "bottleneck"), 0, ".*bottleneck: 0 is less than the minimum of 1"),
         (("variants", "mosa", "options", "bottleneck"), "x", "got 'x', expected a whole number"),
         (("variants", "mosa", "options", "split"), "upp", "'upp' is not allowed: expected one of up"),
-        (("variants", "mosa", "training", "lrr"), 1, "mosa.engine.loop.lrr: unknown key 'lrr'.*mean 'lr'"),
+        (("variants", "mosa", "training", "lrr"), 1, "mosa.training.lrr: unknown key 'lrr'.*mean 'lr'"),
         (("variants", "mosa", "training", "lr"), "fast", ".*training.lr: got 'fast', expected a number"),
         (("variants", "mosa", "training", "lr"), "1e-3", "'1e-3', expected a number; YAML .* write 0.001"),
         (("variants", "mosa", "training", "lr"), float("nan"), "lr: got nan, expected a number"),
@@ -302,8 +311,7 @@ def test_shipped_configs_load(path):
     files = [ROOT / "config.yaml"] + ([path] if path.parent.name == "configs" else [])
     runs = expand(read_config(*files))
     for run in runs:
-        get_method(run.method)(**run.options)
-        TrainingOptions.from_dict(run.training)
+        get_method(run.specification.method)(**run.specification.options)
     text = path.read_text()
     assert int(re.search(r"^#   snakemake .* (\d+) runs", text, re.MULTILINE)[1]) == len(runs)
     assert text.startswith("# yaml-language-server: $schema=")
@@ -335,8 +343,9 @@ def test_the_configuration_page_is_what_the_schema_says():
     assert (ROOT / "docs" / "configuration.md").read_text() == configuration_page(), "run `mosa schema`"
 
 
-def test_the_schema_is_closed_described_and_agrees_with_the_code():
+def test_the_schema_is_closed_described_and_agrees_with_the_models():
     schema = read_schema("config")
+    assert schema == config_schema(), "run `mosa schema`"
 
     def walk(node, where):
         for key, child in node.get("properties", {}).items():
@@ -345,13 +354,44 @@ def test_the_schema_is_closed_described_and_agrees_with_the_code():
             walk(child, f"{where}.{key}")
         if "properties" in node:
             assert node["additionalProperties"] is False, where
-        elif isinstance(node.get("additionalProperties"), dict):
-            walk(node["additionalProperties"], f"{where}.*")
+        for entry in (node.get("additionalProperties"), *node.get("patternProperties", {}).values()):
+            if isinstance(entry, dict):
+                walk(entry, f"{where}.*")
 
     walk(schema, "config")
-    recipe = schema["properties"]["training"]["properties"]
-    fields = {field.name: field.default for field in dataclasses.fields(TrainingOptions)}
-    assert {key: child["default"] for key, child in recipe.items()} == fields
+    assert schema["properties"]["training"]["properties"].keys() == Recipe.model_fields.keys()
+
+
+def test_editors_accept_the_default():
+    jsonschema.validate(yaml.safe_load((ROOT / "config.yaml").read_text()), read_schema("config"))
+
+
+def test_options_of_methods_are_what_their_schema_says():
+    for name in list_methods():
+        model, cls = options_model(name), get_method(name)
+        defaults = {key: field.default for key, field in cls.model_fields.items()}
+        assert {key: field.default for key, field in model.model_fields.items()} == {
+            key: list(value) if isinstance(value, tuple) else value for key, value in defaults.items()
+        }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "value"),
+    [
+        ({"seeds": ["0", "1", "2"]}, "seeds", [0, 1, 2]),  # as Snakemake reads --config 'seeds=[0,1,2]'
+        ({"seeds": "[3]"}, "seeds", [3]),
+        ({"training": {"epochs": "7"}}, "training", Recipe(epochs=7).model_dump()),
+    ],
+)
+def test_the_command_line_sets_keys(overrides, key, value):
+    assert load_config(tiny(), overrides=overrides)[key] == value
+
+
+def test_mistakes_on_the_command_line_are_not_blamed_on_a_file(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(TINY)
+    with pytest.raises(UserError, match=r"^--config seeds\.0: got 'x', expected a whole number"):
+        load_config(tiny(), [file], {"seeds": ["x"]})
 
 
 def test_conda_environments_agree_with_the_constraints():

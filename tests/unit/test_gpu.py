@@ -7,9 +7,9 @@ from models import SMALL, batch, build, spec
 from mosa import peft
 from mosa.backbones.build import build_backbone
 from mosa.engine.cost.memory import step_memory
-from mosa.engine.loop import TrainingOptions
 from mosa.engine.machine import Machine
 from mosa.engine.run import execute
+from mosa.experiment.recipe import Recipe
 from mosa.peft.losses import tuning_loss
 
 pytestmark = pytest.mark.gpu
@@ -51,7 +51,7 @@ def test_a_compiled_run_is_the_plain_one(pack, tmp_path, method, compile):
     plain = execute(run, pack, tmp_path / "plain.json", Machine("cuda"))
     compiled = execute(run, pack, tmp_path / "compiled.json", Machine("cuda", compile=compile))
     assert compiled["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-3)
-    assert compiled["metrics"]["loss"] == pytest.approx(plain["metrics"]["loss"], rel=1e-3)
+    assert compiled["metrics"]["nll"] == pytest.approx(plain["metrics"]["nll"], rel=1e-3)
 
 
 @pytest.mark.parametrize("machine", [Machine("cuda"), Machine("cuda", gradient_checkpointing=True)])
@@ -59,7 +59,7 @@ def test_a_compiled_run_is_the_plain_one(pack, tmp_path, method, compile):
 def test_the_counted_memory_is_the_memory_that_is_taken(method, machine):
     model, backbone = build_backbone("vit_small_patch16_224", "random", 100)
     peft.attach(model, method)
-    counted = step_memory(model, backbone.image_size, 32, TrainingOptions(), machine).peak
+    counted = step_memory(model, backbone.image_size, 32, Recipe(), machine).peak
     machine.place(model)
     optimizer = torch.optim.AdamW([p for p in model.train().parameters() if p.requires_grad], fused=True)
     images, labels = torch.randn(32, 3, 224, 224).cuda(), torch.zeros(32, dtype=torch.long).cuda()

@@ -24,7 +24,8 @@ from mosa.data.layouts import Report, read_source
 from mosa.data.packs import Pack
 from mosa.data.task import task_from_config
 from mosa.experiment.config import expand, load_config, read_config
-from mosa.records import load_record, read_table, write_record
+from mosa.records import load_record, write_record
+from mosa.results.frame import load_records, read_table, write_table
 from mosa.search.choose import choose, read_choice
 
 fuzzed = settings(
@@ -107,7 +108,7 @@ def test_records_and_choices(tmp_path, data):
     with only_our_errors():
         assert load_record(path)["status"] == "complete"
     trials = {
-        "version": 1, "task": "a/b", "backbone": "b", "variant": "v", "method": "m", "search": {},
+        "version": 2, "specification": "0", "task": "a/b", "backbone": "b", "variant": "v", "method": "m", "search": {},
         "trials": [
             {"options": {}, "training": {"lr": 1}, "status": "complete", "epochs": 1, "top1": 1, "loss": 1}
         ],
@@ -116,7 +117,8 @@ def test_records_and_choices(tmp_path, data):
     with only_our_errors():
         choose([path])
     choice = {
-        "version": 1,
+        "version": 2,
+        "rule": "r",
         "tasks": [],
         "backbone": "b",
         "variant": "v",
@@ -143,10 +145,8 @@ def test_bytes_instead_of_a_file(tmp_path, content):
 @given(st.data())
 def test_a_table_of_records(tmp_path, data):
     if not (tmp_path / "runs.csv").is_file():
-        from mosa.records import collect
-
         write_record(make_record(), tmp_path / "seed0.json")
-        collect([tmp_path / "seed0.json"], tmp_path / "runs.csv")
+        write_table(load_records([tmp_path / "seed0.json"]), tmp_path / "runs.csv")
     text = (tmp_path / "runs.csv").read_bytes()
     (tmp_path / "changed.csv").write_bytes(bytes_altered(data.draw, text))
     with only_our_errors():

@@ -13,10 +13,11 @@ from mosa import cli, peft
 from mosa.base.errors import UserError
 from mosa.engine import devices
 from mosa.engine.batches import Images
-from mosa.engine.loop import EVALUATION_BATCH, TrainingOptions, evaluate, fit, in_large_batches
+from mosa.engine.loop import EVALUATION_BATCH, evaluate, fit, in_large_batches
 from mosa.engine.machine import CPU, Machine, compile_blocks
 from mosa.engine.run import execute
 from mosa.experiment.config import Run
+from mosa.experiment.recipe import Recipe
 from mosa.peft import list_methods
 from mosa.peft.losses import passes_loss, tuning_loss
 
@@ -74,7 +75,7 @@ def test_a_setting_changes_float_error_only(pack, tmp_path, method, setting):
     plain = execute(run, pack, tmp_path / "plain.json")
     other = execute(run, pack, tmp_path / "other.json", Machine(features=tmp_path, **{setting: True}))
     assert other["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-4)
-    assert other["metrics"]["loss"] == pytest.approx(plain["metrics"]["loss"], rel=1e-4)
+    assert other["metrics"]["nll"] == pytest.approx(plain["metrics"]["nll"], rel=1e-4)
     assert other["device"] == plain["device"] | {setting: True}
 
 
@@ -164,7 +165,7 @@ def test_a_compiled_run_is_the_plain_one(pack, tmp_path):
     torch._dynamo.reset()
     compiled = execute(run, pack, tmp_path / "compiled.json", Machine(compile="blocks"))
     assert compiled["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-3)
-    assert compiled["metrics"]["loss"] == pytest.approx(plain["metrics"]["loss"], rel=1e-3)
+    assert compiled["metrics"]["nll"] == pytest.approx(plain["metrics"]["nll"], rel=1e-3)
     assert compiled["device"]["compile"] == "blocks"
 
 
@@ -175,7 +176,7 @@ def test_bfloat16_is_close_and_its_weights_are_float32(pack, method):
     images = _images(pack)
     recipe = {"epochs": 1, "batch_size": 16, "lr": 1e-3, "warmup_epochs": 0}
     losses = [
-        fit(one, images, TrainingOptions(precision=precision, **recipe), seed=0).train_loss[0]
+        fit(one, images, Recipe(precision=precision, **recipe), seed=0).train_loss[0]
         for one, precision in ((model, "float32"), (other, "bfloat16"))
     ]
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
@@ -199,7 +200,7 @@ def test_the_loss_of_bfloat16_is_computed_in_float32():
 
 def test_the_record_tells_the_precision(pack, tmp_path):
     run = spec(training={"epochs": 1, "precision": "bfloat16"})
-    assert execute(run, pack, tmp_path / "run.json")["training"]["precision"] == "bfloat16"
+    assert execute(run, pack, tmp_path / "run.json")["specification"]["training"]["precision"] == "bfloat16"
 
 
 def test_the_precision_belongs_to_what_a_run_is():

@@ -8,11 +8,12 @@ from torch.profiler import ProfilerActivity, profile
 
 from mosa import cli, peft
 from mosa.engine.cost.memory import fitting, step_memory
-from mosa.engine.loop import TrainingOptions, decay_groups
+from mosa.engine.loop import decay_groups
 from mosa.engine.machine import CPU, Machine
+from mosa.experiment.recipe import Recipe
 from mosa.peft.losses import tuning_loss
 
-RECIPE = TrainingOptions()
+RECIPE = Recipe()
 CHECKPOINTING = Machine(gradient_checkpointing=True)
 
 
@@ -66,7 +67,7 @@ def test_checkpointing_and_bfloat16_take_less():
     model = peft.attach(build(), "mosa", bottleneck=8)
     plain = step_memory(model, 32, 64, RECIPE, CPU).peak
     assert step_memory(model, 32, 64, RECIPE, CHECKPOINTING).peak < 0.7 * plain
-    assert step_memory(model, 32, 64, TrainingOptions(precision="bfloat16"), CPU).peak < 0.9 * plain
+    assert step_memory(model, 32, 64, Recipe(precision="bfloat16"), CPU).peak < 0.9 * plain
 
 
 def test_what_fits_is_what_the_count_says():

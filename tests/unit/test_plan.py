@@ -51,7 +51,7 @@ def test_image_passes_are_counted(tmp_path):
 
 def test_hours_come_from_the_records_and_done_runs_are_done(tmp_path):
     record = make_record(task="digits", backbone="vit", variant="linear")
-    record["images_per_second"], record["training"]["passes"] = 100.0, 1
+    record["images_per_second"], record["steps"]["passes"] = 100.0, 1
     write_record(record, tmp_path / "results/runs/demo/digits/vit/linear/seed0.json")
     text = planned(tmp_path)
     assert row(text, "linear") == (4, 1, 30_000, "0.1")  # 300 s

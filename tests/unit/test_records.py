@@ -1,84 +1,121 @@
-"""Records: refused when wrong, whole or absent on disk, and the same table from any order."""
+"""Records: refused when wrong or changed, whole or absent on disk, and the same table from any order."""
 
 import copy
 import json
 import os
+from pathlib import Path
 
 import jsonschema
 import pandas as pd
 import pytest
 
 from mosa.base.errors import UserError
-from mosa.records import (
+from mosa.base.files import SCHEMAS
+from mosa.data.metrics import METRICS
+from mosa.experiment.specification import Specification, make_specification
+from mosa.records import Record, check_specification, load_record, seal, write_record
+from mosa.results.describe import record_schema, records_page
+from mosa.results.frame import (
     COLUMNS,
-    SCHEMA,
-    _conforms,
-    _validator,
-    collect,
+    JSON_COLUMNS,
+    NUMBERS,
     find_records,
-    load_record,
     load_records,
     read_table,
-    write_record,
+    write_table,
 )
 
+ROOT = Path(__file__).parents[2]
 
-def make_record(**run):
-    """Return a valid record."""
-    identity = {"benchmark": "demo", "group": "natural", "task": "digits", "backbone": "micro_vit"}
-    return {
-        "schema_version": 3,
+
+def make_record(
+    benchmark="demo",
+    group="natural",
+    task="digits",
+    seed=0,
+    variant="mosa",
+    method="mosa",
+    options=None,
+    training=None,
+    backbone="micro_vit",
+    architecture="mosa_vit_micro",
+    protocol="demo",
+    version=None,
+    metrics=None,
+    **changes,
+):
+    """Return a valid record; `changes` replace whole keys."""
+    what = make_specification(
+        f"{benchmark}/{task}", method,
+        {"bottleneck": 8, "experts": 4} if options is None and method == "mosa" else options or {},
+        {"epochs": 2} | (training or {}),
+        variant=variant, backbone=backbone, architecture=architecture, protocol=protocol,
+    ).model_dump()  # fmt: skip
+    if version is not None:
+        what["protocol"]["version"] = version
+    values = {"top1": 61.25, "mean_per_class": 60.0, "top5": 90.0, "nll": 1.5, "ece": 5.0}
+    record = {
+        "schema_version": 4,
         "status": "complete",
-        "run": identity | {"variant": "mosa", "seed": 0} | run,
-        "protocol": {"name": "demo", "version": 1, "train_split": "trainval", "eval_split": "test"},
-        "method": {"name": "mosa", "options": {"bottleneck": 8, "experts": 4}},
+        "specification_digest": Specification.model_validate(what).digest,
+        "seed": seed,
+        "specification": what,
+        "group": group,
+        "metric": "top1",
+        "splits": {"train": "trainval", "eval": "test"},
         "backbone": {
-            "architecture": "mosa_vit_micro", "weights": "builtin", "kind": "timm", "sha256": "0" * 64,
-            "image_size": 32,
+            "kind": "timm", "sha256": "0" * 64, "image_size": 32,
             "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
         },
-        "training": {
-            "epochs": 2, "batch_size": 32, "lr": 0.001, "weight_decay": 0.01, "warmup_epochs": 1.0,
-            "label_smoothing": 0.0, "eps": 1e-8, "drop_path": 0.0, "drop_rate": 0.0, "fraction": 1.0,
-            "passes": 2,
+        "data": {
+            "digest": "1" * 64, "train_examples": 1000, "eval_examples": 797, "resize": "direct",
+            "interpolation": None, "augment": "none", "notes": [],
         },
-        "metrics": {"top1": 61.25, "loss": 1.5, "examples": 797, "per_set": {}, "train_loss": [2.0, 1.25]},
+        "steps": {"passes": 2, "accumulation": 1},
+        "metrics": {"examples": 797, "per_set": {}, "train_loss": [2.0, 1.25]} | values | (metrics or {}),
         "parameters": {"adapter": 100, "head": 10, "total": 110, "trained": 130, "model": 1000},
         "flops": {"train_per_image": 3e6, "inference_per_image": 1e6},
         "seconds": {"prepare": 1.0, "train": 2.0, "eval": 0.5, "total": 3.5},
         "images_per_second": 500.0,
         "peak_memory_mib": 300.0,
-        "device": {"type": "cpu", "name": "some processor", "threads": 1},
+        "device": {
+            "type": "cpu", "name": "some processor", "threads": 1, "compile": "none",
+            "channels_last": False, "gradient_checkpointing": False,
+        },
         "versions": {"torch": "2.13.0"},
         "git": {"commit": None, "dirty": None},
-        "data": {
-            "digest": "1" * 64, "train_examples": 1000, "eval_examples": 797, "resize": "direct",
-            "interpolation": None, "augment": "none", "notes": [],
-        },
         "created": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
+    record |= changes
+    return {name: seal(record)[name] for name in Record.model_fields}
 
 
-def test_the_schema_is_a_closed_and_described_schema():
-    schema = json.loads(SCHEMA.read_text())
+def test_the_schema_is_closed_described_and_agrees_with_the_models():
+    schema = json.loads((SCHEMAS / "record.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema == record_schema(), "run `mosa schema`"
+    assert (ROOT / "docs" / "records.md").read_text() == records_page(), "run `mosa schema`"
+    jsonschema.validate(make_record(), schema)
 
     def walk(node, where):
         assert node.get("description"), where
         if "properties" in node:
             assert node["additionalProperties"] is False, where
-            optional = {"accumulation"}  # only where memory was short
-            optional |= {"precision", "views"}  # newer than the rest
-            optional |= {
-                "compile",
-                "channels_last",
-                "gradient_checkpointing",
-            }  # only where they are asked for
-            assert set(node["required"]) == set(node["properties"]) - optional, where
             for name, child in node["properties"].items():
                 walk(child, f"{where}.{name}")
 
     walk(schema, "record")
+
+
+def test_columns_are_those_that_the_record_declares():
+    assert {"benchmark", "task", "seed", "specification", "metric", *METRICS} <= COLUMNS.keys()
+    assert {"epochs", "lr", "fraction", "precision", "views"} <= COLUMNS.keys()
+    assert {"seed", "epochs", "lr", "protocol_version", "train_seconds", *METRICS} <= NUMBERS
+    assert {
+        **dict.fromkeys(("options", "per_set", "recipe", "versions"), dict),
+        "train_loss": list,
+        "dirty": bool | None,
+    } == JSON_COLUMNS
 
 
 def test_round_trip(tmp_path):
@@ -93,12 +130,15 @@ def test_round_trip(tmp_path):
     ("where", "value", "words"),
     [
         ("metrics.top1", 101, "metrics.top1: 101 is greater than the maximum of 100"),
-        ("metrics.top1", None, "metrics.top1: None is not of type 'number'"),
-        ("run.seed", "0", "run.seed: '0' is not of type 'integer'"),
-        ("schema_version", 2, "schema_version: 3 was expected"),
-        ("extra", 1, "the record: Additional properties are not allowed"),
-        ("protocol.eval_split", "train", "protocol.eval_split: 'train' is not one of"),
-        ("data.digest", "x", "data.digest: 'x' does not match"),
+        ("metrics.top1", "x", "metrics.top1: got 'x', expected a number"),
+        ("seed", "0", "seed: got '0', expected a whole number"),
+        ("schema_version", 5, "schema_version: 5 is not allowed: expected one of 4"),
+        ("extra", 1, "extra: unknown key 'extra'"),
+        ("splits.eval", "train", "splits.eval: 'train' is not allowed: expected one of val, test"),
+        ("data.digest", "x", "data.digest: got 'x', expected text of the form"),
+        ("specification.training.lr", -1.0, "training.lr: -1.0 is less than or equal to the minimum of 0"),
+        ("specification.options.experts", 0, "specification: options.experts: 0 is less than the minimum"),
+        ("specification.training.lr", 0.5, "its specification has the digest [0-9a-f]{16}, not [0-9a-f]{16}"),
     ],
 )
 def test_wrong_records_are_neither_written_nor_read(tmp_path, where, value, words):
@@ -113,33 +153,50 @@ def test_wrong_records_are_neither_written_nor_read(tmp_path, where, value, word
         write_record(record, path)
     assert not list(tmp_path.iterdir())
     path.write_text(json.dumps(record))
-    with pytest.raises(UserError, match=rf"seed0.json: not a valid record, {words}"):
+    with pytest.raises(UserError, match=rf"seed0.json: not a valid record, .*{words}"):
         load_record(path)
 
 
-def test_the_compiled_schema_says_what_the_schema_says():
-    """Whatever part of a record is taken away, or is of another type, both agree."""
-    validator, conforms = _validator(), _conforms()
-    assert validator.is_valid(make_record()) and conforms(make_record())
+@pytest.mark.parametrize("key", ["metrics.top1", "seconds.total", "git.commit", "data.train_examples"])
+def test_a_record_that_was_changed_by_hand_is_refused(tmp_path, key):
+    path, (section, name) = tmp_path / "seed0.json", key.split(".")
+    write_record(make_record(), path)
+    record = json.loads(path.read_text())
+    record[section][name] = {"git.commit": "0" * 40, "data.train_examples": 7}.get(key, 62.5)
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"seed0\.json: was changed after it was written; delete it"):
+        load_record(path)
 
-    def places(node, path=()):
-        if isinstance(node, dict):
-            for key, child in node.items():
-                yield (*path, key)
-                yield from places(child, (*path, key))
 
-    for path in places(make_record()):
-        for change in (KeyError, None, -1, 0.5, "x", [], {}, True):
-            record = make_record()
-            *parents, last = path
-            node = record
-            for key in parents:
-                node = node[key]
-            if change is KeyError:
-                del node[last]
-            else:
-                node[last] = change
-            assert conforms(record) == validator.is_valid(record), (path, change)
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_records_without_a_specification_are_refused_in_one_sentence(tmp_path, version):
+    path = tmp_path / "seed0.json"
+    path.write_text(json.dumps({"schema_version": version, "status": "complete"}))
+    with pytest.raises(UserError, match=r"written by an earlier version .* carries no specification; delete"):
+        load_record(path)
+
+
+def test_a_record_of_another_specification_is_refused_by_name(tmp_path):
+    path = tmp_path / "seed0.json"
+    record = write_record(make_record(training={"lr": 0.1}, options={"experts": 2}), path)
+    same = make_specification("demo/digits", "mosa", {"experts": 2}, {"epochs": 2, "lr": 0.1})
+    check_specification(record, same, path)
+    other = make_specification("demo/digits", "mosa", {"experts": 4}, {"epochs": 2, "lr": 0.2})
+    with pytest.raises(UserError) as error:
+        check_specification(record, other, path)
+    message = str(error.value)
+    assert message.startswith(f"{path}: the record of another specification: ")
+    assert "options.experts is 2, expected 4" in message and "training.lr is 0.1, expected 0.2" in message
+    assert "run snakemake again" in message and "epochs" not in message
+
+
+def test_a_record_that_is_older_than_a_metric_has_none(tmp_path):
+    record = make_record()
+    del record["metrics"]["ece"]
+    path = tmp_path / "seed0.json"
+    path.write_text(json.dumps(seal(record)))
+    assert load_record(path)["metrics"]["ece"] is None
+    assert load_records([path])["ece"].isna().all()
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1, 2", '{"a": }', "\x00", "[" * 100_000])
@@ -153,7 +210,7 @@ def test_files_that_are_not_json(tmp_path, content):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_numbers_that_json_does_not_have(tmp_path, value):
     record = make_record()
-    record["metrics"]["loss"] = value
+    record["metrics"]["nll"] = value
     with pytest.raises((UserError, ValueError)):
         write_record(record, tmp_path / "seed0.json")
     assert not list(tmp_path.iterdir())
@@ -181,11 +238,12 @@ def test_the_table_does_not_depend_on_the_order(tmp_path):
     assert frame.equals(load_records(reversed(paths)))
     assert list(frame.columns) == [*COLUMNS, "path"]
     assert list(frame.seed) == [0, 1, 10, 0, 1, 10] and list(frame.task.unique()) == ["count", "digits"]
-    assert frame.options[0] == {"bottleneck": 8, "experts": 4} and frame.top1[0] == 61.25
+    assert frame.options[0]["bottleneck"] == 8 and frame.top1[0] == 61.25
 
 
 def test_the_csv_is_the_table(tmp_path):
-    frame = collect(write_grid(tmp_path / "runs"), tmp_path / "runs.csv")
+    frame = load_records(write_grid(tmp_path / "runs"))
+    write_table(frame, tmp_path / "runs.csv")
     tables = (read_table(tmp_path / "runs.csv"), frame)
     read, expected = (table.fillna({"commit": "none"}) for table in tables)
     pd.testing.assert_frame_equal(read, expected, check_dtype=False)

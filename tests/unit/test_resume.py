@@ -158,7 +158,7 @@ def test_a_step_that_does_not_fit_is_done_in_parts(pack, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(training, "tuning_loss", full)
     record = execute(run, pack, tmp_path / "run.json")
-    assert record["training"]["accumulation"] == 4 and "accumulation" not in whole["training"]
+    assert record["steps"]["accumulation"] == 4 and "accumulation" not in whole["training"]
     assert "out of memory; a step of 32 is done in 4 parts" in capsys.readouterr().err
     assert record["metrics"]["train_loss"] == pytest.approx(whole["metrics"]["train_loss"], rel=1e-3)
     monkeypatch.setattr(training, "tuning_loss", lambda *_: full(None, [0] * 99))

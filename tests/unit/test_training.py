@@ -15,8 +15,9 @@ from mosa.data.packs import Pack
 from mosa.data.splits import DataSplit, FixedStore
 from mosa.engine import loop as training
 from mosa.engine.batches import Images
-from mosa.engine.loop import Diverged, TrainingOptions, decay_groups, evaluate, fit, lr_factor
+from mosa.engine.loop import Diverged, decay_groups, evaluate, fit, lr_factor
 from mosa.engine.run import execute
+from mosa.experiment.recipe import Recipe
 from mosa.peft import list_methods
 from mosa.peft.losses import passes_loss
 
@@ -39,7 +40,7 @@ def test_fused_adamw_is_adamw(method, monkeypatch):
             torch.optim, "AdamW", lambda *a, fused=fused, **k: own(*a, **k | {"fused": fused})
         )
         model = peft.attach(build(), method)
-        fit(model, images(), TrainingOptions(epochs=4, batch_size=8, lr=1e-3, warmup_epochs=0), seed=0)
+        fit(model, images(), Recipe(epochs=4, batch_size=8, lr=1e-3, warmup_epochs=0), seed=0)
         losses.append([p.detach().clone() for p in model.parameters() if p.requires_grad])
     for one, other in zip(*losses, strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
@@ -104,9 +105,7 @@ def test_divergence_stops_the_gradient_of_the_other_side():
 @pytest.mark.parametrize("method", list_methods())
 def test_training_lowers_the_loss(method):
     model = peft.attach(build(), method, **SMALL.get(method, {}))
-    progress = fit(
-        model, images(), TrainingOptions(epochs=40, batch_size=8, lr=5e-3, warmup_epochs=1), seed=0
-    )
+    progress = fit(model, images(), Recipe(epochs=40, batch_size=8, lr=5e-3, warmup_epochs=1), seed=0)
     assert len(progress.train_loss) == 40 and progress.images == 40 * 20
     assert progress.train_loss[-1] < 0.95 * progress.train_loss[0]
 
@@ -116,7 +115,7 @@ def test_statistics_of_what_is_frozen_stay(method, moves):
     model = peft.attach(timm.create_model("resnet10t", num_classes=5), method)
     before = {name: value.clone() for name, value in model.named_buffers() if "running" in name}
     assert before
-    fit(model, images(), TrainingOptions(epochs=1, batch_size=10, warmup_epochs=0), seed=0)
+    fit(model, images(), Recipe(epochs=1, batch_size=10, warmup_epochs=0), seed=0)
     after = dict(model.named_buffers())
     assert all(torch.equal(after[name], value) is not moves for name, value in before.items())
 
@@ -197,7 +196,7 @@ def test_a_fraction_of_the_training_images_is_seeded_and_stratified(pack, tmp_pa
         patch.setattr(DataSplit, "subset", watch)
         records = [record(seed) for seed in (0, 0, 1)]
     assert [r["data"]["train_examples"] for r in records] == [30] * 3
-    assert records[0]["training"]["fraction"] == 0.5
+    assert records[0]["specification"]["training"]["fraction"] == 0.5
     assert np.bincount(seen[0]).tolist() == [3] * 10  # of six of each class
     assert records[0]["metrics"]["train_loss"] == records[1]["metrics"]["train_loss"]
     assert records[0]["metrics"]["train_loss"] != records[2]["metrics"]["train_loss"]
@@ -234,7 +233,7 @@ def test_the_record_counts_parameters(pack, tmp_path, method):
     extra = {"mosa": 3 * 96 * 4, "adamix": 3 * (2 * 96 * 8 + 96 + 8) * 4}.get(method, 0)
     assert counts["trained"] == counts["total"] + extra
     assert record["flops"]["train_per_image"] > record["flops"]["inference_per_image"] > 0
-    assert record["training"]["passes"] == model.peft.method.passes
+    assert record["steps"]["passes"] == model.peft.method.passes
 
 
 def test_mosa_stores_what_the_adapter_stores(pack, tmp_path):
@@ -245,7 +244,7 @@ def test_mosa_stores_what_the_adapter_stores(pack, tmp_path):
 
 def test_log_lines_are_sparse_and_informative(capsys):
     model = peft.attach(build(), "linear")
-    fit(model, images(), TrainingOptions(epochs=30, batch_size=20), seed=0, label="demo/x linear seed 0")
+    fit(model, images(), Recipe(epochs=30, batch_size=20), seed=0, label="demo/x linear seed 0")
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 10
     assert lines[-1].startswith("demo/x linear seed 0: epoch 30/30, loss ")

@@ -14,6 +14,7 @@ from mosa.data.packs import Pack
 from mosa.experiment.config import Run, expand, load_config
 from mosa.experiment.plan import plan
 from mosa.experiment.space import grid_size, make_trials
+from mosa.experiment.specification import make_specification
 from mosa.records import load_record
 from mosa.search import trials as searches
 from mosa.search.choose import choose, read_choice, write_choice
@@ -35,10 +36,7 @@ tune:
     linear: {training: {lr: [0.01, 0.1, 1]}}
     adapter: {training: {lr: [0.01, 0.1, 1]}}
 """)
-RUN = Run(
-    "demo/digits", "micro_vit", "mosa_vit_micro", "builtin", "linear", "linear",
-    training={"epochs": 2, "batch_size": 16}, pack="digits.safetensors",
-)  # fmt: skip
+RUN = Run(make_specification("demo/digits", "linear", training={"epochs": 2, "batch_size": 16}))
 GRID = Search({"training": {"lr": [0.001, 0.1]}, "options": {}})
 
 
@@ -51,7 +49,14 @@ def entry(top1, loss=1.0, status="complete", lr=0.1):
 
 
 def written(path, entries, **changes):
-    content = {"version": 1, "task": f"demo/{path.stem}", "backbone": "b", "variant": "v", "method": "linear"}
+    content = {
+        "version": 2,
+        "specification": "0" * 64,
+        "task": f"demo/{path.stem}",
+        "backbone": "b",
+        "variant": "v",
+        "method": "linear",
+    }
     path.write_text(json.dumps(content | {"search": {"kind": "grid"}, "trials": entries} | changes))
     return path
 
@@ -59,7 +64,16 @@ def written(path, entries, **changes):
 def train(pack, tmp_path, *arguments):
     """Call `mosa train` and return its record."""
     output = tmp_path / "run.json"
-    what = ["--task", RUN.task, "--pack", str(pack), "--method", "linear", "--output", str(output)]
+    what = [
+        "--task",
+        RUN.specification.task,
+        "--pack",
+        str(pack),
+        "--method",
+        "linear",
+        "--output",
+        str(output),
+    ]
     done = CliRunner().invoke(cli, ["train", *what, *arguments])
     assert done.exit_code == 0, done.output
     return load_record(output)
@@ -147,7 +161,9 @@ def test_runs_take_the_choice_of_their_scope_and_sweeps_that_of_their_variant():
         for task in ("digits", "count")
         for variant in ("linear", "adapter")
     }
-    assert all(run.choice.endswith("/adapter") for run in runs if run.variant == "adapter_bottleneck8")
+    assert all(
+        run.choice.endswith("/adapter") for run in runs if run.specification.variant == "adapter_bottleneck8"
+    )
     config = CONFIG | {"tune": CONFIG["tune"] | {"per": "benchmark"}}
     assert {run.choice for run in expand(load_config(config))} == {
         "demo/micro_vit/linear",
@@ -177,9 +193,7 @@ def test_a_search_reads_train_and_val_and_never_test(pack, tmp_path, monkeypatch
     assert set(opened) == {"train", "val"}
     assert [trial["status"] for trial in result["trials"]] == ["complete", "complete"]
     for path in (tmp_path / "records").iterdir():
-        assert load_record(path)["protocol"] | {"version": 0} == {
-            "name": "demo", "version": 0, "train_split": "train", "eval_split": "val",
-        }  # fmt: skip
+        assert load_record(path)["splits"] == {"train": "train", "eval": "val"}
 
 
 def test_opening_test_in_a_search_raises(pack, tmp_path, monkeypatch):
@@ -199,7 +213,7 @@ def test_a_trial_is_the_run_that_mosa_train_does(pack, tmp_path):
     arguments = [
         "train",
         "--task",
-        RUN.task,
+        RUN.specification.task,
         "--pack",
         str(pack),
         "--method",
@@ -219,7 +233,9 @@ def test_a_search_goes_on_and_grows(pack, tmp_path, monkeypatch):
     trained = []
     execute = searches.execute
     monkeypatch.setattr(
-        searches, "execute", lambda run, *rest: trained.append(run.training["lr"]) or execute(run, *rest)
+        searches,
+        "execute",
+        lambda run, *rest: trained.append(run.specification.training.lr) or execute(run, *rest),
     )
     place = (pack, tmp_path / "records", tmp_path / "trials.json")
     first = run_search(RUN, GRID, *place)
@@ -239,8 +255,7 @@ def test_a_search_goes_on_and_grows(pack, tmp_path, monkeypatch):
 def test_halving_trains_the_best_longer(pack, tmp_path):
     lrs = [1e-5, 1e-4, 1e-2, 1e-1]
     search = Search(space(lr=lrs), min_epochs=1)
-    run = copy.copy(RUN)
-    object.__setattr__(run, "training", {"epochs": 4, "batch_size": 16})
+    run = Run(make_specification("demo/digits", "linear", training={"epochs": 4, "batch_size": 16}))
     result = run_search(run, search, pack, tmp_path / "records", tmp_path / "trials.json")
     assert result["search"]["rounds"] == [1, 2, 4]
     epochs = [trial["epochs"] for trial in result["trials"]]
@@ -293,7 +308,7 @@ def test_what_is_no_search_is_refused(tmp_path):
     good = written(tmp_path / "a.json", [entry(60)])
     other = written(tmp_path / "b.json", [entry(60)], search={"kind": "random"})
     cases = [([good, other], "another search"), ([tmp_path / "none.json"], "cannot be read")]
-    cases.append(([written(tmp_path / "c.json", [entry(60)], version=0)], "0 was expected|1 was expected"))
+    cases.append(([written(tmp_path / "c.json", [entry(60)], version=0)], "version: 0 is not allowed"))
     cases.append(
         ([written(tmp_path / "d.json", [entry(None, None, "diverged") | {"note": "x"}])], "no trial")
     )
@@ -309,7 +324,7 @@ def test_final_runs_take_the_choice(pack, tmp_path):
     arguments = [
         "train",
         "--task",
-        RUN.task,
+        RUN.specification.task,
         "--pack",
         str(pack),
         "--method",
@@ -321,8 +336,9 @@ def test_final_runs_take_the_choice(pack, tmp_path):
     done = CliRunner().invoke(cli, [*arguments, *training])
     assert done.exit_code == 0, done.output
     record = load_record(output)
-    assert record["training"]["lr"] == 0.07 and record["training"]["epochs"] == 1
-    assert record["protocol"]["eval_split"] == "test"
+    recipe = record["specification"]["training"]
+    assert recipe["lr"] == 0.07 and recipe["epochs"] == 1
+    assert record["splits"]["eval"] == "test"
 
 
 def test_tables_show_every_trial_and_mark_the_choice(tmp_path):

@@ -110,7 +110,7 @@ def test_one_run_of_each(name, folder):
     content = load_record(folder / record)
     assert expected.items() <= content["data"].items()
     assert content["protocol"]["name"] == "vpt" and content["backbone"]["mean"] == [0.485, 0.456, 0.406]
-    assert content["protocol"]["train_split"] == get_task(where.rsplit("/", 2)[0]).final_train
+    assert content["splits"]["train"] == get_task(where.rsplit("/", 2)[0]).final_train
     assert content["backbone"]["image_size"] == 224 and content["backbone"]["sha256"]
     assert (
         "Nothing to be done" in call(folder, "snakemake", "--cores", "2", *files(name), "--", record).stderr
@@ -146,7 +146,7 @@ def test_ones_own_images_by_config_alone(folder):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-3000:]
     record = load_record(folder / "results/own/runs/own/trees/micro_vit/mosa/seed0.json")
-    assert record["run"]["group"] == "own" and len(record["data"]["notes"]) == 2
+    assert record["group"] == "own" and len(record["data"]["notes"]) == 2
     assert record["data"]["eval_examples"] == 12
 
 

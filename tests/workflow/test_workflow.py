@@ -94,7 +94,7 @@ def test_every_run_leaves_one_valid_record(workspace):
         record = load_record(path)
         run = record["run"]
         assert path.parts[-4:] == (run["task"], run["backbone"], run["variant"], f"seed{run['seed']}.json")
-        assert record["training"]["epochs"] == 1 and record["protocol"]["eval_split"] == "test"
+        assert record["specification"]["training"]["epochs"] == 1 and record["splits"]["eval"] == "test"
 
 
 def test_tables_and_plots_are_there(workspace):
@@ -236,11 +236,11 @@ def test_hyper_parameters_are_chosen_on_val_and_taken_by_the_final_runs(workspac
     folder = workspace.folder / "results/tuned"
     records = [load_record(path) for path in folder.glob("runs/**/*.json")]
     assert len(records) == len(TASKS) * 3
-    assert {record["training"]["lr"] for record in records} == {0.01}
-    assert {record["protocol"]["eval_split"] for record in records} == {"test"}
+    assert {record["specification"]["training"]["lr"] for record in records} == {0.01}
+    assert {record["splits"]["eval"] for record in records} == {"test"}
     trained = list(folder.glob("tune/records/**/*.json"))
     assert len(trained) == len(TASKS) * 2 * 2
-    assert {load_record(path)["protocol"]["eval_split"] for path in trained} == {"val"}
+    assert {load_record(path)["splits"]["eval"] for path in trained} == {"val"}
     assert "lr 0.01\\* (" in (folder / "tables/chosen.md").read_text()
     assert workspace.planned() == {}
 
@@ -251,7 +251,9 @@ def test_hyper_parameters_are_chosen_on_val_and_taken_by_the_final_runs(workspac
     assert workspace.snakemake().returncode == 0
     assert len(list(folder.glob("tune/records/**/*.json"))) == len(TASKS) * 2 * 3
     records = [load_record(path) for path in folder.glob("runs/**/*.json")]
-    assert {record["training"]["lr"] for record in records} == {0.01} and len(records) == len(TASKS) * 3
+    assert {record["specification"]["training"]["lr"] for record in records} == {0.01} and len(
+        records
+    ) == len(TASKS) * 3
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert workspace.planned() == {}
 
