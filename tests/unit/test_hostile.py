@@ -108,7 +108,8 @@ def test_records_and_choices(tmp_path, data):
     with only_our_errors():
         assert load_record(path)["status"] == "complete"
     trials = {
-        "version": 2, "specification": "0", "task": "a/b", "backbone": "b", "variant": "v", "method": "m", "search": {},
+        "version": 2, "specification": "0", "task": "a/b", "backbone": "b", "variant": "v", "method": "m",
+        "search": {},
         "trials": [
             {"options": {}, "training": {"lr": 1}, "status": "complete", "epochs": 1, "top1": 1, "loss": 1}
         ],

@@ -221,7 +221,7 @@ def test_a_trial_is_the_run_that_mosa_train_does(pack, tmp_path):
         "--stage",
         "selection",
     ]
-    training = json.dumps(dict(RUN.training) | {"lr": 0.1})
+    training = json.dumps(RUN.specification.training.model_dump() | {"lr": 0.1})
     output = tmp_path / "one.json"
     done = CliRunner().invoke(cli, [*arguments, "--training", training, "--output", str(output)])
     assert done.exit_code == 0, done.output
