@@ -14,7 +14,7 @@ def test_methods_page_is_what_the_registry_says():
     assert (DOCS / "methods.md").read_text() == methods_page(), "run `mosa schema`"
 
 
-PAGES = [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [*sorted(DOCS.parent.glob("*.md")), *sorted(DOCS.glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
