@@ -61,8 +61,8 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
         The same model.
 
     Raises:
-        UserError: Unknown method or option, a value that is not allowed, a model whose blocks are
-            not understood, or a model that has a method attached already.
+        UserError: Unknown method or option, a value that is not allowed, a model that the method does
+            not fit (`Method.unfit` gives the reason), or a model that has a method attached already.
 
     Example:
         >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
@@ -76,7 +76,8 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
     if isinstance(method, str):
         method = build_method(method, **options)
     head = find_head(model)
-    method.check(model)
+    if reason := method.unfit(model):
+        raise UserError(reason)
     own_modules = set(model.modules())
     model.requires_grad_(False)
     passes = Passes()
