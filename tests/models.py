@@ -65,14 +65,6 @@ CASES = {
     ),
     "peft, oft": ("peft", {"type": "OFT", "targets": ["attn.proj"], "config": {"oft_block_size": 16}}),
 }
-# Cases that an architecture has no place for; each is refused with a reason.
-REFUSED = {
-    *((case, "convnext") for case in ("lora", "mosl", "lora, all targets")),
-    *((case, "convnext") for case in ("repadapter", "repadapter, strong")),
-    *((case, "convnext") for case in ("peft", "peft, dora", "peft, vera", "peft, oft")),
-    *((case, "convnext") for case in ("adapter, houlsby", "mosa, houlsby")),
-    *((case, family) for case in ("vpt", "vpt, shallow") for family in ("swin", "convnext")),
-}
 
 
 def build(architecture: str = "vit", classes: int = 5, seed: int = 0, dtype=torch.float32) -> nn.Module:

@@ -61,8 +61,8 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
         The same model.
 
     Raises:
-        UserError: Unknown method or option, a value that is not allowed, a model whose blocks are
-            not understood, or a model that has a method attached already.
+        UserError: Unknown method or option, a value that is not allowed, a model that the method does
+            not fit (`Method.unfit` gives the reason), or a model that has a method attached already.
 
     Example:
         >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
@@ -76,35 +76,45 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
     if isinstance(method, str):
         method = build_method(method, **options)
     head = find_head(model)
-    method.check(model)
-    own_modules = set(model.modules())
+    if reason := method.unfit(model):
+        raise UserError(reason)
+    backbone = set(model.modules())
+    _insert(model, method, seed)
+    head.requires_grad_(True)
+    inserted = {name: module for name, module in model.named_modules() if module not in backbone}
+    for module in inserted.values():
+        module.training = model.training
+    model.peft.buffers = tuple(
+        f"{prefix}.{name}"
+        for prefix, module in inserted.items()
+        for name, _ in module.named_buffers(recurse=False)
+    )
+    _hook_passes(model, backbone)
+    return model
+
+
+def _insert(model: nn.Module, method: Method, seed: int) -> None:
+    """Freeze the model and let the method insert its modules."""
     model.requires_grad_(False)
     passes = Passes()
     model.peft = Attachment(method, passes, model.register_forward_pre_hook(passes.begin))
     try:
-        with torch.random.fork_rng(devices=[]):  # layers that are made and then initialised draw from it
+        with torch.random.fork_rng(devices=[]):  # new layers draw from it before they are initialised
             method.apply(model, seed)
     except Exception:
         _detach(model)
         raise
-    head.requires_grad_(True)
-    for module in model.modules():
-        if module not in own_modules:
-            module.training = model.training
-    if method.feature_consistency:
-        for block in find_blocks(model)[:6]:
-            block.register_forward_hook(passes.keep_features)
 
-    model.peft.buffers = tuple(
-        f"{prefix}.{name}"
-        for prefix, module in model.named_modules()
-        if module not in own_modules
-        for name, _ in module.named_buffers(recurse=False)
-    )
-    fork_point = method.fork_point(model)
-    if fork_point is not None and not any(is_stochastic(module) for module in own_modules):
-        model.peft.fork = fork_point.register_forward_pre_hook(model.peft.passes.part)
-    return model
+
+def _hook_passes(model: nn.Module, backbone: set[nn.Module]) -> None:
+    """Keep the features that two passes compare, and compute once what precedes their first difference."""
+    state = model.peft
+    if state.method.feature_consistency:
+        for block in find_blocks(model)[:6]:
+            block.register_forward_hook(state.passes.keep_features)
+    fork_point = state.method.fork_point(model)
+    if fork_point is not None and not any(is_stochastic(module) for module in backbone):
+        state.fork = fork_point.register_forward_pre_hook(state.passes.part)
 
 
 def attachment(model: nn.Module) -> Attachment:

@@ -26,6 +26,7 @@ class Sites(NamedTuple):
 # y = h + mlp(norm2(h))`, ConvNeXt `y = x + mlp(norm(conv(x)))`, up to layer scale and drop path.
 # A subclass or a look-alike may compute something else, so it is refused.
 FAMILIES = {"ViT": Block, "Swin": SwinTransformerBlock, "ConvNeXt": ConvNeXtBlock}
+_FAMILY_OF = {block: name for name, block in FAMILIES.items()}
 SITES = {
     Block: Sites("norm2", "attn", "mlp"),
     SwinTransformerBlock: Sites("norm2", "attn", "mlp"),
@@ -41,12 +42,22 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
     """
     blocks = [module for module in model.modules() if type(module) in SITES]
     if not blocks:
-        known = ", ".join(f"{cls.__module__}.{cls.__name__}" for cls in SITES)
-        raise UserError(
-            f"{type(model).__name__} has no block that this method understands: expected a timm model "
-            f"made of {known}; use 'full' or 'linear', which work on any model with a classifier"
-        )
+        raise UserError(no_known_block(model))
     return blocks
+
+
+def families_of(model: nn.Module) -> list[str]:
+    """Return the families that a model's blocks belong to; none if it has no block of a known type."""
+    return list(dict.fromkeys(_FAMILY_OF[type(m)] for m in model.modules() if type(m) in _FAMILY_OF))
+
+
+def no_known_block(model: nn.Module) -> str:
+    """Return the message for a model without a block of a known type."""
+    known = ", ".join(f"{cls.__module__}.{cls.__name__}" for cls in SITES)
+    return (
+        f"{type(model).__name__} has no block that this method understands: expected a timm model "
+        f"made of {known}; use 'full' or 'linear', which work on any model with a classifier"
+    )
 
 
 def block_width(block: nn.Module) -> int:

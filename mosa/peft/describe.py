@@ -29,6 +29,7 @@ def _options_schema(name: str) -> dict[str, Any]:
     return {
         "type": "object",
         "description": cls.__doc__.partition("\n")[0],
+        "families": list(cls.families),
         "additionalProperties": False,
         "properties": properties,
     }

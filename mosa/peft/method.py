@@ -6,7 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
 from mosa.base.errors import UserError, unknown
-from mosa.peft.blocks import FAMILIES, find_blocks
+from mosa.base.families import ANY_MODEL, misfit
+from mosa.peft.blocks import FAMILIES, families_of, find_blocks, no_known_block
 
 _REGISTRY: dict[str, type["Method"]] = {}
 
@@ -30,8 +31,10 @@ class Method(BaseModel):
 
     A subclass states its `name`, its `reference` (paper) and its fields, implements `apply`, and
     counts its parameters in `block_parameters`. The model arrives built, loaded and entirely
-    frozen; the classifier is unfrozen afterwards, for every method alike. `families` names the
-    architectures that the method is for.
+    frozen; the classifier is unfrozen afterwards, for every method alike.
+
+    `families` declares the families of architectures that the method fits, or `ANY_MODEL`;
+    `families_reason` says why not the others. What else a model may lack, `unfit` reports.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants")
@@ -39,6 +42,7 @@ class Method(BaseModel):
     name: ClassVar[str]
     reference: ClassVar[str]
     families: ClassVar[tuple[str, ...]] = tuple(FAMILIES)
+    families_reason: ClassVar[str] = ""
 
     consistency: float = Field(
         0.0,
@@ -68,12 +72,21 @@ class Method(BaseModel):
         """Whether attaching leaves the output of the model as it is."""
         return True
 
-    def check(self, model: nn.Module) -> None:
-        """Refuse a model for which an option is too large, before anything is changed.
+    def unfit(self, model: nn.Module) -> str | None:
+        """Return why the method, with its options, cannot be attached to a model; None if it can.
 
-        Raises:
-            UserError: An option does not fit the model.
+        A subclass gives its own reasons, such as an option that is too large, after those of its base.
+
+        Args:
+            model: A timm model without a method attached; it is not changed.
         """
+        if ANY_MODEL in self.families and not self.feature_consistency:  # which compares blocks
+            return None
+        present = families_of(model)
+        if not present:
+            return no_known_block(model)
+        reason = next(filter(None, (misfit(self.name, family, self.families) for family in present)), None)
+        return f"{reason}: {self.families_reason}" if reason and self.families_reason else reason
 
     def apply(self, model: nn.Module, seed: int) -> None:
         """Insert the tuned modules into a frozen model, in place.

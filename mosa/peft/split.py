@@ -149,19 +149,19 @@ class SplitLinear(nn.Module):
         return f"in_features={in_features}, out_features={out_features}, experts={self.experts}"
 
 
-def check_experts(shape: Sequence[int], experts: int, structure: Structure = "random") -> None:
-    """Refuse a number of experts that a tensor's entries cannot be shared out among.
+def too_many_experts(shape: Sequence[int], experts: int, structure: Structure = "random") -> str | None:
+    """Return why a tensor cannot be shared out among so many experts, or None if it can.
 
-    Raises:
-        UserError: `experts` is not in 1 ... min(256, number of entries, or of rows or columns).
+    It can among 1 ... min(256, number of entries, or of rows or columns).
     """
     size = torch.Size(_unit_shape(shape, structure)).numel()
-    if not 1 <= experts <= min(MAX_EXPERTS, size):
-        what = "entries" if structure == "random" else structure
-        raise UserError(
-            f"experts={experts}: expected 1 to {min(MAX_EXPERTS, size)}, as the tensor of shape "
-            f"{'x'.join(map(str, shape))} has {size} {what} to share out and an index is one byte"
-        )
+    if 1 <= experts <= min(MAX_EXPERTS, size):
+        return None
+    what = "entries" if structure == "random" else structure
+    return (
+        f"experts={experts}: expected 1 to {min(MAX_EXPERTS, size)}, as the tensor of shape "
+        f"{'x'.join(map(str, shape))} has {size} {what} to share out and an index is one byte"
+    )
 
 
 def partition(
@@ -178,7 +178,8 @@ def partition(
     Raises:
         UserError: `experts` is not in 1 ... min(256, number of entries, or of rows or columns).
     """
-    check_experts(shape, experts, structure)
+    if reason := too_many_experts(shape, experts, structure):
+        raise UserError(reason)
     units = torch.Size(_unit_shape(shape, structure))
     size = units.numel()
     order = torch.rand(size, generator=rng, dtype=torch.float64).argsort(stable=True)

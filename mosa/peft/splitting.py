@@ -10,7 +10,7 @@ from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
 from mosa.peft.method import Method
 from mosa.peft.routing import Router, repeat_batch
-from mosa.peft.split import Merge, SplitLinear, Structure, check_experts
+from mosa.peft.split import Merge, SplitLinear, Structure, too_many_experts
 
 
 class Splitting(Method):
@@ -47,14 +47,18 @@ class Splitting(Method):
         """The names of the split projections within a branch."""
         return ("down", "up") if self.split == "both" else (self.split,)
 
-    def check(self, model: nn.Module) -> None:
-        super().check(model)
-        for shape in {shape for block in find_blocks(model) for shape in self.branch_shapes(block)}:
+    def unfit(self, model: nn.Module) -> str | None:
+        if reason := super().unfit(model):
+            return reason
+        for shape in sorted({shape for block in find_blocks(model) for shape in self.branch_shapes(block)}):
             weights = {"up": (shape.outputs, shape.hidden), "down": (shape.hidden, shape.inputs)}
             for name in self.split_names:
-                check_experts(weights[name], self.experts, self.structure)
-                if self.split_bias and shape.bias:
-                    check_experts(weights[name][:1], self.experts)
+                reason = too_many_experts(weights[name], self.experts, self.structure)
+                if not reason and self.split_bias and shape.bias:
+                    reason = too_many_experts(weights[name][:1], self.experts)
+                if reason:
+                    return reason
+        return None
 
     def apply(self, model: nn.Module, seed: int) -> None:
         super().apply(model, seed)

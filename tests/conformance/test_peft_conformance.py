@@ -4,23 +4,27 @@ import copy
 
 import pytest
 import torch
-from models import ARCHITECTURES, CASES, REFUSED, batch, build, train_steps
+from models import ARCHITECTURES, CASES, batch, build, train_steps
 from safetensors.torch import load_file, save_file
 
 from mosa import peft
 from mosa.base.errors import UserError
+from mosa.base.families import ANY_MODEL
 from mosa.base.timm import timm
+from mosa.peft.blocks import FAMILIES, families_of
 from mosa.peft.losses import tuning_loss
+
+BUILT = {case: peft.build_method(method, **options) for case, (method, options) in CASES.items()}
+MODELS = {architecture: build(architecture) for architecture in ARCHITECTURES}
+UNFIT = {
+    (case, architecture): method.unfit(model)
+    for case, method in BUILT.items()
+    for architecture, model in MODELS.items()
+}
 
 cases = pytest.mark.parametrize("case", CASES)
 everywhere = pytest.mark.parametrize(
-    ("case", "architecture"),
-    [
-        (case, architecture)
-        for case in CASES
-        for architecture in ARCHITECTURES
-        if (case, architecture) not in REFUSED
-    ],
+    ("case", "architecture"), [pair for pair, reason in UNFIT.items() if reason is None]
 )
 
 
@@ -29,13 +33,26 @@ def attached(case: str, architecture: str = "vit", classes: int = 5, seed: int =
     return peft.attach(build(architecture, classes, dtype=dtype), method, seed=seed, **options)
 
 
-@pytest.mark.parametrize(("case", "architecture"), sorted(REFUSED))
-def test_what_has_no_place_is_refused_with_a_reason(case, architecture):
-    method, options = CASES[case]
+@pytest.mark.parametrize(("case", "architecture"), [pair for pair, reason in UNFIT.items() if reason])
+def test_unfit_method_is_refused_with_its_reason(case, architecture):
     model = build(architecture)
-    with pytest.raises(UserError, match=r"has no|global attention|does not go onto"):
-        peft.attach(model, method, **options)
+    with pytest.raises(UserError) as error:
+        peft.attach(model, BUILT[case])
+    assert str(error.value) == UNFIT[case, architecture]
     assert not hasattr(model, "peft") and all(parameter.requires_grad for parameter in model.parameters())
+    assert list(model.state_dict()) == list(MODELS[architecture].state_dict())
+
+
+@pytest.mark.parametrize("method", peft.list_methods())
+def test_method_runs_on_exactly_the_families_that_it_declares(method):
+    """The families decide, except where the options of a case ask for more: one case of each must run."""
+    declared = peft.get_method(method).families
+    fitting = {
+        families_of(MODELS[architecture])[0]
+        for (case, architecture), reason in UNFIT.items()
+        if CASES[case][0] == method and reason is None
+    }
+    assert fitting == set(FAMILIES if ANY_MODEL in declared else declared)
 
 
 @everywhere

@@ -60,6 +60,39 @@ def test_model_without_known_blocks(method):
         peft.attach(model, method)
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "reason"),
+    [
+        ("vpt", {}, "vpt does not fit Swin (fits ViT): prompts are tokens of a global attention"),
+        ("adapter", {"bottleneck": 8}, None),
+        ("partial", {"blocks": 4}, "blocks=4: expected at most 3, the depth of the model"),
+        ("mosa", {"bottleneck": 1, "experts": 40}, "experts=40: expected 1 to 16, as the tensor of shape "
+         "16x1 has 16 entries to share out and an index is one byte"),
+        ("lora", {"rank": 17}, "rank=17: expected at most 16, the width of the projection"),
+    ],
+)  # fmt: skip
+def test_unfit_gives_the_reason_without_attaching(method, options, reason):
+    model = build("swin")
+    assert peft.build_method(method, **options).unfit(model) == reason
+    assert not hasattr(model, "peft") and all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_prompts_need_a_patch_embedding():
+    """CrossViT has blocks of the right type, and two embeddings of patches."""
+    with torch.device("meta"):
+        model = timm.create_model("crossvit_tiny_240", num_classes=3)
+    assert "CrossVit has no patch embedding" in peft.build_method("vpt").unfit(model)
+
+
+def test_comparing_the_features_of_blocks_needs_blocks():
+    with torch.device("meta"):
+        model = timm.create_model("resnet18", num_classes=3)
+    assert peft.build_method("linear").unfit(model) is None
+    with pytest.raises(UserError, match="ResNet has no block"):
+        peft.attach(model, "linear", feature_consistency=1.0)
+    assert not hasattr(model, "peft")
+
+
 @pytest.mark.parametrize("method", ["full", "linear"])
 def test_methods_without_blocks_take_any_classifier(method):
     model = peft.attach(timm.create_model("resnet18", num_classes=3), method)

@@ -91,7 +91,7 @@ def test_methods_that_do_not_fit_a_backbone_are_told_before_anything_starts(tmp_
     assert result.exit_code == 1
     assert re.search(r"^ok +vit ", result.output, re.MULTILINE)
     assert "cnn: 2 errors" in result.output
-    assert "variant vpt: ConvNeXt: prompts are tokens" in result.output
+    assert "variant vpt: vpt does not fit ConvNeXt (fits ViT): prompts are tokens" in result.output
     assert "variant lora: target 'q': ConvNeXtBlock has no such Linear layer" in result.output
 
 

@@ -115,12 +115,7 @@ def pretrain(
         loss = sum(SETTINGS["loss_weights"][name] * value for name, value in losses.items())
         if not loss.isfinite():
             raise FloatingPointError(f"pre-training: the loss is {loss.item()} at step {step} of {steps}")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), SETTINGS["clip_norm"])
-        optimizer.step()
-        schedule.step()
-
+        _descend(model, loss, optimizer, schedule)
         for name, value in ({"loss": loss} | losses | accuracies).items():
             sums[name] = sums.get(name, 0.0) + value.detach()
         since += 1
@@ -133,6 +128,20 @@ def pretrain(
             )
             bar.set_postfix({name: point[name] for name in ("loss", "shape_top1", "texture_top1")})
     return description
+
+
+def _descend(
+    model: Pretext,
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+) -> None:
+    """Take one step of the optimiser along the clipped gradient of the loss."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), SETTINGS["clip_norm"])
+    optimizer.step()
+    schedule.step()
 
 
 def _losses(

@@ -7,7 +7,6 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.peft.blocks import SITES, block_width, channel_dim, find_blocks
 from mosa.peft.method import BranchShape, Method
@@ -61,13 +60,16 @@ class Adapter(Method):
             options = options | {"activation": USUAL_ACTIVATION[placement]}
         return options
 
-    def check(self, model: nn.Module) -> None:
+    def unfit(self, model: nn.Module) -> str | None:
+        if reason := super().unfit(model):
+            return reason
         for block in find_blocks(model):
             if self.placement == "houlsby" and SITES[type(block)].attention is None:
-                raise UserError(
+                return (
                     f"placement 'houlsby': {type(block).__name__} has no attention to stand after; "
                     f"take 'pfeiffer', 'adaptformer' or 'sequential'"
                 )
+        return None
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "adapter")

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from mosa.base.families import ANY_MODEL
 from mosa.peft.blocks import find_head
 from mosa.peft.method import Method
 
@@ -16,7 +17,7 @@ class Bias(Method):
 
     name: ClassVar[str] = "bias"
     reference: ClassVar[str] = "Ben Zaken et al., BitFit, ACL 2022, arXiv 2106.10199"
-    families: ClassVar[tuple[str, ...]] = ("any model with a classifier",)
+    families: ClassVar[tuple[str, ...]] = (ANY_MODEL,)
 
     def apply(self, model: nn.Module, seed: int) -> None:
         for bias in _biases(model):

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from mosa.base.families import ANY_MODEL
 from mosa.peft.blocks import find_head
 from mosa.peft.method import Method
 
@@ -13,7 +14,7 @@ class Full(Method):
 
     name: ClassVar[str] = "full"
     reference: ClassVar[str] = "full fine-tuning, the field's common baseline"
-    families: ClassVar[tuple[str, ...]] = ("any model with a classifier",)
+    families: ClassVar[tuple[str, ...]] = (ANY_MODEL,)
 
     def apply(self, model: nn.Module, seed: int) -> None:
         model.requires_grad_(True)

@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from mosa.base.errors import UserError, unknown
+from mosa.base.families import ANY_MODEL
 from mosa.base.seeding import derive_seed
 from mosa.peft.blocks import find_head
 from mosa.peft.method import Method
@@ -25,7 +26,7 @@ class HuggingFacePeft(Method):
 
     name: ClassVar[str] = "peft"
     reference: ClassVar[str] = "Mangrulkar et al., PEFT, 2022, https://github.com/huggingface/peft"
-    families: ClassVar[tuple[str, ...]] = ("any model with the named layers",)
+    families: ClassVar[tuple[str, ...]] = (ANY_MODEL,)
 
     type: str = Field("LORA", description="Name of the library's method.")
     targets: list[str] = Field(
@@ -35,9 +36,15 @@ class HuggingFacePeft(Method):
     )
     config: dict[str, Any] = Field({}, description="Arguments of the library's config class.")
 
-    def check(self, model: nn.Module) -> None:
-        with torch.random.fork_rng(devices=[]):
-            self._inject(copy.deepcopy(model).to("meta"))
+    def unfit(self, model: nn.Module) -> str | None:
+        if reason := super().unfit(model):
+            return reason
+        try:
+            with torch.random.fork_rng(devices=[]):
+                self._inject(copy.deepcopy(model).to("meta"))
+        except UserError as error:
+            return str(error)
+        return None
 
     def apply(self, model: nn.Module, seed: int) -> None:
         torch.manual_seed(derive_seed(seed, "peft"))

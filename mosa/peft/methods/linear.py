@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from mosa.base.families import ANY_MODEL
 from mosa.peft.method import Method
 
 
@@ -12,7 +13,7 @@ class Linear(Method):
 
     name: ClassVar[str] = "linear"
     reference: ClassVar[str] = "linear probing, the field's common baseline"
-    families: ClassVar[tuple[str, ...]] = ("any model with a classifier",)
+    families: ClassVar[tuple[str, ...]] = (ANY_MODEL,)
 
     def apply(self, model: nn.Module, seed: int) -> None:
         """Insert nothing: the classifier is unfrozen for every method."""

@@ -7,7 +7,6 @@ import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
-from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
 from mosa.peft.method import BranchShape, Method
@@ -28,7 +27,7 @@ class Lora(Method):
     reference: ClassVar[str] = (
         "Hu et al., LoRA, ICLR 2022, arXiv 2106.09685, eq. 3. Defaults: rank and targets as in MoSA's paper"
     )
-    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin", "ConvNeXt with targets fc1, fc2")
+    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin", "ConvNeXt")
 
     rank: int = Field(16, ge=1, description="Rank r of the change.")
     targets: list[Target] = Field(
@@ -44,15 +43,18 @@ class Lora(Method):
             raise ValueError("a target is named twice")
         return sorted(targets, key=[*QKV, "proj", "fc1", "fc2"].index)
 
-    def check(self, model: nn.Module) -> None:
+    def unfit(self, model: nn.Module) -> str | None:
+        if reason := super().unfit(model):
+            return reason
         for block in find_blocks(model):
             for target in self.targets:
                 owner, name = _place(block, target)
                 if not isinstance(getattr(owner, name, None), nn.Linear):
-                    raise UserError(f"target {target!r}: {type(block).__name__} has no such Linear layer")
+                    return f"target {target!r}: {type(block).__name__} has no such Linear layer"
             smallest = min(min(shape.inputs, shape.outputs) for shape in self.branch_shapes(block))
             if self.rank > smallest:
-                raise UserError(f"rank={self.rank}: expected at most {smallest}, the width of the projection")
+                return f"rank={self.rank}: expected at most {smallest}, the width of the projection"
+        return None
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "lora")

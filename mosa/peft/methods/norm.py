@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
+from mosa.base.families import ANY_MODEL
 from mosa.peft.method import Method
 
 
@@ -15,7 +16,7 @@ class Norm(Method):
 
     name: ClassVar[str] = "norm"
     reference: ClassVar[str] = "Basu et al., Strong baselines for few-shot tuning, 2023, arXiv 2304.01917"
-    families: ClassVar[tuple[str, ...]] = ("any model with a classifier",)
+    families: ClassVar[tuple[str, ...]] = (ANY_MODEL,)
 
     def apply(self, model: nn.Module, seed: int) -> None:
         for norm in _norms(model):

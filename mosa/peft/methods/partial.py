@@ -5,7 +5,6 @@ from typing import ClassVar
 from pydantic import Field
 from torch import nn
 
-from mosa.base.errors import UserError
 from mosa.peft.blocks import final_norm, find_blocks
 from mosa.peft.method import Method
 
@@ -20,10 +19,13 @@ class Partial(Method):
 
     blocks: int = Field(1, ge=1, description="Number k of blocks.")
 
-    def check(self, model: nn.Module) -> None:
+    def unfit(self, model: nn.Module) -> str | None:
+        if reason := super().unfit(model):
+            return reason
         depth = len(find_blocks(model))
         if self.blocks > depth:
-            raise UserError(f"blocks={self.blocks}: expected at most {depth}, the depth of the model")
+            return f"blocks={self.blocks}: expected at most {depth}, the depth of the model"
+        return None
 
     def apply(self, model: nn.Module, seed: int) -> None:
         for module in self._tuned(model):

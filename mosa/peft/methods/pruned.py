@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
 from mosa.peft.methods.adapter import Adapter
-from mosa.peft.split import check_experts, partition
+from mosa.peft.split import partition, too_many_experts
 
 
 class Pruned(Adapter):
@@ -31,11 +31,12 @@ class Pruned(Adapter):
         """The names of the pruned projections within a branch."""
         return ("down", "up") if self.prune == "both" else (self.prune,)
 
-    def check(self, model: nn.Module) -> None:
-        super().check(model)
-        for block in find_blocks(model):
-            for shape in self.branch_shapes(block):
-                check_experts((shape.hidden, min(shape.inputs, shape.outputs)), self.keep)
+    def unfit(self, model: nn.Module) -> str | None:
+        if reason := super().unfit(model):
+            return reason
+        shapes = {shape for block in find_blocks(model) for shape in self.branch_shapes(block)}
+        sizes = sorted((shape.hidden, min(shape.inputs, shape.outputs)) for shape in shapes)
+        return next(filter(None, (too_many_experts(size, self.keep) for size in sizes)), None)
 
     def apply(self, model: nn.Module, seed: int) -> None:
         super().apply(model, seed)

@@ -6,7 +6,6 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
 from mosa.peft.method import Method
@@ -27,20 +26,21 @@ class RepAdapter(Method):
         " defaults: its released code"
     )
     families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
+    families_reason: ClassVar[str] = "one of its adapters stands before the attention"
 
     bottleneck: int = Field(8, ge=1, description="Channels r between D and U.")
     groups: int = Field(2, ge=1, description="Groups of U; a divisor of r and of the width.")
     scale: float = Field(1.0, description="Factor s of the branch.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate between D and U.")
 
-    def check(self, model: nn.Module) -> None:
-        for block in find_blocks(model):
-            if not hasattr(block, "attn"):
-                raise UserError(f"{type(block).__name__} has no attention to stand before")
-            for layer in _layers(block):
-                for name, size in (("bottleneck", self.bottleneck), ("width", layer.in_features)):
-                    if size % self.groups:
-                        raise UserError(f"groups={self.groups}: expected a divisor of the {name} {size}")
+    def unfit(self, model: nn.Module) -> str | None:
+        if reason := super().unfit(model):
+            return reason
+        for layer in (layer for block in find_blocks(model) for layer in _layers(block)):
+            for name, size in (("bottleneck", self.bottleneck), ("width", layer.in_features)):
+                if size % self.groups:
+                    return f"groups={self.groups}: expected a divisor of the {name} {size}"
+        return None
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "repadapter")

@@ -7,9 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mosa.base.errors import UserError
 from mosa.base.seeding import generator
-from mosa.base.timm import Block
 from mosa.peft.blocks import block_width, find_blocks
 from mosa.peft.method import Method
 from mosa.peft.routing import repeat_batch
@@ -29,6 +27,7 @@ class Vpt(Method):
         "Jia et al., VPT, ECCV 2022, arXiv 2203.12119, eq. 4-7; defaults: its released code"
     )
     families: ClassVar[tuple[str, ...]] = ("ViT",)
+    families_reason: ClassVar[str] = "prompts are tokens of a global attention"
 
     prompts: int = Field(10, ge=1, description="Number of prompt tokens of a block.")
     deep: bool = Field(True, description="New prompts before every block, instead of the first one alone.")
@@ -38,13 +37,14 @@ class Vpt(Method):
     def starts_as_backbone(self) -> bool:
         return False
 
-    def check(self, model: nn.Module) -> None:
-        for block in find_blocks(model):
-            if type(block) is not Block:
-                raise UserError(
-                    f"{type(model).__name__}: prompts are tokens of a global attention; "
-                    f"expected a ViT of timm, or another method"
-                )
+    def unfit(self, model: nn.Module) -> str | None:
+        if reason := super().unfit(model):
+            return reason
+        if not hasattr(getattr(model, "patch_embed", None), "patch_size"):
+            return (
+                f"{type(model).__name__} has no patch embedding in front of its blocks: expected a plain ViT"
+            )
+        return None
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "prompts")

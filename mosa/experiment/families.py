@@ -1,0 +1,47 @@
+"""Which methods fit which architectures, by their names alone: the workflow's head must not import timm."""
+
+from mosa.base.families import misfit
+from mosa.experiment.validation import read_schema
+
+# Starts of timm's names, by the family of the blocks that these architectures are made of.
+PREFIXES = {
+    "ViT": ("vit_", "deit_", "deit3_", "beit3_", "flexivit_", "mosa_vit_", "test_vit"),
+    "Swin": ("swin_",),
+    "ConvNeXt": ("convnext_", "convnextv2_", "test_convnext"),
+}
+# Parts of names that start as a ViT's, of architectures with other blocks: those of EVA (rotary positions),
+# with relative positions, with parallel branches, or with norms in other places.
+OTHER_BLOCKS = (
+    *("dinov3", "lingbot", "rope", "sapiens2", "vit_pe_"),
+    *("relpos", "_18x2_", "pwee_", "_rpn_", "_xp_"),
+)
+
+
+def family_of(architecture: str) -> str | None:
+    """Return the family of an architecture, by its name.
+
+    Args:
+        architecture: timm's name, such as "swin_tiny_patch4_window7_224".
+
+    Returns:
+        "ViT", "Swin" or "ConvNeXt"; None where the name does not say it.
+    """
+    if any(part in architecture for part in OTHER_BLOCKS):
+        return None
+    return next((family for family, starts in PREFIXES.items() if architecture.startswith(starts)), None)
+
+
+def unfit(method: str, architecture: str) -> str | None:
+    """Return why a method does not fit an architecture, whatever its options; None if it may.
+
+    An architecture of no known family is left to `mosa.peft.attach`, which sees the model.
+
+    Args:
+        method: Name of a method.
+        architecture: timm's name of an architecture.
+
+    Returns:
+        One sentence, such as "vpt does not fit Swin (fits ViT)".
+    """
+    family = family_of(architecture)
+    return family and misfit(method, family, read_schema("methods")["$defs"][method]["families"])

@@ -1,0 +1,101 @@
+"""Families of architectures by their names, which the workflow uses, against the blocks that timm builds."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import mosa.backbones.micro_vit  # noqa: F401  registers our architecture with timm
+from mosa import peft
+from mosa.base.families import ANY_MODEL
+from mosa.base.timm import timm
+from mosa.experiment.families import PREFIXES, family_of, unfit
+from mosa.peft.blocks import FAMILIES, families_of
+
+NAMES = [name for name in timm.list_models() if name.startswith(tuple(sum(PREFIXES.values(), ())))]
+# Made by timm's plain ViT of other blocks: one of each kind that the table must name.
+OTHERS = [
+    "vit_small_patch16_18x2_224",
+    "vit_base_patch16_rpn_224",
+    "vit_base_patch16_xp_224",
+    "vit_pwee_patch16_reg1_gap_256",
+    "vit_dpwee_patch16_reg1_gap_256",
+]
+MODULES = {
+    "ViT": ("vision_transformer", "vision_transformer_hybrid", "deit", "micro_vit"),
+    "Swin": ("swin_transformer",),
+    "ConvNeXt": ("convnext",),
+}
+
+
+def test_table_names_the_families_of_the_library():
+    assert list(PREFIXES) == list(FAMILIES)
+
+
+def test_no_name_stands_in_two_families():
+    starts = [start for family in PREFIXES.values() for start in family]
+    assert not [(a, b) for a in starts for b in starts if a != b and a.startswith(b)]
+
+
+@pytest.mark.parametrize("family", PREFIXES)
+def test_every_architecture_of_a_family_comes_from_its_modules(family):
+    known = {name for module in MODULES[family] for name in timm.list_models(module=module)}
+    named = {name for name in timm.list_models() if family_of(name) == family}
+    assert len(named) > 5 and named <= known
+
+
+# Sapiens2 takes no other depth than its own; its module (EVA's) is looked at above.
+@pytest.mark.parametrize("name", [*(name for name in NAMES[::6] if "sapiens2" not in name), *OTHERS])
+def test_family_is_that_of_the_blocks(name):
+    shallow = {"depth": 1} if name.startswith(PREFIXES["ViT"]) else {"depths": (1, 1, 1, 1)}
+    with torch.device("meta"):
+        built = families_of(timm.create_model(name, **shallow))
+    assert ([] if family_of(name) is None else [family_of(name)]) == built
+
+
+@pytest.mark.parametrize(
+    ("architecture", "family"),
+    [
+        ("vit_base_patch16_224", "ViT"),
+        ("deit3_small_patch16_224", "ViT"),
+        ("mosa_vit_micro", "ViT"),
+        ("swin_base_patch4_window7_224", "Swin"),
+        ("convnextv2_tiny", "ConvNeXt"),
+        ("vit_base_patch16_dinov3", None),
+        ("vit_relpos_base_patch16_224", None),
+        ("vit_pwee_patch16_reg1_gap_256", None),
+        ("vit_base_patch16_rpn_224", None),
+        ("swinv2_tiny_window8_256", None),
+        ("resnet50", None),
+    ],
+)
+def test_family_of_names(architecture, family):
+    assert family_of(architecture) == family
+
+
+def test_unfit_pairs_have_a_sentence():
+    assert unfit("vpt", "swin_tiny_patch4_window7_224") == "vpt does not fit Swin (fits ViT)"
+    assert unfit("repadapter", "convnext_atto") == "repadapter does not fit ConvNeXt (fits ViT, Swin)"
+    assert unfit("vpt", "vit_base_patch16_224") is None
+    assert unfit("vpt", "resnet50") is None  # left to attach, which sees the model
+
+
+@pytest.mark.parametrize("method", peft.list_methods())
+@pytest.mark.parametrize(
+    "architecture", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto"]
+)
+def test_names_refuse_what_the_library_refuses(method, architecture):
+    with torch.device("meta"):
+        model = timm.create_model(architecture)
+    declared = peft.get_method(method).families
+    reason = unfit(method, architecture)
+    assert (reason is None) == (ANY_MODEL in declared or family_of(architecture) in declared)
+    if reason:
+        assert peft.build_method(method).unfit(model).startswith(reason)
+
+
+def test_needs_neither_torch_nor_timm():
+    code = "import sys; from mosa.experiment.families import unfit; unfit('vpt', 'swin_s3_base_224'); "
+    code += "print({'torch', 'timm'} & {*sys.modules})"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
