@@ -4,7 +4,7 @@
 
 rule collect:
     input:
-        records=list(RUNS),
+        records=all_records,
         manifest=MANIFEST,
     output:
         runs=f"{RESULTS}/tables/runs.csv",

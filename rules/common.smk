@@ -6,6 +6,7 @@ import inspect
 import os
 import shlex
 import sys
+from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -114,9 +115,20 @@ def run_of(wildcards):
     return EXPERIMENT.at(wildcards.benchmark, wildcards.task, wildcards.backbone, wildcards.variant)
 
 
+@cache
+def force_stale_files():
+    """Have stale files made again: what lies on disk decides, also without .snakemake, and under any trigger.
+
+    Input functions are called once there is a DAG, and before it is decided which of its jobs run.
+    """
+    if workflow.is_main_process:
+        workflow.dag.forcefiles.update(EXPERIMENT.stale_files())
+
+
 @many_times
 def specification_of_run(wildcards):
     """The specification of a run, a file that is named by its content."""
+    force_stale_files()
     return EXPERIMENT.specification_file(run_of(wildcards))
 
 
@@ -172,11 +184,17 @@ def runtime_of_search(wildcards, attempt):
     return f"{resources.search_minutes(what, task, bool(GPU), tune, attempt):.0f}m"
 
 
-def trials_of_choice(wildcards, output):
+def trials_of_choice(wildcards):
     """The searches that a choice is made from: of one task, or of all tasks of a benchmark."""
     return EXPERIMENT.choices[
         f"{RESULTS}/tune/choices/{wildcards.scope}/{wildcards.backbone}/{wildcards.variant}.json"
     ]
+
+
+def all_records(wildcards):
+    """The records of all runs."""
+    force_stale_files()
+    return list(RUNS)
 
 
 def folder_of_output(wildcards, output):
@@ -193,10 +211,3 @@ def existing_records():
     """A digest of which records exist, and since when."""
     found = [(record, Path(record).stat().st_mtime_ns) for record in RUNS if Path(record).is_file()]
     return hashlib.sha256(repr(found).encode()).hexdigest()[:16]
-
-
-if workflow.is_main_process and workflow.dag_settings is not None:
-    # What lies on disk decides what is stale, also without .snakemake, and under every --rerun-triggers.
-    workflow.dag_settings.forcerun = set(workflow.dag_settings.forcerun) | EXPERIMENT.stale_for(
-        workflow.dag_settings.targets
-    )

@@ -478,7 +478,7 @@ def plots(records: Path, variants: list[str] | None, output: Path) -> None:
 @click.option("--title", default="Benchmark", show_default=True, help="Name of the experiment.")
 @click.option("--config", type=FILE, help="Config (YAML) to show.")
 @click.option("--choices", type=FILE, help="What was tuned: the chosen.json of `mosa choices`.")
-@click.option("--manifest", type=FILE, help="List of all records; those that are missing are told.")
+@click.option("--manifest", type=FILE, help="Manifest of the workflow; records that are missing are listed.")
 @click.option(
     "--results",
     type=FOLDER,
@@ -498,6 +498,7 @@ def report(
     output: Path,
 ) -> None:
     """Write a report from records: one HTML page with tables, interactive plots, and every run."""
+    from mosa.experiment.manifest import read_manifest
     from mosa.results.frame import read_table
     from mosa.results.report import missing_runs, write_report
 
@@ -506,7 +507,8 @@ def report(
         chosen = json.loads(_read_text(choices)) if choices else []
     except ValueError as error:
         raise UserError(f"{choices}: not JSON ({error}); expected what `mosa choices` wrote") from None
-    missing = missing_runs(_listed(manifest), results) if manifest else []
+    meant = read_manifest(manifest)[1] if manifest else []
+    missing = missing_runs([one.path for one in meant], results)
     write_report(read_table(records), output, variants, title, text, chosen, missing)
     click.echo(f"report -> {output}")
 

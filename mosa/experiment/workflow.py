@@ -33,18 +33,6 @@ from mosa.experiment.space import search_settings
 from mosa.experiment.specification import Specification
 
 FROZEN = "MOSA_EXPERIMENT"  # the environment variable that hands the frozen experiment on to the jobs
-# Rules whose targets need no run.
-_STANDALONE = {
-    "partial",
-    "check",
-    "check_data",
-    "make_data",
-    "pretrain",
-    "pretrain_backbone",
-    "tune",
-    "search",
-    "choose",
-}
 _CHECKED = ("name", "protocol", "paths", "tasks", "benchmarks", "backbones", "packing", "variants", "sweeps")
 
 
@@ -261,25 +249,10 @@ class Workflow:
         except OSError:
             return True
 
-    def stale_for(self, targets: Iterable[str]) -> set[str]:
-        """Return the stale files that have to be made again for the targets of a command.
-
-        Args:
-            targets: Rules and files that were asked for; none: all of the experiment.
-        """
-        targets = set(targets)
-        files, rules = targets & self.runs.keys(), targets - self.runs.keys()
-        aggregates = tuple(f"{self.results}/{name}" for name in ("tables/", "plots/", "report"))
-        whole = not targets or any(
-            name.startswith(aggregates) if "/" in name else name not in _STANDALONE for name in rules
-        )
-        stale: set[str] = self.stale_searches() if whole or files or "tune" in rules else set()
-        if whole:
-            stale |= self.stale_records()
-            stale |= {f"{self.results}/tables/runs.csv"} if self.table_is_stale() else set()
-        else:
-            stale |= self.stale_records() & files
-        return stale
+    def stale_files(self) -> set[str]:
+        """Return the files that exist and were made from something else than what is meant."""
+        table = {f"{self.results}/tables/runs.csv"} if self.table_is_stale() else set()
+        return self.stale_records() | self.stale_searches() | table
 
     @property
     def wildcard_constraints(self) -> dict[str, str]:

@@ -10,60 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from workspace import CONFIG, REFRESH, SEEDS, TASKS, Workspace
 
 from mosa.records import load_record
 
-ROOT = Path(__file__).parents[2]
-SNAKEMAKE = [sys.executable, "-m", "snakemake"]
-TASKS, SEEDS = ["digits", "count"], [0, 1]
-CONFIG = {
-    "name": "tiny",
-    "benchmarks": {"demo": TASKS},
-    "backbones": {"micro_vit": {"architecture": "mosa_vit_micro", "weights": "builtin"}},
-    "seeds": SEEDS,
-    "training": {"epochs": 1, "batch_size": 64},
-    "variants": {method: {"method": method} for method in ("linear", "full", "adapter", "lora", "mosa")},
-}
-REFRESH = {"collect": 1, "write_tables": 1, "draw_plots": 1, "write_report": 1, "all": 1}
-
 pytestmark = pytest.mark.slow
-
-
-class Workspace:
-    """A folder with a copy of the workflow and a config."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("rules", "profiles", "report", "envs"):
-            shutil.copytree(ROOT / name, folder / name)
-        shutil.copy(ROOT / "Snakefile", folder)
-        decoy = folder / "decoy" / "mosa"  # another installation, first on PATH, must not be what runs
-        decoy.parent.mkdir()
-        decoy.write_text("#!/bin/sh\nexit 1\n")
-        decoy.chmod(0o755)
-        self.environment = os.environ | {"PATH": f"{decoy.parent}:{os.environ['PATH']}"}
-        self.configure(CONFIG)
-
-    def configure(self, config: dict) -> None:
-        (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [*SNAKEMAKE, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True
-        )
-
-    def planned(self, *arguments: str) -> dict[str, int]:
-        """What a dry run would do: jobs by rule."""
-        result = self.snakemake("-n", *arguments)
-        assert result.returncode == 0, result.stderr[-3000:]
-        output = result.stdout + result.stderr
-        if "Nothing to be done" in output:
-            return {}
-        table = output.partition("Job stats:")[2].partition("total")[0]
-        return {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
-
-    def records(self) -> list[Path]:
-        return sorted(self.folder.glob("results/runs/**/*.json"))
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +43,10 @@ def test_every_run_leaves_one_valid_record(workspace):
     assert {str(path.relative_to(workspace.folder)) for path in workspace.records()} == expected
     for path in workspace.records():
         record = load_record(path)
-        run = record["run"]
-        assert path.parts[-4:] == (run["task"], run["backbone"], run["variant"], f"seed{run['seed']}.json")
+        run = record["specification"]
+        assert str(path).endswith(
+            f"{run['task']}/{run['backbone']['name']}/{run['variant']}/seed{record['seed']}.json"
+        )
         assert record["specification"]["training"]["epochs"] == 1 and record["splits"]["eval"] == "test"
 
 
@@ -251,9 +204,8 @@ def test_hyper_parameters_are_chosen_on_val_and_taken_by_the_final_runs(workspac
     assert workspace.snakemake().returncode == 0
     assert len(list(folder.glob("tune/records/**/*.json"))) == len(TASKS) * 2 * 3
     records = [load_record(path) for path in folder.glob("runs/**/*.json")]
-    assert {record["specification"]["training"]["lr"] for record in records} == {0.01} and len(
-        records
-    ) == len(TASKS) * 3
+    assert {record["specification"]["training"]["lr"] for record in records} == {0.01}
+    assert len(records) == len(TASKS) * 3
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert workspace.planned() == {}
 
@@ -269,12 +221,10 @@ def test_the_same_seed_gives_the_same_record(workspace):
     """One run again, by the command that the workflow printed, to the same metrics bit by bit."""
     path = workspace.folder / "results/runs/demo/digits/micro_vit/mosa/seed1.json"
     first = json.loads(path.read_text())
-    options, training = first["method"]["options"], dict(first["training"])
-    training.pop("passes")
-    command = [sys.executable, "-m", "mosa.cli", "train", "--task", "demo/digits", "--method", "mosa"]
     (pack,) = workspace.folder.glob("results/packs/demo/digits-*.safetensors")
-    command += ["--pack", str(pack), "--options", json.dumps(options)]
-    command += ["--training", json.dumps(training), "--seed", "1", "--output", "again.json"]
+    spec = workspace.folder / f"results/specifications/{first['specification_digest'][:16]}.json"
+    command = [sys.executable, "-m", "mosa.cli", "train", "--spec", str(spec), "--pack", str(pack)]
+    command += ["--seed", "1", "--output", "again.json"]
     subprocess.run(command, cwd=workspace.folder, check=True, capture_output=True)
     again = json.loads((workspace.folder / "again.json").read_text())
     assert again["metrics"] == first["metrics"]

@@ -1,0 +1,247 @@
+"""A number cannot come loose from what made it, whatever happens to config, data and files.
+
+Each test is a way in which a table could show a number that its config does not stand for.
+"""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from workspace import CONFIG, REFRESH, SNAKEMAKE, Workspace
+
+from mosa.records import load_record, seal
+
+pytestmark = pytest.mark.slow
+
+SMALL = CONFIG | {
+    "benchmarks": {"demo": ["digits"]},
+    "variants": {"linear": {"method": "linear"}, "lora": {"method": "lora", "options": {"rank": 8}}},
+    "training": {"epochs": 1, "batch_size": 64, "lr": 0.03},
+}
+CHANGED = SMALL | {
+    "variants": {"linear": {"method": "linear"}, "lora": {"method": "lora", "options": {"rank": 2}}},
+    "training": {"epochs": 2, "batch_size": 64, "lr": 0.5},
+}
+MTIME = ("--rerun-triggers", "mtime")
+
+
+def run_to_the_end(workspace, *arguments):
+    result = workspace.snakemake(*arguments)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    workspace = Workspace(tmp_path_factory.mktemp("trust"))
+    workspace.configure(SMALL)
+    run_to_the_end(workspace)
+    return workspace
+
+
+@pytest.fixture
+def workspace(finished, tmp_path):
+    """A copy of the finished experiment, without what Snakemake remembers of it, as users copy results."""
+    copy = Workspace(tmp_path / "copy")
+    copy.configure(SMALL)
+    shutil.copytree(finished.folder / "results", copy.folder / "results")
+    return copy
+
+
+def trained_with(path):
+    recipe = load_record(path)["specification"]
+    return recipe["training"]["epochs"], recipe["training"]["lr"], recipe["options"].get("rank")
+
+
+def test_a_copy_without_metadata_has_nothing_to_do(workspace):
+    assert workspace.planned() == {}
+    assert workspace.planned(*MTIME) == {}
+
+
+@pytest.mark.parametrize(
+    "triggers", [(), MTIME, ("--rerun-triggers", "params"), ("--rerun-triggers", "code")]
+)
+def test_changed_options_repeat_their_runs_whatever_snakemake_remembers(workspace, triggers):
+    workspace.configure(CHANGED)
+    assert workspace.planned(*triggers) == {"train": 4} | REFRESH
+    run_to_the_end(workspace, *triggers)
+    assert {trained_with(path) for path in workspace.records()} == {(2, 0.5, None), (2, 0.5, 2)}
+    assert workspace.planned(*triggers) == {}
+    # And back again: the specification's file is older than the records now.
+    workspace.configure(SMALL)
+    assert workspace.planned(*triggers) == {"train": 4} | REFRESH
+
+
+def test_seeds_of_other_specifications_never_share_a_cell(workspace):
+    """One more seed, and another option: all of the variant is repeated, not the new seed alone."""
+    workspace.configure(SMALL | {"seeds": [0, 1, 2], "training": SMALL["training"] | {"fraction": 0.5}})
+    assert workspace.planned(*MTIME) == {"train": 6} | REFRESH
+
+
+def test_records_of_another_specification_are_refused_by_name(workspace):
+    """Even where Snakemake is told that all is well, with --touch or by a rule that was run alone."""
+    kept = {path: path.read_bytes() for path in workspace.records()}
+    workspace.configure(CHANGED)
+    result = workspace.snakemake("--touch")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert {path: path.read_bytes() for path in kept} == kept
+    manifest = max((workspace.folder / "results/manifests").glob("runs-*.json"), key=os.path.getmtime)
+    command = [
+        *SNAKEMAKE[:1],
+        "-m",
+        "mosa.cli",
+        "collect",
+        "--manifest",
+        str(manifest),
+        "--output",
+        "runs.csv",
+    ]
+    result = subprocess.run(command, cwd=workspace.folder, capture_output=True, text=True)
+    assert result.returncode == 2 and not (workspace.folder / "runs.csv").exists()
+    assert re.search(r"seed0\.json: the record of another specification: ", result.stderr)
+    assert "training.epochs is 1, expected 2" in result.stderr and "lr is 0.03, expected 0.5" in result.stderr
+    assert "run snakemake again" in result.stderr and "Traceback" not in result.stderr
+
+
+def test_a_record_of_another_folder_does_not_pass(workspace):
+    """A seed of a run with other options is copied in: same name, same place, newest file."""
+    other = workspace.records()[0]
+    record = json.loads(other.read_text())
+    record["specification"]["training"]["fraction"] = 0.1
+    other.write_text(json.dumps(seal(record)))
+    output = run_to_the_end(workspace, "-n", *MTIME)
+    assert re.search(r"train +1\n", output)
+
+
+def test_an_edited_record_is_refused(workspace):
+    path = workspace.records()[0]
+    path.write_text(path.read_text().replace('"top1": ', '"top1": 1', 1))
+    result = workspace.snakemake()
+    assert result.returncode != 0
+    assert f"{path.name}: was changed after it was written; delete it" in result.stdout + result.stderr
+    path.unlink()
+    run_to_the_end(workspace)
+
+
+def test_partial_lists_what_is_stale_and_leaves_it_out(workspace):
+    variants = SMALL["variants"] | {"lora": {"method": "lora", "options": {"rank": 2}}}
+    workspace.configure(SMALL | {"variants": variants})
+    output = run_to_the_end(workspace, "partial")
+    assert "rule train:" not in output
+    log = (workspace.folder / "results/logs/partial.log").read_text()
+    assert "2 of 4 records" in log and log.count("options.rank is 8, expected 2") == 2
+
+
+def test_tables_follow_the_config_also_back_and_forth(workspace):
+    """A table that was made from other records is made again, although it is newer than all of them."""
+    table = workspace.folder / "results/tables/comparison.txt"
+    both = table.read_text()
+    workspace.configure(SMALL | {"variants": {"linear": {"method": "linear"}}})
+    run_to_the_end(workspace, *MTIME)
+    assert "lora" not in table.read_text()
+    workspace.configure(SMALL)
+    assert workspace.planned(*MTIME) == REFRESH
+    run_to_the_end(workspace, *MTIME)
+    assert table.read_text() == both
+
+
+def write_images(folder: Path, number: int, start: int = 0):
+    rng = np.random.default_rng(start)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for index in range(start, start + number):
+            pixels = rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index:03}.png")
+
+
+def test_changed_images_make_a_new_pack_and_repeat_their_runs(tmp_path):
+    workspace = Workspace(tmp_path / "own")
+    images = tmp_path / "images"
+    write_images(images, 30)
+    own = SMALL | {
+        "protocol": "standard",
+        "tasks": {"pets": {"layout": "folder", "root": str(images)}},
+        "benchmarks": {"own": "all"},
+        "variants": {"linear": {"method": "linear"}},
+    }
+    workspace.configure(own)
+    run_to_the_end(workspace)
+    assert workspace.planned() == {}
+    before = load_record(workspace.records()[0])
+    for path in images.rglob("*.png"):  # touched, as by a copy: the same content
+        os.utime(path)
+    assert workspace.planned() == {}
+    write_images(images, 5, start=30)
+    again = {"check_data": 1, "make_data": 1, "train": 2} | REFRESH
+    assert workspace.planned(*MTIME) == again
+    workspace.configure(own | {"seeds": [0, 1, 2]})
+    assert workspace.planned(*MTIME) == again | {"train": 3}
+    run_to_the_end(workspace, *MTIME)
+    records = [load_record(path) for path in workspace.records()]
+    assert len({record["data"]["digest"] for record in records}) == 1
+    assert records[0]["data"]["digest"] != before["data"]["digest"]
+    assert records[0]["data"]["train_examples"] > before["data"]["train_examples"]
+    # An image is replaced in place, with the same name.
+    write_images(images, 1)
+    (images / "cat" / "000.png").write_bytes((images / "dog" / "001.png").read_bytes())
+    assert workspace.planned(*MTIME)["make_data"] == 1
+
+
+def started(command, workspace, known):
+    environment = workspace.environment | known
+    return subprocess.run(command, cwd=workspace.folder, env=environment, capture_output=True, text=True)
+
+
+def test_a_job_does_what_was_frozen_when_it_was_submitted(workspace, tmp_path):
+    """A job of a cluster starts after the config was edited, or made unreadable: it does what was meant."""
+    shutil.rmtree(workspace.folder / "results/runs")
+    assert workspace.planned()["train"] == 4  # the head process: it freezes the experiment
+    (frozen,) = (workspace.folder / "results/manifests").glob("experiment-*.json")
+    record = "results/runs/demo/digits/micro_vit/lora/seed0.json"
+    job = ["train:benchmark=demo,task=digits,backbone=micro_vit,variant=lora,seed=0"]
+    command = [*SNAKEMAKE, "--mode", "remote", "--target-jobs", *job, "--force", "--cores", "1", "--nolock"]
+    command += ["--allowed-rules", "train", "--target-files-omit-workdir-adjustment", "--profile", "none"]
+    command += ["--rerun-triggers", "mtime", "--executor", "local"]
+    for content in (None, "seeds: [", "name: broken\n"):
+        workspace.configure(CHANGED)
+        if content is not None:
+            (workspace.folder / "config.yaml").write_text(content)
+        environment = workspace.environment | {"MOSA_EXPERIMENT": str(frozen)}
+        result = subprocess.run(
+            command, cwd=workspace.folder, env=environment, capture_output=True, text=True
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert trained_with(workspace.folder / record) == (1, 0.03, 8)
+        (workspace.folder / record).unlink()
+    result = subprocess.run(
+        command, cwd=workspace.folder, env=workspace.environment, capture_output=True, text=True
+    )
+    assert result.returncode != 0 and "MOSA_EXPERIMENT is not set" in result.stdout + result.stderr
+
+
+def test_a_search_of_other_settings_is_not_taken(tmp_path):
+    workspace = Workspace(tmp_path / "tuned")
+    config = SMALL | {
+        "seeds": [0],
+        "variants": {"linear": {"method": "linear"}},
+        "tune": {"variants": {"linear": {"training": {"lr": [1e-9, 0.01]}}}},
+    }
+    workspace.configure(config)
+    run_to_the_end(workspace)
+    shutil.rmtree(workspace.folder / ".snakemake")
+    assert workspace.planned(*MTIME) == {}
+    workspace.configure(config | {"tune": config["tune"] | {"seeds": [0, 1]}})
+    planned = workspace.planned(*MTIME)
+    assert planned["search"] == 1 and planned["choose"] == 1
+    choice = next((workspace.folder / "results/tune/choices").rglob("linear.json"))
+    content = json.loads(choice.read_text())
+    content["chosen"]["training"]["lr"] = 0.02
+    choice.write_text(json.dumps(content))
+    workspace.configure(config)
+    assert workspace.planned(*MTIME)["train"] == 1  # the record has another choice
