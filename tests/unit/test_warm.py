@@ -165,7 +165,9 @@ def test_a_folder_that_others_can_enter_is_not_used(pack, tmp_path):
         assert done.returncode == 0 and not waiting(environment["TMPDIR"])  # it ran by itself
 
 
-def test_commands_start_one_server_which_ends_when_there_is_nothing_to_do(environment):
+def test_commands_start_one_server_which_ends_when_there_is_nothing_to_do(environment, monkeypatch):
+    start = warm._start
+    monkeypatch.setattr(warm, "_start", lambda *arguments: (time.sleep(0.3), start(*arguments)))
     with tempfile.TemporaryDirectory() as folder:
         address = Path(folder) / "socket"
         with ThreadPoolExecutor(8) as commands:
