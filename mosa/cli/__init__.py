@@ -564,7 +564,7 @@ def main(warm: bool = True) -> None:
     """Run the command line; a `UserError` ends it with one sentence and status 2.
 
     Args:
-        warm: Let a process that has imported torch do it, if MOSA_WARM is set (see `mosa.cli.warm`).
+        warm: If MOSA_WARM is set, let a server that has imported torch do the run (see `mosa.cli.warm`).
     """
     if warm and os.environ.get("MOSA_WARM"):
         from mosa.cli.warm import COMMANDS, run_warm

@@ -1,17 +1,20 @@
-"""Short runs without the seconds that importing torch takes: a process that has done so forks for each.
+"""Short runs without the seconds that importing torch takes: a server that has done so forks for each run.
 
-Where MOSA_WARM is set, as the workflow does for jobs on its own machine, `mosa train` and `mosa tune` hand
-their arguments, environment and standard streams to a process that waits with everything imported, and which
-they start if there is none. It forks; the child is the run. A signal that the command gets goes on to the
-run, and if the command is killed, so is the run. If anything goes wrong before the run begins, the command
-does it itself.
+Where MOSA_WARM is set, as the workflow does for jobs on its own machine, `mosa train` and `mosa tune` connect
+to the server (`mosa.cli.serve`), and start it if there is none. Its child takes over the command's arguments,
+environment, folder, umask and standard streams, and is the run. The command passes signals on to the run, and
+ends with its exit status; if the command is killed, so is the run. If anything fails before the run begins,
+the command does the run itself.
 
-A process serves commands that would have been the same as it: of the same user, interpreter, package, control
-group and settings of threads. It ends after some time without work. Linux only.
+A server serves commands that would have been processes like it: of the same user, interpreter, code, control
+group, CPUs and settings of libraries. It ends after some time without work. Linux only.
+
+Importing is two thirds of a demo run of one epoch; forked, such a run takes 0.4 of the time, and the default
+workflow 0.7 (benchmarks/core_time.py). Several runs in one process gain less, and give up one job per record.
+multiprocessing's fork server serves children of one living parent only, and its Listener saves no lines here.
 """
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -20,105 +23,108 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
-import time
-import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mosa.base.files import PACKAGE
+from mosa.base.errors import UserError
+from mosa.base.files import PACKAGE, locked
 
 COMMANDS = ("train", "tune")
-IDLE = 30.0  # seconds without work after which the process ends
-_START = 20.0  # seconds that it may take to start listening
-_BEGUN = b"\0"
+BEGUN = b"\0"  # what the server sends when the run begins; the next byte is the exit status
+IDLE = 30.0  # seconds without work after which the server ends
 _SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# Variables that libraries read when they are imported.
+_SETTINGS = ("OMP_", "MKL_", "KMP_", "OPENBLAS", "PYTHON", "LD_", "MALLOC_", "GLIBC_")
+_SETTINGS += ("TORCH", "CUDA", "NVIDIA_")
 
 
 def run_warm(arguments: Sequence[str]) -> int | None:
-    """Run a command in a fork of the process that waits.
+    """Run a command in a child of the server.
 
     Args:
         arguments: Those of `mosa`, beginning with the command.
 
     Returns:
-        The exit status; None: the command has not begun, and is to be run here.
+        The exit status; None: the run has not begun, and is left to the caller.
     """
     try:
         address = _address()
         if address is None:
             return None
-        with _connect(address) as connection:
-            told = {"arguments": list(arguments), "folder": os.getcwd(), "environment": dict(os.environ)}
-            payload = json.dumps(told | {"umask": _umask()}).encode()
-            socket.send_fds(connection, [len(payload).to_bytes(4, "big")], [0, 1, 2])
-            connection.sendall(payload)
+        with connect(address) as connection:
+            run = {"arguments": list(arguments), "folder": os.getcwd(), "umask": _umask()}
+            message = json.dumps(run | {"environment": dict(os.environ)}).encode()
+            socket.send_fds(connection, [len(message).to_bytes(4, "big")], [0, 1, 2])
+            connection.sendall(message)
             with _passing_on(connection) as passed:
-                if connection.recv(1) != _BEGUN:
+                if _receive(connection) != BEGUN:
                     return 128 + passed[-1] if passed else None
-                status = connection.recv(1)
-    except (OSError, subprocess.SubprocessError):
+                status = _receive(connection)
+    except (OSError, subprocess.SubprocessError, UserError):
         return None
     if status:
         return status[0]
-    if passed:  # and the run had nothing to save
+    if passed:  # a signal ended the run, which had nothing to save
         return 128 + passed[-1]
     print("error: the run's process was killed; is there enough memory?", file=sys.stderr)
     return 128 + signal.SIGKILL
 
 
 def _address() -> Path | None:
-    """Return the path of the socket for commands such as this one; None: it cannot be had here."""
-    if not hasattr(os, "sched_getaffinity"):
+    """Return the path of the server's socket for commands like this one; None: there can be no server."""
+    if sys.platform != "linux":
         return None
     folder = Path(tempfile.gettempdir()) / f"mosa-warm-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if found.st_uid != os.getuid() or found.st_mode & 0o077 or folder.is_symlink():
-        return None  # somebody else's: who can connect can run anything in our name
-    names = (
-        "OMP_",
-        "MKL_",
-        "KMP_",
-        "OPENBLAS",
-        "PYTHON",
-        "LD_",
-        "MALLOC_",
-        "GLIBC_",
-        "TORCH",
-        "CUDA",
-        "NVIDIA_",
-    )
-    settings = {name: value for name, value in os.environ.items() if name.startswith(names)}
+        return None  # whoever can connect to the server can run anything as this user
+    settings = {name: value for name, value in os.environ.items() if name.startswith(_SETTINGS)}
     newest = max(path.stat().st_mtime_ns for path in PACKAGE.rglob("*.py"))
     group = Path("/proc/self/cgroup").read_text()
     alike = [sys.executable, str(PACKAGE), newest, group, settings, sorted(os.sched_getaffinity(0))]
     return folder / hashlib.sha256(json.dumps(alike, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _connect(address: Path) -> socket.socket:
-    """Connect to the process that waits, and start it if there is none."""
-    deadline = time.monotonic() + _START
-    started = None
-    while True:
-        connection = socket.socket(socket.AF_UNIX)
+def connect(address: Path, idle: float = IDLE) -> socket.socket:
+    """Connect to the server, and start it if there is none.
+
+    Args:
+        address: Path of its socket, which is private to this user.
+        idle: Seconds without work after which a server that is started here ends.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    with locked(address):  # several commands start one server
         try:
             connection.connect(str(address))
-            return connection
         except (FileNotFoundError, ConnectionRefusedError):
-            connection.close()
-            if time.monotonic() > deadline:
-                raise
-        if started is None or started.poll() is not None:
-            command = [sys.executable, "-m", "mosa.cli.warm", str(address)]
-            streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-            started = subprocess.Popen(command, start_new_session=True, **streams)
-        time.sleep(0.02)
+            _start(address, idle)
+            connection.connect(str(address))
+    return connection
+
+
+def _start(address: Path, idle: float) -> None:
+    """Start the server. Its socket listens at once, and commands wait there while it imports."""
+    address.unlink(missing_ok=True)  # of a server that was killed
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(address))
+        listening.listen(64)
+        number = listening.fileno()
+        command = [sys.executable, "-m", "mosa.cli.serve", str(address), str(number), str(idle)]
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+        subprocess.Popen(command, start_new_session=True, pass_fds=[number], **streams)
+
+
+def _receive(connection: socket.socket) -> bytes:
+    """Return the byte that comes next; nothing, if the other side has ended."""
+    with contextlib.suppress(ConnectionResetError):
+        return connection.recv(1)
+    return b""
 
 
 @contextlib.contextmanager
 def _passing_on(connection: socket.socket) -> Iterator[list[int]]:
-    """Pass the signals that ask to stop on to the run; the list has those that came."""
+    """Pass signals that ask to stop on to the run, and list them."""
     passed: list[int] = []
 
     def pass_on(number: int, frame: object) -> None:
@@ -138,94 +144,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-def serve(address: Path, idle: float = IDLE) -> None:
-    """Import what runs need, and fork for each command that comes.
-
-    Args:
-        address: Path of the socket.
-        idle: Seconds without a command after which it ends.
-    """
-    lock = open(f"{address}.lock", "w")  # noqa: SIM115 - held until the process ends
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return  # there is one
-    address.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(address))
-        listening.listen(64)  # those that come meanwhile wait as long as importing takes
-        import mosa.engine.run
-        import mosa.search.trials  # noqa: F401
-
-        os.chdir("/")
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks
-        listening.settimeout(idle)
-        while True:
-            try:
-                connection, _ = listening.accept()
-            except TimeoutError:
-                break
-            if os.fork() == 0:
-                listening.close()
-                lock.close()
-                _be_the_run(connection)
-            connection.close()
-        address.unlink(missing_ok=True)
-
-
-def _be_the_run(connection: socket.socket) -> None:
-    """Run the command that a connection tells, in this process, and end it."""
-    status = 1
-    try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        connection.settimeout(None)
-        header, streams, _, _ = socket.recv_fds(connection, 4, 3)
-        payload = connection.recv(int.from_bytes(header, "big"), socket.MSG_WAITALL)
-        told = json.loads(payload)
-        for number, stream in enumerate(streams):
-            os.dup2(stream, number)
-            os.close(stream)
-        os.environ.clear()
-        os.environ.update(told["environment"])
-        os.umask(told["umask"])
-        os.chdir(told["folder"])
-        sys.argv = ["mosa", *told["arguments"]]
-        threading.Thread(target=_listen, args=[connection], daemon=True).start()
-        connection.send(_BEGUN)
-        status = _status_of_main()
-    except BaseException:
-        traceback.print_exc()
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    with contextlib.suppress(OSError):
-        connection.send(bytes([status & 0xFF]))
-    os._exit(status)
-
-
-def _status_of_main() -> int:
-    from mosa.cli import main
-
-    try:
-        main(warm=False)
-    except SystemExit as end:
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0
-
-
-def _listen(connection: socket.socket) -> None:
-    """Do as the command is told: stop by a signal, or end with it."""
-    while True:
-        try:
-            number = connection.recv(1)
-        except OSError:
-            number = b""
-        if not number:
-            os._exit(128 + signal.SIGKILL)
-        os.kill(os.getpid(), number[0])
-
-
-if __name__ == "__main__":
-    serve(Path(sys.argv[1]), *map(float, sys.argv[2:]))

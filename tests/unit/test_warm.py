@@ -1,20 +1,23 @@
-"""A run that a waiting process forks is the run that the command would have been."""
+"""A run that the server forks is the run that the command would have been."""
 
 import contextlib
 import json
 import os
+import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mosa.cli import warm
 
-ROOT = Path(__file__).parents[2]
 MOSA = [sys.executable, "-m", "mosa.cli"]
 TRAIN = ["train", "--task", "demo/digits", "--method", "mosa", "--options", '{"bottleneck": 4}']
 
@@ -26,7 +29,7 @@ pytestmark = [
 
 @contextlib.contextmanager
 def alone():
-    """An environment for commands that share a waiting process with no others."""
+    """An environment for commands that share a server with no others."""
     with tempfile.TemporaryDirectory(prefix="w") as folder:
         yield os.environ | {"TMPDIR": folder, "MOSA_WARM": "1", "OMP_NUM_THREADS": "1"}
         for process in waiting(folder):
@@ -40,8 +43,8 @@ def environment():
 
 
 def waiting(folder) -> list[int]:
-    """Waiting processes whose socket is below a folder, and the runs that they forked."""
-    command = ["pgrep", "-f", f"mosa.cli.warm {folder}"]
+    """Servers whose socket is below a folder, and the runs that they forked."""
+    command = ["pgrep", "-f", f"mosa.cli.serve {folder}"]
     return [int(line) for line in subprocess.run(command, capture_output=True, text=True).stdout.split()]
 
 
@@ -133,14 +136,14 @@ def test_a_run_that_is_killed_is_told(pack, tmp_path, environment):
     assert "was killed" in process.communicate()[1] and process.returncode == 128 + signal.SIGKILL
 
 
-def test_two_at_a_time_share_one_process(pack, tmp_path, environment):
+def test_two_at_a_time_share_one_server(pack, tmp_path, environment):
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     both = [subprocess.Popen(command(pack, tmp_path / name), env=environment) for name in "ab"]
     assert [process.wait() for process in both] == [0, 0]
     assert len(waiting(environment["TMPDIR"])) == 1
 
 
-def test_what_is_not_alike_has_a_process_of_its_own(environment, monkeypatch):
+def test_what_is_not_alike_has_a_server_of_its_own(environment, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)  # where TMPDIR is looked up anew, and put back
 
     def address(**changes):
@@ -162,16 +165,38 @@ def test_a_folder_that_others_can_enter_is_not_used(pack, tmp_path):
         assert done.returncode == 0 and not waiting(environment["TMPDIR"])  # it ran by itself
 
 
-def test_it_ends_when_there_is_nothing_to_do(environment):
-    address = Path(environment["TMPDIR"]) / "socket"
-    process = subprocess.Popen([sys.executable, "-m", "mosa.cli.warm", address, "2"], cwd=ROOT)
-    until(address.exists)
-    second = subprocess.run([sys.executable, "-m", "mosa.cli.warm", address, "100"], cwd=ROOT, timeout=60)
-    assert second.returncode == 0  # there is one
-    assert process.wait(60) == 0 and not address.exists()
+def test_commands_start_one_server_which_ends_when_there_is_nothing_to_do(environment, monkeypatch):
+    start = warm._start
+    monkeypatch.setattr(warm, "_start", lambda *arguments: (time.sleep(0.3), start(*arguments)))
+    with tempfile.TemporaryDirectory() as folder:
+        address = Path(folder) / "socket"
+        with ThreadPoolExecutor(8) as commands:
+            connections = list(commands.map(lambda _: warm.connect(address, idle=1), range(8)))
+        assert len(waiting(folder)) == 1  # that of the first one, which is still importing
+        for connection in connections:
+            connection.close()
+        until(lambda: not waiting(folder))
+        assert not address.exists()
 
 
-def test_a_process_that_died_is_replaced(pack, tmp_path, environment):
+def test_a_run_that_has_begun_is_not_done_again_by_its_command(monkeypatch, capsys):
+    ours, theirs = socket.socketpair()
+
+    def begin_and_die():
+        theirs.recv(4)
+        select.select([theirs], [], [])
+        theirs.send(warm.BEGUN)
+        theirs.close()  # with what it was sent unread, which resets the connection
+
+    monkeypatch.setattr(warm, "connect", lambda address: ours)
+    server = threading.Thread(target=begin_and_die)
+    server.start()
+    assert warm.run_warm(["train"]) == 128 + signal.SIGKILL
+    server.join()
+    assert "was killed" in capsys.readouterr().err
+
+
+def test_a_server_that_died_is_replaced(pack, tmp_path, environment):
     assert subprocess.run(command(pack, tmp_path), env=environment).returncode == 0
     for process in waiting(environment["TMPDIR"]):
         os.kill(process, signal.SIGKILL)
