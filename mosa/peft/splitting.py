@@ -31,7 +31,7 @@ class Splitting(Method):
         description="What an expert owns: random entries, whole rows (outputs) or columns (inputs).",
     )
     split_bias: bool = Field(
-        False, description="Divide the biases among the experts, too, instead of one full bias per expert."
+        False, description="Divide the biases among the experts as well, instead of one full bias per expert."
     )
     merge: Merge = Field(
         "mean",

@@ -225,7 +225,7 @@ def test_what_precedes_the_first_stochastic_module_is_computed_once():
     }  # fmt: skip
 
 
-def test_passes_part_at_the_input_of_a_stochastic_backbone():
+def test_passes_separate_at_the_input_of_a_stochastic_backbone():
     """Drop path in the backbone must differ between the passes, so nothing may be shared."""
     model = peft.attach(build("vit_layerscale_droppath"), "mosa", bottleneck=8).train()
     assert model.peft.fork is None
