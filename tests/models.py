@@ -12,7 +12,7 @@ from mosa.peft.losses import tuning_loss
 VIT = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)
 SWIN = dict(img_size=32, patch_size=2, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 4))
 
-# Each architecture that the methods claim, in a size that builds and trains in milliseconds.
+# Each family of architectures, in a size that builds and trains in milliseconds.
 ARCHITECTURES = {
     "vit": lambda classes: timm.create_model("vit_tiny_patch16_224", num_classes=classes, **VIT),
     "vit_avgpool": lambda classes: timm.create_model(
@@ -27,13 +27,13 @@ ARCHITECTURES = {
     "swin": lambda classes: timm.create_model("swin_tiny_patch4_window7_224", num_classes=classes, **SWIN),
 }
 
-# Options that make a method small enough for these models; every other method runs as it is.
+# Options that make a method small enough for these models; every other method runs with its defaults.
 SMALL = {
     **{name: {"bottleneck": 8} for name in ("adapter", "mosa", "pruned", "adamix", "gated", "dropconnect")},
     **{name: {"rank": 4} for name in ("lora", "mosl")},
     "vpt": {"prompts": 3},
 }
-# What the suite of conformance runs: every method of the registry, and options that change its structure.
+# What the conformance tests run: every method of the registry, and options that change its structure.
 CASES = {
     **{name: (name, SMALL.get(name, {})) for name in peft.list_methods()},
     "adapter, pfeiffer": ("adapter", {"bottleneck": 8, "placement": "pfeiffer"}),

@@ -1,4 +1,4 @@
-"""A backbone: a timm architecture with its weights, loaded strictly, and our own classifier on top."""
+"""A backbone: a timm architecture with its weights, loaded strictly, and a newly initialised classifier."""
 
 import json
 import math
@@ -21,13 +21,13 @@ HUB = "hub:"
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INCEPTION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-# Of a checkpoint by its kind; a kind that is not here is normalised as timm says for the architecture or tag.
+# By the kind of the weights file; other kinds are normalised as timm says for the architecture or tag.
 _NORMALIZATION = {"npz": INCEPTION, "mae": IMAGENET, "mocov3": IMAGENET, "swin": IMAGENET}
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """What a built model stands on, as the record states it.
+    """The backbone of a built model, as its record states it.
 
     Attributes:
         architecture: timm's name.
@@ -77,7 +77,7 @@ def build_backbone(
         The model, in evaluation mode, and its description.
 
     Raises:
-        UserError: The architecture is unknown, or the weights do not fit it but for the classifier.
+        UserError: The architecture is unknown, or the weights do not fit it (the classifier aside).
     """
     if not timm.is_model(architecture) or "." in architecture:
         raise unknown("architecture", architecture, timm.list_models())
@@ -88,7 +88,9 @@ def build_backbone(
         path = _weights_path(architecture, weights)
         digest = digest_of(path)
         if weights == "builtin" and digest != json.loads(path.with_suffix(".json").read_text())["sha256"]:
-            raise UserError(f"{path}: not the file that its description says; check the package out again")
+            raise UserError(
+                f"{path}: is not the file that {path.stem}.json describes; install the package again"
+            )
         found = load_weights(model, path, "timm" if weights.startswith(HUB) else kind)
         if weights.startswith(HUB):
             config = timm.get_pretrained_cfg(_tagged(architecture, weights)).to_dict()
@@ -104,7 +106,7 @@ def _build(
     architecture: str, num_classes: int, seed: int, image_size: int | None, drop_path: float, drop_rate: float
 ) -> nn.Module:
     options: dict[str, float] = {}
-    if drop_path or architecture.startswith("swin"):  # whose own default is 0.1
+    if drop_path or architecture.startswith("swin"):  # timm's default for Swin is 0.1
         options["drop_path_rate"] = drop_path
     if drop_rate:
         options |= {"proj_drop_rate": drop_rate}
@@ -143,14 +145,14 @@ def _weights_path(architecture: str, weights: str) -> Path:
         path = Path(weights)
         if not path.is_file():
             raise UserError(
-                f"{path}: no such file; download the weights and put them there, or name 'builtin', "
-                "'random' or 'hub:' and a tag"
+                f"{path}: no such file; download the weights to this path, or set `weights` to 'builtin', "
+                "'random', or 'hub:' and a tag"
             )
         return path
     if architecture not in BUILTIN_WEIGHTS:
         raise UserError(
             f"architecture {architecture!r} has no builtin weights (only {', '.join(BUILTIN_WEIGHTS)} has): "
-            f"name a file, 'hub:' and a tag, or 'random'"
+            f"set `weights` to a file, 'hub:' and a tag, or 'random'"
         )
     return BUILTIN_WEIGHTS[architecture]
 
@@ -166,10 +168,10 @@ def _hub_file(architecture: str, weights: str) -> Path:
     repository = timm.get_pretrained_cfg(name).hf_hub_id
     try:
         return Path(hf_hub_download(repository, "model.safetensors"))
-    except Exception as error:  # the hub's client has a family of its own for every way to fail
+    except Exception as error:  # the hub's client raises many unrelated types
         raise UserError(
             f"weights {weights!r}: cannot be downloaded ({type(error).__name__}); where there is a network, "
-            f"download model.safetensors of {repository}, and name that file as `weights`, with kind 'timm'"
+            f"download model.safetensors of {repository}, and set `weights` to that file and `kind` to 'timm'"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The micro ViT of the embedded default, registered with timm under the name ``mosa_vit_micro``."""
+"""The micro ViT of the built-in demo, registered with timm under the name ``mosa_vit_micro``."""
 
 from itertools import pairwise
 
@@ -54,11 +54,13 @@ def mosa_vit_micro(pretrained: bool = False, **kwargs) -> VisionTransformer:
     """ViT for 32x32 images: 16 tokens of width 96, 4 blocks of 3 heads, average pooling.
 
     Args:
-        pretrained: Refused: the weights are loaded, and checked, by `mosa.backbones.build.build_backbone`.
+        pretrained: Not allowed: `mosa.backbones.build.build_backbone` loads and checks the weights.
         **kwargs: Passed on to timm's VisionTransformer, such as num_classes.
     """
     if pretrained:
-        raise ValueError("build mosa_vit_micro by mosa.backbones.build.build_backbone, weights='builtin'")
+        raise ValueError(
+            "pretrained=True: call mosa.backbones.build.build_backbone with weights='builtin' instead"
+        )
     for name in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         kwargs.pop(name, None)
     options = {

@@ -1,4 +1,4 @@
-"""Checkpoints of every format that the field shares, loaded strictly: all of the backbone, or an error."""
+"""Weights files of the field's formats, loaded strictly: all of the backbone, or an error."""
 
 import hashlib
 import re
@@ -18,8 +18,8 @@ from mosa.base.errors import UserError
 from mosa.peft.blocks import find_head
 
 KINDS = ("auto", "timm", "npz", "mae", "mocov3", "swin")
-_MAX_VALUES = 5_000_000_000  # of a checkpoint; no backbone of this benchmark has a fifth of it
-_SHOWN = 12  # rows of the table of keys
+_MAX_VALUES = 5_000_000_000  # in a file; no backbone of this benchmark has a fifth of them
+_SHOWN = 12  # rows of the table of names that an error shows
 
 
 def digest_of(path: Path) -> str:
@@ -29,7 +29,7 @@ def digest_of(path: Path) -> str:
 
 
 def load_weights(model: nn.Module, path: Path, kind: str = "auto") -> str:
-    """Load a checkpoint into a model, which must fit it exactly but for the classifier.
+    """Load a weights file into a model: it must match every tensor except the classifier's.
 
     Position embeddings and Swin's bias tables are resized, by timm, where the image size differs; a file of
     another patch size, depth or width is refused.
@@ -37,7 +37,7 @@ def load_weights(model: nn.Module, path: Path, kind: str = "auto") -> str:
     Args:
         model: A timm model.
         path: The file.
-        kind: "npz" (the original ViT files), "mae", "mocov3" (of the full or the linear checkpoint), "swin"
+        kind: "npz" (the original ViT files), "mae", "mocov3" (of pre-training or linear probing), "swin"
             (the original files), "timm" (a state dict of timm's, in safetensors or pickled), or "auto".
 
     Returns:
@@ -62,15 +62,15 @@ def _read_state(path: Path) -> dict[str, Any]:
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: cannot be read as safetensors ({error}); copy it again") from None
     try:
-        # MAE's own checkpoints hold their command line beside the weights.
+        # MAE's files hold their command line beside the weights.
         from argparse import Namespace
 
         with torch.serialization.safe_globals([Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # a broken or hostile file raises anything
+    except Exception as error:  # a broken or hostile file can raise anything
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"{path}: cannot be read as a checkpoint of weights alone ({reason}); copy it again, "
+            f"{path}: cannot be read as a file that holds only weights ({reason}); copy it again, "
             "or convert it to safetensors"
         ) from None
     if not isinstance(content, dict):
@@ -91,7 +91,7 @@ def _kind_of(state: Mapping[str, Any]) -> str:
 
 
 def _plain(state: Mapping[str, Any], kind: str, path: Path) -> dict[str, Tensor]:
-    """Return the tensors of the backbone alone, by the names that the kind gives them."""
+    """Return only the tensors of the backbone, under the names that files of this kind use."""
     for key in ("state_dict", "model", "module"):
         if isinstance(state.get(key), dict):
             state = state[key]
@@ -106,9 +106,7 @@ def _plain(state: Mapping[str, Any], kind: str, path: Path) -> dict[str, Tensor]
         state = {name: value for name, value in state.items() if not own.match(name)}
     tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
     if not tensors:
-        raise UserError(
-            f"{path}: holds no weights of kind {kind!r}; name its kind, one of {', '.join(KINDS)}"
-        )
+        raise UserError(f"{path}: holds no weights of kind {kind!r}; set `kind` to one of {', '.join(KINDS)}")
     if sum(value.numel() for value in tensors.values()) > _MAX_VALUES:
         raise UserError(f"{path}: holds more than {_MAX_VALUES:,} values; no backbone here is so large")
     return tensors
@@ -126,7 +124,7 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], path: Path, kind: st
             raise UserError(f"{path} does not fit {type(model).__name__} ({error})") from None
     own = model.state_dict()
     head = head_names(model)
-    # The norm after average pooling is new where the checkpoint was trained with a class token.
+    # The norm after average pooling is new if the weights were trained with a class token.
     new_norm = "norm.weight" in state and "fc_norm.weight" not in state and "fc_norm.weight" in own
     optional = {"fc_norm.weight", "fc_norm.bias"} if new_norm else set()
     dropped = {"norm.weight", "norm.bias"} if new_norm else set()
@@ -136,7 +134,7 @@ def _load_state(model: nn.Module, state: dict[str, Tensor], path: Path, kind: st
         for name, value in state.items()
         if name not in head | dropped and not name.startswith(("head.", "head_dist.", "classifier."))
     }
-    if any(name.startswith("head.norm") for name in wanted):  # ConvNeXt's last norm stands in its head
+    if any(name.startswith("head.norm") for name in wanted):  # ConvNeXt's last norm is part of its head
         found |= {name: state[name] for name in wanted & state.keys()}
     rows = [(name, "missing in the file") for name in wanted - found.keys()]
     rows += [(name, "not in the model") for name in found.keys() - own.keys()]
@@ -164,7 +162,7 @@ def head_names(model: nn.Module) -> set[str]:
 def _table(path: Path, model: nn.Module, kind: str, rows: list[tuple[str, str]], total: int) -> str:
     lines = [
         f"{path} (kind {kind}) does not fit {type(model).__name__}: {len(rows)} of {total} tensors differ; "
-        "take the architecture that the file is for, or name its kind"
+        "take the architecture that the file is for, or set its `kind`"
     ]
     width = max(len(name) for name, _ in rows[:_SHOWN])
     lines += [f"  {name:<{width}}  {what}" for name, what in sorted(rows)[:_SHOWN]]

@@ -1,1 +1,1 @@
-"""What every other package stands on: errors, files, seeds, and the doors to timm and torchvision."""
+"""What every other package uses: errors, files, seeds, families, and the imports of timm and torchvision."""

@@ -1,11 +1,11 @@
-"""The one exception that a user is meant to read."""
+"""The one exception whose message is written for users."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """Bad input, told in one sentence: what was got, what was expected, what to do.
+    """Bad input, described in one sentence: what was got, what was expected, what to do.
 
     The command line prints the sentence after ``error:`` and exits with status 2; everything
     else that is raised is a defect of this package and keeps its traceback.

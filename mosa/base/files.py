@@ -1,4 +1,4 @@
-"""Writing files so that they appear whole or not at all."""
+"""Writing files so that they appear complete or not at all."""
 
 import os
 import tempfile
@@ -16,16 +16,16 @@ SCHEMAS = PACKAGE / "schemas"
 
 @contextmanager
 def written_atomically(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside the wanted one, and rename it when the block ends well.
+    """Yield a temporary path beside a file, and rename it to the file if the block succeeds.
 
     Args:
-        path: The file to appear; its folder is made.
+        path: The file; its folder is created.
 
     Yields:
         The path to write to.
 
     Raises:
-        UserError: The file cannot be written: full disk, no permission, not a folder.
+        UserError: The file cannot be written: full disk, no permission, or its parent is not a folder.
     """
     temporary = None
     try:
@@ -38,7 +38,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp is private; the file is as public as any other
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; give it the usual permissions
         temporary.replace(path)
         temporary = None
     except OSError as error:
@@ -53,7 +53,7 @@ def locked(path: Path) -> Iterator[None]:
     """Hold the lock of a file that is about to be written; other processes wait.
 
     Args:
-        path: The file; the lock is a hidden file beside it, and its folder is made.
+        path: The file; the lock is a hidden file beside it, and its folder is created.
 
     Raises:
         UserError: The folder cannot be written.

@@ -1,4 +1,4 @@
-"""The one door to timm: it must not be imported before torchvision's missing operators are declared."""
+"""The only module that imports timm directly: torchvision's missing operators are declared before."""
 
 from mosa.base.torchvision import declare_missing_operators
 

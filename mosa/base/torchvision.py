@@ -1,9 +1,9 @@
-"""Make ``import torchvision`` work beside a torch build that its extension is not linked to.
+"""Make ``import torchvision`` work with a torch build for which its extension was not compiled.
 
-PyPI's torchvision is compiled against the CUDA build of torch. Beside a CPU-only torch its C++
-extension cannot be loaded, and importing torchvision (hence timm) fails with "operator
+PyPI's torchvision is compiled against the CUDA build of torch. With a CPU-only torch, its C++
+extension cannot be loaded, and importing torchvision (and therefore timm) fails with "operator
 torchvision::nms does not exist". Declaring the two schemas that it registers fake kernels for is
-enough; the operators themselves are never called here.
+enough, because the operators themselves are never called here.
 """
 
 import importlib.util

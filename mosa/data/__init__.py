@@ -1,6 +1,6 @@
 """Benchmarks and tasks, and their packed splits.
 
-Importing this package costs nothing: the workflow reads the catalogue, and only rendering needs numpy.
+Importing this package is fast: the workflow reads the catalogue, and only rendering needs numpy.
 """
 
 from pathlib import Path
@@ -26,19 +26,19 @@ def make_pack(
 
     Args:
         task: The task, or its full name, such as "demo/digits".
-        output: Where the pack goes; a file already there is replaced.
-        root: Folder of the task's benchmark, for a task that lies on disk.
-        image_size: Side of the images that the backbone takes, in pixels; rendered tasks have their own.
+        output: Path of the pack; an existing file is replaced.
+        root: Folder of the task's benchmark, for a task that is read from disk.
+        image_size: Side of the images that the backbone takes, in pixels; rendered tasks have a fixed size.
         interpolation: "bicubic" or "bilinear".
-        limit_gib: Largest pack, in GiB; a larger set is listed, and decoded while training.
+        limit_gib: Largest pack, in GiB; a larger set is only listed, and decoded during training.
         threads: Threads that decode.
         content: Identifies the files of a task on disk, as `mosa.data.content.task_content` does; it is
             stored in the pack, and the files are identified again when all are read. None: they are not.
         cache: Folder of packs, which keeps the digests of files; None: identifying them reads all again.
 
     Raises:
-        UserError: There is no such task, something is wrong with its files, they changed while they were
-            packed, or the pack cannot be written.
+        UserError: The task is unknown, its files are wrong or missing, they changed while they were packed,
+            or the pack cannot be written.
     """
     from mosa.base.errors import UserError
     from mosa.data.catalogue import get_task
@@ -55,7 +55,7 @@ def make_pack(
 
     if root is None and task.root is None:
         raise UserError(
-            f"{task.full_name} is read from disk: name the folder of {task.benchmark} with --root"
+            f"{task.full_name} is read from disk: give the folder of {task.benchmark} with --root"
         )
     root = Path(root or ".")
     source = _read_lists(task, root)

@@ -1,4 +1,4 @@
-"""From an image file to RGB pixels of the wanted size, whatever the file's format."""
+"""Image files of any format to RGB pixels of a given size."""
 
 import warnings
 from pathlib import Path
@@ -22,10 +22,10 @@ def read_image(image: Path | np.ndarray, size: int, resize: str, interpolation: 
         interpolation: "bicubic" or "bilinear", both with antialiasing.
 
     Returns:
-        uint8 of shape (size, size, 3) if resized directly, else (height, width, 3).
+        uint8 of shape (size, size, 3) if resized directly, otherwise (height, width, 3).
 
     Raises:
-        UserError: The file is no image, or is truncated, empty or too large.
+        UserError: The file is not an image, or is truncated, empty or too large.
     """
     rgb = Image.fromarray(image) if isinstance(image, np.ndarray) else decode(image)
     if resize == "direct":
@@ -39,20 +39,20 @@ def read_image(image: Path | np.ndarray, size: int, resize: str, interpolation: 
 
 
 def decode(path: Path) -> Image.Image:
-    """Read a file as RGB: 16 bits scaled to 8, transparency laid on white, rotated as its EXIF data say.
+    """Read a file as RGB: 16 bits scaled to 8, transparency composited onto white, rotated by its EXIF data.
 
     Raises:
-        UserError: The file is no image, or is truncated, empty or too large.
+        UserError: The file is not an image, or is truncated, empty or too large.
     """
     try:
         if path.stat().st_size == 0:
             raise UserError(f"{path}: is an empty file; extract the archive again")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images and broken EXIF data
+            warnings.simplefilter("ignore")  # about large images and broken EXIF data
             with Image.open(path) as image:
                 image.load()
                 return _to_rgb(ImageOps.exif_transpose(image))
-    except Image.DecompressionBombError:  # at twice Pillow's limit
+    except Image.DecompressionBombError:  # raised at twice Pillow's limit
         limit = 2 * Image.MAX_IMAGE_PIXELS
         raise UserError(
             f"{path}: has more than {limit:,} pixels; if it is genuine, make it smaller"
@@ -64,7 +64,7 @@ def decode(path: Path) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel, which Pillow would clip
+    if image.mode.startswith("I"):  # 16 bits per pixel, which Pillow would clip
         values = np.asarray(image).astype(np.int64)
         image = Image.fromarray(((values.clip(0, 65535) + 128) // 257).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

@@ -1,4 +1,4 @@
-"""A split as the trainer sees it: labels, and images that are read when they are needed."""
+"""Data splits for training and evaluation: labels, and images that are read when they are needed."""
 
 import copy
 from collections.abc import Iterable, Sequence
@@ -12,7 +12,7 @@ from mosa.data.images import read_image
 
 
 class Store(Protocol):
-    """Images by number; `sizes` (n, 2) has their heights and widths, where they are known before decoding."""
+    """Images by index; `sizes` (n, 2) has their heights and widths, if they are known before decoding."""
 
     sizes: np.ndarray | None
 
@@ -32,7 +32,7 @@ class FixedStore:
 
 
 class RaggedStore:
-    """Images of any sizes, one after the other in a flat array, with `sizes` (n, 2): height and width."""
+    """Images of different sizes, one after the other in a flat array; `sizes` (n, 2): height and width."""
 
     def __init__(self, pixels: np.ndarray, sizes: np.ndarray) -> None:
         self.pixels, self.sizes = pixels, sizes.astype(np.int64)
@@ -45,7 +45,7 @@ class RaggedStore:
 
 
 class FileStore:
-    """Images that are decoded every time, for sets too large to pack."""
+    """Images that are decoded on every access, for sets that are too large to pack."""
 
     sizes = None
 
@@ -60,11 +60,11 @@ class DataSplit:
     """A split, or a subset or union of splits; nothing is copied until it is read.
 
     Args:
-        stores: Where the images lie.
-        where: For each image its store and its number there, int64 (n, 2).
+        stores: Sources of the images.
+        where: For each image the index of its store and its index there, int64 (n, 2).
         labels: Integer labels (n,).
-        size: Side of the square that `read` gives, in pixels.
-        sets: For each image the number of the data set it comes from, in a union (n,).
+        size: Side of the squares that `read` returns, in pixels.
+        sets: In a union, for each image the index of its data set (n,).
 
     Attributes:
         labels, sets, size: As given.
@@ -82,7 +82,7 @@ class DataSplit:
 
     @classmethod
     def of(cls, store: Store, labels: np.ndarray, size: int, sets: np.ndarray | None = None) -> "DataSplit":
-        """Build the split that has all images of one store."""
+        """Build the split of all images of one store."""
         number = np.arange(len(labels), dtype=np.int64)
         return cls([store], np.stack([np.zeros_like(number), number], axis=1), labels, size, sets)
 
@@ -97,7 +97,7 @@ class DataSplit:
         return DataSplit([*self.stores, *other.stores], where, labels, self.size, sets)
 
     def subset(self, index: np.ndarray) -> "DataSplit":
-        """Return the split of some of the images, by their numbers."""
+        """Return the split of some of the images, given by their indices."""
         part = copy.copy(self)
         part.where, part.labels = self.where[index], self.labels[index]
         part.sets = None if self.sets is None else self.sets[index]
@@ -105,7 +105,7 @@ class DataSplit:
 
     @property
     def sizes(self) -> np.ndarray | None:
-        """Height and width of each image as it is stored, int64 (n, 2); None: some are yet to be decoded."""
+        """Height and width of each image as it is stored, int64 (n, 2); None if some are not known yet."""
         sizes = [store.sizes for store in self.stores]
         if any(size is None for size in sizes):
             return None
@@ -124,8 +124,8 @@ class DataSplit:
         """Read images.
 
         Args:
-            index: Numbers of the images (b,).
-            generators: For each image what draws a crop and a horizontal flip; None: the centre, not flipped.
+            index: Indices of the images (b,).
+            generators: For each image the generator of its crop and flip; None: the centre, not flipped.
 
         Returns:
             uint8 of shape (b, size, size, 3).
@@ -136,18 +136,18 @@ class DataSplit:
             image = self[number]
             top, left, flipped = draw_crop(image.shape[:2], self.size, rng)
             image = image[top : top + self.size, left : left + self.size]
-            # Whole pixels are turned round, which is twice as fast to copy.
+            # Reversing whole pixels is twice as fast as reversing an axis of an array of bytes.
             images[place] = image.view("V3")[:, ::-1].view(np.uint8) if flipped else image
         return images
 
 
 def draw_crop(shape: Sequence[int], size: int, rng: np.random.Generator | None) -> tuple[int, int, bool]:
-    """Draw a square of an image, and whether it is flipped.
+    """Draw a square crop of an image, and whether it is flipped.
 
     Args:
         shape: Height and width of the image, in pixels.
         size: Side of the square.
-        rng: What draws; None: the centre, as torchvision's CenterCrop rounds, not flipped.
+        rng: Generator; None: the centre, as torchvision's CenterCrop rounds, not flipped.
 
     Returns:
         First row and column of the square, and whether it is flipped horizontally.

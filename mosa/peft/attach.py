@@ -1,4 +1,4 @@
-"""The public life of a method on a model: attach, train, save and load, merge."""
+"""Attach a method to a model, run its forward passes, save and load what it tunes, and merge it."""
 
 import json
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ from mosa.peft.routing import Passes, is_stochastic, repeat_batch
 
 @dataclass
 class Attachment:
-    """What `attach` leaves on a model as `model.peft`.
+    """The state that `attach` keeps on a model, as `model.peft`.
 
     Attributes:
         method: The method and its options.
-        passes: How many passes a training step stacks.
+        passes: How many passes a forward stacks.
         buffers: Names of the buffers that belong to the method's state.
-        hook: Begins the passes of each forward.
-        fork: Parts the passes inside the model, where they do.
+        hook: Handle of the hook that starts the passes of each forward.
+        fork: Handle of the hook that separates the passes inside the model; None: they separate at its input.
     """
 
     method: Method
@@ -46,15 +46,15 @@ class ParameterCount(NamedTuple):
 
 
 def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: Any) -> nn.Module:
-    """Attach a method to a built and loaded timm model, in place; freeze all but what it tunes.
+    """Attach a method to a built and loaded timm model, in place; freeze everything that it does not tune.
 
-    The output of the model does not change. The classifier is tuned by every method, with the
-    values that it has.
+    The output of the model does not change, except for methods whose `starts_as_backbone` is false.
+    Every method tunes the classifier, starting from its present values.
 
     Args:
         model: A model made by `timm.create_model`, with its weights loaded.
-        method: Name of a method (see `list_methods`), or a method built before.
-        seed: Seeds initial values, partitions and routing, apart from the global generator.
+        method: Name of a method (see `list_methods`), or a method from `build_method`.
+        seed: Seeds initial values, partitions and routing; the global generator is not touched.
         **options: Options of the method by name, such as `bottleneck=64`.
 
     Returns:
@@ -71,7 +71,7 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
     if attached := getattr(model, "peft", None):
         raise UserError(
             f"the model has {attached.method.name!r} attached already: build a new model, "
-            f"as a second method would freeze and wrap the first"
+            f"because a second method would freeze and wrap the first"
         )
     if isinstance(method, str):
         method = build_method(method, **options)
@@ -114,7 +114,7 @@ def _hook_passes(model: nn.Module, backbone: set[nn.Module]) -> None:
             block.register_forward_hook(state.passes.keep_features)
     fork_point = state.method.fork_point(model)
     if fork_point is not None and not any(is_stochastic(module) for module in backbone):
-        state.fork = fork_point.register_forward_pre_hook(state.passes.part)
+        state.fork = fork_point.register_forward_pre_hook(state.passes.separate)
 
 
 def attachment(model: nn.Module) -> Attachment:
@@ -151,8 +151,8 @@ def forward_passes(model: nn.Module, images: Tensor, passes: int) -> Tensor:
 def merge(model: nn.Module) -> nn.Module:
     """Bring a model into its inference form, in place: experts into one layer, LoRA into the weights.
 
-    The output in evaluation does not change. A merged MoSA model is a plain adapter model with that
-    state; a merged LoRA model has the backbone's exact modules and nothing attached.
+    The output in evaluation does not change. A merged MoSA model is a plain adapter model with the
+    merged weights; a merged LoRA model has the backbone's exact modules and nothing attached.
 
     Returns:
         The same model.
@@ -177,7 +177,7 @@ def _detach(model: nn.Module) -> None:
 
 
 def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tuned parameters and the method's buffers by name: all that differs from the backbone.
+    """Return the tuned parameters and the method's buffers by name: what differs from the backbone.
 
     Returns:
         Detached tensors that share memory with the model; safetensors can save them as they are.
@@ -206,15 +206,15 @@ def load_tuned_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> nn.M
         if names:
             raise UserError(
                 f"the state does not fit the attached method {name!r}: it {kind} {len(names)} tensors that "
-                f"{'this needs' if kind == 'lacks' else 'this does not have'}, such as {min(names)!r}; "
-                f"attach the method and options that it was made with"
+                f"the model {'needs' if kind == 'lacks' else 'does not have'}, such as {min(names)!r}; "
+                f"attach the method and options that the state was made with"
             )
     for key, value in state.items():
         if value.shape != own[key].shape:
             raise UserError(
                 f"the state does not fit the attached method {name!r}: {key!r} has shape "
-                f"{tuple(value.shape)}, expected {tuple(own[key].shape)}; attach it with the options, "
-                f"and the number of classes, that the state was made with"
+                f"{tuple(value.shape)}, expected {tuple(own[key].shape)}; use the options "
+                f"and the number of classes that the state was made with"
             )
     with torch.no_grad():
         for key, value in state.items():
@@ -261,6 +261,7 @@ def load_tuned(model: nn.Module, path: str | Path) -> nn.Module:
             + ", ".join(f"{key}={saved.get(key)!r}" for key in differing)
             + "; the model has "
             + ", ".join(f"{key}={own.get(key)!r}" for key in differing)
+            + "; attach the method with the options of the file"
         )
     return load_tuned_state_dict(model, state)
 
@@ -275,7 +276,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
 
     Returns:
         `adapter` (all but the classifier), `head` (the classifier) and `total` (their sum). MoSA holds
-        the additional biases of its experts until it is merged.
+        additional biases for its experts until it is merged.
 
     Raises:
         UserError: Nothing is attached.

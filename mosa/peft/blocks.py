@@ -1,4 +1,4 @@
-"""Where methods hold on to a model: its blocks, their sites and widths, and its classifier."""
+"""The parts of a model that methods use: its blocks, their sites and widths, and its classifier."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from mosa.base.timm import Block, ConvNeXtBlock, SwinTransformerBlock
 
 
 class Sites(NamedTuple):
-    """The modules of a block at which a branch can be fed or added, by name.
+    """Names of the modules of a block that can feed a branch or take its output.
 
     Attributes:
         residual: Its input is the residual stream before the MLP; None where that is the block's own input.
@@ -84,7 +84,7 @@ def find_head(model: nn.Module) -> nn.Module:
     """Return the classifier of a timm model.
 
     Raises:
-        UserError: The model does not say which module classifies, or has several.
+        UserError: The model has no `get_classifier()`, or has several classifiers.
     """
     if not hasattr(model, "get_classifier"):
         raise UserError(

@@ -25,11 +25,11 @@ def tuning_loss(model: nn.Module, images: Tensor, labels: Tensor, label_smoothin
     state = attachment(model)
     method = state.method
     logits = forward_passes(model, images, method.passes)
-    if logits.dtype == torch.bfloat16:  # under autocast, which would have the logarithms in it, too
+    if logits.dtype == torch.bfloat16:  # under autocast, which would also compute the logarithms in bfloat16
         logits = logits.float()
     loss = passes_loss(logits, labels, method.consistency, label_smoothing, method.second_pass)
     if method.feature_consistency:
-        features, state.passes.features = state.passes.features, []  # nothing of the graph stays behind
+        features, state.passes.features = state.passes.features, []  # drop them, so that the graph is freed
         loss = loss + method.feature_consistency * feature_distance(features)
     return loss
 
@@ -53,7 +53,7 @@ def passes_loss(
     """Cross-entropy of the first pass plus the weighted symmetric divergence between two passes.
 
     L = CE(z1, y) + consistency * 1/2 [KL(sg p2 || p1) + KL(sg p1 || p2)], both averaged over the batch;
-    sg stops the gradient (MoSA, arXiv 2312.02923). The second pass may have a cross-entropy of its own.
+    sg stops the gradient (MoSA, arXiv 2312.02923). `second_pass` adds the cross-entropy of the second pass.
 
     Args:
         logits: Outputs of shape (passes * batch, classes) for one or two passes.

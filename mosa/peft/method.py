@@ -30,11 +30,11 @@ class Method(BaseModel):
     """Base class of the methods: the options are the fields, and the class registers itself by `name`.
 
     A subclass states its `name`, its `reference` (paper) and its fields, implements `apply`, and
-    counts its parameters in `block_parameters`. The model arrives built, loaded and entirely
-    frozen; the classifier is unfrozen afterwards, for every method alike.
+    counts its parameters in `block_parameters`. `apply` gets a model that is built, loaded and
+    entirely frozen; afterwards the classifier is unfrozen, for every method alike.
 
     `families` declares the families of architectures that the method fits, or `ANY_MODEL`;
-    `families_reason` says why not the others. What else a model may lack, `unfit` reports.
+    `families_reason` says why it fits no others. `unfit` also reports other misfits, such as a size.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants")
@@ -53,7 +53,7 @@ class Method(BaseModel):
     feature_consistency: float = Field(
         0.0,
         ge=0,
-        description="Weight of the mean squared difference of two passes, as a mean over six blocks.",
+        description="Weight of the mean squared difference of two passes, a mean over the first six blocks.",
     )
 
     @classmethod
@@ -64,12 +64,12 @@ class Method(BaseModel):
 
     @property
     def passes(self) -> int:
-        """Forward passes per training batch: two when a term of the loss needs the second."""
+        """Forward passes per training batch: two if a term of the loss needs the second."""
         return 2 if self.consistency or self.second_pass or self.feature_consistency else 1
 
     @property
     def starts_as_backbone(self) -> bool:
-        """Whether attaching leaves the output of the model as it is."""
+        """Whether attaching leaves the output of the model unchanged."""
         return True
 
     def unfit(self, model: nn.Module) -> str | None:
@@ -106,9 +106,9 @@ class Method(BaseModel):
         return self
 
     def fork_point(self, model: nn.Module) -> nn.Module | None:
-        """Return the first inserted module that differs between two passes, if its branch can part there.
+        """Return the first inserted module whose output differs between passes, if they can separate there.
 
-        All that comes before it is computed once for both passes; None repeats the model's input.
+        Everything before it is computed once for both passes. None: the passes separate at the model's input.
         """
         return None
 
@@ -125,7 +125,7 @@ class Method(BaseModel):
 
         Args:
             model: The model that the method is for, attached or not.
-            training: Count what is trained instead of what is stored after merging.
+            training: Count the parameters during training instead of those after merging.
         """
         count = self.trained_block_parameters if training else self.block_parameters
         return sum(count(block) for block in find_blocks(model))
@@ -135,7 +135,7 @@ class Method(BaseModel):
         return sum(shape.parameters for shape in self.branch_shapes(block))
 
     def trained_block_parameters(self, block: nn.Module) -> int:
-        """Count those that a block holds while it is trained; the same unless a method says otherwise."""
+        """Count the tuned parameters of a block during training; by default as many as after merging."""
         return self.block_parameters(block)
 
 

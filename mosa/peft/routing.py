@@ -1,4 +1,4 @@
-"""Which expert computes which forward pass, and where the passes of a training step part."""
+"""Which expert computes which forward pass, and where in the model the passes of a step separate."""
 
 from typing import Any
 
@@ -13,15 +13,15 @@ from mosa.base.timm import DropPath, PatchDropout
 class Passes:
     """How many passes the current forward stacks along the batch: pass p owns the p-th chunk.
 
-    Two passes over the same images are one batched forward. Whatever comes before the first
-    stochastic module is the same in both, so it is computed once: `part` is registered as a
-    pre-hook of that module and repeats the batch there.
+    Two passes over the same images are one batched forward. Everything before the first stochastic
+    module is the same in both, so it is computed once: `separate` is a pre-hook of that module and
+    repeats the batch there.
 
     Attributes:
-        count: Passes of the forward that runs, or ran last; it stands until the next one begins,
-            because activation checkpointing computes again in the backward.
+        count: Passes of the current or last forward. It is kept until the next one begins, because
+            activation checkpointing recomputes the forward during the backward.
         requested: Passes of the next forward.
-        features: Outputs of the first blocks, each of shape (passes * batch, ...), where they are compared.
+        features: Outputs of the first blocks, each of shape (passes * batch, ...), if the loss compares them.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class Passes:
         self.features: list[Tensor] = []
 
     def begin(self, model: nn.Module, inputs: Any) -> None:
-        """Take up the request for the forward that is about to start: a forward pre-hook of the model."""
+        """Apply the request to the forward that is about to start: a forward pre-hook of the model."""
         self.count, self.requested = self.requested, 1
         self.features = []
 
@@ -39,7 +39,7 @@ class Passes:
         if block.training and torch.is_grad_enabled():
             self.features.append(output)
 
-    def part(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def separate(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Repeat the batch for each pass, (batch, ...) -> (count * batch, ...): a forward pre-hook."""
         return (repeat_batch(inputs[0], self.count if module.training else 1),)
 
@@ -47,27 +47,31 @@ class Passes:
 class Router(nn.Module):
     """Draws, before each training forward, one expert per split projection and pass, uniformly.
 
-    All images of a batch share the draw (stochastic activation in MoSA). The generator is the
-    router's own and is saved with `model.state_dict()`, so a resumed run goes on with the same
-    sequence. Drawing once per forward, not in each projection, keeps recomputation (activation
-    checkpointing) consistent.
+    All images of a batch share the draw (stochastic activation in MoSA). The router has its own
+    generator, which is saved with `model.state_dict()`, so a resumed run continues the same sequence.
+    Because it draws once per forward, and not in each projection, the recomputation of activation
+    checkpointing uses the same experts.
+
+    Attributes:
+        projections: The layers with experts, in the order in which they are drawn for.
     """
 
     def __init__(self, passes: Passes, seed: int) -> None:
         super().__init__()
         self.passes = passes
         self.generator = generator(seed, "routing")
-        self.splits: list[nn.Module] = []  # they belong to their blocks: listed, not registered
+        self.projections: list[nn.Module] = []  # a list, because they are registered in their blocks
 
     def draw(self, model: nn.Module, inputs: Any) -> None:
         """Choose the experts of the forward that is about to start: a forward pre-hook of the model."""
         if not model.training:
             return
-        first, shape = self.splits[0], (len(self.splits), self.passes.count)
+        first, shape = self.projections[0], (len(self.projections), self.passes.count)
         choice = torch.randint(first.experts, shape, generator=self.generator)
-        # One copy to the device for all: asking for the numbers would make the host wait for a GPU.
-        for split, active in zip(self.splits, choice.to(first.weight.device, non_blocking=True), strict=True):
-            split.active = active
+        # One copy to the device for all projections: reading the numbers would make the host wait for a GPU.
+        choice = choice.to(first.weight.device, non_blocking=True)
+        for projection, active in zip(self.projections, choice, strict=True):
+            projection.active = active
 
     def get_extra_state(self) -> Tensor:
         return self.generator.get_state()
@@ -82,7 +86,7 @@ def repeat_batch(x: Tensor, count: int) -> Tensor:
 
 
 def linear_per_pass(x: Tensor, weights: Tensor, biases: Tensor | None) -> Tensor:
-    """Apply a linear map of its own to each pass.
+    """Apply a different linear map to each pass.
 
     Args:
         x: Input of shape (passes * batch, ..., in), the chunks of `batch` rows being the passes.
@@ -103,7 +107,7 @@ def linear_per_pass(x: Tensor, weights: Tensor, biases: Tensor | None) -> Tensor
 
 
 def is_stochastic(module: nn.Module) -> bool:
-    """Tell whether a module of a backbone draws random numbers in training."""
+    """Return whether a module of a backbone draws random numbers in training."""
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p > 0
     if isinstance(module, DropPath):

@@ -1,4 +1,4 @@
-"""The split: a Linear whose weight is shared out among experts (MoSA, section 3.2)."""
+"""Split projections: a Linear whose weights are divided among experts (MoSA, section 3.2)."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -18,12 +18,12 @@ Structure = Literal["random", "rows", "columns"]
 class SplitLinear(nn.Module):
     """A Linear with N experts, each of which owns a disjoint part of the weights.
 
-    Expert i computes with ``W_i = where(expert_of == i, W, W0)``: its own entries as trained, all
-    others as they were at the start. There is one trainable `weight` W of the dense layer's size and a
-    byte per weight that says whose it is; W0 is kept only where it is not zero. Biases are not
-    split by default: each expert has its own.
+    Expert i computes with ``W_i = where(expert_of == i, W, W0)``: its own entries have their trained
+    values, all others their initial values. There is one trainable `weight` W of the dense layer's size,
+    and one byte per weight for the number of its expert; W0 is kept only if it is not zero. Biases are
+    not split by default: each expert has its own.
 
-    In training, the `Router` says which expert computes each pass of the batch. In evaluation the
+    In training, the `Router` draws the expert that computes each pass of the batch. In evaluation the
     experts are merged: the mean of the W_i is ``(W + (N - 1) W0) / N``.
 
     Args:
@@ -31,9 +31,9 @@ class SplitLinear(nn.Module):
         experts: Number of experts N, 1 to min(256, number of weights).
         router: Draws the active experts; this layer registers itself with it.
         rng: Draws the partition.
-        split_bias: Share the bias out as well, instead of one full bias per expert.
+        split_bias: Divide the bias among the experts as well, instead of one full bias per expert.
         merge: "mean" of the experts (the expectation over the routing), "sum" of their changes (W
-            itself), "single" (the first expert alone), or "ensemble" (never merged: in evaluation too,
+            itself), "single" (the first expert alone), or "ensemble" (never merged: in evaluation, too,
             each pass has its expert).
         structure: "random" entries, or whole "rows" (outputs) or "columns" (inputs) for each expert.
 
@@ -72,7 +72,7 @@ class SplitLinear(nn.Module):
             self._add_partition("bias", linear.bias, rng)
         else:  # one vector each, so that a bias stays one-dimensional and is not decayed
             self.bias = nn.ParameterList([nn.Parameter(linear.bias.detach().clone()) for _ in range(experts)])
-        router.splits.append(self)
+        router.projections.append(self)
 
     def _add_partition(self, name: str, tensor: Tensor, rng: torch.Generator) -> None:
         expert_of = partition(tensor.shape, self.experts, rng, self.structure).to(tensor.device)
@@ -81,11 +81,11 @@ class SplitLinear(nn.Module):
         self.register_buffer(f"{name}_initial", initial)
 
     def expert_weights(self, experts: Tensor) -> Tensor:
-        """Return W_i of each expert of a vector, (experts, out, in)."""
+        """Return W_i of several experts, given by their numbers: (experts, out, in)."""
         return _own_entries(self.weight, self.weight_expert_of, self.weight_initial, experts)
 
     def expert_biases(self, experts: Tensor) -> Tensor | None:
-        """Return the bias of each expert of a vector, (experts, out), or None."""
+        """Return the biases of several experts, given by their numbers: (experts, out), or None."""
         if self.bias is None:
             return None
         if self.split_bias:
@@ -149,18 +149,26 @@ class SplitLinear(nn.Module):
         return f"in_features={in_features}, out_features={out_features}, experts={self.experts}"
 
 
-def too_many_experts(shape: Sequence[int], experts: int, structure: Structure = "random") -> str | None:
-    """Return why a tensor cannot be shared out among so many experts, or None if it can.
+def too_many_experts(
+    shape: Sequence[int], experts: int, structure: Structure = "random", option: str = "experts"
+) -> str | None:
+    """Return why a tensor cannot be divided among a number of experts, or None if it can.
 
-    It can among 1 ... min(256, number of entries, or of rows or columns).
+    At most 256 experts are possible, and at most as many as there are entries, rows or columns.
+
+    Args:
+        shape: Shape of the tensor.
+        experts: Number of experts.
+        structure: What one expert owns, see `SplitLinear`.
+        option: Name of the method's option that set the number.
     """
     size = torch.Size(_unit_shape(shape, structure)).numel()
     if 1 <= experts <= min(MAX_EXPERTS, size):
         return None
     what = "entries" if structure == "random" else structure
     return (
-        f"experts={experts}: expected 1 to {min(MAX_EXPERTS, size)}, as the tensor of shape "
-        f"{'x'.join(map(str, shape))} has {size} {what} to share out and an index is one byte"
+        f"{option}={experts}: expected 1 to {min(MAX_EXPERTS, size)}, because the tensor of shape "
+        f"{'x'.join(map(str, shape))} has {size} {what} to divide and the number of an expert is one byte"
     )
 
 
@@ -189,7 +197,7 @@ def partition(
 
 
 def _unit_shape(shape: Sequence[int], structure: Structure) -> tuple[int, ...]:
-    """Return the shape of what is shared out; a vector has entries only."""
+    """Return the shape of the units that are divided: entries, rows or columns; a vector has only entries."""
     if structure == "random" or len(shape) == 1:
         return tuple(shape)
     return (shape[0], 1) if structure == "rows" else (1, shape[1])

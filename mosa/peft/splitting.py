@@ -1,4 +1,4 @@
-"""The split as an option of any method with projections, without a line that is the method's own."""
+"""Split projections for any method with projections, without code for a particular method."""
 
 from typing import Any, ClassVar, Literal
 
@@ -14,10 +14,10 @@ from mosa.peft.split import Merge, SplitLinear, Structure, too_many_experts
 
 
 class Splitting(Method):
-    """Base of the split methods: `class Mosa(Splitting, Adapter)` is the adapter with split projections.
+    """Base of the methods with split projections: `class Mosa(Splitting, Adapter)` splits the adapter's.
 
-    It asks the dense method for its `branches` and their shapes only. A subclass names the dense
-    method that is left after merging.
+    It uses only the `branches` of the dense method and their shapes. A subclass names as `dense` the
+    method that it becomes by merging.
     """
 
     dense: ClassVar[type[Method]]
@@ -31,12 +31,12 @@ class Splitting(Method):
         description="What an expert owns: random entries, whole rows (outputs) or columns (inputs).",
     )
     split_bias: bool = Field(
-        False, description="Share the biases out among the experts too, instead of one full bias each."
+        False, description="Divide the biases among the experts as well, instead of one full bias per expert."
     )
     merge: Merge = Field(
         "mean",
-        description="Merge the experts into their mean, into the sum of their changes, or into the single "
-        "first one; ensemble: keep them, and average the logits of N forward passes.",
+        description="How experts are merged: into their mean, the sum of their changes, or the single first "
+        "one; ensemble: they are kept, and the logits of N forward passes are averaged.",
     )
     consistency: float = Field(
         1.0, ge=0, description="Weight of the symmetric KL term between the outputs of two forward passes."
@@ -82,7 +82,7 @@ class Splitting(Method):
 
     def fork_point(self, model: nn.Module) -> nn.Module | None:
         point, first = super().fork_point(model), self.branches(model)[0]
-        # Within the first branch, a split down-projection draws before whatever the dense method draws.
+        # Within the first branch, a split down-projection draws before the dense method does.
         return first.down if "down" in self.split_names and point in set(first.children()) else point
 
     def fold(self, model: nn.Module) -> Method | None:
@@ -116,7 +116,7 @@ class Ensemble:
     """In evaluation, N passes over the images, pass i with expert i everywhere, and the mean of their logits.
 
     Args:
-        router: Tells the split layers which expert computes which pass.
+        router: Holds the split projections, which are given the expert of each pass.
         experts: Number of experts N.
     """
 
@@ -135,8 +135,8 @@ class Ensemble:
         if model.training:
             return None
         everyone = torch.arange(self.experts, device=inputs[0].device)
-        for split in self.router.splits:
-            split.active = everyone
+        for projection in self.router.projections:
+            projection.active = everyone
         return (repeat_batch(inputs[0], self.experts),)
 
     def average(self, model: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:

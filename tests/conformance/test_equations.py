@@ -251,8 +251,8 @@ def test_ensemble_averages_passes_with_one_expert_each():
     logits = []
     for expert in range(3):
         single = copy.deepcopy(model)
-        for split in single.router.splits:
-            split.active = torch.tensor([expert])
+        for projection in single.router.projections:
+            projection.active = torch.tensor([expert])
         for hook in single.router.hooks[1:]:
             hook.remove()
         logits.append(single(images))
@@ -265,13 +265,13 @@ def test_the_loss_is_the_sum_of_its_terms():
     train_steps(model, lr=0.1)
     images, labels = batch(dtype=F64)
     loss = tuning_loss(model.train(), images, labels)
-    outputs, routes = [], [split.active for split in model.router.splits]
+    outputs, routes = [], [projection.active for projection in model.router.projections]
     for number in range(2):
         single = copy.deepcopy(model)
         for hook in single.router.hooks:
             hook.remove()
-        for split, route in zip(single.router.splits, routes, strict=True):
-            split.active = route[number : number + 1]
+        for projection, route in zip(single.router.projections, routes, strict=True):
+            projection.active = route[number : number + 1]
         logits = single(images)
         outputs.append((logits, single.peft.passes.features))
     (z1, h1), (z2, h2) = outputs

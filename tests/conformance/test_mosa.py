@@ -50,7 +50,7 @@ def test_equals_the_naive_multi_copy_mixture(split):
         for module in splits:
             module.restore_foreign_entries()
         assert abs(loss.item() - expected.item()) < 1e-10
-    assert loss.item() < 1.0  # it learned: equality of two models that stand still would prove nothing
+    assert loss.item() < 1.0  # it learned: two models that do not learn would be equal anyway
 
     ours.eval(), naive.eval()
     torch.testing.assert_close(ours(images), naive(images), atol=1e-10, rtol=0)
@@ -132,8 +132,8 @@ def test_training_routes_each_pass_to_its_expert():
     torch.testing.assert_close(second, expected[1][3:])
 
 
-def test_the_split_costs_no_size():
-    """Tuned tensors, optimiser state and checkpoint: the adapter's, but for biases and a byte a weight."""
+def test_split_projections_cost_no_size():
+    """Tuned tensors, optimiser state and files are the adapter's, except for biases and a byte per weight."""
     experts = 4
     dense = peft.attach(build(), "adapter", bottleneck=8)
     mosa = peft.attach(build(), "mosa", bottleneck=8, experts=experts)
@@ -176,7 +176,7 @@ def test_partition_is_disjoint_and_even(shape, experts):
 def test_routing_is_uniform_independent_and_resumes():
     model = peft.attach(build(), "mosa", bottleneck=8, seed=4).train()
     model.peft.passes.count = 2
-    layers = model.router.splits
+    layers = model.router.projections
 
     def draw(count):
         sequence = []
@@ -198,7 +198,7 @@ def test_routing_is_uniform_independent_and_resumes():
     resumed = peft.attach(build(), "mosa", bottleneck=8, seed=999).train()
     resumed.load_state_dict(saved)
     resumed.peft.passes.count = 2
-    model, layers = resumed, resumed.router.splits
+    model, layers = resumed, resumed.router.projections
     assert torch.equal(draw(20), expected)
 
 
@@ -225,7 +225,7 @@ def test_what_precedes_the_first_stochastic_module_is_computed_once():
     }  # fmt: skip
 
 
-def test_passes_part_at_the_input_of_a_stochastic_backbone():
+def test_passes_separate_at_the_input_of_a_stochastic_backbone():
     """Drop path in the backbone must differ between the passes, so nothing may be shared."""
     model = peft.attach(build("vit_layerscale_droppath"), "mosa", bottleneck=8).train()
     assert model.peft.fork is None

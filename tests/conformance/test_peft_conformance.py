@@ -175,7 +175,7 @@ def test_two_passes_at_once_are_two_passes(case):
     """Without dropout and routing, each part of a batched forward is the plain forward."""
     method, options = CASES[case]
     if method in ("adamix", "dropconnect"):
-        pytest.skip("is never without its draws")
+        pytest.skip("always draws in training")
     for option, value in (("dropout", 0.0), ("experts", 1)):
         if option in peft.get_method(method).model_fields:
             options = options | {option: value}
@@ -191,7 +191,7 @@ def test_two_passes_at_once_are_two_passes(case):
 
 @cases
 def test_two_passes_draw_apart(case):
-    """Whatever a method draws in training differs between the passes of one step."""
+    """Everything that a method draws in training differs between the passes of one step."""
     model = attached(case)
     stochastic = [m for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
     routed = hasattr(model, "router") or case == "dropconnect"

@@ -31,7 +31,7 @@ from mosa.base.timm import timm
         ("mosa", {"structure": "columns", "bottleneck": 2}, ["experts=4", "expected 1 to 2", "2 columns"]),
         ("mosa", {"structure": "rows", "split": "down", "bottleneck": 3}, ["experts=4", "3 rows"]),
         ("mosl", {"rank": 1, "experts": 40}, ["experts=40", "expected 1 to 32", "32x1"]),
-        ("pruned", {"keep": 40, "bottleneck": 1}, ["experts=40", "32 entries"]),
+        ("pruned", {"keep": 40, "bottleneck": 1}, ["keep=40", "32 entries"]),
         ("partial", {"blocks": 4}, ["blocks=4", "at most 3"]),
         ("repadapter", {"bottleneck": 6, "groups": 4}, ["groups=4", "divisor of the bottleneck 6"]),
         ("repadapter", {"bottleneck": 6, "groups": 3}, ["groups=3", "divisor of the width 32"]),
@@ -66,8 +66,8 @@ def test_model_without_known_blocks(method):
         ("vpt", {}, "vpt does not fit Swin (fits ViT): prompts are tokens of a global attention"),
         ("adapter", {"bottleneck": 8}, None),
         ("partial", {"blocks": 4}, "blocks=4: expected at most 3, the depth of the model"),
-        ("mosa", {"bottleneck": 1, "experts": 40}, "experts=40: expected 1 to 16, as the tensor of shape "
-         "16x1 has 16 entries to share out and an index is one byte"),
+        ("mosa", {"bottleneck": 1, "experts": 40}, "experts=40: expected 1 to 16, because the tensor of "
+         "shape 16x1 has 16 entries to divide and the number of an expert is one byte"),
         ("lora", {"rank": 17}, "rank=17: expected at most 16, the width of the projection"),
     ],
 )  # fmt: skip
@@ -160,7 +160,7 @@ def test_state_made_for_other_options(saved, loading, words):
 
 
 def test_file_made_for_other_options_names_them(tmp_path):
-    """Options that leave no trace in the shapes are told apart by the file's metadata."""
+    """Options that leave no trace in the shapes are distinguished by the file's metadata."""
     path = tmp_path / "tuned.safetensors"
     peft.save_tuned(peft.attach(build(), "adapter", bottleneck=8, scale=0.1), path)
     with pytest.raises(UserError, match=r"made for scale=0\.1; the model has scale=0\.5"):

@@ -285,7 +285,7 @@ def test_the_same_image_in_train_and_test_of_own_data_is_an_error(tmp_path):
         ("path,label\nx.png,\n", "line 2: the label is empty"),
         ("path,label,split\nx.png,1,dev\n", "line 2: split 'dev': expected train, val or test"),
         ("path,label\nno.png,1\n", "line 2: .*no.png: no such image"),
-        ("path,label\nx.png,1\nx.png,1\n", "line 3: 'x.png' stands in line 2 already"),
+        ("path,label\nx.png,1\nx.png,1\n", "line 3: 'x.png' is already listed in line 2"),
     ],
 )
 def test_problems_of_a_csv(text, words, tmp_path):
@@ -374,7 +374,7 @@ VTAB_PROBLEMS = {
     "an empty split": (edit("test.txt", lambda lines: []), r"error .*cifar: its split test is empty"),
     "a line twice": (
         edit("test.txt", lambda lines: [*lines, lines[0]]),
-        r"error .*test\.txt, line 7: 'images/test/000000\.jpg' stands in line 1 already",
+        r"error .*test\.txt, line 7: 'images/test/000000\.jpg' is already listed in line 1",
     ),
     "the same image in train and test": (
         leak, r"warning .*test\.txt, line 5: the same image is in train \(.*train800\.txt, line 4\)"
@@ -483,7 +483,7 @@ def test_a_pickle_of_cifar_runs_nothing(tmp_path, capsys):
 
 def test_problems_of_the_general_sets(tmp_path):
     make_cifar100(tmp_path), make_aircraft(tmp_path), make_food101(tmp_path)
-    _told(problems(get_task("general/cifar100"), tmp_path), r"warning .*train: is not the genuine file")
+    _told(problems(get_task("general/cifar100"), tmp_path), r"warning .*train: is not the original file")
     lists = tmp_path / "fgvc-aircraft-2013b/data/images_variant_test.txt"
     lists.write_text(lists.read_text().replace("Variant 01-100", "Variant 77x", 1))
     _told(

@@ -1,7 +1,7 @@
-"""Formula-driven images: an endless supply of labelled pictures, with no photograph behind them.
+"""Formula-driven images: an unlimited supply of labelled pictures, made without photographs.
 
-A picture is a textured background with one large shape and up to three small ones on it. What is to
-be recognised is the *category* of each part: a shape category is a contour drawn once from a formula
+A picture is a textured background with one large shape and up to three small ones on it. The labels
+are the *categories* of the parts: a shape category is a contour drawn once from a formula
 (radial Fourier contours, polygons, rosettes, stroke glyphs), a texture category is a point in the
 parameter space of a generator (waves, filtered noise, cells). Instances of a category differ in pose,
 deformation, colour, contrast, occlusion and noise.
@@ -29,9 +29,9 @@ HEADS = {
     "hue": HUES,
     "background_hue": HUES,
 }
-IGNORED = -100  # label of a part that a picture lacks, as F.cross_entropy has it
+IGNORED = -100  # label of a part that a picture lacks; F.cross_entropy ignores it
 _MAP = 64  # side of a shape's distance map ...
-_REACH = 1.6  # ... which covers -1.6 ... 1.6 of the shape's own coordinates
+_REACH = 1.6  # ... which covers -1.6 ... 1.6 in the shape's coordinates
 _CELLS = 25  # points of a cell texture
 
 
@@ -65,7 +65,7 @@ class FormulaImages:
 
         Returns:
             Pictures in 0 ... 1, float of shape (count, 3, 32, 32); for every head its labels (count,); and
-            what is to be painted: "thumbnail" (count, 192), the picture before noise at 8x8; for each patch
+            the painters' targets: "thumbnail" (count, 192), the picture before noise at 8x8; for each patch
             of 8x8 pixels, "figure" (count, 16, 16), the coverage by the large shape at 4x4, and "energy"
             (count, 16, 12), the log energy of the picture in oriented band-pass filters, standardised.
         """

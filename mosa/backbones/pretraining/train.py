@@ -45,16 +45,16 @@ SETTINGS = {
         "energy": 1.0,
     },
 }
-PAINTED = {"thumbnail": 3 * 8 * 8, "figure": 16, "energy": 12}  # values for the picture, or for each token
+PAINTED = {"thumbnail": 3 * 8 * 8, "figure": 16, "energy": 12}  # values per picture or per token
 _REPORTS = 100  # points of the curve, and weights written, over the whole run
 
 
 class Pretext(nn.Module):
-    """The backbone with linear heads: a classifier per label, and three that paint.
+    """The backbone with linear heads: a classifier per label, and three painters.
 
-    Painting (a mean squared error) is dense supervision. The local energies and the figure, read from
-    each token, end the long plateau at the start of training; the thumbnail, read from the pooled
-    feature, keeps there where things are, which classifiers of categories alone would throw away.
+    The painters (with a mean squared error) give dense supervision. The local energies and the figure,
+    read from each token, end the long plateau at the start of training. The thumbnail, read from the pooled
+    feature, keeps positions in that feature, which classifiers of categories alone would discard.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class Pretext(nn.Module):
         self.painters = nn.ModuleDict({name: nn.Linear(width, size) for name, size in PAINTED.items()})
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the logits of every label, and what each painter paints, for normalised images."""
+        """Return the logits of every label, and the output of every painter, for normalised images."""
         tokens = self.backbone.forward_features(images)
         feature = self.backbone.forward_head(tokens)
         logits = {name: head(feature) for name, head in self.heads.items()}
@@ -82,13 +82,13 @@ def pretrain(
 ) -> dict:
     """Pre-train the micro ViT and write its weights, with a description beside them.
 
-    Weights so far are written a hundred times on the way, each time whole.
+    The weights are also written about a hundred times on the way, each time as a complete file.
 
     Args:
         output: Where the weights go (.safetensors); the description goes beside it as .json.
         images: Pictures to train on; the schedules stretch to it.
         seed: Seeds categories, pictures and initial weights.
-        threads: CPU threads of torch; another number gives other rounding errors.
+        threads: CPU threads of torch; another number changes rounding errors.
         progress: Show a progress bar.
 
     Returns:
@@ -201,7 +201,7 @@ def _describe(images: int, seed: int, curve: list[dict], seconds: float) -> dict
 
 
 def _processor() -> str:
-    """Return the CPU's name where Linux tells it, else the architecture."""
+    """Return the CPU's name as Linux reports it, otherwise the architecture."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")) + " CPU"
@@ -210,7 +210,7 @@ def _processor() -> str:
 
 
 def _write(output: Path, backbone: nn.Module, description: dict) -> dict:
-    """Write weights and description; the digest ties them together."""
+    """Write the weights, and their description with the digest of the weights."""
     blob = safetensors.torch.save({name: value.contiguous() for name, value in backbone.state_dict().items()})
     config = {key: backbone.pretrained_cfg[key] for key in ("input_size", "mean", "std")}
     parameters = sum(p.numel() for p in backbone.parameters())

@@ -1,4 +1,4 @@
-"""The benchmark `demo`: seven tasks that this package renders, or scikit-learn carries, in seconds."""
+"""The benchmark `demo`: seven tasks that are rendered here or come with scikit-learn, made in seconds."""
 
 import hashlib
 
@@ -18,7 +18,7 @@ _RENDERERS = {
 
 
 def render_splits(task: Task) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Make every split of a demo task: a pure function of the task.
+    """Make every split of a demo task, as a pure function of the task.
 
     Returns:
         For each split its images, uint8 (n, 32, 32, 3), and labels, int64 (n,), shuffled.
@@ -29,7 +29,7 @@ def render_splits(task: Task) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def render_split(task: Task, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Render one split of a task that is not read from elsewhere; its classes are balanced."""
+    """Render one split, with balanced classes, of a task other than digits."""
     rng = _generator(task, split)
     labels = rng.permutation(np.arange(task.sizes[split]) % task.num_classes)
     images = _RENDERERS[task.name](labels, rng)

@@ -1,4 +1,4 @@
-"""What the renderers share: a pixel grid, colours, noise fields and blending, over whole batches."""
+"""Functions that the renderers share, over whole batches: a pixel grid, colours, noise and blending."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ PIXEL = 2 / SIZE
 
 
 def column(values: np.ndarray) -> np.ndarray:
-    """Give one value per image, (n,), the axes of an image: (n, 1, 1)."""
+    """Reshape one value per image, (n,), to (n, 1, 1), which broadcasts over the images."""
     return np.asarray(values)[:, None, None]
 
 
@@ -48,7 +48,7 @@ def noise(rng: np.random.Generator, count: int, coarse: int, octaves: int = 1) -
         rng: Source of the values.
         count: Number of fields.
         coarse: Cells of the grid across the image, at most 16.
-        octaves: Fields that are summed, each of twice the frequency and half the height.
+        octaves: Fields that are summed, each with twice the frequency and half the amplitude.
     """
     total = np.zeros((count, SIZE, SIZE))
     for octave in range(octaves):
@@ -61,6 +61,6 @@ def noise(rng: np.random.Generator, count: int, coarse: int, octaves: int = 1) -
 
 
 def finish(canvas: np.ndarray, rng: np.random.Generator, grain: float) -> np.ndarray:
-    """Add white noise to a canvas (n, 32, 32, 3), of a strength up to `grain` that differs between images."""
+    """Add white noise to a canvas (n, 32, 32, 3), with a strength up to `grain` that is drawn per image."""
     strength = rng.uniform(0.2, 1, (len(canvas), 1, 1, 1)) * grain
     return canvas + strength * rng.normal(size=canvas.shape)

@@ -1,4 +1,4 @@
-"""Real images: the handwritten digits that scikit-learn carries (UCI, 1,797 images of 8x8 pixels)."""
+"""Real images: the handwritten digits that come with scikit-learn (UCI, 1,797 images of 8x8 pixels)."""
 
 from collections.abc import Mapping
 
@@ -24,7 +24,7 @@ def load_splits(
     images = _enlarge(small.reshape(-1, 8, 8) / 16)
     images = np.round(255 * _colour(images, rng)).astype(np.uint8)
     order = rng.permutation(len(labels))
-    # Deal each class evenly over the order, so that any stretch of it is stratified.
+    # Spread each class evenly over the order, so that every part of it is stratified.
     rank = np.empty(len(labels))
     for label in np.unique(labels):
         members = order[labels[order] == label]
@@ -39,7 +39,7 @@ def load_splits(
 
 
 def _colour(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Print (n, 32, 32) in a random ink on clouded paper, so that shape alone tells the digits apart."""
+    """Print (n, 32, 32) in a random ink on clouded paper, so that only shape distinguishes the digits."""
     n = len(images)
     dark = rng.random(n) < 0.5
     low, high = rng.uniform(0.1, 0.4, n), rng.uniform(0.6, 0.95, n)

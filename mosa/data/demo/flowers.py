@@ -1,4 +1,4 @@
-"""Fine-grained: flowers of 24 close species, which share their colours and differ in petals and centre."""
+"""Fine-grained: flowers of 24 close species, which share colours and differ in petals and centre."""
 
 import numpy as np
 

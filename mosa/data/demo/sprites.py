@@ -1,6 +1,6 @@
 """Structured tasks: where a shape is, how it is turned, how many there are.
 
-In the manner of dSprites (Matthey et al., 2017), re-rendered from the generating factors; none of its
+Modelled on dSprites (Matthey et al., 2017), but rendered here from the generating factors; none of its
 images is used. Only the labelled factor is informative: all others are drawn at random.
 """
 
@@ -24,7 +24,7 @@ def render_location(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def render_orientation(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw one shape without symmetry of rotation, turned by the labelled one of 16 angles."""
+    """Draw one shape without rotational symmetry, turned by the labelled one of 16 angles."""
     n = len(labels)
     canvas = _background(rng, n)
     for _ in range(3):
@@ -36,7 +36,7 @@ def render_orientation(labels: np.ndarray, rng: np.random.Generator) -> np.ndarr
 
 
 def render_count(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw 1 to 8 shapes, apart from each other, of any kinds, sizes and colours."""
+    """Draw 1 to 8 separate shapes of any kinds, sizes and colours."""
     n = len(labels)
     canvas = _background(rng, n)
     x, y = _apart(rng, n, 8)
@@ -52,8 +52,8 @@ def _shape(
 ) -> np.ndarray:
     """Return the coverage (n, 32, 32) of one shape per image: its frame is turned, scaled and moved.
 
-    Kinds: 0 square, 1 ellipse, 2 heart, 3 wedge, 4 drop, 5 arrow. The last three have no symmetry of
-    rotation.
+    Kinds: 0 square, 1 ellipse, 2 heart, 3 wedge, 4 drop, 5 arrow. The last three have no rotational
+    symmetry.
     """
     u, v = turn(angle, scale, x, y)
     square = np.maximum(np.abs(u), np.abs(v)) - 0.8
@@ -92,7 +92,7 @@ def _speck(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _apart(rng: np.random.Generator, n: int, points: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw points (n, points) in a square; each is the farthest from those before among ten candidates."""
+    """Draw points (n, points) in a square; each is the farthest of ten candidates from those before."""
     placed = rng.uniform(-0.78, 0.78, (n, 1, 2))
     for _ in range(points - 1):
         candidates = rng.uniform(-0.78, 0.78, (n, 10, 2))

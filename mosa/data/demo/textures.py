@@ -1,4 +1,4 @@
-"""Natural: sixteen materials and patterns, by other formulas than those of the pre-training images."""
+"""Natural: sixteen materials and patterns, from other formulas than the pre-training images."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Readers of the layouts in which data sets lie on disk, one file each."""
+"""Readers of data sets on disk, one file per group of layouts."""
 
 from pathlib import Path
 
@@ -27,10 +27,10 @@ def read_source(task: Task, root: Path, report: Report) -> Source | None:
     Args:
         task: The task.
         root: Folder of its benchmark; ignored for a user's own task, which has a root.
-        report: Takes every problem.
+        report: Collects every problem.
 
     Returns:
-        The entries that are in order; None if there is nothing to read.
+        The valid entries; None if nothing can be read.
     """
     if task.layout == "union":
         source = _read_union(task, root, report)
@@ -42,7 +42,7 @@ def read_source(task: Task, root: Path, report: Report) -> Source | None:
 
 
 def _read_union(task: Task, root: Path, report: Report) -> Source | None:
-    """Read several tasks as one: the classes of each come after those of the one before."""
+    """Read several tasks as one: the classes of each follow those of the previous one."""
     members = [get_task(name) for name in task.members]
     sources = [read_source(member, root, report) for member in members]
     if any(source is None for source in sources):
@@ -62,14 +62,14 @@ def _read_union(task: Task, root: Path, report: Report) -> Source | None:
 def _check_splits(task: Task, source: Source, report: Report) -> None:
     for split, entries in source.splits.items():
         if not entries:
-            report.error(source.root, f"its split {split} is empty; {task.full_name} needs one")
+            report.error(source.root, f"its split {split} is empty; {task.full_name} needs images in it")
     found = {split: len(entries) for split, entries in source.splits.items()}
     if task.sizes and found != {split: task.sizes[split] for split in found}:
         counts = " / ".join(map(str, found.values()))
         literature = " / ".join(str(task.sizes[split]) for split in found)
         report.warning(
             source.root,
-            f"train / val / test have {counts} images, the literature {literature}; say so when you cite",
+            f"train / val / test have {counts} images, the literature {literature}; say so with your results",
         )
     trained = ("train", "val") if task.final_train == "trainval" else ("train",)
     present = {entry.label for split in trained for entry in source.splits[split]}

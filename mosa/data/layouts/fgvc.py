@@ -14,7 +14,7 @@ _SPLITS = ("train", "val", "test")
 def read_fgvc(task: Task, root: Path, report: Report) -> Source | None:
     """Read `<root>/<folder>/{train,val,test}.json`, each an object {"path of the image": class id}.
 
-    Class ids are any integers, the same in all three files; labels count them in their order. Files
+    Class ids are any integers, the same in all three files; a label is the rank of a class id. The files
     `train_<fraction>.json` are subsets of train.
     """
     folder = find_folder(task, root, report)
@@ -50,7 +50,7 @@ def read_fgvc(task: Task, root: Path, report: Report) -> Source | None:
 
 
 def _read_object(file: Path, report: Report):
-    """Return the entries of a split, and a function that tells the line of an image; None: unreadable."""
+    """Return the entries of a split and a function from an image to its line, or None if unreadable."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

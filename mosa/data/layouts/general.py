@@ -20,12 +20,12 @@ from mosa.data.layouts.source import (
 )
 from mosa.data.task import Task
 
-# Of the genuine files: torchvision.datasets.CIFAR100.train_list and test_list.
+# Of the original files: torchvision.datasets.CIFAR100.train_list and test_list.
 _CIFAR_MD5 = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Reads what CIFAR's pickles hold, arrays and plain values, and calls nothing else."""
+    """Reads arrays and plain values, which CIFAR's pickles consist of, and calls nothing else."""
 
     _ALLOWED = {
         ("numpy.core.multiarray", "_reconstruct"),
@@ -37,7 +37,7 @@ class _ArraysOnly(pickle.Unpickler):
 
     def find_class(self, module: str, name: str):
         if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it wants to call {module}.{name}")
+            raise pickle.UnpicklingError(f"it would call {module}.{name}")
         return super().find_class(module, name)
 
 
@@ -61,14 +61,16 @@ def _read_cifar_part(file: Path, num_classes: int, report: Report) -> list[Entry
         report.error(file, f"cannot be read ({error}); unpack cifar-100-python.tar.gz again")
         return None
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != _CIFAR_MD5[file.name]:
-        report.warning(file, "is not the genuine file of CIFAR-100, by its MD5 sum; its numbers are your own")
+        report.warning(
+            file, "is not the original file of CIFAR-100, by its MD5 sum; results on it are not comparable"
+        )
     try:
         table = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
         pixels, labels = np.asarray(table["data"]), [int(label) for label in table["fine_labels"]]
         images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         if pixels.dtype != np.uint8 or len(images) != len(labels):
             raise ValueError(f"{pixels.dtype} {pixels.shape} and {len(labels)} labels")
-    except Exception as error:  # a hostile or broken pickle raises anything
+    except Exception as error:  # a hostile or broken pickle can raise anything
         report.error(file, f"is not a part of CIFAR-100 ({error}); unpack cifar-100-python.tar.gz again")
         return None
     wrong = {index for index, label in enumerate(labels) if not 0 <= label < num_classes}

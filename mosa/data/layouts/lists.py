@@ -1,4 +1,4 @@
-"""Text lists, a path and a label per line: VTAB-1k as everybody shares it, and lists of a user's own."""
+"""Text lists, with a path and a label per line: VTAB-1k in its common form, and users' lists."""
 
 from pathlib import Path
 
@@ -75,7 +75,7 @@ def read_list(folder: Path, name: str, num_classes: int | None, report: Report) 
         label = parse_label(label_text, num_classes, place, report)
         image = find_image(folder, relative.strip(), place, report)
         if relative in first:
-            report.error(place, f"{relative!r} stands in {first[relative]} already; keep one of the lines")
+            report.error(place, f"{relative!r} is already listed in {first[relative]}; keep one of the lines")
         first.setdefault(relative, place.rpartition(", ")[2])
         if label is not None and image is not None:
             entries.append(Entry(image, label, place))

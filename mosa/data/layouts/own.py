@@ -44,7 +44,7 @@ def read_folder(task: Task, root: Path, report: Report) -> Source | None:
 def read_csv(task: Task, root: Path, report: Report) -> Source | None:
     """Read a CSV with the columns path, label and, if wanted, split; paths are relative to its folder.
 
-    Labels are names or numbers; numbers are counted in their order, as names are.
+    Labels are names or numbers; classes are numbered in the order of the names, or of the numbers.
     """
     try:
         with root.open(encoding="utf-8-sig", newline="") as file:
@@ -74,7 +74,7 @@ def read_csv(task: Task, root: Path, report: Report) -> Source | None:
             report.error(place, f"split {row.get('split')!r}: expected train, val or test")
             continue
         if path in first:
-            report.error(place, f"{path!r} stands in {first[path]} already; keep one of the lines")
+            report.error(place, f"{path!r} is already listed in {first[path]}; keep one of the lines")
         first.setdefault(path, place.rpartition(", ")[2])
         image = find_image(root.parent, path, place, report)
         if image is not None:
@@ -87,7 +87,7 @@ def _is_number(text: str) -> bool:
 
 
 def _complete(root: Path, num_classes: int, splits: dict[str, list[Entry]]) -> Source:
-    """Hold out the splits that are not given: test from all, then val from train."""
+    """Hold out the splits that are missing: test from all, then val from train."""
     notes = []
     if "all" in splits:
         splits["train"], splits["test"] = hold_out(splits.pop("all"), _TEST_SHARE)

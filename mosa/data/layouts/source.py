@@ -1,4 +1,4 @@
-"""What every reader gives: entries by split, and the problems that it met on the way."""
+"""What every reader returns: entries by split, and the problems that it found."""
 
 import os
 from collections import defaultdict
@@ -11,7 +11,7 @@ import numpy as np
 
 from mosa.data.task import Task
 
-HOLD_OUT = 0.1  # share of each class of train that becomes val where there is none
+HOLD_OUT = 0.1  # share of each class of train that becomes val if there is none
 HOLD_OUT_SEED = 0
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -20,7 +20,7 @@ class Entry(NamedTuple):
     """One image of a split.
 
     Attributes:
-        image: Its file, or its pixels, uint8 (height, width, 3), where many images lie in one file.
+        image: Its file, or its pixels, uint8 (height, width, 3), if a file holds many images.
         label: Its class, 0 ... num_classes - 1.
         place: Where it is listed, such as "test.txt, line 7".
     """
@@ -51,11 +51,11 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
 
     def error(self, place: object, message: str) -> None:
-        """Note what makes the task unusable."""
+        """Add a problem that makes the task unusable."""
         self.problems.append(Problem("error", str(place), message))
 
     def warning(self, place: object, message: str) -> None:
-        """Note what the user should know."""
+        """Add a problem that the user should know of."""
         self.problems.append(Problem("warning", str(place), message))
 
     @property
@@ -66,14 +66,14 @@ class Report:
 
 @dataclass
 class Source:
-    """A task as it lies on disk.
+    """A task as it was found on disk.
 
     Attributes:
         root: The folder that was read.
         num_classes: Number of classes.
         splits: Entries of train, val and test.
         notes: What was decided for the user, such as a hold-out; it goes into the record.
-        subsets: Indices into train of the low-resource subsets that come with the data, by fraction.
+        subsets: Low-resource subsets that come with the data, as indices into train, by fraction.
         sets: Names of the data sets that a union consists of.
         set_sizes: For each split, the number of entries of each of these sets, in their order.
     """
@@ -101,11 +101,11 @@ def find_folder(task: Task, root: Path, report: Report) -> Path | None:
 
 
 def read_lines(file: Path, report: Report) -> list[tuple[str, str]] | None:
-    """Return the lines of a text, each with its place; a BOM, CRLF and trailing blank lines are legal."""
+    """Return the lines of a text, each with its place; a BOM, CRLF and trailing blank lines are allowed."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        report.error(file, "no such file; it comes with the data set, copy it there")
+        report.error(file, "no such file; copy it there, it is part of the data set")
         return None
     except (OSError, UnicodeDecodeError) as error:
         report.error(file, f"cannot be read ({error}); copy it again")
@@ -117,11 +117,11 @@ def read_lines(file: Path, report: Report) -> list[tuple[str, str]] | None:
 def find_image(base: Path, relative: str, place: str, report: Report) -> Path | None:
     """Return the file that an entry names, which must lie below `base`; links are followed.
 
-    Copies of a benchmark differ in their format: the same name with another suffix is taken too.
+    Copies of a benchmark differ in their format: the same name with another suffix is accepted, too.
     """
     parts = Path(relative).parts
     if not parts or Path(relative).is_absolute() or ".." in parts or "\0" in relative:
-        report.error(place, f"{relative!r} leads out of {base}; list images by their path below it")
+        report.error(place, f"{relative!r} leads out of {base}; list images by their paths below it")
         return None
     path = base / relative
     for candidate in (path, *(path.with_suffix(suffix) for suffix in SUFFIXES[:3])):
@@ -152,7 +152,7 @@ def hold_out(
     """Split entries into those that stay and those that are held out, class by class.
 
     Args:
-        entries: The entries, in an order that does not depend on the disk.
+        entries: The entries, in an order that does not depend on the file system.
         share: Share of each class to hold out, rounded; a class of one image stays whole.
         seed: Seeds the choice.
     """
@@ -167,9 +167,9 @@ def stratified(labels: Iterable[int], fraction: float, seed: int, keep_one: bool
 
     Args:
         labels: Label of each image.
-        fraction: Share of each class, rounded half up, but at least one image.
+        fraction: Share of each class, rounded half up; at least one image.
         seed: Seeds the choice.
-        keep_one: Take no more than all but one image of each class, which may be none.
+        keep_one: Leave at least one image of each class, even if none is taken.
     """
     rng = np.random.default_rng([seed, 0x73747261])
     by_class: dict[int, list[int]] = defaultdict(list)
@@ -185,5 +185,5 @@ def stratified(labels: Iterable[int], fraction: float, seed: int, keep_one: bool
 
 
 def held_out_note(count: int, split: str = "val", share: float = HOLD_OUT) -> str:
-    """Say that a split was made from train."""
+    """Return the note for a split that was held out of train."""
     return f"{split}: {count} images held out of train, {share:.0%} of each class, seed {HOLD_OUT_SEED}"

@@ -15,10 +15,10 @@ from mosa.peft.routing import Router, linear_per_pass
 
 
 class AdaMix(Adapter):
-    """The adapter with N full copies of its projections, one of them active at random; averaged afterwards.
+    """The adapter with N full copies of its projections, one of them active at random; merged to their mean.
 
-    The dense counterpart of mosa, with the same routing and the same loss: every expert has all weights
-    of its own, so training holds N times the parameters. Merged, it is a plain adapter.
+    The dense counterpart of mosa, with the same routing and the same loss. Every expert has its own full
+    weights, so training holds N times the parameters. Merged, it is a plain adapter.
     """
 
     name: ClassVar[str] = "adamix"
@@ -71,8 +71,8 @@ class DenseExperts(nn.Module):
     """A Linear in N full copies, of which the router activates one for each pass.
 
     Args:
-        linear: The layer that is copied. Where it is zero the copies are; otherwise the first has its
-            values and the others are Kaiming-uniform draws of their own.
+        linear: The layer that is copied. If it is zero, all copies are zero; otherwise the first copy has
+            its values and the others are drawn Kaiming-uniform.
         experts: Number of experts N.
         router: Draws the active experts.
         rng: Draws the initial weights.
@@ -94,7 +94,7 @@ class DenseExperts(nn.Module):
         self.bias = nn.ParameterList(  # vectors, which are not decayed
             [nn.Parameter(linear.bias.detach().clone()) for _ in range(experts)]
         )
-        router.splits.append(self)
+        router.projections.append(self)
 
     def forward(self, x: Tensor) -> Tensor:
         biases = torch.stack(tuple(self.bias))

@@ -1,4 +1,4 @@
-"""The bottleneck adapter, in its four usual places of a block."""
+"""The bottleneck adapter, in its four usual places in a block."""
 
 import math
 from typing import Any, ClassVar, Literal
@@ -27,9 +27,9 @@ class Adapter(Method):
     - sequential: y = h + m + A(h + m), on the output of the block.
 
     LN is the branch's own trainable LayerNorm. Down is Kaiming-uniform with zero bias and Up is zero,
-    so the model starts as the backbone. ConvNeXt has no attention, hence no houlsby; h is the block's
-    input there. Tuned parameters per branch of width d: 2 b d + d + b, with LN 2 d more, with a learned
-    scale 1 more.
+    so the model starts as the backbone. ConvNeXt has no attention, so houlsby does not fit it, and its h
+    is the block's input. Tuned parameters per branch of width d: 2 b d + d + b; LN adds 2 d, and a
+    learned scale 1.
     """
 
     name: ClassVar[str] = "adapter"
@@ -40,12 +40,12 @@ class Adapter(Method):
 
     bottleneck: int = Field(64, ge=1, description="Channels b between the two projections.")
     placement: Literal["adaptformer", "pfeiffer", "houlsby", "sequential"] = Field(
-        "adaptformer", description="Where the branch stands in the block."
+        "adaptformer", description="Place of the branch in the block."
     )
     scale: float = Field(0.1, description="Factor s of the branch.")
-    learn_scale: bool = Field(False, description="Train the factor, from `scale` on.")
+    learn_scale: bool = Field(False, description="Train the factor, starting from `scale`.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate after the activation.")
-    norm: bool = Field(True, description="Begin the branch with a LayerNorm of its own.")
+    norm: bool = Field(True, description="Start the branch with its own LayerNorm.")
     activation: Literal["gelu", "relu", "silu"] | None = Field(
         None,
         description="Activation of the branch; null: the placement's usual one (gelu for adaptformer "
@@ -66,7 +66,7 @@ class Adapter(Method):
         for block in find_blocks(model):
             if self.placement == "houlsby" and SITES[type(block)].attention is None:
                 return (
-                    f"placement 'houlsby': {type(block).__name__} has no attention to stand after; "
+                    f"placement 'houlsby': {type(block).__name__} has no attention, whose output it adapts; "
                     f"take 'pfeiffer', 'adaptformer' or 'sequential'"
                 )
         return None
@@ -100,7 +100,7 @@ class Adapter(Method):
         return [getattr(block, name) for block in blocks for name in names]
 
     def fork_point(self, model: nn.Module) -> nn.Module:
-        if self.placement in ("pfeiffer", "houlsby"):  # within the block, what is added to must part too
+        if self.placement in ("pfeiffer", "houlsby"):  # the output that it is added to must be per pass, too
             return find_blocks(model)[0]
         return self.branches(model)[0].fork
 
@@ -115,7 +115,7 @@ class Adapter(Method):
 
 
 class Bottleneck(nn.Module):
-    """One branch, fed and added by hooks, so that timm's block stays as it is.
+    """One branch, connected by hooks, so that timm's block stays unchanged.
 
     Args:
         width: Channels d of the block.
@@ -124,8 +124,8 @@ class Bottleneck(nn.Module):
         dim: Dimension of the channels, -1 or 1.
 
     Shape:
-        (batch, ..., width) -> (passes * batch, ..., width), passes being 1 except where they part;
-        the channels stand at `dim`.
+        (batch, ..., width) -> (passes * batch, ..., width), where passes is 1 unless they separate
+        in this branch; the channels are at `dim`.
     """
 
     def __init__(self, width: int, options: Adapter, rng: torch.Generator, dim: int = -1) -> None:
@@ -157,7 +157,7 @@ class Bottleneck(nn.Module):
 
     def add_to_residual(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Add the branch on the kept h to the block's output (a forward hook of the block)."""
-        # Let go of it first: under gradient checkpointing the recomputation is broken off within the branch.
+        # Clear it first: under gradient checkpointing the recomputation may stop inside the branch.
         h, self.residual = self.residual, None
         return self._add(output, self(h))
 
@@ -167,5 +167,5 @@ class Bottleneck(nn.Module):
 
     @staticmethod
     def _add(output: Tensor, branch: Tensor) -> Tensor:
-        output = repeat_batch(output, len(branch) // len(output))  # the passes may have parted in here
+        output = repeat_batch(output, len(branch) // len(output))  # the passes may separate in the branch
         return output + branch.view_as(output)

@@ -1,4 +1,4 @@
-"""The adapter with dropout on the weights of its up-projection: a control for the split."""
+"""The adapter with dropout on the weights of its up-projection: a control for split projections."""
 
 from typing import ClassVar
 
@@ -13,11 +13,11 @@ from mosa.peft.routing import Passes
 
 
 class DropConnect(Adapter):
-    """The dense adapter whose up-projection loses random weights in every training pass.
+    """The dense adapter, whose up-projection drops random weights in every training pass.
 
-    A split into N experts hides all but 1/N of the weights, too, but always the same ones together.
-    With rate 1 - 1/N this keeps the sparsity and drops the fixed partition. Kept weights are divided by
-    1 - rate, so evaluation uses all of them as they are.
+    Split projections with N experts also use only 1/N of the weights in a pass, but always the same ones
+    together. With rate 1 - 1/N, this method has the same sparsity without the fixed partition. Kept
+    weights are divided by 1 - rate, so evaluation uses all weights unchanged.
     """
 
     name: ClassVar[str] = "dropconnect"

@@ -10,7 +10,7 @@ from mosa.peft.method import Method
 
 
 class Full(Method):
-    """Every parameter of the backbone is tuned: the reference that the other methods save against."""
+    """Every parameter of the backbone is tuned: the reference for what other methods save."""
 
     name: ClassVar[str] = "full"
     reference: ClassVar[str] = "full fine-tuning, the field's common baseline"

@@ -1,4 +1,4 @@
-"""Softly gated experts: a mixture of adapters that stays one."""
+"""Softly gated experts: a mixture of adapters that is never merged."""
 
 from typing import ClassVar
 
@@ -13,8 +13,9 @@ from mosa.peft.methods.adapter import Adapter, Bottleneck
 class Gated(Adapter):
     """N adapters in each place, weighted for every token by a softmax gate: A(h) = sum_i g_i(h) A_i(h).
 
-    g = softmax(Gate(h)) with a Linear gate that starts at zero, hence as the plain mean. All experts
-    compute in every pass and remain after training: N times the parameters and the compute of the adapter.
+    g = softmax(Gate(h)) with a Linear gate that is zero at the start, so that training starts from the
+    plain mean. All experts compute in every pass and remain after training: N times the parameters and the
+    compute of the adapter.
     """
 
     name: ClassVar[str] = "gated"

@@ -19,9 +19,10 @@ class HuggingFacePeft(Method):
     """A method of the library Hugging Face PEFT, which wraps Linear layers of the backbone.
 
     `type` is the library's name of the method (LORA, IA3, OFT, VERA, LOHA, LOKR, ...) and `config` holds
-    the arguments of its config class, such as {"r": 8, "use_dora": true}. timm's fused qkv is one layer to
-    it: a change of `qkv` covers q, k and v together. Merged, the backbone's own modules are left, where the
-    library can merge. Tuned parameters: as the library counts.
+    the arguments of its config class, such as {"r": 8, "use_dora": true}. The library
+    treats timm's fused qkv as one layer: a change of `qkv` covers q, k and v together. It fits any model
+    that has the named layers. After merging, only the backbone's modules are left, if the library can merge
+    the type. Tuned parameters: as counted by the library.
     """
 
     name: ClassVar[str] = "peft"
@@ -32,7 +33,7 @@ class HuggingFacePeft(Method):
     targets: list[str] = Field(
         ["qkv"],
         min_length=1,
-        description="Names of the wrapped layers, or ends of them; proj would be the patch embedding's, too.",
+        description="Names of the wrapped layers, or their ends; `proj` matches the patch embedding, too.",
     )
     config: dict[str, Any] = Field({}, description="Arguments of the library's config class.")
 
@@ -55,7 +56,7 @@ class HuggingFacePeft(Method):
         try:
             for layer in layers.values():
                 layer.merge()
-        except NotImplementedError:  # the library cannot merge this type: it stays as it is trained
+        except NotImplementedError:  # the library cannot merge this type, so it stays in its training form
             return self
         for name, layer in layers.items():
             owner, _, child = name.rpartition(".")
@@ -86,7 +87,7 @@ class HuggingFacePeft(Method):
         except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
             message = " ".join(str(error).split())
             raise UserError(
-                f"type {self.type} of Hugging Face PEFT does not go onto {type(model).__name__} with targets "
+                f"type {self.type} of Hugging Face PEFT does not fit {type(model).__name__} with targets "
                 f"{', '.join(self.targets)} and config {self.config}: {message}; take other targets (timm's "
                 f"attention has qkv, one layer, and proj; its MLP fc1 and fc2) or another type"
             ) from None

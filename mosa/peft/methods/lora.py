@@ -18,9 +18,9 @@ QKV = ("q", "k", "v")  # the order of the rows of timm's fused projection
 class Lora(Method):
     """A low-rank change of projection weights, W' = W + s B A, in every block.
 
-    A is Kaiming-uniform and B is zero, so the model starts as the backbone. Merged, nothing but the
-    backbone's own weights is left. Tuned parameters per block: r (in + out) for each target; with
-    the default targets, 4 r d. ConvNeXt has the targets fc1 and fc2 only.
+    A is Kaiming-uniform and B is zero, so the model starts as the backbone. After merging, only
+    the backbone's weights are left. Tuned parameters per block: r (in + out) for each target; with
+    the default targets, 4 r d. On ConvNeXt, only the targets fc1 and fc2 exist.
     """
 
     name: ClassVar[str] = "lora"
@@ -50,7 +50,8 @@ class Lora(Method):
             for target in self.targets:
                 owner, name = _place(block, target)
                 if not isinstance(getattr(owner, name, None), nn.Linear):
-                    return f"target {target!r}: {type(block).__name__} has no such Linear layer"
+                    kind = type(block).__name__
+                    return f"target {target!r}: {kind} has no such Linear layer; take other targets"
             smallest = min(min(shape.inputs, shape.outputs) for shape in self.branch_shapes(block))
             if self.rank > smallest:
                 return f"rank={self.rank}: expected at most {smallest}, the width of the projection"

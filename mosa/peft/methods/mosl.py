@@ -9,7 +9,7 @@ from mosa.peft.splitting import Splitting
 class Mosl(Splitting, Lora):
     """LoRA with B split among the experts and A dense and shared; merged into the weights after training.
 
-    The loss is MoSA's. There are no biases, so it holds LoRA's parameters while it is trained, too.
+    The loss is MoSA's. It has no biases, so it has as many parameters as LoRA during training as well.
     """
 
     name: ClassVar[str] = "mosl"

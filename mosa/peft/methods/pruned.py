@@ -1,4 +1,4 @@
-"""The adapter pruned at random: one sparse expert, and nothing else."""
+"""The adapter pruned at random: a single sparse expert."""
 
 from typing import ClassVar, Literal
 
@@ -14,7 +14,7 @@ from mosa.peft.split import partition, too_many_experts
 
 
 class Pruned(Adapter):
-    """The adapter with a random 1/N of the weights of a projection; the others are zero for good.
+    """The adapter with a random 1/N of the weights of a projection; the others stay zero.
 
     The baseline that a mixture of sparse adapters must beat: a single sparse one, of a mosa expert's
     size. Only the kept weights are parameters, in training and afterwards.
@@ -23,7 +23,7 @@ class Pruned(Adapter):
     name: ClassVar[str] = "pruned"
     reference: ClassVar[str] = "the single sparse adapter of Zhang et al., MoSA, 2023, arXiv 2312.02923"
 
-    keep: int = Field(4, ge=1, le=256, description="N: one of N weights is kept.")
+    keep: int = Field(4, ge=1, le=256, description="N: one in N weights is kept.")
     prune: Literal["up", "down", "both"] = Field("up", description="Which projections are pruned.")
 
     @property
@@ -36,7 +36,7 @@ class Pruned(Adapter):
             return reason
         shapes = {shape for block in find_blocks(model) for shape in self.branch_shapes(block)}
         sizes = sorted((shape.hidden, min(shape.inputs, shape.outputs)) for shape in shapes)
-        return next(filter(None, (too_many_experts(size, self.keep) for size in sizes)), None)
+        return next(filter(None, (too_many_experts(size, self.keep, option="keep") for size in sizes)), None)
 
     def apply(self, model: nn.Module, seed: int) -> None:
         super().apply(model, seed)
@@ -65,8 +65,8 @@ class PrunedLinear(nn.Module):
         (..., in) -> (..., out).
 
     Attributes:
-        values: The kept weights, (1, k): two-dimensional, as it is decayed like the matrix it stands for.
-        places: Their places in the flattened weight, (k,), int64.
+        values: The kept weights, (1, k): two-dimensional, so that they are decayed like a matrix.
+        places: Their indices in the flattened weight, (k,), int64.
     """
 
     def __init__(self, linear: nn.Linear, keep: int, rng: torch.Generator) -> None:

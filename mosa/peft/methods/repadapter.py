@@ -1,4 +1,4 @@
-"""RepAdapter: linear adapters that leave nothing behind."""
+"""RepAdapter: linear adapters that are merged into the layers after them."""
 
 from typing import ClassVar
 
@@ -15,8 +15,8 @@ class RepAdapter(Method):
     """A linear adapter before attention and before the MLP, which merges into them: x' = x + s U (D x).
 
     U is block-diagonal in `groups`, D is Xavier-uniform, U and the biases are zero, so the model starts as
-    the backbone. As nothing in it is non-linear, W x' + b is a plain Linear layer again: merged, nothing but
-    the backbone's own modules is left. A layer without a bias gets an adapter without biases, for merging
+    the backbone. Because it is linear, W x' + b is a plain Linear layer again: after merging, only the
+    backbone's modules are left. A layer without a bias gets an adapter without biases, because merging
     must not add one. Tuned parameters per block, with biases: 2 (d r + r + d r / groups + d).
     """
 
@@ -26,7 +26,7 @@ class RepAdapter(Method):
         " defaults: its released code"
     )
     families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
-    families_reason: ClassVar[str] = "one of its adapters stands before the attention"
+    families_reason: ClassVar[str] = "it adapts the input of the attention"
 
     bottleneck: int = Field(8, ge=1, description="Channels r between D and U.")
     groups: int = Field(2, ge=1, description="Groups of U; a divisor of r and of the width.")
@@ -89,7 +89,7 @@ class LinearAdapter(nn.Module):
         width, bias = layer.in_features, layer.bias is not None
         self.down = nn.Linear(width, options.bottleneck, bias)
         self.drop = nn.Dropout(options.dropout)
-        self.up = nn.Linear(options.bottleneck // options.groups, width, bias)  # of each output, its group's
+        self.up = nn.Linear(options.bottleneck // options.groups, width, bias)  # each output reads its group
         self.groups, self.scale = options.groups, options.scale
         nn.init.xavier_uniform_(self.down.weight, generator=rng)
         for zero in (self.down.bias, self.up.weight, self.up.bias):

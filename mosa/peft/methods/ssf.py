@@ -14,10 +14,10 @@ from mosa.peft.method import Method
 class Ssf(Method):
     """A learned scale and shift per channel after every layer: y' = gamma y + beta.
 
-    Layers are the Linear layers, convolutions and LayerNorms of the backbone. Merged, gamma and beta go
-    into their weights and biases, and the backbone's own modules are left. A layer without a bias gets
-    a scale alone, for merging must not add one. Tuned parameters of a
-    ViT of width d and depth L: 22 d L + 4 d.
+    Layers are the Linear layers, convolutions and LayerNorms of the backbone. Merging folds gamma
+    and beta into their weights and biases, so that only the backbone's modules are left. A layer without
+    a bias gets only a scale, because merging must not add a bias. Tuned parameters of a ViT of width d and
+    depth L: 22 d L + 4 d.
     """
 
     name: ClassVar[str] = "ssf"
@@ -54,7 +54,7 @@ class Ssf(Method):
 
 
 def _layers(model: nn.Module) -> list[nn.Module]:
-    find_blocks(model)  # refuses what is not a known backbone
+    find_blocks(model)  # raises if the backbone is unknown
     head = set(find_head(model).modules())
     kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm)
     return [module for module in model.modules() if isinstance(module, kinds) and module not in head]
@@ -69,7 +69,7 @@ class ScaleShift(nn.Module):
         rng: Draws them.
 
     Shape:
-        Any, with the channels where the layer puts them; the same.
+        Any, with the channels at the dimension of the layer's output; the output has the same shape.
     """
 
     def __init__(self, layer: nn.Module, spread: float, rng: torch.Generator) -> None:

@@ -16,10 +16,10 @@ from mosa.peft.routing import repeat_batch
 class Vpt(Method):
     """Learned prompt tokens after the class token: x = [cls, prompts, patches].
 
-    deep: every block gets its own prompts, and what it makes of them is dropped; shallow: the first
+    deep: every block gets its own prompts, whose outputs are dropped after it; shallow: the first
     block's prompts go through all blocks. Prompts are uniform in +-sqrt(6 / (3 p^2 + d)) for patches of
-    p x p pixels, so the model does not start as the backbone. They are dropped before the final norm, and
-    no pooling sees them. Tuned parameters: prompts x d, times the number of blocks if deep.
+    p x p pixels, so the model does not start as the backbone. They are removed before the final norm and
+    are not pooled. Tuned parameters: prompts x d, times the number of blocks if deep.
     """
 
     name: ClassVar[str] = "vpt"
@@ -30,7 +30,7 @@ class Vpt(Method):
     families_reason: ClassVar[str] = "prompts are tokens of a global attention"
 
     prompts: int = Field(10, ge=1, description="Number of prompt tokens of a block.")
-    deep: bool = Field(True, description="New prompts before every block, instead of the first one alone.")
+    deep: bool = Field(True, description="New prompts before every block, instead of only before the first.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate of the prompts.")
 
     @property

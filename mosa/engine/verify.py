@@ -1,0 +1,122 @@
+"""Verifying records: each against its own digests, its pack, its weights, and the specification that is meant."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mosa.backbones.build import digest_of_weights
+from mosa.base.errors import UserError
+from mosa.data.packs import Pack
+from mosa.experiment.specification import Specification
+from mosa.records import check_specification, load_record
+
+
+class Wanted(NamedTuple):
+    """A record to verify.
+
+    Attributes:
+        path: Where it lies.
+        meant: The specification that it has to have; None: its own is taken.
+    """
+
+    path: Path
+    meant: Specification | None = None
+
+
+class Verdict(NamedTuple):
+    """What verifying a record found.
+
+    Attributes:
+        path: The record.
+        problems: What is not in order, one sentence each.
+        unchecked: What could not be compared because it does not lie here: "pack" or "weights".
+    """
+
+    path: Path
+    problems: list[str]
+    unchecked: list[str]
+
+
+def verify(records: Iterable[Wanted], packs: Path) -> list[Verdict]:
+    """Verify records.
+
+    Args:
+        records: The records.
+        packs: Folder of the packs.
+
+    Returns:
+        A verdict for each record, in their order.
+    """
+    digests: dict[str, str | None] = {}
+    weights: dict[tuple[str, str], str | None] = {}
+    return [_verify(wanted, packs, digests, weights) for wanted in records]
+
+
+def _verify(
+    wanted: Wanted, packs: Path, digests: dict[str, str | None], weights: dict[tuple[str, str], str | None]
+) -> Verdict:
+    try:
+        record = load_record(wanted.path)
+        if wanted.meant is not None:
+            check_specification(record, wanted.meant, wanted.path)
+    except UserError as error:
+        return Verdict(wanted.path, [str(error)], [])
+    problems, unchecked = [], []
+    data, backbone = record["specification"]["data"], record["specification"]["backbone"]
+    if data["pack"] not in digests:
+        digests[data["pack"]] = _pack_digest(packs / data["pack"])
+    _compare(
+        digests[data["pack"]], record["data"]["digest"], "pack", packs / data["pack"], problems, unchecked
+    )
+    place = (backbone["architecture"], backbone["weights"])
+    if record["backbone"]["sha256"] is not None:
+        if place not in weights:
+            weights[place] = _weights_digest(*place)
+        _compare(
+            weights[place], record["backbone"]["sha256"], "weights", backbone["weights"], problems, unchecked
+        )
+    return Verdict(wanted.path, [f"{wanted.path}: {problem}" for problem in problems], unchecked)
+
+
+def _compare(
+    found: str | None, recorded: str, what: str, place: object, problems: list[str], unchecked: list[str]
+) -> None:
+    if found is None:
+        unchecked.append(what)
+    elif found != recorded:
+        problems.append(
+            f"its {what} had the digest {recorded[:16]}, and {place} has {found[:16]}; put that file back, or "
+            "run snakemake again, which repeats the run"
+        )
+
+
+def _pack_digest(path: Path) -> str | None:
+    """Return the digest of a pack's content, computed anew; None: there is no pack."""
+    if not path.is_file():
+        return None
+    return Pack(path).content_digest()
+
+
+def _weights_digest(architecture: str, weights: str) -> str | None:
+    try:
+        return digest_of_weights(architecture, weights)
+    except UserError:  # no such file here
+        return None
+
+
+def describe(verdicts: Iterable[Verdict]) -> tuple[list[str], bool]:
+    """Return the lines that report verdicts, and whether all is in order."""
+    verdicts = list(verdicts)
+    lines = [problem for verdict in verdicts for problem in verdict.problems]
+    good = sum(not verdict.problems for verdict in verdicts)
+    for what in ("pack", "weights"):
+        number = sum(what in verdict.unchecked for verdict in verdicts)
+        if number:
+            lines.append(f"{number} records: their {what} could not be compared, as the file does not lie here")
+    lines.append(f"{good} of {len(verdicts)} records are in order")
+    return lines, good == len(verdicts)
+
+
+def same_environment(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
+    """Tell whether two records were computed in the same environment: processor, threads and versions."""
+    return ours["device"] == theirs["device"] and ours["versions"] == theirs["versions"]
