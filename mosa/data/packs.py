@@ -1,5 +1,6 @@
 """A pack: all splits of a task in one safetensors file, mapped into memory."""
 
+import hashlib
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -102,6 +103,20 @@ class Pack:
         else:
             store = FixedStore(self._map(f"{name}.images"))
         return DataSplit.of(store, labels, self.size, sets)
+
+    def content_digest(self) -> str:
+        """Compute the digest of the content anew; `digest` is what the file says."""
+        total = hashlib.sha256()
+        for name, described in self._tensors.items():
+            kind = name.rpartition(".")[2]
+            flat = kind in ("files", "hashes") or (kind == "images" and len(described["shape"]) == 1)
+            dtype = {code: dtype for dtype, code in DTYPES.items()}[described["dtype"]]
+            shape = None if flat else described["shape"]
+            total.update(json.dumps([name, dtype, shape]).encode())
+            total.update(
+                np.ascontiguousarray(self._map(name)).data.cast("B") if np.prod(described["shape"]) else b""
+            )
+        return total.hexdigest()
 
     def fraction(self, fraction: float, seed: int) -> np.ndarray:
         """Return the numbers of a share of train: the subset that came with the data, else a stratified one.

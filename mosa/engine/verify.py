@@ -1,8 +1,8 @@
-"""Verifying records: each against its own digests, its pack, its weights, and the specification that is meant."""
+"""Verifying records: each against its own digests, its pack, its weights, and what is meant."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mosa.backbones.build import digest_of_weights
 from mosa.base.errors import UserError
@@ -85,8 +85,8 @@ def _compare(
         unchecked.append(what)
     elif found != recorded:
         problems.append(
-            f"its {what} had the digest {recorded[:16]}, and {place} has {found[:16]}; put that file back, or "
-            "run snakemake again, which repeats the run"
+            f"its {what} had the digest {recorded[:16]}, and {place} has {found[:16]}; put that file back, "
+            "or run snakemake again, which repeats the run"
         )
 
 
@@ -112,11 +112,6 @@ def describe(verdicts: Iterable[Verdict]) -> tuple[list[str], bool]:
     for what in ("pack", "weights"):
         number = sum(what in verdict.unchecked for verdict in verdicts)
         if number:
-            lines.append(f"{number} records: their {what} could not be compared, as the file does not lie here")
+            lines.append(f"{number} records: their {what} could not be compared, as the file is not here")
     lines.append(f"{good} of {len(verdicts)} records are in order")
     return lines, good == len(verdicts)
-
-
-def same_environment(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> bool:
-    """Tell whether two records were computed in the same environment: processor, threads and versions."""
-    return ours["device"] == theirs["device"] and ours["versions"] == theirs["versions"]

@@ -1,0 +1,148 @@
+"""Reproducing a record: the run is trained again from the record alone, and compared."""
+
+import json
+import math
+import statistics
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mosa.base.errors import UserError
+from mosa.data import make_pack
+from mosa.data.metrics import get_metric
+from mosa.data.task import OWN, task_from_config
+from mosa.engine.machine import Machine
+from mosa.engine.run import execute
+from mosa.experiment.declared import differences
+from mosa.experiment.expand import Run
+from mosa.experiment.protocol import PRESETS, PROTOCOL_VERSION
+from mosa.experiment.specification import Specification
+from mosa.records import load_record
+
+COMPARED = ("metrics", "parameters", "data", "backbone")
+ENVIRONMENT = ("device", "versions", "git")
+_NOISE = 2.0  # standard deviations within which two runs are called equal
+
+
+class Reproduction(NamedTuple):
+    """What came of training a run again.
+
+    Attributes:
+        verdict: "bit-equal", "equal within seed noise" or "different".
+        difference: The first thing that differs, in words; "": nothing does.
+        noise: What seed noise is taken to be, in words.
+        environment: What differs in the environment, in words.
+        record: The new record.
+    """
+
+    verdict: str
+    difference: str
+    noise: str
+    environment: list[str]
+    record: dict[str, Any]
+
+
+def reproduce(path: Path, packs: Path | None = None, threads: int | None = None) -> Reproduction:
+    """Train the run of a record again, from the record alone, and compare.
+
+    Args:
+        path: The record.
+        packs: Folder of the packs; one that is missing is made there. None: a temporary folder.
+        threads: CPU threads; None: as many as the record says, which bit-equality needs.
+
+    Raises:
+        UserError: The record is wrong or of another version of the protocol, its data or weights are not
+            here, or they are others.
+    """
+    old = load_record(path)
+    specification = Specification.model_validate(old["specification"])
+    if specification.protocol.version != PROTOCOL_VERSION:
+        raise UserError(
+            f"{path}: is of version {specification.protocol.version} of the protocol, and this code has "
+            f"{PROTOCOL_VERSION}; check out the commit that the record names ({old['git']['commit']})"
+        )
+    device = old["device"]
+    machine = Machine(
+        device=device["type"],
+        threads=threads or device["threads"],
+        compile=device["compile"],
+        channels_last=device["channels_last"],
+        gradient_checkpointing=device["gradient_checkpointing"],
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        pack = _pack(specification, packs or Path(folder))
+        # Where a classifier was trained on kept features, it is again: the sums are in another order.
+        machine = replace(machine, features=Path(folder) / "features")
+        new = execute(Run(specification, old["seed"]), pack, Path(folder) / "record.json", machine)
+    return compare(old, new, path)
+
+
+def _pack(specification: Specification, folder: Path) -> Path:
+    """Return the pack of a specification; make it if it is not there."""
+    data, path = specification.data, folder / specification.data.pack
+    if path.is_file():
+        return path
+    benchmark, _, name = specification.task.partition("/")
+    task = task_from_config(name, data.own) if benchmark == OWN else specification.task
+    make_pack(
+        task,
+        path,
+        Path(data.root) if data.root else None,
+        specification.backbone.image_size or 224,
+        PRESETS[specification.protocol.name].interpolation,
+        content=data.source,
+        cache=folder,
+    )
+    return path
+
+
+def compare(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> Reproduction:
+    """Compare a record with one of the same run that was made anew.
+
+    Seed noise is the spread over the records of other seeds beside the old one, or, where there are fewer
+    than two, the binomial error of an accuracy on so many images.
+
+    Args:
+        old: The record.
+        new: The new one.
+        path: Where the old one lies.
+    """
+    found = differences({key: old[key] for key in COMPARED}, {key: new[key] for key in COMPARED})
+    environment = differences({key: old[key] for key in ENVIRONMENT}, {key: new[key] for key in ENVIRONMENT})
+    told = [f"{key} was {ours!r}, and is {theirs!r}" for key, (ours, theirs) in environment.items()]
+    if not found:
+        return Reproduction("bit-equal", "", "", told, dict(new))
+    key, (ours, theirs) = next(iter(found.items()))
+    first = f"{key} was {_short(ours)}, and is {_short(theirs)}"
+    metric = old["metric"]
+    spread, noise = _noise(old, path)
+    near = abs(old["metrics"][metric] - new["metrics"][metric]) <= _NOISE * spread
+    same_data = not any(key.startswith(("data", "backbone", "parameters")) for key in found)
+    verdict = "equal within seed noise" if near and same_data else "different"
+    return Reproduction(verdict, first, noise, told, dict(new))
+
+
+def _noise(old: Mapping[str, Any], path: Path) -> tuple[float, str]:
+    """Return the spread of the reported metric over seeds, and how it was had."""
+    metric = get_metric(old["metric"])
+    values = []
+    for other in sorted(path.parent.glob("seed*.json")):
+        try:
+            record = load_record(other)
+        except UserError:
+            continue
+        if record["specification_digest"] == old["specification_digest"]:
+            values.append(record["metrics"][metric.name])
+    if len(values) > 1:
+        spread = statistics.stdev(values)
+        return spread, f"{metric.title} has a standard deviation of {spread:.2f} over {len(values)} seeds"
+    share = old["metrics"]["top1"] / 100
+    spread = 100 * math.sqrt(share * (1 - share) / old["metrics"]["examples"])
+    return spread, f"the binomial error of top-1 on {old['metrics']['examples']} images is {spread:.2f}"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."
