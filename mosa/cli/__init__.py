@@ -402,38 +402,44 @@ RECORDS = click.option(
 VARIANTS = click.option(
     "--variants", callback=_names, help="Variants of the main comparison, comma-separated, in this order."
 )
+METRIC = click.option("--metric", help="Metric to compare by; by default the one that the tasks report.")
 
 
 @cli.command()
 @RECORDS
 @VARIANTS
+@METRIC
 @click.option("--published", is_flag=True, help="Write published numbers beside the measured ones, too.")
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
-def tables(records: Path, variants: list[str] | None, published: bool, output: Path) -> None:
+def tables(
+    records: Path, variants: list[str] | None, metric: str | None, published: bool, output: Path
+) -> None:
     """Write the comparison tables (CSV, Markdown, LaTeX, HTML, text) from records."""
     from mosa.records import read_table
     from mosa.results.tables.write import terminal_table, write_tables
 
     frame = read_table(records)
-    write_tables(frame, output, variants, published)
-    click.echo(terminal_table(frame, variants))
+    write_tables(frame, output, variants, published, metric)
+    click.echo(terminal_table(frame, variants, metric))
 
 
 @cli.command()
 @RECORDS
 @VARIANTS
+@METRIC
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
-def plots(records: Path, variants: list[str] | None, output: Path) -> None:
+def plots(records: Path, variants: list[str] | None, metric: str | None, output: Path) -> None:
     """Draw all plots (SVG, PDF, PNG) from records."""
     from mosa.records import read_table
     from mosa.results.plots.write import write_plots
 
-    write_plots(read_table(records), output, variants)
+    write_plots(read_table(records), output, variants, metric)
 
 
 @cli.command()
 @RECORDS
 @VARIANTS
+@METRIC
 @click.option("--title", default="Benchmark", show_default=True, help="Name of the experiment.")
 @click.option("--config", type=FILE, help="Config (YAML) to show.")
 @click.option("--choices", type=FILE, help="What was tuned: the chosen.json of `mosa choices`.")
@@ -449,6 +455,7 @@ def plots(records: Path, variants: list[str] | None, output: Path) -> None:
 def report(
     records: Path,
     variants: list[str] | None,
+    metric: str | None,
     title: str,
     config: Path | None,
     choices: Path | None,
@@ -466,7 +473,7 @@ def report(
     except ValueError as error:
         raise UserError(f"{choices}: not JSON ({error}); expected what `mosa choices` wrote") from None
     missing = missing_runs(_listed(manifest), results) if manifest else []
-    write_report(read_table(records), output, variants, title, text, chosen, missing)
+    write_report(read_table(records), output, variants, title, text, chosen, missing, metric)
     click.echo(f"report -> {output}")
 
 

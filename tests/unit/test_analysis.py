@@ -17,7 +17,7 @@ from mosa.base.errors import UserError
 from mosa.data import catalogue
 from mosa.experiment.curves import option_curves
 from mosa.records import collect, read_table, write_record
-from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, compare, sweep
+from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, Results, compare, sweep
 from mosa.results.paired import differences
 from mosa.results.plots.backbones import backbones_figure
 from mosa.results.plots.comparison import comparison_figure
@@ -219,6 +219,99 @@ def test_bad_frames_are_refused():
         compare(make_frame().head(0))
     with pytest.raises(UserError, match=r"lacks the column\(s\) variant, top1"):
         compare(make_frame().drop(columns=["top1", "variant"]))
+
+
+# --- metrics
+
+
+def make_losses():
+    """Return runs whose tasks report the NLL: adapter has the lowest on cats and dogs, mosa on count."""
+    frame = make_frame(
+        {
+            "adapter": {"cats": [0.5, 0.52], "dogs": [0.7, 0.7], "count": [2.0, 2.2]},
+            "mosa": {"cats": [0.6, 0.62], "dogs": [0.8, 0.7], "count": [1.0, 1.2]},
+            "lora": {"cats": [0.9, 0.92], "dogs": [0.95, 0.96], "count": [3.0, 3.2]},
+        }
+    )
+    return frame.assign(nll=frame["top1"], top1=100 - frame["top1"], metric="nll")
+
+
+def test_the_metric_is_the_one_that_tasks_report_or_the_one_that_is_named():
+    frame = make_losses()
+    assert compare(make_frame())[0].metric.name == "top1"  # records that do not say
+    assert compare(frame.assign(metric=None))[0].metric.name == "top1"
+    for summarise in (compare, sweep):
+        (section,) = summarise(frame)
+        assert section.metric.name == "nll" and section.mean.loc["adapter", ("task", "cats")] == 0.51
+        (section,) = summarise(frame, None, "top1")
+        assert section.metric.name == "top1" and section.mean.loc[
+            "adapter", ("task", "cats")
+        ] == pytest.approx(99.49)
+
+
+def test_metrics_that_do_not_go_together_are_refused():
+    frame = make_losses()
+    frame.loc[frame["task"] == "cats", "metric"] = "top1"
+    for summarise in (compare, sweep):
+        words = r"tasks of toys on tiny report different metrics \(nll, top1\): .* --metric nll"
+        with pytest.raises(UserError, match=words):
+            summarise(frame)
+        assert summarise(frame, None, "nll")[0].metric.name == "nll"
+    other = make_frame(benchmark="blocks")  # sections may differ
+    assert [s.metric.name for s in compare(pd.concat([other, make_losses()]))] == ["top1", "nll"]
+    with pytest.raises(UserError, match="unknown metric 'top2'"):
+        compare(make_frame(), None, "top2")
+    with pytest.raises(UserError, match=r"lacks the column\(s\) nll"):
+        compare(make_frame(), None, "nll")
+
+
+def test_the_lowest_loss_is_the_best(tmp_path):
+    frame = make_losses()
+    write_tables(frame, tmp_path)
+    markdown = (tmp_path / "comparison.md").read_text()
+    assert "| adapter | **0.510 ± 0.014** | **0.700 ± 0.000** | <ins>2.100 ± 0.141</ins> |" in markdown
+    assert "| lora | 0.910 ± 0.014 | 0.955 ± 0.007 | 3.100 ± 0.141 |" in markdown
+    assert "NLL on the test split" in markdown and "Bold: the lowest mean" in markdown
+    assert set(pd.read_csv(tmp_path / "comparison.csv")["metric"]) == {"nll"}
+    assert "test split, NLL" in (tmp_path / "comparison.txt").read_text()
+    for path in tmp_path.iterdir():
+        assert "op-1" not in path.read_text(), path.name
+    efficiency = (tmp_path / "efficiency.md").read_text()
+    assert "PPT" not in efficiency and "mean over tasks of NLL" in efficiency
+    write_tables(frame, tmp_path, metric="top1")
+    assert "| adapter | **99.5 ± 0.0** |" in (tmp_path / "comparison.md").read_text()
+    assert "PPT" in (tmp_path / "efficiency.md").read_text()
+
+
+def test_a_lower_loss_is_an_improvement():
+    (section,) = compare(make_losses())
+    found = {difference.variant: difference for difference in differences(section, "adapter")}
+    mosa, lora = found["mosa"], found["lora"]
+    # Per seed: (0.1 + 0.1 - 1) / 3 and (0.1 + 0 - 1) / 3.
+    assert mosa.mean == pytest.approx((-0.8 - 0.9) / 6)
+    assert (mosa.better, mosa.equal, mosa.worse) == (1, 0, 2)
+    assert (lora.better, lora.worse, lora.improvement) == (0, 3, 0)
+    assert mosa.improvement == pytest.approx((0 + 0.25 + 1) / 3)  # dogs: of four pairs, two are equal
+    assert mosa.sentence.startswith("mosa - adapter: -0.283 [") and "better on 1 of 3" in mosa.sentence
+    table = efficiency_table([section]).set_index("variant")
+    assert table["pareto"].to_dict() == {"lora": True, "adapter": False, "mosa": True}
+    assert table["ppt"].isna().all()
+
+
+def test_plots_follow_the_metric():
+    results = Results(make_losses())
+    figures = [comparison_figure(results), scaling_figure(results), rank_figure(results)]
+    for figure in figures:
+        assert figure.subfigs[0].get_suptitle() == "toys, tiny: NLL, test split"
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["1.655", "1.103", "0.820"]
+    low, high = figures[0].axes[0].get_xlim()
+    assert 0 < low < 0.82 and 1.655 < high < 2
+    assert figures[1].axes[0].get_ylabel() == "mean over tasks of NLL"
+    ranks = {text.get_text() for text in figures[2].axes[0].texts}
+    assert {"adapter 1.33", "mosa 1.67", "3.00 lora"} <= ranks
+    close = make_frame({"adapter": {"cats": [0.5]}, "mosa": {"cats": [0.501]}})
+    axes = comparison_figure(Results(close.assign(nll=close["top1"]), None, "nll")).axes[0]
+    assert axes.get_xlim()[1] - axes.get_xlim()[0] == pytest.approx(0.03)  # 30 printed steps
 
 
 # --- tables
@@ -425,10 +518,12 @@ def test_a_folder_of_records_and_its_csv_give_the_same_bytes(tmp_path):
 def test_every_method_is_named_in_both_plots():
     frame = make_sweep()
     frame = pd.concat([frame, make_frame({"unheard": {"cats": [1, 2]}})])
-    assert set(labels_of(comparison_figure(frame))) >= set(frame["variant"])
-    legend = [label.split("\n")[0].split(":")[0] for label in labels_of(scaling_figure(frame)) if label]
+    assert set(labels_of(comparison_figure(Results(frame)))) >= set(frame["variant"])
+    legend = [
+        label.split("\n")[0].split(":")[0] for label in labels_of(scaling_figure(Results(frame))) if label
+    ]
     assert {"linear", "full", "adapter", "mosa", "unheard"} <= set(legend)
-    assert "unheard: missing" in labels_of(scaling_figure(frame))
+    assert "unheard: missing" in labels_of(scaling_figure(Results(frame)))
 
 
 def test_variants_with_other_options_are_a_curve_of_their_own():
@@ -438,12 +533,12 @@ def test_variants_with_other_options_are_a_curve_of_their_own():
     )
     other = other.query("task != 'dogs' and seed < 2").assign(variant=other["variant"] + "-8")
     frame = pd.concat([frame, other], ignore_index=True)
-    labels = labels_of(scaling_figure(frame, ["linear", "full", "adapter", "mosa"]))
+    labels = labels_of(scaling_figure(Results(frame, ["linear", "full", "adapter", "mosa"])))
     assert {"mosa\nbottleneck 4, 16, 64", "mosa-8\nbottleneck 4, 16, 64"} <= set(labels)
 
 
 def test_points_of_the_scaling_plot_are_the_means():
-    figure = scaling_figure(make_sweep(), ["linear", "full", "adapter", "mosa"])
+    figure = scaling_figure(Results(make_sweep(), ["linear", "full", "adapter", "mosa"]))
     lines = {line.get_label().split("\n")[0]: line for line in figure.axes[0].get_lines()}
     assert lines["mosa"].get_ydata().tolist() == [
         60.75,
@@ -486,7 +581,7 @@ def test_a_curve_changes_one_option_and_nothing_else():
 
 
 def test_the_options_plot_shows_means_beside_the_dense_adapter():
-    figure = options_figure(make_ablation(), ["adapter", "mosa-"])
+    figure = options_figure(Results(make_ablation(), ["adapter", "mosa-"]))
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert panels.keys() == {"experts", "consistency", "split"}
     experts = panels["experts"]
@@ -497,7 +592,7 @@ def test_the_options_plot_shows_means_beside_the_dense_adapter():
     assert [62.0, 63.0, 61.0, 64.0] in [list(line) for line in lines]
     assert [71.0, 71.0] in [list(line) for line in lines]
     assert "adapter: 71.0" in [text.get_text() for text in experts.get_legend().get_texts()]
-    assert options_figure(make_frame()) is None
+    assert options_figure(Results(make_frame())) is None
 
 
 def test_keys_of_the_recipe_are_curves_too():
@@ -512,34 +607,34 @@ def test_backbones_stand_by_size_and_only_where_there_are_two():
     frames = [make_frame().assign(backbone=name, model_parameters=size) for name, size in sizes.items()]
     frame = pd.concat(frames, ignore_index=True)
     frame.loc[frame["backbone"] == "large", "top1"] += 5
-    (axes,) = backbones_figure(frame, ["adapter", "mosa"]).axes
+    (axes,) = backbones_figure(Results(frame, ["adapter", "mosa"])).axes
     assert [text.get_text() for text in axes.get_xticklabels()] == ["tiny\n1M", "base\n90M", "large\n300M"]
     lines = {line.get_label(): line for line in axes.containers}
     means = lines["adapter"][0].get_ydata()
     assert means[0] == means[1] and means[2] == pytest.approx(means[0] + 5)
-    assert backbones_figure(frames[0]) is None
+    assert backbones_figure(Results(frames[0])) is None
     other = frames[1].query("task != 'dogs'")  # other tasks: not comparable
-    assert backbones_figure(pd.concat([frames[0], other])) is None
+    assert backbones_figure(Results(pd.concat([frames[0], other]))) is None
 
 
 def test_compute_is_drawn_where_it_is_known():
     known = {"epochs": 2, "train_examples": 100, "passes": 1, "train_flops_per_image": 1e6}
-    figure = compute_figure(make_frame(**known))
+    figure = compute_figure(Results(make_frame(**known)))
     assert figure.axes[0].get_lines()[0].get_xdata().tolist() == [2e8]
-    assert compute_figure(make_frame()) is None
+    assert compute_figure(Results(make_frame())) is None
 
 
 def test_small_differences_do_not_fill_an_axis():
-    figure = comparison_figure(make_frame({"adapter": {"cats": [50.0]}, "mosa": {"cats": [50.1]}}))
+    figure = comparison_figure(Results(make_frame({"adapter": {"cats": [50.0]}, "mosa": {"cats": [50.1]}})))
     low, high = figure.axes[0].get_xlim()
     assert high - low == pytest.approx(3)
 
 
 def test_missing_means_are_told_and_not_drawn():
     frame = without(make_frame(), variant="adapter", task="cats")
-    (overall, *_) = comparison_figure(frame).axes
+    (overall, *_) = comparison_figure(Results(frame)).axes
     assert [text.get_text() for text in overall.texts] == ["missing", "65.0"]
-    figure = scaling_figure(frame)
+    figure = scaling_figure(Results(frame))
     assert "adapter: missing" in labels_of(figure)
     assert "as tasks are missing: adapter." in " ".join(figure.subfigs[0].get_supxlabel().split())
 
@@ -571,7 +666,7 @@ def test_nothing_is_cut_off(draw):
     frame = make_frame({f"adapter-with-a-rather-long-name-{i}": SCORES["mosa"] for i in range(4)})
     frame["options"] = [{"bottleneck": int(variant[-1])} for variant in frame["variant"]]
     with matplotlib.style.context(["default", STYLE], after_reset=True):
-        figure = draw(frame)
+        figure = draw(Results(frame))
         figure.draw_without_rendering()
         box = figure.get_tightbbox()
     assert box.x0 >= 0 and box.y0 >= 0
@@ -662,7 +757,7 @@ def test_efficiency_is_what_the_records_say():
 def test_the_rank_plot_names_every_variant_with_its_rank():
     order = {"adapter": 80, "mosa": 85, "lora": 70, "full": 90}
     frame = make_frame({v: {t: [s, s] for t in TASKS} for v, s in order.items()})
-    texts = [text.get_text() for text in rank_figure(frame).axes[0].texts]
+    texts = [text.get_text() for text in rank_figure(Results(frame)).axes[0].texts]
     assert {"full 1.00", "mosa 2.00", "3.00 adapter", "4.00 lora"} <= set(texts)
     assert any(text.startswith("critical difference 2.71") for text in texts)
-    assert "ranks need three variants" in rank_figure(make_frame()).axes[0].texts[0].get_text()
+    assert "ranks need three variants" in rank_figure(Results(make_frame())).axes[0].texts[0].get_text()

@@ -150,6 +150,12 @@ def test_a_mean_with_missing_tasks_is_not_compared():
     assert "— / 79.9†" in text and "— / 71.4†" in text
 
 
+def test_another_metric_has_no_published_counterpart():
+    frame = vtab()
+    assert published_table(compare(frame.assign(nll=1.0), None, "nll")).empty
+    assert not published_table(compare(frame.assign(nll=1.0), None, "top1")).empty
+
+
 def test_the_files_are_written_only_when_asked_for(tmp_path):
     assert len(write_tables(vtab(), tmp_path / "a")) == 16
     paths = write_tables(vtab(), tmp_path / "b", published=True)

@@ -98,6 +98,15 @@ def test_the_same_records_give_the_same_bytes(frame, tmp_path):
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
 
 
+def test_the_report_follows_the_metric(frame, tmp_path):
+    losses = frame.assign(nll=(100 - frame["top1"]) / 100)
+    write_report(losses, tmp_path / "report.html", metric="nll")
+    text = visible(tmp_path / "report.html")
+    assert "Lowest mean over 2 tasks: full, 0.140 ± 0.007." in text
+    assert "op-1" not in text and "NLL on the test split" in text
+    assert re.search(r'<td class="number best" data-sort="0.140">', text)
+
+
 def test_names_stay_names(tmp_path):
     frame = write_records(
         tmp_path / "records", {HOSTILE: SCORES["mosa"], "b": SCORES["full"]}, tasks=[HOSTILE[:60]]
@@ -139,6 +148,14 @@ def test_the_command_reads_what_the_workflow_has(frame, tmp_path):
     (tmp_path / "chosen.json").write_text("[")
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code != 0 and "not JSON" in str(done.exception)
+
+
+@pytest.mark.parametrize(("verb", "output"), [("tables", "t"), ("plots", "p"), ("report", "r.html")])
+def test_every_verb_takes_a_metric(verb, output, tmp_path):
+    write_records(tmp_path / "runs")
+    arguments = [verb, "--records", str(tmp_path / "runs"), "--output", str(tmp_path / output)]
+    done = CliRunner().invoke(cli, [*arguments, "--metric", "top-1"])
+    assert "unknown metric 'top-1'" in str(done.exception) and not (tmp_path / output).exists()
 
 
 # --- in a browser

@@ -1,45 +1,43 @@
 """The backbones plot: accuracy against the size of the backbone, a line per variant."""
 
-from collections.abc import Sequence
-
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Section, compare, count
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.plots.figures import stack
-from mosa.results.style import method_styles
+from mosa.results.tables.columns import mean_label
 
 _FILLS = ("full", "bottom", "left", "top", "right")
 
 
-def backbones_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure | None:
+def backbones_figure(results: Results) -> Figure | None:
     """Draw the mean over tasks on each backbone, smallest first, a panel per benchmark.
 
     Only benchmarks are drawn that were run on two backbones or more, all on the same tasks.
 
     Args:
-        frame: One row per run, as from `mosa.records`.
-        order: Variants of the main comparison, in display order.
+        results: The records, and how to compare them.
 
     Returns:
         The figure; None if no benchmark has two backbones, or the records do not say their sizes.
     """
-    if "model_parameters" not in frame:
+    if "model_parameters" not in results.frame:
         return None
     by_benchmark: dict[tuple[str, ...], list[Section]] = {}
-    for section in compare(frame, order):
-        by_benchmark.setdefault((section.benchmark, *section.task_names), []).append(section)
+    for section in results.compared:
+        by_benchmark.setdefault((section.benchmark, section.metric.name, *section.task_names), []).append(
+            section
+        )
     panels = [sorted(sections, key=_size) for sections in by_benchmark.values() if len(sections) > 1]
     if not panels:
         return None
-    styles = method_styles(frame["method"])
+    styles = results.styles
     figure, parts = stack(
         [sections[0] for sections in panels],
         [2.9] * len(panels),
         [_note(sections) for sections in panels],
         [
-            f"{sections[0].benchmark}: top-1 accuracy (%), {sections[0].eval_split} split"
+            f"{sections[0].benchmark}: {sections[0].metric.label}, {sections[0].eval_split} split"
             for sections in panels
         ],
     )
@@ -65,7 +63,7 @@ def backbones_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) ->
         axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
         axes.grid(axis="y")
         axes.set_xlabel("backbone, and its parameters")
-        axes.set_ylabel("mean over tasks of top-1 (%)")
+        axes.set_ylabel(mean_label(sections[0]))
         part.legend(loc="outside right upper", frameon=False, handlelength=3)
     return figure
 

@@ -1,7 +1,6 @@
 """The comparison plot: a dot per variant in a panel per group, with the spread over seeds."""
 
 import textwrap
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -9,15 +8,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Key, Section, compare
+from mosa.results.aggregate import MEAN_OVER_TASKS, Key, Results, Section
 from mosa.results.plots.figures import QUIET, seeds_of, stack
-from mosa.results.style import MethodStyle, method_styles
+from mosa.results.style import MethodStyle
 
 
-def comparison_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure:
+def comparison_figure(results: Results) -> Figure:
     """Draw a dot plot per benchmark and backbone: a wide panel for the mean over tasks, and one per group."""
-    sections = compare(frame, order)
-    styles = method_styles(frame["method"])
+    sections = results.compared
+    styles = results.styles
     grids = [_panel_grid(section) for section in sections]
     heights = [
         len(grid) * (0.6 + 0.2 * len(section.variants)) for section, grid in zip(sections, grids, strict=True)
@@ -53,7 +52,8 @@ def _draw_panel(
     axes.set_title(title, loc="left", fontweight="bold" if overall else "normal")
     for place, variant in enumerate(section.variants):
         n, mean, sd = (table.loc[variant, key] for table in (section.n, section.mean, section.sd))
-        value = "missing" if n == 0 else f"{mean:.1f}" if n == section.full_n else f"{mean:.1f} (n={n})"
+        seeds = "" if n == section.full_n else f" (n={n})"
+        value = section.shown(mean) + seeds if n else "missing"
         axes.annotate(
             value, (1, place), (3, 0), ("axes fraction", "data"), "offset points",
             va="center", fontsize=7, color=QUIET,
@@ -71,7 +71,7 @@ def _draw_panel(
             mean, place, xerr=spread, fmt=style.marker, color=style.color, ms=5, mec="white", mew=0.4,
             elinewidth=1, capsize=2,
         )  # fmt: skip
-    _set_range(axes)
+    _set_range(axes, section)
     axes.xaxis.set_major_locator(MaxNLocator(10 if overall else 4, steps=[1, 2, 5, 10]))
     axes.set_ylim(len(section.variants) - 0.4, -0.6)
     axes.set_yticks(range(len(section.variants)), section.variants if labelled else [])
@@ -82,13 +82,14 @@ def _draw_panel(
         axes.axhline(place, color="#EFEFEF", linewidth=0.6, zorder=0)
 
 
-def _set_range(axes: Axes) -> None:
-    """Give an axis of accuracies a margin, and at least three points, so that noise does not look large."""
+def _set_range(axes: Axes, section: Section) -> None:
+    """Give an axis of scores a margin, and at least 30 printed steps, so that noise does not look large."""
     if not axes.has_data():
-        axes.set_xlim(0, 100)
+        axes.set_xlim(0, 100 if section.metric.unit == "%" else 1)
         return
     low, high = axes.dataLim.intervalx
-    margin = max(0.07 * (high - low), 1.5 - (high - low) / 2)
+    least = 30 * 10**-section.metric.decimals
+    margin = max(0.07 * (high - low), (least - (high - low)) / 2)
     axes.set_xlim(low - margin, high + margin)
 
 

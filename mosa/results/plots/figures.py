@@ -58,7 +58,7 @@ def stack(
     figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
     parts = list(figure.subfigures(len(sections), 1, height_ratios=heights, squeeze=False)[:, 0])
     titles = titles or [
-        f"{s.benchmark}, {s.backbone}: top-1 accuracy (%), {s.eval_split} split" for s in sections
+        f"{s.benchmark}, {s.backbone}: {s.metric.label}, {s.eval_split} split" for s in sections
     ]
     for part, title, note in zip(parts, titles, notes, strict=True):
         part.suptitle(title, fontsize=9.5, x=0.01, ha="left")

@@ -1,4 +1,4 @@
-"""The options plot: accuracy against every option, and key of the recipe, that takes three values or more."""
+"""The options plot: scores against each option, and key of the recipe, that takes three values or more."""
 
 import json
 from collections import Counter
@@ -10,34 +10,34 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mosa.experiment.curves import Curve, is_number, option_curves
-from mosa.results.aggregate import MEAN_OVER_TASKS, Section, count, sweep
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.plots.figures import seeds_of, stack
-from mosa.results.style import MethodStyle, method_styles
+from mosa.results.style import MethodStyle
+from mosa.results.tables.columns import mean_label
 
 _COLUMNS = 3
 _HEIGHT = 1.75  # inches of a row of panels
 _DENSE = "adapter"  # the variant that stands as a line wherever it is not on a curve
 
 
-def options_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure | None:
+def options_figure(results: Results) -> Figure | None:
     """Draw the mean over tasks against each option's values, a panel per option.
 
     Numbers are joined by a line and other values are not. The values are equally spaced, so that 0 has a
     place beside powers of two. The dense adapter is a line with its own spread, where it is no curve.
 
     Args:
-        frame: One row per run, as from `mosa.records`.
-        order: Variants of the main comparison, in display order.
+        results: The records, and how to compare them.
 
     Returns:
         The figure; None if no option takes three values while everything else stays the same.
     """
-    found = [(section, _curves(section, order or ())) for section in sweep(frame, order)]
+    found = [(section, _curves(section, results.order or ())) for section in results.swept]
     found = [(section, curves) for section, curves in found if curves]
     if not found:
         return None
     sections = [section for section, _ in found]
-    styles = method_styles(frame["method"])
+    styles = results.styles
     heights = [_HEIGHT * -(-len(curves) // _COLUMNS) for _, curves in found]
     figure, parts = stack(sections, heights, [_note(*part) for part in found])
     for part, (section, curves) in zip(parts, found, strict=True):
@@ -47,7 +47,7 @@ def options_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> F
             axes.remove()
         for axes, (option, drawn) in zip(panels.flat, curves.items(), strict=False):
             _draw_option(axes, section, option, drawn, styles)
-        part.supylabel("mean over tasks of top-1 (%)", fontsize=8)
+        part.supylabel(mean_label(section), fontsize=8)
     return figure
 
 
@@ -91,7 +91,9 @@ def _draw_option(
         axes.axhline(mean[_DENSE], color=color, linestyle=dash, linewidth=1, zorder=1)
         low, high = mean[_DENSE] - sd[_DENSE], mean[_DENSE] + sd[_DENSE]
         axes.axhspan(low, high, color=color, alpha=0.12, linewidth=0, zorder=0)
-        axes.plot([], [], color=color, linestyle=dash, linewidth=1, label=f"{_DENSE}: {mean[_DENSE]:.1f}")
+        axes.plot(
+            [], [], color=color, linestyle=dash, linewidth=1, label=f"{_DENSE}: {section.shown(mean[_DENSE])}"
+        )
     axes.set_title(option.replace("_", " "), loc="left")
     axes.set_xticks(range(len(values)), [_tick(option, value) for value in values])
     axes.set_xlim(-0.4, len(values) - 0.6)

@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Section, count, sweep
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.plots.figures import seeds_of, stack
-from mosa.results.style import MethodStyle, method_styles
+from mosa.results.style import MethodStyle
+from mosa.results.tables.columns import mean_label
 
 _SIZE_OPTIONS = ("bottleneck", "rank")  # what a sweep changes to change the number of parameters
 _REFERENCES = ("linear", "full")  # what the sweeps are held against
@@ -28,34 +29,32 @@ class Series(NamedTuple):
     variants: list[str]
 
 
-def scaling_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure:
+def scaling_figure(results: Results) -> Figure:
     """Draw the mean over tasks against the tuned parameters, a panel per benchmark and backbone."""
-    sections = sweep(frame, order)
+    sections = results.swept
     sizes = [section.parameters["adapter_mean"] for section in sections]
-    return _figure(frame, order, sections, sizes, "tuned parameters without head")
+    return _figure(results, sections, sizes, "tuned parameters without head")
 
 
-def compute_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure | None:
+def compute_figure(results: Results) -> Figure | None:
     """Draw the mean over tasks against the FLOPs of training, as `scaling_figure`; None if none are known."""
-    sections = [section for section in sweep(frame, order) if section.compute["flops"].notna().any()]
+    sections = [section for section in results.swept if section.compute["flops"].notna().any()]
     if not sections:
         return None
     sizes = [section.compute["flops"] for section in sections]
-    return _figure(frame, order, sections, sizes, "FLOPs of a training run, mean over tasks")
+    return _figure(results, sections, sizes, "FLOPs of a training run, mean over tasks")
 
 
 def _figure(
-    frame: pd.DataFrame,
-    order: Sequence[str] | None,
+    results: Results,
     sections: list[Section],
     sizes: list[pd.Series],
     label: str,
 ) -> Figure:
-    styles = method_styles(frame["method"])
     figure, parts = stack(sections, [2.9] * len(sections), [_note(section) for section in sections])
     for part, section, size in zip(parts, sections, sizes, strict=True):
         axes = part.subplots()
-        _draw_scaling(axes, section, _series(section, order or ()), styles, size)
+        _draw_scaling(axes, section, _series(section, results.order or ()), results.styles, size)
         axes.set_xlabel(label)
         part.legend(loc="outside right upper", frameon=False, handlelength=3)
     return figure
@@ -95,7 +94,7 @@ def _draw_scaling(
             continue
         if curve.method in _REFERENCES:
             level = mean[variants[0]]
-            label = f"{curve.label}: {level:.1f}"
+            label = f"{curve.label}: {section.shown(level)}"
             axes.axhline(level, color=color, linestyle=dash, linewidth=1, zorder=1)
         elif len(variants) == 1:
             dash = ""
@@ -118,7 +117,7 @@ def _draw_scaling(
     axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
     axes.margins(0.06, 0.08)
     axes.grid()
-    axes.set_ylabel("mean over tasks of top-1 (%)")
+    axes.set_ylabel(mean_label(section))
 
 
 def _sizes(section: Section, variants: list[str]) -> str:

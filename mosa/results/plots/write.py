@@ -7,6 +7,7 @@ import matplotlib.style
 import pandas as pd
 
 from mosa.base.files import written_atomically
+from mosa.results.aggregate import Results
 from mosa.results.plots.backbones import backbones_figure
 from mosa.results.plots.comparison import comparison_figure
 from mosa.results.plots.figures import STYLE
@@ -22,7 +23,12 @@ _FORMATS = {
 }
 
 
-def write_plots(frame: pd.DataFrame, directory: str | Path, order: Iterable[str] | None = None) -> list[Path]:
+def write_plots(
+    frame: pd.DataFrame,
+    directory: str | Path,
+    order: Iterable[str] | None = None,
+    metric: str | None = None,
+) -> list[Path]:
     """Draw all plots, as .svg, .pdf and .png; the same records, the same bytes.
 
     There is no options plot where no option takes three values (see `mosa.experiment.curves`), and no
@@ -32,6 +38,7 @@ def write_plots(frame: pd.DataFrame, directory: str | Path, order: Iterable[str]
         frame: One row per run, as from `mosa.records`; the order of the rows does not matter.
         directory: Where to write; it is made if need be.
         order: Variants of the comparison in display order; None: all. The others have every variant.
+        metric: Name of the metric to compare by; None: the one that the tasks report.
 
     Returns:
         The paths written.
@@ -39,17 +46,17 @@ def write_plots(frame: pd.DataFrame, directory: str | Path, order: Iterable[str]
     Raises:
         UserError: The records cannot stand in one plot, or a file cannot be written.
     """
-    order = None if order is None else list(order)
+    results = Results(frame, None if order is None else list(order), metric)
     paths = []
     # From the defaults, whatever the user's matplotlibrc says.
     with matplotlib.style.context(["default", STYLE], after_reset=True):
         figures = {
-            "comparison": comparison_figure(frame, order),
-            "scaling": scaling_figure(frame, order),
-            "compute": compute_figure(frame, order),
-            "backbones": backbones_figure(frame, order),
-            "options": options_figure(frame, order),
-            "ranks": rank_figure(frame, order),
+            "comparison": comparison_figure(results),
+            "scaling": scaling_figure(results),
+            "compute": compute_figure(results),
+            "backbones": backbones_figure(results),
+            "options": options_figure(results),
+            "ranks": rank_figure(results),
         }
         for name, figure in figures.items():
             if figure is None:

@@ -11,15 +11,27 @@ from markupsafe import Markup
 
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
-from mosa.results.aggregate import MEAN_OVER_TASKS, Section, compare, count, sweep
+from mosa.data.metrics import Metric, get_metric
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.paired import differences
 from mosa.results.style import method_styles
-from mosa.results.tables.columns import MISSING, Column, by_task, caption, compute_columns, heading, overview
-from mosa.results.tables.efficiency import efficiency_table
+from mosa.results.tables.columns import (
+    MISSING,
+    Column,
+    by_task,
+    caption,
+    compute_columns,
+    heading,
+    in_words,
+    mean_label,
+    overview,
+)
+from mosa.results.tables.efficiency import efficiency_columns, efficiency_table
 from mosa.search.choose import describe
 from mosa.search.table import scope_of
 
 _FOLDER = Path(__file__).parent
+_TUNED_BY = get_metric("top1")  # what `mosa.search` compares trials by
 _SMALL = 0.25  # of the backbone's parameters: what counts as parameter-efficient in the summary
 # Names of plotly's symbols for matplotlib's markers (mosa.results.style).
 _SYMBOLS = {
@@ -70,6 +82,7 @@ def write_report(
     config: str = "",
     choices: Sequence[dict[str, Any]] = (),
     missing: Sequence[Missing] = (),
+    metric: str | None = None,
 ) -> None:
     """Write the report; the same records give the same bytes.
 
@@ -81,13 +94,15 @@ def write_report(
         config: The config, as YAML, to be shown.
         choices: What was tuned, as in tables/chosen.json.
         missing: Runs without a record.
+        metric: Name of the metric to compare by; None: the one that the tasks report.
 
     Raises:
         UserError: The records cannot stand in one table, or the file cannot be written.
     """
-    order = None if order is None else list(order)
     frame = frame.sort_values(["benchmark", "task", "backbone", "variant", "seed"])
-    sections, sweeps = compare(frame, order), sweep(frame, order)
+    results = Results(frame, None if order is None else list(order), metric)
+    sections = results.compared
+    metrics = _metrics_of_runs(sections)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
@@ -96,7 +111,9 @@ def write_report(
         title=title,
         sections=[_section(section, number) for number, section in enumerate(sections)],
         totals=_totals(frame, missing),
-        runs=[_run(row) for row in frame.itertuples(index=False)],
+        metrics=metrics,
+        tuned_by=_TUNED_BY,
+        runs=[_run(row, metrics) for row in frame.itertuples(index=False)],
         choices=[_choice(choice) for choice in choices],
         missing=missing,
         provenance=_provenance(frame),
@@ -106,7 +123,7 @@ def write_report(
         style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
         script=Markup((_FOLDER / "report.js").read_text(encoding="utf-8")),
         plotly=Markup(_plotly().replace("</script", "<\\/script")),
-        data=Markup(_json_in_html(_data(frame, sections, sweeps, choices))),
+        data=Markup(_json_in_html(_data(results, choices))),
         MISSING=MISSING,
     )
     with written_atomically(output) as temporary:
@@ -150,13 +167,14 @@ def _summary(section: Section) -> list[str]:
     if means.empty:
         return ["No variant has all tasks with one seed, so there is no mean to compare."]
     sentences = [
-        f"Highest mean over {count(len(section.task_names), 'task')}: {_score(section, means.idxmax())}."
+        f"{'Highest' if section.sign > 0 else 'Lowest'} mean over {count(len(section.task_names), 'task')}: "
+        f"{_score(section, _best(section, means))}."
     ]
     if "model_parameters" in section.runs:
         whole = section.runs["model_parameters"].median()
         small = means[section.parameters["adapter_mean"].reindex(means.index) < _SMALL * whole]
-        if len(small) and small.idxmax() != means.idxmax():
-            best = _score(section, small.idxmax())
+        if len(small) and _best(section, small) != _best(section, means):
+            best = _score(section, _best(section, small))
             sentences.append(f"Among those that tune less than {_SMALL:.0%} of the parameters: {best}.")
     unequal = section.n[MEAN_OVER_TASKS]
     short = [variant for variant in section.variants if unequal[variant] < section.full_n]
@@ -165,10 +183,15 @@ def _summary(section: Section) -> list[str]:
     return sentences
 
 
+def _best(section: Section, means: pd.Series) -> str:
+    return (section.sign * means).idxmax()
+
+
 def _score(section: Section, variant: str) -> str:
     sd = section.sd.loc[variant, MEAN_OVER_TASKS]
-    spread = "" if pd.isna(sd) else f" ± {sd:.1f}"
-    return f"{variant}, {section.mean.loc[variant, MEAN_OVER_TASKS]:.1f}{spread} %"
+    spread = "" if pd.isna(sd) else f" ± {section.shown(sd)}"
+    score = f"{variant}, {section.shown(section.mean.loc[variant, MEAN_OVER_TASKS])}{spread}"
+    return f"{score} {section.metric.unit}".rstrip()
 
 
 # --- tables
@@ -187,6 +210,9 @@ def _section(section: Section, number: int) -> dict[str, Any]:
             for variant, cells in zip(section.variants, _cells(columns), strict=True)
         ],
         "caption": caption(section),
+        "metric": section.metric,
+        "metric_in_words": in_words(section),
+        "mean_label": mean_label(section),
         "efficiency": _efficiency(section),
     }
 
@@ -208,33 +234,41 @@ def _cells(columns: list[Column]) -> list[list[dict[str, Any]]]:
     return [list(row) for row in zip(*shown, strict=True)]
 
 
-def _efficiency(section: Section) -> list[dict[str, Any]]:
-    formats = {
-        "mean_over_tasks": "{:.1f}", "adapter_parameters": "{:,.0f}", "storage_mib": "{:.2f}",
-        "image_passes": "{:,.0f}", "train_seconds": "{:.1f}", "peak_memory_mib": "{:,.0f}",
-        "inference_overhead": "{:.3f}", "ppt": "{:.3f}",
-    }  # fmt: skip
+def _efficiency(section: Section) -> dict[str, Any]:
+    columns = efficiency_columns(section)
+    columns.pop("pareto")
     rows = []
     for row in efficiency_table([section]).to_dict("records"):
         cells = [
             {"sort": "", "value": MISSING}
             if pd.isna(row[name])
             else {"sort": row[name], "value": form.format(row[name])}
-            for name, form in formats.items()
+            for name, (_, form) in columns.items()
         ]
         rows.append({"variant": row["variant"], "cells": cells, "pareto": bool(row["pareto"])})
-    return rows
+    return {"titles": [title for title, _ in columns.values()], "rows": rows}
 
 
-def _run(row: Any) -> dict[str, Any]:
+def _metrics_of_runs(sections: list[Section]) -> list[Metric]:
+    """Return the metrics that the list of runs shows: those of the sections, each once."""
+    return list({section.metric.name: section.metric for section in sections}.values())
+
+
+def _name(row: Any) -> str:
+    return f"{row.benchmark}/{row.task}/{row.backbone}/{row.variant}/seed{row.seed}"
+
+
+def _run(row: Any, metrics: list[Metric]) -> dict[str, Any]:
+    # One digit more than in the tables of means.
+    scores = [f"{getattr(row, metric.name):.{metric.decimals + 1}f}" for metric in metrics]
     return {
-        "name": f"{row.benchmark}/{row.task}/{row.backbone}/{row.variant}/seed{row.seed}",
+        "name": _name(row),
         "benchmark": row.benchmark,
         "task": row.task,
         "backbone": row.backbone,
         "variant": row.variant,
         "seed": row.seed,
-        "top1": f"{row.top1:.2f}",
+        "scores": scores,
         "lr": f"{row.lr:g}",
         "epochs": int(row.epochs),
         "train_loss": f"{row.train_loss[-1]:.4f}",
@@ -248,13 +282,13 @@ def _choice(choice: dict[str, Any]) -> dict[str, Any]:
         "backbone": choice["backbone"],
         "variant": choice["variant"],
         "chosen": describe(choice["chosen"]),
-        "top1": f"{choice['top1']:.2f}",
+        "score": _digits(choice[_TUNED_BY.name]),
         "at_edge": ", ".join(choice["at_edge"]),
         "trials": [
             {
                 "what": describe(trial),
                 "status": trial["status"],
-                "top1": MISSING if trial["top1"] is None else f"{trial['top1']:.2f}",
+                "score": MISSING if trial[_TUNED_BY.name] is None else _digits(trial[_TUNED_BY.name]),
                 "note": "; ".join(trial["notes"]),
                 "chosen": all(trial[key] == value for key, value in choice["chosen"].items()),
             }
@@ -262,6 +296,10 @@ def _choice(choice: dict[str, Any]) -> dict[str, Any]:
         ],
         "rule": choice["rule"],
     }
+
+
+def _digits(score: float) -> str:
+    return f"{score:.{_TUNED_BY.decimals + 1}f}"
 
 
 def _code(commit: str | None, dirty: bool | None) -> str:
@@ -296,9 +334,8 @@ def _provenance(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
 # --- data of the plots and of the details
 
 
-def _data(
-    frame: pd.DataFrame, sections: list[Section], sweeps: list[Section], choices: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
+def _data(results: Results, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    frame = results.frame
     styles = {
         method: {"color": style.color, "symbol": _SYMBOLS[style.marker], "dash": _DASHES[style.dash]}
         for method, style in method_styles([*frame["method"], *(c["method"] for c in choices)]).items()
@@ -313,7 +350,7 @@ def _data(
             "code": _code(row.commit, row.dirty),
         }  # fmt: skip
         number = shared.setdefault(json.dumps(details, sort_keys=True), len(shared))
-        runs[_run(row)["name"]] = [
+        runs[_name(row)] = [
             number,
             [float(f"{loss:.4g}") for loss in row.train_loss],
             row.created,
@@ -324,9 +361,10 @@ def _data(
         ]
     return {
         "styles": styles,
+        "tuned_by": {name: getattr(_TUNED_BY, name) for name in ("label", "unit", "decimals")},
         "sections": [
             {"id": f"section{number}"} | _plot_data(*pair)
-            for number, pair in enumerate(zip(sections, sweeps, strict=True))
+            for number, pair in enumerate(zip(results.compared, results.swept, strict=True))
         ],
         "runs": runs,
         "shared": [json.loads(text) for text in shared],
@@ -345,7 +383,7 @@ def _plot_data(section: Section, swept: Section) -> dict[str, Any]:
             {
                 "variant": variant,
                 "method": swept.methods[variant],
-                "mean": round(mean, 3),
+                "mean": _number(mean),
                 "sd": _number(swept.sd.loc[variant, MEAN_OVER_TASKS]),
                 "flops": _number(swept.compute.loc[variant, "flops"]),
             }
@@ -371,13 +409,16 @@ def _plot_data(section: Section, swept: Section) -> dict[str, Any]:
     return {
         "points": points,
         "bars": bars,
-        "tasks": len(swept.task_names),
+        "label": section.metric.label,
+        "mean_label": mean_label(section),
+        "unit": section.metric.unit,
+        "decimals": section.metric.decimals,
     }
 
 
 def _trial_points(choice: dict[str, Any]) -> dict[str, Any]:
     """Return the trials over the first searched number, if there is one."""
-    trials = [trial for trial in choice["trials"] if trial["top1"] is not None]
+    trials = [trial for trial in choice["trials"] if trial[_TUNED_BY.name] is not None]
     for section in ("training", "options"):
         for key in choice["trials"][0][section]:
             values = [trial[section][key] for trial in trials]
@@ -385,7 +426,7 @@ def _trial_points(choice: dict[str, Any]) -> dict[str, Any]:
                 return {
                     "name": f"{scope_of(choice)}, {choice['variant']}", "method": choice["method"],
                     "key": key, "x": values,
-                    "y": [round(trial["top1"], 3) for trial in trials],
+                    "y": [round(trial[_TUNED_BY.name], 3) for trial in trials],
                     "chosen": choice["chosen"][section][key],
                 }  # fmt: skip
     return {"name": scope_of(choice), "method": choice["method"], "key": "", "x": [], "y": [], "chosen": None}

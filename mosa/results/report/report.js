@@ -85,6 +85,8 @@ function layout(theme, changes) {
 
 const errorBars = (array) => ({ type: "data", array, visible: array.some((value) => value !== null), thickness: 1 });
 
+const scoreOf = ({ decimals, unit }) => `%{y:.${decimals}f} ${unit}`.trim();
+
 function drawScaling(div) {
   const theme = colors();
   const section = data.sections.find(({ id }) => id === div.dataset.section);
@@ -101,19 +103,19 @@ function drawScaling(div) {
     if (!points.length) { // nothing tuned: a level
       return {
         name: method, mode: "lines", line: { color, dash }, x: [Math.min(...range), Math.max(...range)], y: [point.mean, point.mean],
-        hovertemplate: `${escapeText(point.variant)}: %{y:.1f} %<extra></extra>`,
+        hovertemplate: `${escapeText(point.variant)}: ${scoreOf(section)}<extra></extra>`,
       };
     }
     return {
       name: method, mode: "lines+markers", line: { color, dash, width: 1.5 }, marker: { color, symbol, size: 9 },
       x: points.map((p) => p[axis]), y: points.map((p) => p.mean), text: points.map((p) => escapeText(p.variant)),
       error_y: { ...errorBars(points.map((p) => p.sd)), color },
-      hovertemplate: "<b>%{text}</b><br>%{y:.1f} %, %{x:.4s} " + escapeText(select.selectedOptions[0].text) + "<extra></extra>",
+      hovertemplate: "<b>%{text}</b><br>" + scoreOf(section) + ", %{x:.4s} " + escapeText(select.selectedOptions[0].text) + "<extra></extra>",
     };
   });
   Plotly.react(div, traces, layout(theme, {
     xaxis: { type: "log", title: { text: select.selectedOptions[0].text }, exponentformat: "SI" },
-    yaxis: { title: { text: `mean of ${section.tasks} tasks, top-1 (%)` } },
+    yaxis: { title: { text: section.mean_label } },
   }), wide);
 }
 
@@ -125,12 +127,12 @@ function drawBars(div) {
     name: escapeText(bar.variant), mode: "markers", marker: { color: colorOf(bar.method, theme), symbol: data.styles[bar.method].symbol, size: 9 },
     x: bar.x.map((_, place) => place + 0.6 * ((index + 0.5) / count - 0.5)), y: bar.y, text: bar.x.map(escapeText),
     error_y: { ...errorBars(bar.sd), color: colorOf(bar.method, theme) },
-    hovertemplate: `<b>${escapeText(bar.variant)}</b>, %{text}<br>%{y:.1f} %<extra></extra>`,
+    hovertemplate: `<b>${escapeText(bar.variant)}</b>, %{text}<br>${scoreOf(section)}<extra></extra>`,
   }));
   const names = section.bars[0].x;
   Plotly.react(div, traces, layout(theme, {
     xaxis: { tickvals: names.map((_, place) => place), ticktext: names.map(escapeText), showgrid: false },
-    yaxis: { title: { text: "top-1 (%)" } },
+    yaxis: { title: { text: section.label } },
   }), wide);
 }
 
@@ -140,12 +142,12 @@ function drawTrials(div) {
   const traces = searches.map(({ name, method, x, y, chosen, key }) => ({
     name: escapeText(name), mode: "lines+markers", x, y, line: { color: colorOf(method, theme), dash: data.styles[method].dash },
     marker: { symbol: data.styles[method].symbol, size: x.map((value) => (value === chosen ? 14 : 7)) },
-    hovertemplate: `<b>${escapeText(name)}</b><br>${escapeText(key)} %{x}: %{y:.1f} %<extra></extra>`,
+    hovertemplate: `<b>${escapeText(name)}</b><br>${escapeText(key)} %{x}: ${scoreOf(data.tuned_by)}<extra></extra>`,
   }));
   const keys = [...new Set(searches.map(({ key }) => key))];
   Plotly.react(div, traces, layout(theme, {
     xaxis: { type: searches.every(({ x }) => Math.min(...x) > 0) ? "log" : "linear", title: { text: escapeText(keys.join(", ")) } },
-    yaxis: { title: { text: "top-1 on val (%); large: chosen" } },
+    yaxis: { title: { text: `${data.tuned_by.label} on val; large: chosen` } },
   }), wide);
 }
 

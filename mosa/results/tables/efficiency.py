@@ -4,12 +4,11 @@ import pandas as pd
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, Section
 from mosa.results.stats import pareto_front, ppt
-from mosa.results.tables.columns import MISSING, heading
+from mosa.results.tables.columns import MISSING, heading, mean_label
 from mosa.results.tables.render import escape_markdown
 
 _MIB = 2**20
 _COLUMNS = {
-    "mean_over_tasks": ("mean over tasks (%)", "{:.1f}"),
     "adapter_parameters": ("tuned without head", "{:,.0f}"),
     "storage_mib": ("stored per task (MiB)", "{:.2f}"),
     "image_passes": ("image-passes", "{:,.0f}"),
@@ -19,22 +18,40 @@ _COLUMNS = {
     "ppt": ("PPT", "{:.3f}"),
     "pareto": ("on the front", "{}"),
 }
-_NOTE = (
-    "Means over the runs of a variant. Stored: what a task adds after merging, classifier included, at 4 "
-    "bytes a parameter. Training: seconds of the loop on the machine that the records name. PPT: accuracy"
-    " discounted by tuned parameters (V-PETL Bench). On the front: no other variant has at most as many "
-    "tuned parameters and a higher mean. "
-    f"{MISSING}: no record that says it."
-)
+
+
+def efficiency_columns(section: Section) -> dict[str, tuple[str, str]]:
+    """Return title and format of each column of a section's efficiency table that is shown, by its name.
+
+    PPT is only shown of an accuracy in percent, which it discounts.
+    """
+    score = {"mean_over_tasks": (mean_label(section), f"{{:.{section.metric.decimals}f}}")}
+    return score | {name: _COLUMNS[name] for name in _COLUMNS if name != "ppt" or _is_accuracy(section)}
+
+
+def _is_accuracy(section: Section) -> bool:
+    return section.metric.unit == "%" and section.metric.higher_is_better
+
+
+def _note(section: Section) -> str:
+    about_ppt = "PPT: accuracy discounted by tuned parameters (V-PETL Bench). " * _is_accuracy(section)
+    return (
+        "Means over the runs of a variant. Stored: what a task adds after merging, classifier included, at 4 "
+        "bytes a parameter. Training: seconds of the loop on the machine that the records name. "
+        f"{about_ppt}On the front: no other variant has at most as many tuned parameters and a better mean. "
+        f"{MISSING}: no record that says it."
+    )
 
 
 def efficiency_table(sections: list[Section]) -> pd.DataFrame:
     """Return one row per section and variant; numbers are means over the runs, NaN where tasks are missing.
 
-    Columns: benchmark, backbone, variant; mean_over_tasks (%); adapter_parameters (tuned, without head);
+    Columns: benchmark, backbone, metric, variant; mean_over_tasks (in the metric's unit);
+    adapter_parameters (tuned, without head);
     storage_mib (of these and the classifier, 4 bytes each); image_passes and train_seconds of a run;
     peak_memory_mib; inference_overhead (FLOPs relative to the variant that has the fewest); ppt (see
-    `stats.ppt`); pareto (whether no other variant has fewer tuned parameters and a higher mean).
+    `stats.ppt`; NaN unless the metric is an accuracy); pareto (whether no other variant has fewer tuned
+    parameters and a better mean).
     """
     rows = []
     for section in sections:
@@ -50,9 +67,11 @@ def efficiency_table(sections: list[Section]) -> pd.DataFrame:
         flops = measured.get("inference_flops_per_image", pd.Series(float("nan"), measured.index))
         found["inference_overhead"] = (flops / flops.min()).where(complete)
         scored = zip(found["mean_over_tasks"], found["adapter_parameters"], strict=True)
-        found["ppt"] = [ppt(score, parameters) for score, parameters in scored]
-        found["pareto"] = pareto_front(found["adapter_parameters"], found["mean_over_tasks"])
+        known = _is_accuracy(section)
+        found["ppt"] = [ppt(score, parameters) if known else float("nan") for score, parameters in scored]
+        found["pareto"] = pareto_front(found["adapter_parameters"], section.sign * found["mean_over_tasks"])
         found = found.reset_index()
+        found.insert(0, "metric", section.metric.name)
         found.insert(0, "backbone", section.backbone)
         found.insert(0, "benchmark", section.benchmark)
         rows.append(found)
@@ -64,12 +83,15 @@ def efficiency_text(sections: list[Section]) -> str:
     parts = []
     for section in sections:
         table = efficiency_table([section])
-        lines = [["variant", *(title for title, _ in _COLUMNS.values())], [":--", *["--:"] * len(_COLUMNS)]]
+        columns = efficiency_columns(section)
+        lines = [["variant", *(title for title, _ in columns.values())], [":--", *["--:"] * len(columns)]]
         for row in table.to_dict("records"):
-            cells = [_cell(row[name], form) for name, (_, form) in _COLUMNS.items()]
+            cells = [_cell(row[name], form) for name, (_, form) in columns.items()]
             lines.append([escape_markdown(row["variant"]), *cells])
         table_lines = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts.append(f"## {escape_markdown(heading(section))}: efficiency\n\n{table_lines}\n\n{_NOTE}\n")
+        parts.append(
+            f"## {escape_markdown(heading(section))}: efficiency\n\n{table_lines}\n\n{_note(section)}\n"
+        )
     return "\n".join(parts)
 
 

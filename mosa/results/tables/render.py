@@ -13,6 +13,7 @@ from mosa.results.tables.columns import (
     caption,
     compute_columns,
     heading,
+    in_words,
     overview,
 )
 
@@ -39,7 +40,7 @@ def _plain(cell: Cell) -> str:
 
 def terminal_section(section: Section, width: int) -> str:
     """Return the section as aligned text, in blocks of columns that fit into `width` characters."""
-    lines = [_one_line(heading(section)) + ", top-1 (%)"]
+    lines = [f"{_one_line(heading(section))}, {section.metric.label}"]
     for columns in (overview(section), by_task(section)):
         _, *rows = _grid(section, columns, _one_line, lambda cell: _plain(cell) + " " * (not cell.best))
         titles = [("", "variant"), *(c.title.rpartition("\n")[::2] for c in columns)]
@@ -180,7 +181,7 @@ def latex_section(section: Section, name: str) -> str:
     if len(tasks) > _LATEX_COLUMNS:
         tasks = [c._replace(cells=[cell._replace(sd="") for cell in c.cells]) for c in tasks]
         what = "means without their spreads"
-    about_tasks = f"Top-1 accuracy in percent by task ({heading(section)}), {what}."
+    about_tasks = f"{in_words(section)} by task ({heading(section)}), {what}."
     return (
         "% Made from the records; needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n"
         + _latex_table(

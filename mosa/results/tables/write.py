@@ -17,7 +17,11 @@ WIDTH = 120  # characters of a table as plain text
 
 
 def write_tables(
-    frame: pd.DataFrame, directory: str | Path, order: Iterable[str] | None = None, published: bool = False
+    frame: pd.DataFrame,
+    directory: str | Path,
+    order: Iterable[str] | None = None,
+    published: bool = False,
+    metric: str | None = None,
 ) -> list[Path]:
     """Write comparison and sweep in every format; the other tables as CSV and Markdown.
 
@@ -30,6 +34,7 @@ def write_tables(
         directory: Where to write; it is made if need be.
         order: Variants of the comparison in display order; None: all.
         published: Write published numbers beside the measured ones of the comparison.
+        metric: Name of the metric to compare by; None: the one that the tasks report.
 
     Returns:
         The paths written.
@@ -39,7 +44,10 @@ def write_tables(
     """
     order = None if order is None else list(order)
     texts = {}
-    for name, sections in (("comparison", compare(frame, order)), ("sweep", sweep(frame, order))):
+    for name, sections in (
+        ("comparison", compare(frame, order, metric)),
+        ("sweep", sweep(frame, order, metric)),
+    ):
         texts[f"{name}.csv"] = tidy_table(sections).to_csv(
             index=False, float_format="%.4f", lineterminator="\n"
         )
@@ -47,7 +55,7 @@ def write_tables(
         texts[f"{name}.tex"] = "\n".join(latex_section(section, name) for section in sections)
         texts[f"{name}.html"] = html_page(sections)
         texts[f"{name}.txt"] = "\n\n".join(terminal_section(section, WIDTH) for section in sections) + "\n"
-    compared = compare(frame, order)
+    compared = compare(frame, order, metric)
     texts["differences.csv"] = differences_table(compared).to_csv(
         index=False, float_format="%.4f", lineterminator="\n"
     )
@@ -73,9 +81,14 @@ def write_tables(
     return paths
 
 
-def terminal_table(frame: pd.DataFrame, order: Iterable[str] | None = None, width: int = WIDTH) -> str:
+def terminal_table(
+    frame: pd.DataFrame,
+    order: Iterable[str] | None = None,
+    metric: str | None = None,
+    width: int = WIDTH,
+) -> str:
     """Return the comparison as plain text, in blocks of columns that fit into `width` characters."""
-    sections = compare(frame, None if order is None else list(order))
+    sections = compare(frame, None if order is None else list(order), metric)
     return "\n\n".join(terminal_section(section, width) for section in sections)
 
 
@@ -93,6 +106,7 @@ def tidy_table(sections: list[Section]) -> pd.DataFrame:
                 "backbone": section.backbone,
                 "protocol": section.protocol,
                 "eval_split": section.eval_split,
+                "metric": section.metric.name,
                 "variant": variant,
                 "method": section.methods.get(variant),
             }
