@@ -15,11 +15,11 @@ from snakemake.exceptions import WorkflowError
 
 sys.path.insert(0, str(workflow.basedir))
 
-from mosa.experiment.curves import option_curves
 from mosa.experiment.config import backbone_image_size, config_tasks, expand, load_config
 from mosa.data.task import OWN, pack_name
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
+from mosa.experiment.outputs import KINDS, expected_outputs
 from mosa.experiment.plan import image_passes
 from mosa.experiment.protocol import PRESETS
 from mosa.records import COLUMNS
@@ -52,24 +52,10 @@ TASK_OF_PACK = {
 }
 MAIN_VARIANTS = ",".join(CONFIG["variants"])
 
-TABLES = [
-    f"{RESULTS}/tables/{name}.{kind}"
-    for name in ("comparison", "sweep")
-    for kind in ("csv", "html", "md", "tex", "txt")
-] + [
-    f"{RESULTS}/tables/{name}.{kind}"
-    for name in ("differences", "efficiency", "combination")
-    for kind in ("csv", "md")
-]
-PUBLISHED = not set(CONFIG["benchmarks"]).isdisjoint(("vtab1k", "fgvc", "general"))
-TABLES += [f"{RESULTS}/tables/published.{kind}" for kind in ("csv", "md") if PUBLISHED]
-# Only an experiment that sweeps an option has a plot of it. (Tuning may give every value another recipe.)
-FIRST = {run.variant: run for run in sorted(RUNS.values(), key=lambda run: run.task, reverse=True)}
-CURVES = option_curves({name: (run.method, run.options, run.training) for name, run in FIRST.items()})
-PLOT_NAMES = ["comparison", "scaling", "compute", "ranks"]
-PLOT_NAMES += ["options"] if CURVES and not CONFIG["tune"] else []
-PLOT_NAMES += ["backbones"] if len(CONFIG["backbones"]) > 1 else []
-PLOTS = [f"{RESULTS}/plots/{name}.{kind}" for name in PLOT_NAMES for kind in ("svg", "pdf", "png")]
+OUTPUTS = {kind: expected_outputs(kind, CONFIG, RUNS.values()) for kind in KINDS}
+TABLES, PLOTS = (
+    [f"{RESULTS}/{kind}/{file}" for output in OUTPUTS[kind] for file in output.files] for kind in KINDS
+)
 
 REPORT = f"{RESULTS}/report.html"
 
@@ -241,6 +227,20 @@ def trials_of_choice(wildcards):
     )
     tasks = dict.fromkeys(run.task for run in runs)
     return [f"{RESULTS}/tune/trials/{task}/{wildcards.backbone}/{wildcards.variant}.json" for task in tasks]
+
+
+def marked(kind):
+    """The files of all tables, or plots; of each, one format is marked for Snakemake's report."""
+    formats = {"tables": {"format": "Markdown"}, "plots": {}}[kind]
+    for output in OUTPUTS[kind]:
+        path = f"{RESULTS}/{kind}/{output.name}"
+        yield from (f"{path}.{suffix}" for suffix in output.formats if suffix != output.embedded)
+        yield report(
+            f"{path}.{output.embedded}",
+            category=kind.capitalize(),
+            caption=f"../report/{kind}/{output.name}.rst",
+            labels={kind.removesuffix("s"): output.label} | formats,
+        )
 
 
 def folder_of_output(wildcards, output):

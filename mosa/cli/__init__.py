@@ -409,17 +409,14 @@ METRIC = click.option("--metric", help="Metric to compare by; by default the one
 @RECORDS
 @VARIANTS
 @METRIC
-@click.option("--published", is_flag=True, help="Write published numbers beside the measured ones, too.")
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
-def tables(
-    records: Path, variants: list[str] | None, metric: str | None, published: bool, output: Path
-) -> None:
-    """Write the comparison tables (CSV, Markdown, LaTeX, HTML, text) from records."""
+def tables(records: Path, variants: list[str] | None, metric: str | None, output: Path) -> None:
+    """Write all tables (CSV, Markdown; the comparison in LaTeX, HTML and as text, too) from records."""
     from mosa.records import read_table
     from mosa.results.tables.write import terminal_table, write_tables
 
     frame = read_table(records)
-    write_tables(frame, output, variants, published, metric)
+    write_tables(frame, output, variants, metric)
     click.echo(terminal_table(frame, variants, metric))
 
 
@@ -505,15 +502,19 @@ def tasks() -> None:
 
 @cli.command()
 def schema() -> None:
-    """Write again what is generated: the schema of the methods' options, and two pages of docs."""
+    """Write again what is generated: schema of the methods' options, list of tables and plots, docs."""
     from mosa.experiment.config import configuration_page
+    from mosa.experiment.outputs import OUTPUTS
     from mosa.peft.describe import methods_page, methods_schema
+    from mosa.results.registry import generated_files, outputs_data
 
     docs = PACKAGE.parent / "docs"
     for path, text in (
         (SCHEMAS / "methods.schema.json", json.dumps(methods_schema(), indent=2) + "\n"),
         (docs / "methods.md", methods_page()),
         (docs / "configuration.md", configuration_page()),
+        (OUTPUTS, json.dumps(outputs_data(), indent=2) + "\n"),
+        *(generated_files().items() if docs.is_dir() else ()),
     ):
         if path.parent.is_dir():  # an installed package has no docs
             path.write_text(text, encoding="utf-8")

@@ -11,6 +11,7 @@ from mosa.base.errors import UserError
 from mosa.data.metrics import Metric, get_metric
 from mosa.results.style import MethodStyle, method_order, method_styles
 
+MISSING = "—"  # what is printed in place of a number that no record gives
 MEAN_OVER_TASKS = ("overall", "mean over tasks")
 MEAN_OF_GROUPS = ("overall", "mean of groups")
 _DEFAULT_METRIC = "top1"  # of records that do not say which one their task reports

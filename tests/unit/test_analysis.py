@@ -1,5 +1,6 @@
 """Tables and plots: numbers checked by hand, nothing averaged away, the same bytes from any order."""
 
+import json
 import shutil
 import statistics
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import xml.etree.ElementTree as ET
 from io import StringIO
 from itertools import product
+from types import SimpleNamespace
 
 import matplotlib.style
 import pandas as pd
@@ -14,18 +16,23 @@ import pytest
 from test_records import make_record
 
 from mosa.base.errors import UserError
+from mosa.base.files import PACKAGE
 from mosa.data import catalogue
 from mosa.experiment.curves import option_curves
+from mosa.experiment.outputs import KINDS, OUTPUTS, expected_outputs, read_outputs
 from mosa.records import collect, read_table, write_record
+from mosa.results import registry
 from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, Results, compare, sweep
 from mosa.results.paired import differences
 from mosa.results.plots.backbones import backbones_figure
 from mosa.results.plots.comparison import comparison_figure
+from mosa.results.plots.compute import compute_figure
 from mosa.results.plots.figures import STYLE
 from mosa.results.plots.options import options_figure
 from mosa.results.plots.ranks import rank_figure
-from mosa.results.plots.scaling import compute_figure, scaling_figure
+from mosa.results.plots.scaling import scaling_figure
 from mosa.results.plots.write import write_plots
+from mosa.results.registry import Entry, generated_files, outputs_data, registered
 from mosa.results.stats import ppt
 from mosa.results.style import METHOD_STYLES, method_styles
 from mosa.results.tables.columns import caption, compute_columns
@@ -418,9 +425,9 @@ def test_selection_runs_are_called_so(tmp_path):
 
 def test_the_sweep_has_a_table_of_its_own(tmp_path):
     paths = write_tables(make_sweep(), tmp_path, ["linear", "full", "adapter", "mosa"])
-    assert [path.name for path in paths] == [
-        f"{name}.{kind}" for name in ("comparison", "sweep") for kind in ("csv", "md", "tex", "html", "txt")
-    ] + [f"{name}.{kind}" for name in ("differences", "efficiency", "combination") for kind in ("csv", "md")]
+    kinds = dict.fromkeys(("combination", "comparison", "differences", "efficiency", "sweep"), ("csv", "md"))
+    kinds |= dict.fromkeys(("comparison", "sweep"), ("csv", "html", "md", "tex", "txt"))
+    assert [path.name for path in paths] == [f"{name}.{kind}" for name in kinds for kind in kinds[name]]
     variants = {path.stem: pd.read_csv(path)["variant"].tolist() for path in paths if path.suffix == ".csv"}
     assert variants["differences"] == ["linear", "full", "mosa"]
     assert variants["comparison"] == ["linear", "full", "adapter", "mosa"]
@@ -467,6 +474,69 @@ def test_latex_compiles(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
 
 
+# --- registries
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_entry_is_whole(kind):
+    entries = registered(kind)
+    assert [output for output, _ in entries] == read_outputs(kind), "run `mosa schema`"
+    assert len({output.name for output, _ in entries}) == len({output.label for output, _ in entries})
+    for output, _ in entries:
+        assert output.embedded in output.formats and output.caption.endswith(".") and output.label
+
+
+def test_generated_files_are_what_the_registries_say():
+    assert json.loads(OUTPUTS.read_text()) == json.loads(json.dumps(outputs_data())), "run `mosa schema`"
+    for path, text in generated_files().items():
+        assert path.read_text() == text, f"{path}: run `mosa schema`"
+    captions = {path for path in generated_files() if path.suffix == ".rst"}
+    assert captions == set((PACKAGE.parent / "report").glob("*/*.rst"))
+
+
+def test_a_decorated_function_is_all_that_a_table_or_plot_needs(tmp_path, monkeypatch):
+    for kind in KINDS:
+        entries = {output.name: Entry(output, make) for output, make in registered(kind)}
+        monkeypatch.setitem(registry._ENTRIES, kind, entries)
+
+    @registry.table("names", label="names", caption="The variants.", formats=["md"])
+    def names(results):
+        return {"md": ", ".join(results.compared[0].variants)}
+
+    @registry.plot("nothing", label="nothing", caption="Nothing.")
+    def nothing(results):
+        return None
+
+    assert tmp_path / "names.md" in write_tables(make_frame(), tmp_path)
+    assert (tmp_path / "names.md").read_text() == "adapter, mosa"
+    assert not [path for path in write_plots(make_frame(), tmp_path) if path.stem == "nothing"]
+    assert "| `names.md` | The variants |" in registry.outputs_table()
+    with pytest.raises(ValueError, match="no condition 'sometimes'"):
+        registry.table("more", label="more", caption="More.", when="sometimes")
+
+
+def names_of(kind, *runs, **config):
+    config = {"benchmarks": {"demo": ["digits"]}, "backbones": {"tiny": {}}, "tune": None} | config
+    return {output.name for output in expected_outputs(kind, config, runs)}
+
+
+def test_conditions_say_what_an_experiment_has():
+    assert names_of("tables") == {"combination", "comparison", "differences", "efficiency", "sweep"}
+    assert names_of("tables", benchmarks={"vtab1k": []}) - names_of("tables") == {"published"}
+    assert names_of("plots") == {"comparison", "compute", "ranks", "scaling"}
+    assert names_of("plots", backbones={"tiny": {}, "big": {}}) - names_of("plots") == {"backbones"}
+    swept = [
+        SimpleNamespace(
+            variant=f"v{n}", task="demo/digits", method="mosa", options={"experts": n}, training={}
+        )
+        for n in (1, 2, 4)
+    ]
+    assert names_of("plots", *swept) - names_of("plots") == {"options"}
+    assert (
+        names_of("plots", *swept[:2]) == names_of("plots", *swept, tune={"per": "task"}) == names_of("plots")
+    )
+
+
 # --- plots
 
 
@@ -474,7 +544,7 @@ def test_plots_are_written(tmp_path):
     paths = write_plots(make_sweep(), tmp_path, ["linear", "full", "adapter", "mosa"])
     assert [path.name for path in paths] == [
         f"{name}.{kind}"
-        for name in ("comparison", "scaling", "options", "ranks")
+        for name in ("comparison", "options", "ranks", "scaling")
         for kind in ("svg", "pdf", "png")
     ]
     for path in paths:

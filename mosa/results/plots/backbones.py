@@ -5,11 +5,18 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.plots.figures import stack
+from mosa.results.registry import plot
 from mosa.results.tables.columns import mean_label
 
 _FILLS = ("full", "bottom", "left", "top", "right")
 
 
+@plot(
+    "backbones",
+    label="scores against the backbone's size",
+    caption="Mean over tasks on each backbone, smallest first.",
+    when="several_backbones",
+)
 def backbones_figure(results: Results) -> Figure | None:
     """Draw the mean over tasks on each backbone, smallest first, a panel per benchmark.
 

@@ -10,9 +10,15 @@ from matplotlib.ticker import MaxNLocator
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, Key, Results, Section
 from mosa.results.plots.figures import QUIET, seeds_of, stack
+from mosa.results.registry import plot
 from mosa.results.style import MethodStyle
 
 
+@plot(
+    "comparison",
+    label="comparison by group",
+    caption="The main variants by group of tasks, with the spread over seeds.",
+)
 def comparison_figure(results: Results) -> Figure:
     """Draw a dot plot per benchmark and backbone: a wide panel for the mean over tasks, and one per group."""
     sections = results.compared

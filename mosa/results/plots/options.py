@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from mosa.experiment.curves import Curve, is_number, option_curves
 from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.plots.figures import seeds_of, stack
+from mosa.results.registry import plot
 from mosa.results.style import MethodStyle
 from mosa.results.tables.columns import mean_label
 
@@ -20,6 +21,13 @@ _HEIGHT = 1.75  # inches of a row of panels
 _DENSE = "adapter"  # the variant that stands as a line wherever it is not on a curve
 
 
+@plot(
+    "options",
+    label="scores against options",
+    caption="Mean over tasks against each option (experts, ...) or key of the recipe (fraction, epochs, ...) "
+    "that takes at least three values, nothing else changed.",
+    when="swept_option",
+)
 def options_figure(results: Results) -> Figure | None:
     """Draw the mean over tasks against each option's values, a panel per option.
 

@@ -6,11 +6,18 @@ from matplotlib.figure import Figure
 
 from mosa.results.aggregate import Results, Section, count
 from mosa.results.plots.figures import QUIET, stack
+from mosa.results.registry import plot
 from mosa.results.stats import average_ranks, cliques, critical_difference, friedman_p
 
 _LINE = 0.17  # inches of one variant's line
 
 
+@plot(
+    "ranks",
+    label="average ranks",
+    caption="Average ranks over tasks, with bars over variants that cannot be told apart "
+    "(critical-difference diagram, Nemenyi, 5 %).",
+)
 def rank_figure(results: Results) -> Figure:
     """Draw average ranks over tasks per benchmark and backbone (Demsar, JMLR 2006).
 

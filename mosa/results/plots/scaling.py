@@ -13,6 +13,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.plots.figures import seeds_of, stack
+from mosa.results.registry import plot
 from mosa.results.style import MethodStyle
 from mosa.results.tables.columns import mean_label
 
@@ -29,28 +30,25 @@ class Series(NamedTuple):
     variants: list[str]
 
 
+@plot(
+    "scaling",
+    label="scores against tuned parameters",
+    caption="Mean over tasks against the tuned parameters without the classifier: a curve per method.",
+)
 def scaling_figure(results: Results) -> Figure:
     """Draw the mean over tasks against the tuned parameters, a panel per benchmark and backbone."""
     sections = results.swept
     sizes = [section.parameters["adapter_mean"] for section in sections]
-    return _figure(results, sections, sizes, "tuned parameters without head")
+    return cost_figure(results, sections, sizes, "tuned parameters without head")
 
 
-def compute_figure(results: Results) -> Figure | None:
-    """Draw the mean over tasks against the FLOPs of training, as `scaling_figure`; None if none are known."""
-    sections = [section for section in results.swept if section.compute["flops"].notna().any()]
-    if not sections:
-        return None
-    sizes = [section.compute["flops"] for section in sections]
-    return _figure(results, sections, sizes, "FLOPs of a training run, mean over tasks")
-
-
-def _figure(
+def cost_figure(
     results: Results,
     sections: list[Section],
     sizes: list[pd.Series],
     label: str,
 ) -> Figure:
+    """Draw the mean over tasks against a cost, by variant, a panel per section."""
     figure, parts = stack(sections, [2.9] * len(sections), [_note(section) for section in sections])
     for part, section, size in zip(parts, sections, sizes, strict=True):
         axes = part.subplots()

@@ -8,12 +8,8 @@ import pandas as pd
 
 from mosa.base.files import written_atomically
 from mosa.results.aggregate import Results
-from mosa.results.plots.backbones import backbones_figure
-from mosa.results.plots.comparison import comparison_figure
 from mosa.results.plots.figures import STYLE
-from mosa.results.plots.options import options_figure
-from mosa.results.plots.ranks import rank_figure
-from mosa.results.plots.scaling import compute_figure, scaling_figure
+from mosa.results.registry import registered
 
 # Of each format, what would tell the time or the versions: the same records give the same bytes.
 _FORMATS = {
@@ -29,10 +25,9 @@ def write_plots(
     order: Iterable[str] | None = None,
     metric: str | None = None,
 ) -> list[Path]:
-    """Draw all plots, as .svg, .pdf and .png; the same records, the same bytes.
+    """Draw every registered plot that the records have something to show in.
 
-    There is no options plot where no option takes three values (see `mosa.experiment.curves`), and no
-    backbones plot of a single backbone.
+    The same records give the same bytes, whatever their order.
 
     Args:
         frame: One row per run, as from `mosa.records`; the order of the rows does not matter.
@@ -50,21 +45,14 @@ def write_plots(
     paths = []
     # From the defaults, whatever the user's matplotlibrc says.
     with matplotlib.style.context(["default", STYLE], after_reset=True):
-        figures = {
-            "comparison": comparison_figure(results),
-            "scaling": scaling_figure(results),
-            "compute": compute_figure(results),
-            "backbones": backbones_figure(results),
-            "options": options_figure(results),
-            "ranks": rank_figure(results),
-        }
-        for name, figure in figures.items():
+        for output, make in registered("plots"):
+            figure = make(results)
             if figure is None:
                 continue
             figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # laid out, once for both formats
-            for suffix, metadata in _FORMATS.items():
-                paths.append(Path(directory) / f"{name}.{suffix}")
+            figure.set_layout_engine("none")  # laid out, once for all formats
+            for suffix in output.formats:
+                paths.append(Path(directory) / f"{output.name}.{suffix}")
                 with written_atomically(paths[-1]) as temporary:
-                    figure.savefig(temporary, format=suffix, metadata=metadata)
+                    figure.savefig(temporary, format=suffix, metadata=_FORMATS[suffix])
     return paths

@@ -12,11 +12,11 @@ from markupsafe import Markup
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.data.metrics import Metric, get_metric
-from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
+from mosa.experiment.outputs import KINDS, read_outputs
+from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Results, Section, count
 from mosa.results.paired import differences
 from mosa.results.style import method_styles
 from mosa.results.tables.columns import (
-    MISSING,
     Column,
     by_task,
     caption,
@@ -116,6 +116,11 @@ def write_report(
         runs=[_run(row, metrics) for row in frame.itertuples(index=False)],
         choices=[_choice(choice) for choice in choices],
         missing=missing,
+        files=[
+            {"kind": kind, "names": ", ".join(output.files), "shows": output.described}
+            for kind in KINDS
+            for output in read_outputs(kind)
+        ],
         provenance=_provenance(frame),
         config=config,
         split=", ".join(sorted(frame["eval_split"].unique())),

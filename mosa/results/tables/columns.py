@@ -4,9 +4,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, Key, Section, count
-
-MISSING = "—"
+from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, MISSING, Key, Section, count
 
 
 class Cell(NamedTuple):

@@ -2,10 +2,11 @@
 
 import pandas as pd
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Section
+from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Results, Section
 from mosa.results.paired import Difference, difference
-from mosa.results.tables.columns import MISSING, heading
-from mosa.results.tables.render import escape_markdown
+from mosa.results.registry import table
+from mosa.results.tables.columns import heading
+from mosa.results.tables.render import csv_text, escape_markdown
 
 # The method that each splits. Their options have the same names; those of the split, and of the second pass
 # that comes with it, are not compared.
@@ -16,6 +17,18 @@ _NOTE = (
     "Pairs of variants whose other options are the same: the mean over tasks of both, and the paired "
     "difference with its 95 % interval over seeds (Student's t)."
 )
+
+
+@table(
+    "combination",
+    label="with and without the split",
+    caption="Methods with and without the split (MoSA and adapter, MoSL and LoRA), where all other "
+    "options are the same.",
+)
+def combination_formats(results: Results) -> dict[str, str]:
+    """Return the pairs within each section of the comparison."""
+    sections = results.compared
+    return {"csv": csv_text(combination_table(sections)), "md": combination_text(sections)}
 
 
 def pairs(section: Section) -> list[tuple[str, str]]:

@@ -2,10 +2,11 @@
 
 import pandas as pd
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Section
+from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Results, Section
+from mosa.results.registry import table
 from mosa.results.stats import pareto_front, ppt
-from mosa.results.tables.columns import MISSING, heading, mean_label
-from mosa.results.tables.render import escape_markdown
+from mosa.results.tables.columns import heading, mean_label
+from mosa.results.tables.render import csv_text, escape_markdown
 
 _MIB = 2**20
 _COLUMNS = {
@@ -41,6 +42,18 @@ def _note(section: Section) -> str:
         f"{about_ppt}On the front: no other variant has at most as many tuned parameters and a better mean. "
         f"{MISSING}: no record that says it."
     )
+
+
+@table(
+    "efficiency",
+    label="efficiency",
+    caption="What each main variant costs: tuned parameters, storage, image-passes, seconds, memory, "
+    "inference FLOPs, PPT, Pareto front.",
+)
+def efficiency_formats(results: Results) -> dict[str, str]:
+    """Return the costs within each section of the comparison."""
+    sections = results.compared
+    return {"csv": csv_text(efficiency_table(sections), "%.6g"), "md": efficiency_text(sections)}
 
 
 def efficiency_table(sections: list[Section]) -> pd.DataFrame:

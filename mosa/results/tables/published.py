@@ -3,10 +3,26 @@
 import pandas as pd
 
 from mosa.data.catalogue import get_task, list_tasks
-from mosa.results.aggregate import Key, Section
-from mosa.results.published import load_published, published_backbone, published_names
-from mosa.results.tables.columns import MISSING, heading
-from mosa.results.tables.render import escape_markdown
+from mosa.results.aggregate import MISSING, Key, Results, Section
+from mosa.results.published import BENCHMARKS, load_published, published_backbone, published_names
+from mosa.results.registry import table
+from mosa.results.tables.columns import heading
+from mosa.results.tables.render import csv_text, escape_markdown
+
+
+@table(
+    "published",
+    label="measured and published",
+    caption="Measured scores beside published ones of the same backbone and method; only numbers of one "
+    "family compare.",
+    when="published_benchmark",
+)
+def published_formats(results: Results) -> dict[str, str] | None:
+    """Return what is published of the sections of the comparison; None if nothing is of their benchmarks."""
+    sections = results.compared
+    if not any(section.benchmark in BENCHMARKS.values() for section in sections):
+        return None
+    return {"csv": csv_text(published_table(sections)), "md": published_text(sections)}
 
 
 def published_table(sections: list[Section]) -> pd.DataFrame:

@@ -4,9 +4,10 @@ import re
 from collections.abc import Callable
 from html import escape
 
-from mosa.results.aggregate import Section, count
+import pandas as pd
+
+from mosa.results.aggregate import MISSING, Section, count
 from mosa.results.tables.columns import (
-    MISSING,
     Cell,
     Column,
     by_task,
@@ -16,6 +17,25 @@ from mosa.results.tables.columns import (
     in_words,
     overview,
 )
+from mosa.results.tables.tidy import tidy_table
+
+WIDTH = 120  # characters of a table as plain text
+
+
+def csv_text(frame: pd.DataFrame, digits: str = "%.4f") -> str:
+    """Return a table as CSV, its fractions in a format of the % operator."""
+    return frame.to_csv(index=False, float_format=digits, lineterminator="\n")
+
+
+def section_formats(name: str, sections: list[Section]) -> dict[str, str]:
+    """Return the table of means of each section, by format; `name` begins the labels in LaTeX."""
+    return {
+        "csv": csv_text(tidy_table(sections)),
+        "html": html_page(sections),
+        "md": "\n".join(markdown_section(section) for section in sections),
+        "tex": "\n".join(latex_section(section, name) for section in sections),
+        "txt": "\n\n".join(terminal_section(section, WIDTH) for section in sections) + "\n",
+    }
 
 
 def _one_line(text: str) -> str:
