@@ -81,6 +81,11 @@ class Section:
     compute: pd.DataFrame
 
     @property
+    def title(self) -> str:
+        """What the section shows, as the title of a figure."""
+        return f"{self.benchmark}, {self.backbone}: {self.metric.label}, {self.eval_split} split"
+
+    @property
     def sign(self) -> int:
         """Factor that makes the higher score the better one: 1 or -1."""
         return 1 if self.metric.higher_is_better else -1

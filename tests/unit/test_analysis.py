@@ -679,8 +679,8 @@ def test_backbones_stand_by_size_and_only_where_there_are_two():
     frame.loc[frame["backbone"] == "large", "top1"] += 5
     (axes,) = backbones_figure(Results(frame, ["adapter", "mosa"])).axes
     assert [text.get_text() for text in axes.get_xticklabels()] == ["tiny\n1M", "base\n90M", "large\n300M"]
-    lines = {line.get_label(): line for line in axes.containers}
-    means = lines["adapter"][0].get_ydata()
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    means = lines["adapter"].get_ydata()
     assert means[0] == means[1] and means[2] == pytest.approx(means[0] + 5)
     assert backbones_figure(Results(frames[0])) is None
     other = frames[1].query("task != 'dogs'")  # other tasks: not comparable

@@ -1,9 +1,10 @@
-"""The compute plot: as the scaling plot, against the FLOPs of training."""
+"""The compute plot: scores against the FLOPs of training, a curve per method."""
 
 from matplotlib.figure import Figure
 
 from mosa.results.aggregate import Results
-from mosa.results.plots.scaling import cost_figure
+from mosa.results.plots.draw import chart_figure
+from mosa.results.plots.scaling import cost_chart
 from mosa.results.registry import plot
 
 
@@ -14,8 +15,9 @@ from mosa.results.registry import plot
 )
 def compute_figure(results: Results) -> Figure | None:
     """Draw the mean over tasks against the FLOPs of training, as `scaling_figure`; None if none are known."""
-    sections = [section for section in results.swept if section.compute["flops"].notna().any()]
-    if not sections:
-        return None
-    sizes = [section.compute["flops"] for section in sections]
-    return cost_figure(results, sections, sizes, "FLOPs of a training run, mean over tasks")
+    charts = [
+        cost_chart(section, "training_flops", results.styles, results.order or ())
+        for section in results.swept
+        if section.compute["flops"].notna().any()
+    ]
+    return chart_figure(charts) if charts else None

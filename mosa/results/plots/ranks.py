@@ -28,7 +28,7 @@ def rank_figure(results: Results) -> Figure:
     ranked = [_ranks(section) for section in sections]
     heights = [0.75 + _LINE * max(3, -(-len(ranks) // 2) + 2) for ranks in ranked]
     notes = [_note(section, ranks) for section, ranks in zip(sections, ranked, strict=True)]
-    figure, parts = stack(sections, heights, notes)
+    figure, parts = stack([section.title for section in sections], heights, notes)
     styles = results.styles
     for part, section, ranks in zip(parts, sections, ranked, strict=True):
         axes = part.subplots()

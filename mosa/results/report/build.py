@@ -12,10 +12,14 @@ from markupsafe import Markup
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.data.metrics import Metric, get_metric
+from mosa.experiment.curves import is_number
 from mosa.experiment.outputs import KINDS, read_outputs
 from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Results, Section, count
 from mosa.results.paired import differences
-from mosa.results.style import method_styles
+from mosa.results.plots.chart import Axis, Chart, Point, Series
+from mosa.results.plots.comparison import comparison_chart
+from mosa.results.plots.scaling import cost_chart
+from mosa.results.style import MethodStyle, method_styles
 from mosa.results.tables.columns import (
     Column,
     by_task,
@@ -23,7 +27,6 @@ from mosa.results.tables.columns import (
     compute_columns,
     heading,
     in_words,
-    mean_label,
     overview,
 )
 from mosa.results.tables.efficiency import efficiency_columns, efficiency_table
@@ -33,9 +36,10 @@ from mosa.search.table import scope_of
 _FOLDER = Path(__file__).parent
 _TUNED_BY = get_metric("top1")  # what `mosa.search` compares trials by
 _SMALL = 0.25  # of the backbone's parameters: what counts as parameter-efficient in the summary
+_AXES = ("adapter_parameters", "training_flops", "image_passes", "train_seconds", "peak_memory_mib")
 # Names of plotly's symbols for matplotlib's markers (mosa.results.style).
 _SYMBOLS = {
-    "X": "x", "P": "cross", "s": "square", "o": "circle", "D": "diamond", "^": "triangle-up",
+    "X": "x", "x": "x-thin", "P": "cross", "s": "square", "o": "circle", "D": "diamond", "^": "triangle-up",
     "v": "triangle-down", "p": "pentagon", "h": "hexagon", "<": "triangle-left", ">": "triangle-right",
     "*": "star",
 }  # fmt: skip
@@ -103,16 +107,21 @@ def write_report(
     results = Results(frame, None if order is None else list(order), metric)
     sections = results.compared
     metrics = _metrics_of_runs(sections)
+    charts = _charts(results, choices)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     page = environment.get_template("report.html").render(
         title=title,
-        sections=[_section(section, number) for number, section in enumerate(sections)],
+        sections=[
+            _section(section, f"section{number}") | charts["sections"][number]
+            for number, section in enumerate(sections)
+        ],
         totals=_totals(frame, missing),
         metrics=metrics,
         tuned_by=_TUNED_BY,
+        trials=charts["trials"],
         runs=[_run(row, metrics) for row in frame.itertuples(index=False)],
         choices=[_choice(choice) for choice in choices],
         missing=missing,
@@ -128,7 +137,7 @@ def write_report(
         style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
         script=Markup((_FOLDER / "report.js").read_text(encoding="utf-8")),
         plotly=Markup(_plotly().replace("</script", "<\\/script")),
-        data=Markup(_json_in_html(_data(results, choices))),
+        data=Markup(_json_in_html(_data(results, charts))),
         MISSING=MISSING,
     )
     with written_atomically(output) as temporary:
@@ -202,10 +211,10 @@ def _score(section: Section, variant: str) -> str:
 # --- tables
 
 
-def _section(section: Section, number: int) -> dict[str, Any]:
+def _section(section: Section, name: str) -> dict[str, Any]:
     columns = overview(section) + compute_columns(section) + by_task(section)
     return {
-        "id": f"section{number}",
+        "id": name,
         "heading": heading(section),
         "summary": _summary(section),
         "differences": [difference.sentence for difference in differences(section)],
@@ -215,9 +224,7 @@ def _section(section: Section, number: int) -> dict[str, Any]:
             for variant, cells in zip(section.variants, _cells(columns), strict=True)
         ],
         "caption": caption(section),
-        "metric": section.metric,
         "metric_in_words": in_words(section),
-        "mean_label": mean_label(section),
         "efficiency": _efficiency(section),
     }
 
@@ -339,12 +346,20 @@ def _provenance(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
 # --- data of the plots and of the details
 
 
-def _data(results: Results, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _charts(results: Results, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the charts of the page: of each section against costs and by group, and the trials."""
+    methods = [*results.frame["method"], *(choice["method"] for choice in choices)]
+    styles = method_styles(methods)
+    sections = []
+    for section, swept in zip(results.compared, results.swept, strict=True):
+        against = {name: cost_chart(swept, name, styles, results.order or ()) for name in _AXES}
+        known = {name: chart for name, chart in against.items() if any(s.points for s in chart.series)}
+        sections.append({"costs": known, "bars": comparison_chart(section, styles)})
+    return {"sections": sections, "trials": _trials_chart(choices, styles)}
+
+
+def _data(results: Results, charts: dict[str, Any]) -> dict[str, Any]:
     frame = results.frame
-    styles = {
-        method: {"color": style.color, "symbol": _SYMBOLS[style.marker], "dash": _DASHES[style.dash]}
-        for method, style in method_styles([*frame["method"], *(c["method"] for c in choices)]).items()
-    }
     shared: dict[str, int] = {}
     runs = {}
     for row in frame.itertuples(index=False):
@@ -365,77 +380,60 @@ def _data(results: Results, choices: Sequence[dict[str, Any]]) -> dict[str, Any]
             row.eval_split,
         ]
     return {
-        "styles": styles,
-        "tuned_by": {name: getattr(_TUNED_BY, name) for name in ("label", "unit", "decimals")},
-        "sections": [
-            {"id": f"section{number}"} | _plot_data(*pair)
-            for number, pair in enumerate(zip(results.compared, results.swept, strict=True))
-        ],
+        "sections": {
+            f"section{number}": {
+                "costs": {name: chart.as_data() for name, chart in section["costs"].items()},
+                "bars": section["bars"].as_data(),
+            }
+            for number, section in enumerate(charts["sections"])
+        },
+        "trials": charts["trials"].as_data(),
+        "symbols": _SYMBOLS,
+        "dashes": _DASHES,
         "runs": runs,
         "shared": [json.loads(text) for text in shared],
-        "choices": [_trial_points(choice) for choice in choices],
     }
 
 
-def _plot_data(section: Section, swept: Section) -> dict[str, Any]:
-    costs = efficiency_table([swept]).set_index("variant")
-    points = []
-    for variant in swept.variants:
-        mean = swept.mean.loc[variant, MEAN_OVER_TASKS]
-        if pd.isna(mean):
-            continue
-        points.append(
-            {
-                "variant": variant,
-                "method": swept.methods[variant],
-                "mean": _number(mean),
-                "sd": _number(swept.sd.loc[variant, MEAN_OVER_TASKS]),
-                "flops": _number(swept.compute.loc[variant, "flops"]),
-            }
-            | {
-                name: _number(costs.loc[variant, name])
-                for name in ("adapter_parameters", "image_passes", "train_seconds", "peak_memory_mib")
-            }
-        )
-    keys = [key for key in section.keys if key[0] == "group"] if len(section.groups) > 1 else []
-    keys = keys or [key for key in section.keys if key[0] == "task"]
-    keys = [*keys, MEAN_OVER_TASKS]
-    bars = [
-        {
-            "variant": variant,
-            "method": section.methods[variant],
-            "x": [key[1] for key in keys],
-            "y": [_number(section.mean.loc[variant, key]) for key in keys],
-            "sd": [_number(section.sd.loc[variant, key]) for key in keys],
-        }
-        for variant in section.variants
-        if variant in section.methods
-    ]
-    return {
-        "points": points,
-        "bars": bars,
-        "label": section.metric.label,
-        "mean_label": mean_label(section),
-        "unit": section.metric.unit,
-        "decimals": section.metric.decimals,
-    }
+def _trials_chart(choices: Sequence[dict[str, Any]], styles: dict[str, MethodStyle]) -> Chart:
+    """Return the trials of each choice over the first number that was searched."""
+    found = [(choice, *_searched_number(choice)) for choice in choices]
+    drawn = [(choice, section, key) for choice, section, key in found if key]
+    values = [trial[section][key] for choice, section, key in drawn for trial in _scored(choice)]
+    return Chart(
+        title="Trials",
+        x=Axis(
+            ", ".join(dict.fromkeys(key for _, _, key in drawn)),
+            "log" if min(values, default=0) > 0 else "linear",
+        ),
+        y=Axis(f"{_TUNED_BY.label} on val; large: chosen", unit=_TUNED_BY.unit),
+        series=tuple(
+            Series(
+                f"{scope_of(choice)}, {choice['variant']}",
+                styles[choice["method"]],
+                tuple(
+                    Point(
+                        choice["variant"], trial[section][key], trial[_TUNED_BY.name],
+                        _digits(trial[_TUNED_BY.name]),
+                        marked=trial[section][key] == choice["chosen"][section][key],
+                    )
+                    for trial in _scored(choice)
+                ),
+                joined=True,
+            )
+            for choice, section, key in drawn
+        ),
+    )  # fmt: skip
 
 
-def _trial_points(choice: dict[str, Any]) -> dict[str, Any]:
-    """Return the trials over the first searched number, if there is one."""
-    trials = [trial for trial in choice["trials"] if trial[_TUNED_BY.name] is not None]
+def _scored(choice: dict[str, Any]) -> list[dict[str, Any]]:
+    return [trial for trial in choice["trials"] if trial[_TUNED_BY.name] is not None]
+
+
+def _searched_number(choice: dict[str, Any]) -> tuple[str, str]:
+    """Return section and key of the first searched number; ("", "") if there is none."""
     for section in ("training", "options"):
         for key in choice["trials"][0][section]:
-            values = [trial[section][key] for trial in trials]
-            if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-                return {
-                    "name": f"{scope_of(choice)}, {choice['variant']}", "method": choice["method"],
-                    "key": key, "x": values,
-                    "y": [round(trial[_TUNED_BY.name], 3) for trial in trials],
-                    "chosen": choice["chosen"][section][key],
-                }  # fmt: skip
-    return {"name": scope_of(choice), "method": choice["method"], "key": "", "x": [], "y": [], "chosen": None}
-
-
-def _number(value: float) -> float | None:
-    return None if pd.isna(value) else float(f"{value:.6g}")
+            if all(is_number(trial[section][key]) for trial in _scored(choice)):
+                return section, key
+    return "", ""
