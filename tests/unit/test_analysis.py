@@ -1,11 +1,13 @@
 """Tables and plots: numbers checked by hand, nothing averaged away, the same bytes from any order."""
 
 import json
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from html import unescape
 from io import StringIO
 from itertools import product
 from types import SimpleNamespace
@@ -101,6 +103,14 @@ def without(frame, **cell):
 
 def lines_of(text, variant):
     return [line.split() for line in text.splitlines() if line.startswith(f"{variant} ")]
+
+
+def cells_of(html):
+    """Return the text of each cell of an HTML table, by row."""
+    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)
+    return [
+        [unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)] for row in rows
+    ]
 
 
 def labels_of(figure):
@@ -362,7 +372,11 @@ def test_the_second_is_underlined(tmp_path):
     assert "| mosa | **82.5 ± 0.7** |" in markdown and "| linear | 50.5 ± 0.7 |" in markdown
     assert all(f"| {v} | <ins>80.5 ± 0.7</ins> |" in markdown for v in ("adapter", "lora"))  # as printed
     assert r"\underline{80.5}{\scriptsize" in (tmp_path / "comparison.tex").read_text()
-    assert '<td class="second">80.5 ± 0.7</td>' in (tmp_path / "comparison.html").read_text()
+    html = (tmp_path / "comparison.html").read_text()
+    assert (
+        re.findall(r'<td class="[^"]*\bsecond" >([^<]*)</td>', html) == ["80.5 ± 0.7"] * 2 * 2
+    )  # both tables
+    assert re.findall(r'<td class="[^"]*\bbest" >([^<]*)</td>', html) == ["82.5 ± 0.7"] * 2
 
 
 def test_equal_as_printed_is_equally_good(tmp_path):
@@ -460,6 +474,14 @@ def test_hostile_names_stay_inside_their_cells(tmp_path):
     body = (tmp_path / "comparison.tex").read_text()
     assert HOSTILE not in body
     assert pd.read_csv(tmp_path / "comparison.csv")["variant"].tolist()[1] == "[*]" + HOSTILE
+    html = (tmp_path / "comparison.html").read_text()
+    assert HOSTILE not in html
+    means, tasks = html.split("</table>")[:2]
+    rows = {7: cells_of(means), 4: cells_of(tasks)}
+    for width, table in rows.items():
+        assert [len(row) for row in table] == [width] * 3
+        assert [row[0] for row in table] == ["variant", "adapter", "[*]" + HOSTILE]
+    assert f"{HOSTILE} ({HOSTILE}2)" in rows[4][0]
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ def comparison_figure(results: Results) -> Figure:
     figure, parts = stack(
         [chart.title for chart in charts],
         [len(grid) * (0.6 + 0.2 * len(chart.series)) for chart, grid in zip(charts, grids, strict=True)],
-        [f"The panels have different axes. {chart.note}" for chart in charts],
+        [f"The panels have different axes{_about_dots(chart)}. {chart.note}" for chart in charts],
     )
     for part, chart, grid in zip(parts, charts, grids, strict=True):
         panels = part.subplot_mosaic([[str(place) for place in row] for row in grid], empty_sentinel="-1")
@@ -142,8 +142,13 @@ def _set_range(axes: Axes, score: Axis) -> None:
     axes.set_xlim(low - margin, high + margin)
 
 
+def _about_dots(chart: Chart) -> str:
+    seeds = any(point.seeds for series in chart.series for point in series.points)
+    return "; small dots: the single seeds" if seeds else ""
+
+
 def _note(section: Section) -> str:
     groups = "; ".join(f"{group} ({', '.join(tasks)})" for group, tasks in section.groups.items())
-    spread = f", bar: ± one sample standard deviation over {seeds_of(section)}" if section.full_n > 1 else ""
-    dots = ", small dots: the single seeds" if section.full_n > 1 else f" of {seeds_of(section)}"
-    return f"Large marker: mean{spread}{dots}. Groups: {groups}."
+    seeds = seeds_of(section)
+    spread = f"mean, bar: ± one sample standard deviation over {seeds}" if section.full_n > 1 else seeds
+    return f"Marker: {spread}. Groups: {groups}."
