@@ -34,6 +34,7 @@ from mosa.results.plots.options import options_figure
 from mosa.results.plots.ranks import rank_figure
 from mosa.results.plots.scaling import scaling_figure
 from mosa.results.plots.write import write_plots
+from mosa.results.provenance import mixture
 from mosa.results.registry import Entry, generated_files, outputs_data, registered
 from mosa.results.stats import ppt
 from mosa.results.style import METHOD_STYLES, method_styles
@@ -494,6 +495,24 @@ def test_latex_compiles(tmp_path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_a_table_says_when_its_records_come_from_different_code(tmp_path):
+    frame = make_frame().assign(commit="a" * 40, dirty=False)
+    frame["versions"] = [{"torch": "2.9.0", "timm": "1.0"} for _ in frame.index]
+    assert mixture(make_frame()) == mixture(frame) == ""
+    assert "The records come from" not in caption(compare(frame)[0])
+    frame.loc[0, "dirty"] = True
+    assert mixture(frame) == "The records come from 2 states of the code."
+    frame.loc[1, "commit"] = None
+    frame.at[2, "versions"] = {"torch": "2.10.0", "timm": "2.0"}
+    words = "The records come from 3 states of the code and 2 versions of torch (2.10.0, 2.9.0)."
+    assert mixture(frame) == words
+    write_tables(frame, tmp_path)
+    for suffix in ("md", "html", "tex"):
+        assert words in (tmp_path / f"comparison.{suffix}").read_text()
+    frame["versions"] = [{"mosa-benchmark": f"0.{seed}"} for seed in frame["seed"]]
+    assert mixture(frame).endswith("3 versions of this package (0.0, 0.1, 0.2).")
 
 
 # --- registries

@@ -106,6 +106,14 @@ def test_the_same_records_give_the_same_bytes(frame, tmp_path):
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
 
 
+def test_the_report_says_when_records_come_from_different_code(frame, tmp_path):
+    write_report(frame, tmp_path / "one.html")
+    assert "The records come from" not in visible(tmp_path / "one.html")
+    mixed = frame.assign(commit=["a" * 40, *["b" * 40] * (len(frame) - 1)])
+    write_report(mixed, tmp_path / "two.html")
+    assert "<p>The records come from 2 states of the code.</p>" in visible(tmp_path / "two.html")
+
+
 def data_of(path):
     """The data that the page's script draws."""
     pattern = r'<script type="application/json" id="data">(.*?)</script>'

@@ -19,6 +19,7 @@ from mosa.results.paired import differences
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.comparison import comparison_chart
 from mosa.results.plots.scaling import cost_chart
+from mosa.results.provenance import code_of, mixture
 from mosa.results.style import MethodStyle, method_styles
 from mosa.results.tables.columns import (
     Column,
@@ -194,7 +195,7 @@ def _summary(section: Section) -> list[str]:
     short = [variant for variant in section.variants if unequal[variant] < section.full_n]
     if short:
         sentences.append(f"Runs are missing of {', '.join(short)}: their means are marked, or left out.")
-    return sentences
+    return sentences + [sentence for sentence in [mixture(section.runs)] if sentence]
 
 
 def _best(section: Section, means: pd.Series) -> str:
@@ -314,16 +315,10 @@ def _digits(score: float) -> str:
     return f"{score:.{_TUNED_BY.decimals + 1}f}"
 
 
-def _code(commit: str | None, dirty: bool | None) -> str:
-    if not isinstance(commit, str):
-        return "not a checkout"
-    return f"{commit} (with uncommitted changes)" if dirty else commit
-
-
 def _provenance(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Return what the results come from: each thing, and all its values."""
     versions = sorted({f"{name} {version}" for row in frame["versions"] for name, version in row.items()})
-    commits = sorted(set(map(_code, frame["commit"], frame["dirty"])))
+    commits = sorted(set(map(code_of, frame["commit"], frame["dirty"])))
     data = frame[["benchmark", "task", "data_digest"]].drop_duplicates().itertuples(index=False)
     weights = frame[["backbone", "architecture", "weights", "weights_sha256"]].drop_duplicates()
     return [
@@ -367,7 +362,7 @@ def _data(results: Results, charts: dict[str, Any]) -> dict[str, Any]:
             "method": row.method, "options": row.options, "training": row.recipe, "data": row.data_digest,
             "weights": row.weights_sha256 if isinstance(row.weights_sha256, str) else row.weights,
             "versions": row.versions, "device": row.device,
-            "code": _code(row.commit, row.dirty),
+            "code": code_of(row.commit, row.dirty),
         }  # fmt: skip
         number = shared.setdefault(json.dumps(details, sort_keys=True), len(shared))
         runs[_name(row)] = [

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, MISSING, Key, Section, count
+from mosa.results.provenance import mixture
 
 
 class Cell(NamedTuple):
@@ -147,8 +148,8 @@ def caption(section: Section) -> str:
         f"tasks, as classifiers differ in size). {_about_compute(section)}"
         f"{MISSING}: no record, or a mean with missing tasks. "
         f"Bold: the {'highest' if section.metric.higher_is_better else 'lowest'} mean of a column among "
-        "those with all seeds; underlined: the second."
-    )
+        f"those with all seeds; underlined: the second. {mixture(section.runs)}"
+    ).rstrip()
 
 
 def _about_compute(section: Section) -> str:
