@@ -14,7 +14,7 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(workflow.basedir))
 
 from mosa.experiment import resources
-from mosa.experiment.curves import option_curves
+from mosa.experiment.outputs import KINDS, expected_outputs
 from mosa.experiment.workflow import FROZEN, UserError, Workflow
 
 # The strongest last: Snakemake lists the files of the command line first, but merges them over the others.
@@ -46,32 +46,10 @@ RUNS = EXPERIMENT.runs
 GPU = {"gpu": 1} if CONFIG["device"] == "cuda" else {}
 MAIN_VARIANTS = ",".join(CONFIG["variants"])
 
-TABLES = [
-    f"{RESULTS}/tables/{name}.{kind}"
-    for name in ("comparison", "sweep")
-    for kind in ("csv", "html", "md", "tex", "txt")
-] + [
-    f"{RESULTS}/tables/{name}.{kind}"
-    for name in ("differences", "efficiency", "combination")
-    for kind in ("csv", "md")
-]
-PUBLISHED = not set(CONFIG["benchmarks"]).isdisjoint(("vtab1k", "fgvc", "general"))
-TABLES += [f"{RESULTS}/tables/published.{kind}" for kind in ("csv", "md") if PUBLISHED]
-# Only an experiment that sweeps an option has a plot of it. (Tuning may give every value another recipe.)
-FIRST = {
-    run.specification.variant: run
-    for run in sorted(RUNS.values(), key=lambda run: run.specification.task, reverse=True)
-}
-CURVES = option_curves(
-    {
-        name: (run.specification.method, run.specification.options, run.specification.training.model_dump())
-        for name, run in FIRST.items()
-    }
+OUTPUTS = {kind: expected_outputs(kind, CONFIG, RUNS.values()) for kind in KINDS}
+TABLES, PLOTS = (
+    [f"{RESULTS}/{kind}/{file}" for output in OUTPUTS[kind] for file in output.files] for kind in KINDS
 )
-PLOT_NAMES = ["comparison", "scaling", "compute", "ranks"]
-PLOT_NAMES += ["options"] if CURVES and not CONFIG["tune"] else []
-PLOT_NAMES += ["backbones"] if len(CONFIG["backbones"]) > 1 else []
-PLOTS = [f"{RESULTS}/plots/{name}.{kind}" for name in PLOT_NAMES for kind in ("svg", "pdf", "png")]
 
 REPORT = f"{RESULTS}/report.html"
 
@@ -195,6 +173,20 @@ def all_records(wildcards):
     """The records of all runs."""
     force_stale_files()
     return list(RUNS)
+
+
+def marked(kind):
+    """The files of all tables, or plots; of each, one format is marked for Snakemake's report."""
+    formats = {"tables": {"format": "Markdown"}, "plots": {}}[kind]
+    for output in OUTPUTS[kind]:
+        path = f"{RESULTS}/{kind}/{output.name}"
+        yield from (f"{path}.{suffix}" for suffix in output.formats if suffix != output.embedded)
+        yield report(
+            f"{path}.{output.embedded}",
+            category=kind.capitalize(),
+            caption=f"../report/{kind}/{output.name}.rst",
+            labels={kind.removesuffix("s"): output.label} | formats,
+        )
 
 
 def folder_of_output(wildcards, output):

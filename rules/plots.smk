@@ -1,4 +1,4 @@
-# The comparison by group, accuracy against tuned parameters and against what is swept, ranks.
+# All plots of mosa/results/plots, from the records alone.
 
 
 rule plots:
@@ -10,43 +10,7 @@ rule draw_plots:
     input:
         f"{RESULTS}/tables/runs.csv",
     output:
-        [plot for plot in PLOTS if not plot.endswith(".svg")],
-        report(
-            f"{RESULTS}/plots/comparison.svg",
-            category="Plots",
-            caption="../report/comparison_plot.rst",
-            labels={"plot": "comparison by group"},
-        ),
-        report(
-            f"{RESULTS}/plots/scaling.svg",
-            category="Plots",
-            caption="../report/scaling_plot.rst",
-            labels={"plot": "accuracy against tuned parameters"},
-        ),
-        report(
-            f"{RESULTS}/plots/compute.svg",
-            category="Plots",
-            caption="../report/compute_plot.rst",
-            labels={"plot": "accuracy against compute"},
-        ),
-        report(
-            [plot for plot in PLOTS if plot.endswith("backbones.svg")],
-            category="Plots",
-            caption="../report/backbones_plot.rst",
-            labels={"plot": "accuracy against the backbone's size"},
-        ),
-        report(
-            f"{RESULTS}/plots/ranks.svg",
-            category="Plots",
-            caption="../report/rank_plot.rst",
-            labels={"plot": "average ranks"},
-        ),
-        report(
-            [plot for plot in PLOTS if plot.endswith("options.svg")],
-            category="Plots",
-            caption="../report/options_plot.rst",
-            labels={"plot": "accuracy against options"},
-        ),
+        [*marked("plots")],
     log:
         f"{RESULTS}/logs/plots.log",
     conda:

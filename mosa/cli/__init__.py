@@ -443,38 +443,41 @@ RECORDS = click.option(
 VARIANTS = click.option(
     "--variants", callback=_names, help="Variants of the main comparison, comma-separated, in this order."
 )
+METRIC = click.option("--metric", help="Metric to compare by; by default the one that the tasks report.")
 
 
 @cli.command()
 @RECORDS
 @VARIANTS
-@click.option("--published", is_flag=True, help="Write published numbers beside the measured ones, too.")
+@METRIC
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
-def tables(records: Path, variants: list[str] | None, published: bool, output: Path) -> None:
-    """Write the comparison tables (CSV, Markdown, LaTeX, HTML, text) from records."""
+def tables(records: Path, variants: list[str] | None, metric: str | None, output: Path) -> None:
+    """Write all tables (CSV, Markdown; the comparison in LaTeX, HTML and as text, too) from records."""
     from mosa.results.frame import read_table
     from mosa.results.tables.write import terminal_table, write_tables
 
     frame = read_table(records)
-    write_tables(frame, output, variants, published)
-    click.echo(terminal_table(frame, variants))
+    write_tables(frame, output, variants, metric)
+    click.echo(terminal_table(frame, variants, metric))
 
 
 @cli.command()
 @RECORDS
 @VARIANTS
+@METRIC
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
-def plots(records: Path, variants: list[str] | None, output: Path) -> None:
+def plots(records: Path, variants: list[str] | None, metric: str | None, output: Path) -> None:
     """Draw all plots (SVG, PDF, PNG) from records."""
     from mosa.results.frame import read_table
     from mosa.results.plots.write import write_plots
 
-    write_plots(read_table(records), output, variants)
+    write_plots(read_table(records), output, variants, metric)
 
 
 @cli.command()
 @RECORDS
 @VARIANTS
+@METRIC
 @click.option("--title", default="Benchmark", show_default=True, help="Name of the experiment.")
 @click.option("--config", type=FILE, help="Config (YAML) to show.")
 @click.option("--choices", type=FILE, help="What was tuned: the chosen.json of `mosa choices`.")
@@ -490,6 +493,7 @@ def plots(records: Path, variants: list[str] | None, output: Path) -> None:
 def report(
     records: Path,
     variants: list[str] | None,
+    metric: str | None,
     title: str,
     config: Path | None,
     choices: Path | None,
@@ -509,7 +513,7 @@ def report(
         raise UserError(f"{choices}: not JSON ({error}); expected what `mosa choices` wrote") from None
     meant = read_manifest(manifest)[1] if manifest else []
     missing = missing_runs([one.path for one in meant], results)
-    write_report(read_table(records), output, variants, title, text, chosen, missing)
+    write_report(read_table(records), output, variants, title, text, chosen, missing, metric)
     click.echo(f"report -> {output}")
 
 
@@ -541,10 +545,12 @@ def tasks() -> None:
 
 @cli.command()
 def schema() -> None:
-    """Write again what is generated: the schema of the methods' options, and two pages of docs."""
+    """Write again what is generated: schemas, the list of tables and plots, and pages of docs."""
+    from mosa.experiment.outputs import OUTPUTS
     from mosa.experiment.schema import config_schema, configuration_page
     from mosa.peft.describe import methods_page, methods_schema
     from mosa.results.describe import record_schema, records_page
+    from mosa.results.registry import generated_files, outputs_data
 
     docs = PACKAGE.parent / "docs"
     for path, text in (
@@ -554,6 +560,8 @@ def schema() -> None:
         (docs / "records.md", records_page()),
         (docs / "methods.md", methods_page()),
         (docs / "configuration.md", configuration_page()),
+        (OUTPUTS, json.dumps(outputs_data(), indent=2) + "\n"),
+        *(generated_files().items() if docs.is_dir() else ()),
     ):
         if path.parent.is_dir():  # an installed package has no docs
             path.write_text(text, encoding="utf-8")

@@ -3,20 +3,24 @@
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import pandas as pd
 
 from mosa.base.errors import UserError
-from mosa.results.style import method_order
+from mosa.data.metrics import Metric, get_metric
+from mosa.results.style import MethodStyle, method_order, method_styles
 
+MISSING = "—"  # what is printed in place of a number that no record gives
 MEAN_OVER_TASKS = ("overall", "mean over tasks")
 MEAN_OF_GROUPS = ("overall", "mean of groups")
+_DEFAULT_METRIC = "top1"  # of records that do not say which one their task reports
 Key = tuple[str, str]  # ("task" | "group" | "overall", name): one column of a comparison
 
 _RUN = ["benchmark", "task", "backbone", "variant", "seed"]
 _REQUIRED = [
     *(*_RUN, "group", "method", "options", "eval_split", "protocol", "protocol_version"),
-    *("top1", "adapter_parameters", "total_parameters"),
+    *("adapter_parameters", "total_parameters"),
 ]
 # A column that must have one value within each of these sets of runs, or their numbers are not comparable.
 _MUST_AGREE = {
@@ -39,18 +43,19 @@ _MUST_AGREE = {
 class Section:
     """One benchmark on one backbone: what one table or one row of panels compares.
 
-    Every score is first computed per seed (`per_seed`): a task's top-1; a group mean, the mean over
+    Every score is first computed per seed (`per_seed`): the metric on a task; a group mean, the mean over
     the group's tasks; the mean over tasks; the mean of groups (mean of the group means). A seed that
     lacks a task has no mean which includes that task. `mean`, `sd` (sample standard deviation,
     ddof=1, NaN for one seed) and `n` are then taken over the seeds that have the score.
 
     Attributes:
+        metric: What the scores are.
         protocol: Name and version.
         groups: Tasks of each group, both in display order.
         methods: Method of each variant; a variant that was asked for but has no run is left out.
         seeds: Every seed that occurs, sorted.
         runs: The rows of the records' frame that the section summarises.
-        per_seed: Top-1 in percent; rows (variant, seed), columns `Key`; NaN where missing.
+        per_seed: The metric, in its unit; rows (variant, seed), columns `Key`; NaN where missing.
         mean, sd, n: Over seeds; one row per variant in display order, columns `Key`.
         parameters: Tuned parameters over tasks; one row per variant, columns {adapter,total}_{mean,min,max}.
             Adapter excludes the head and total includes it. A mean is NaN when tasks are missing, unless
@@ -59,6 +64,7 @@ class Section:
             image) and flops; NaN where tasks are missing or the records do not say.
     """
 
+    metric: Metric
     benchmark: str
     backbone: str
     eval_split: str
@@ -73,6 +79,20 @@ class Section:
     n: pd.DataFrame
     parameters: pd.DataFrame
     compute: pd.DataFrame
+
+    @property
+    def title(self) -> str:
+        """What the section shows, as the title of a figure."""
+        return f"{self.benchmark}, {self.backbone}: {self.metric.label}, {self.eval_split} split"
+
+    @property
+    def sign(self) -> int:
+        """Factor that makes the higher score the better one: 1 or -1."""
+        return 1 if self.metric.higher_is_better else -1
+
+    def shown(self, score: float) -> str:
+        """Return a score as tables print it, with the metric's decimals."""
+        return f"{score:.{self.metric.decimals}f}"
 
     @property
     def variants(self) -> list[str]:
@@ -95,28 +115,32 @@ class Section:
         return [task for tasks in self.groups.values() for task in tasks]
 
 
-def compare(frame: pd.DataFrame, order: Iterable[str] | None = None) -> list[Section]:
+def compare(
+    frame: pd.DataFrame, order: Iterable[str] | None = None, metric: str | None = None
+) -> list[Section]:
     """Summarise the variants of the main comparison.
 
     Args:
         frame: One row per run, as from `mosa.records`; the order of the rows does not matter.
         order: The variants to compare, in display order; one without any run is shown as missing.
             None: every variant of the frame.
+        metric: Name of the metric to compare by; None: the one that the tasks of a section report.
 
     Returns:
         One section per benchmark and backbone, sorted by name.
 
     Raises:
         UserError: Runs that must not stand in one table (two splits, protocols, data sets or weights),
-            a repeated run, no run at all, or none of the variants.
+            a repeated run, no run at all, or none of the variants; an unknown metric, or none named where
+            the tasks of a section report different ones.
     """
-    frame = _checked(frame)
+    frame = _checked(frame, metric)
     order = None if order is None else list(dict.fromkeys(order))
     sections = []
     for _, runs in frame.groupby(["benchmark", "backbone"]):
         chosen = runs if order is None else runs[runs["variant"].isin(order)]
         if len(chosen):
-            sections.append(_section(chosen, order or _default_order(chosen)))
+            sections.append(_section(chosen, order or _default_order(chosen), metric))
     if not sections:
         raise UserError(
             f"no record of the variants {', '.join(order or [])}: the records have "
@@ -125,7 +149,9 @@ def compare(frame: pd.DataFrame, order: Iterable[str] | None = None) -> list[Sec
     return sections
 
 
-def sweep(frame: pd.DataFrame, order: Iterable[str] | None = None) -> list[Section]:
+def sweep(
+    frame: pd.DataFrame, order: Iterable[str] | None = None, metric: str | None = None
+) -> list[Section]:
     """Summarise every variant, on the tasks and seeds that the variants outside the comparison were run on.
 
     A sweep often covers fewer tasks and seeds than the comparison; means are only comparable over the
@@ -135,6 +161,7 @@ def sweep(frame: pd.DataFrame, order: Iterable[str] | None = None) -> list[Secti
     Args:
         frame: As in `compare`.
         order: The variants of the main comparison.
+        metric: As in `compare`.
 
     Returns:
         One section per benchmark and backbone, sorted by name.
@@ -142,14 +169,44 @@ def sweep(frame: pd.DataFrame, order: Iterable[str] | None = None) -> list[Secti
     Raises:
         UserError: As in `compare`.
     """
-    frame = _checked(frame)
+    frame = _checked(frame, metric)
     sections = []
     for _, runs in frame.groupby(["benchmark", "backbone"]):
         extra = runs[~runs["variant"].isin(list(order or []))]
         if len(extra):
             runs = runs[runs["task"].isin(extra["task"]) & runs["seed"].isin(extra["seed"])]
-        sections.append(_section(runs, _default_order(runs)))
+        sections.append(_section(runs, _default_order(runs), metric))
     return sections
+
+
+@dataclass(frozen=True)
+class Results:
+    """What every table and plot is made from.
+
+    Attributes:
+        frame: One row per run, as from `mosa.records`; the order of the rows does not matter.
+        order: Variants of the main comparison in display order; None: all.
+        metric: Name of the metric to compare by; None: the one that the tasks of a section report.
+    """
+
+    frame: pd.DataFrame
+    order: list[str] | None = None
+    metric: str | None = None
+
+    @cached_property
+    def compared(self) -> list[Section]:
+        """The sections of the main comparison, see `compare`."""
+        return compare(self.frame, self.order, self.metric)
+
+    @cached_property
+    def swept(self) -> list[Section]:
+        """The sections with every variant, see `sweep`."""
+        return sweep(self.frame, self.order, self.metric)
+
+    @cached_property
+    def styles(self) -> dict[str, MethodStyle]:
+        """The style of each method that occurs."""
+        return method_styles(self.frame["method"])
 
 
 def count(number: int, noun: str) -> str:
@@ -157,9 +214,10 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _checked(frame: pd.DataFrame) -> pd.DataFrame:
+def _checked(frame: pd.DataFrame, metric: str | None) -> pd.DataFrame:
     """Return the runs sorted by identity; raise unless they are comparable."""
-    missing = [column for column in _REQUIRED if column not in frame]
+    metrics = [get_metric(name).name for name in ([metric] if metric else _reported(frame))]
+    missing = [column for column in (*_REQUIRED, *metrics) if column not in frame]
     if missing:
         raise UserError(f"the table of records lacks the column(s) {', '.join(missing)}")
     if frame.empty:
@@ -182,11 +240,31 @@ def _checked(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.sort_values(_RUN)
 
 
-def _section(runs: pd.DataFrame, variants: list[str]) -> Section:
+def _reported(runs: pd.DataFrame) -> list[str]:
+    """Return the names of the metrics that the tasks of the runs report, sorted."""
+    if "metric" not in runs:
+        return [_DEFAULT_METRIC]
+    return sorted(runs["metric"].fillna(_DEFAULT_METRIC).unique())
+
+
+def _metric(runs: pd.DataFrame, name: str | None) -> Metric:
+    """Return the metric of this name, by default the one that all tasks of the runs report."""
+    names = [name] if name else _reported(runs)
+    if len(names) > 1:
+        first = runs.iloc[0]
+        raise UserError(
+            f"the tasks of {first['benchmark']} on {first['backbone']} report different metrics "
+            f"({', '.join(names)}): name the one to compare by, such as --metric {names[0]}"
+        )
+    return get_metric(names[0])
+
+
+def _section(runs: pd.DataFrame, variants: list[str], metric_name: str | None) -> Section:
     first = runs.iloc[0]
+    metric = _metric(runs, metric_name)
     groups = _groups(runs)
     tasks = [task for names in groups.values() for task in names]
-    scores = runs.pivot(index=["variant", "seed"], columns="task", values="top1")
+    scores = runs.pivot(index=["variant", "seed"], columns="task", values=metric.name)
 
     per_seed = {("task", task): scores[task] for task in tasks}
     for group, names in groups.items():
@@ -198,6 +276,7 @@ def _section(runs: pd.DataFrame, variants: list[str]) -> Section:
 
     over_seeds = per_seed.groupby("variant")
     return Section(
+        metric=metric,
         benchmark=str(first["benchmark"]),
         backbone=str(first["backbone"]),
         eval_split=str(first["eval_split"]),

@@ -3,26 +3,15 @@
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Section, count
+from mosa.data.metrics import get_metric
+from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Section, count
 from mosa.results.stats import (
     bootstrap_interval,
     holm,
     probability_of_improvement,
     student_interval,
     wilcoxon_p,
-)
-from mosa.results.tables.columns import MISSING, heading
-from mosa.results.tables.render import escape_markdown
-
-_NOTE = (
-    "Points of top-1, mean over tasks, paired by seed; in brackets the 95 % interval over seeds "
-    "(Student's t). The tasks are fixed: the interval speaks of these tasks. In the table: the interval "
-    "by a studentised bootstrap of the seeds within each task (from three seeds on), tasks by the printed"
-    " means, the probability that a run of the variant beats one of the reference, and the signed-rank "
-    "test over tasks, as it is and adjusted for the number of comparisons (with few tasks it cannot be "
-    "small)."
 )
 
 
@@ -32,14 +21,15 @@ class Difference(NamedTuple):
     Attributes:
         variant: The variant.
         reference: What it is compared with.
-        mean: Difference of the means over tasks, in points of top-1, averaged over the common seeds.
-        low, high: 95 % interval of it over seeds: Student's t on the differences of each seed; NaN for one
-            seed. The tasks are fixed, so it speaks of these tasks.
+        metric: Name of the metric.
+        mean: Difference of the means over tasks, in the metric's unit, averaged over the common seeds.
+        low, high: Its 95 % interval over seeds: Student's t on the differences of each seed; NaN for one
+            seed. The tasks are fixed, so it does not cover other tasks.
         bootstrap_low, bootstrap_high: The same by a studentised bootstrap of the seeds within each task; NaN
             for fewer than three seeds.
         seeds: Number of common seeds.
-        better, equal, worse: Number of tasks on which the variant's mean over these seeds is higher, equal as
-            printed (to 0.1), or lower.
+        better, equal, worse: Number of tasks on which the variant's mean over these seeds is better, equal as
+            printed, or worse.
         tasks: Number of tasks.
         wilcoxon_p: p-value of the signed-rank test over tasks.
         holm_p: The same, adjusted for the number of comparisons with the reference.
@@ -48,6 +38,7 @@ class Difference(NamedTuple):
 
     variant: str
     reference: str
+    metric: str
     mean: float = np.nan
     low: float = np.nan
     high: float = np.nan
@@ -63,15 +54,30 @@ class Difference(NamedTuple):
     improvement: float = np.nan
 
     @property
+    def shown(self) -> str:
+        """The difference and its interval as tables print them: "+3.3 [+1.1, +5.5]"."""
+        return f"{self._signed(self.mean)} {self._interval(self.low, self.high)}".strip() or MISSING
+
+    @property
+    def shown_bootstrap(self) -> str:
+        """The bootstrap interval as tables print it."""
+        return self._interval(self.bootstrap_low, self.bootstrap_high) or MISSING
+
+    def _signed(self, number: float) -> str:
+        return "" if np.isnan(number) else f"{number:+.{get_metric(self.metric).decimals}f}"
+
+    def _interval(self, low: float, high: float) -> str:
+        return "" if np.isnan(low) else f"[{self._signed(low)}, {self._signed(high)}]"
+
+    @property
     def sentence(self) -> str:
         """The comparison in words."""
         pair = f"{self.variant} - {self.reference}"
         if not self.seeds:
             return f"{pair}: {MISSING}, as no seed has all tasks of both"
-        interval = "" if np.isnan(self.low) else f" [{self.low:+.1f}, {self.high:+.1f}]"
         return (
-            f"{pair}: {self.mean:+.1f}{interval} over {count(self.tasks, 'task')} x "
-            f"{count(self.seeds, 'seed')}, better on {self.better} of {count(self.tasks, 'task')}"
+            f"{pair}: {self.shown} over {count(self.tasks, 'task')} x {count(self.seeds, 'seed')}, "
+            f"better on {self.better} of {count(self.tasks, 'task')}"
         )
 
 
@@ -103,7 +109,7 @@ def differences(section: Section, reference: str | None = None) -> list[Differen
 def difference(section: Section, variant: str, reference: str) -> Difference:
     """Compare two variants, on the seeds for which both have all tasks; `holm_p` is left out."""
     tasks = [("task", task) for task in section.task_names]
-    nothing = Difference(variant, reference, tasks=len(tasks))
+    nothing = Difference(variant, reference, section.metric.name, tasks=len(tasks))
     scores = section.per_seed[[*tasks, MEAN_OVER_TASKS]]
     if not {variant, reference} <= set(scores.index.get_level_values("variant")):
         return nothing
@@ -112,9 +118,9 @@ def difference(section: Section, variant: str, reference: str) -> Difference:
     if paired.empty:
         return nothing
     by_task = paired[tasks].mean()
-    shown = (
-        ours.loc[paired.index, tasks].mean().round(1) - theirs.loc[paired.index, tasks].mean().round(1)
-    ).round(1)
+    decimals = section.metric.decimals
+    printed = [runs.loc[paired.index, tasks].mean().round(decimals) for runs in (ours, theirs)]
+    gain = section.sign * (printed[0] - printed[1]).round(decimals)  # above 0 where ours is better
     low, high = student_interval(paired[MEAN_OVER_TASKS])
     bootstrap_low, bootstrap_high = bootstrap_interval(paired[tasks].to_numpy().T)
     return nothing._replace(
@@ -124,59 +130,12 @@ def difference(section: Section, variant: str, reference: str) -> Difference:
         bootstrap_low=bootstrap_low,
         bootstrap_high=bootstrap_high,
         seeds=len(paired),
-        better=int((shown > 0).sum()),
-        equal=int((shown == 0).sum()),
-        worse=int((shown < 0).sum()),
+        better=int((gain > 0).sum()),
+        equal=int((gain == 0).sum()),
+        worse=int((gain < 0).sum()),
         wilcoxon_p=wilcoxon_p(by_task),
         improvement=probability_of_improvement(
-            [ours[task].to_numpy() for task in tasks], [theirs[task].to_numpy() for task in tasks]
+            [section.sign * ours[task].to_numpy() for task in tasks],
+            [section.sign * theirs[task].to_numpy() for task in tasks],
         ),
     )
-
-
-def differences_table(sections: list[Section]) -> pd.DataFrame:
-    """Return the differences of all sections as plain numbers, one row per section and variant."""
-    rows = [
-        {"benchmark": section.benchmark, "backbone": section.backbone} | found._asdict()
-        for section in sections
-        for found in differences(section)
-    ]
-    return pd.DataFrame(rows, columns=["benchmark", "backbone", *Difference._fields])
-
-
-def differences_text(sections: list[Section]) -> str:
-    """Return the differences of all sections as a Markdown list."""
-    lines = []
-    for section in sections:
-        lines += [f"## {escape_markdown(heading(section))}", ""]
-        found = differences(section)
-        lines += [f"- {escape_markdown(one.sentence)}" for one in found]
-        lines += ["", *_statistics(found)]
-        lines += [
-            "",
-            _NOTE,
-            "",
-        ]
-    return "\n".join(lines)
-
-
-def _statistics(found: list[Difference]) -> list[str]:
-    """Return a Markdown table of what the sentences do not say."""
-    lines = [
-        "| variant | bootstrap interval | better / equal / worse | P(improvement) | Wilcoxon p | Holm p |",
-        "| :-- | --: | --: | --: | --: | --: |",
-    ]
-    for difference in found:
-        if not difference.seeds:
-            continue
-        bootstrap = (
-            MISSING
-            if np.isnan(difference.bootstrap_low)
-            else escape_markdown(f"[{difference.bootstrap_low:+.1f}, {difference.bootstrap_high:+.1f}]")
-        )
-        lines.append(
-            f"| {escape_markdown(difference.variant)} | {bootstrap} | {difference.better} / "
-            f"{difference.equal} / {difference.worse} | {difference.improvement:.2f} | "
-            f"{difference.wilcoxon_p:.3f} | {difference.holm_p:.3f} |"
-        )
-    return lines if len(lines) > 2 else []

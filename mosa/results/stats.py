@@ -17,11 +17,10 @@ def student_interval(values: Sequence[float], confidence: float = CONFIDENCE) ->
         values: Independent values (n,), such as the difference of two methods for each seed.
         confidence: Coverage.
     """
-    values = np.asarray(values, float)
     if len(values) < 2:
         return np.nan, np.nan
-    margin = stats.sem(values) * stats.t.ppf((1 + confidence) / 2, len(values) - 1)
-    return float(values.mean() - margin), float(values.mean() + margin)
+    low, high = np.mean(values) + stats.sem(values) * np.array(stats.t.interval(confidence, len(values) - 1))
+    return float(low), float(high)
 
 
 def bootstrap_interval(

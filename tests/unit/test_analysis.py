@@ -1,12 +1,16 @@
 """Tables and plots: numbers checked by hand, nothing averaged away, the same bytes from any order."""
 
+import json
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
+from html import unescape
 from io import StringIO
 from itertools import product
+from types import SimpleNamespace
 
 import matplotlib.style
 import pandas as pd
@@ -14,18 +18,24 @@ import pytest
 from test_records import make_record
 
 from mosa.base.errors import UserError
+from mosa.base.files import PACKAGE
 from mosa.data import catalogue
 from mosa.experiment.curves import option_curves
+from mosa.experiment.outputs import KINDS, OUTPUTS, expected_outputs, read_outputs
 from mosa.records import collect, read_table, write_record
-from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, compare, sweep
+from mosa.results import registry
+from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, Results, compare, sweep
 from mosa.results.paired import differences
 from mosa.results.plots.backbones import backbones_figure
 from mosa.results.plots.comparison import comparison_figure
+from mosa.results.plots.compute import compute_figure
 from mosa.results.plots.figures import STYLE
 from mosa.results.plots.options import options_figure
 from mosa.results.plots.ranks import rank_figure
-from mosa.results.plots.scaling import compute_figure, scaling_figure
+from mosa.results.plots.scaling import scaling_figure
 from mosa.results.plots.write import write_plots
+from mosa.results.provenance import mixture
+from mosa.results.registry import Entry, generated_files, outputs_data, registered
 from mosa.results.stats import ppt
 from mosa.results.style import METHOD_STYLES, method_styles
 from mosa.results.tables.columns import caption, compute_columns
@@ -94,6 +104,14 @@ def without(frame, **cell):
 
 def lines_of(text, variant):
     return [line.split() for line in text.splitlines() if line.startswith(f"{variant} ")]
+
+
+def cells_of(html):
+    """Return the text of each cell of an HTML table, by row."""
+    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)
+    return [
+        [unescape(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)] for row in rows
+    ]
 
 
 def labels_of(figure):
@@ -221,6 +239,99 @@ def test_bad_frames_are_refused():
         compare(make_frame().drop(columns=["top1", "variant"]))
 
 
+# --- metrics
+
+
+def make_losses():
+    """Return runs whose tasks report the NLL: adapter has the lowest on cats and dogs, mosa on count."""
+    frame = make_frame(
+        {
+            "adapter": {"cats": [0.5, 0.52], "dogs": [0.7, 0.7], "count": [2.0, 2.2]},
+            "mosa": {"cats": [0.6, 0.62], "dogs": [0.8, 0.7], "count": [1.0, 1.2]},
+            "lora": {"cats": [0.9, 0.92], "dogs": [0.95, 0.96], "count": [3.0, 3.2]},
+        }
+    )
+    return frame.assign(nll=frame["top1"], top1=100 - frame["top1"], metric="nll")
+
+
+def test_the_metric_is_the_one_that_tasks_report_or_the_one_that_is_named():
+    frame = make_losses()
+    assert compare(make_frame())[0].metric.name == "top1"  # records that do not say
+    assert compare(frame.assign(metric=None))[0].metric.name == "top1"
+    for summarise in (compare, sweep):
+        (section,) = summarise(frame)
+        assert section.metric.name == "nll" and section.mean.loc["adapter", ("task", "cats")] == 0.51
+        (section,) = summarise(frame, None, "top1")
+        assert section.metric.name == "top1" and section.mean.loc[
+            "adapter", ("task", "cats")
+        ] == pytest.approx(99.49)
+
+
+def test_metrics_that_do_not_go_together_are_refused():
+    frame = make_losses()
+    frame.loc[frame["task"] == "cats", "metric"] = "top1"
+    for summarise in (compare, sweep):
+        words = r"tasks of toys on tiny report different metrics \(nll, top1\): .* --metric nll"
+        with pytest.raises(UserError, match=words):
+            summarise(frame)
+        assert summarise(frame, None, "nll")[0].metric.name == "nll"
+    other = make_frame(benchmark="blocks")  # sections may differ
+    assert [s.metric.name for s in compare(pd.concat([other, make_losses()]))] == ["top1", "nll"]
+    with pytest.raises(UserError, match="unknown metric 'top2'"):
+        compare(make_frame(), None, "top2")
+    with pytest.raises(UserError, match=r"lacks the column\(s\) nll"):
+        compare(make_frame(), None, "nll")
+
+
+def test_the_lowest_loss_is_the_best(tmp_path):
+    frame = make_losses()
+    write_tables(frame, tmp_path)
+    markdown = (tmp_path / "comparison.md").read_text()
+    assert "| adapter | **0.510 ± 0.014** | **0.700 ± 0.000** | <ins>2.100 ± 0.141</ins> |" in markdown
+    assert "| lora | 0.910 ± 0.014 | 0.955 ± 0.007 | 3.100 ± 0.141 |" in markdown
+    assert "NLL on the test split" in markdown and "Bold: the lowest mean" in markdown
+    assert set(pd.read_csv(tmp_path / "comparison.csv")["metric"]) == {"nll"}
+    assert "test split, NLL" in (tmp_path / "comparison.txt").read_text()
+    for path in tmp_path.iterdir():
+        assert "op-1" not in path.read_text(), path.name
+    efficiency = (tmp_path / "efficiency.md").read_text()
+    assert "PPT" not in efficiency and "mean over tasks of NLL" in efficiency
+    write_tables(frame, tmp_path, metric="top1")
+    assert "| adapter | **99.5 ± 0.0** |" in (tmp_path / "comparison.md").read_text()
+    assert "PPT" in (tmp_path / "efficiency.md").read_text()
+
+
+def test_a_lower_loss_is_an_improvement():
+    (section,) = compare(make_losses())
+    found = {difference.variant: difference for difference in differences(section, "adapter")}
+    mosa, lora = found["mosa"], found["lora"]
+    # Per seed: (0.1 + 0.1 - 1) / 3 and (0.1 + 0 - 1) / 3.
+    assert mosa.mean == pytest.approx((-0.8 - 0.9) / 6)
+    assert (mosa.better, mosa.equal, mosa.worse) == (1, 0, 2)
+    assert (lora.better, lora.worse, lora.improvement) == (0, 3, 0)
+    assert mosa.improvement == pytest.approx((0 + 0.25 + 1) / 3)  # dogs: of four pairs, two are equal
+    assert mosa.sentence.startswith("mosa - adapter: -0.283 [") and "better on 1 of 3" in mosa.sentence
+    table = efficiency_table([section]).set_index("variant")
+    assert table["pareto"].to_dict() == {"lora": True, "adapter": False, "mosa": True}
+    assert table["ppt"].isna().all()
+
+
+def test_plots_follow_the_metric():
+    results = Results(make_losses())
+    figures = [comparison_figure(results), scaling_figure(results), rank_figure(results)]
+    for figure in figures:
+        assert figure.subfigs[0].get_suptitle() == "toys, tiny: NLL, test split"
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["1.655", "1.103", "0.820"]
+    low, high = figures[0].axes[0].get_xlim()
+    assert 0 < low < 0.82 and 1.655 < high < 2
+    assert figures[1].axes[0].get_ylabel() == "mean over tasks of NLL"
+    ranks = {text.get_text() for text in figures[2].axes[0].texts}
+    assert {"adapter 1.33", "mosa 1.67", "3.00 lora"} <= ranks
+    close = make_frame({"adapter": {"cats": [0.5]}, "mosa": {"cats": [0.501]}})
+    axes = comparison_figure(Results(close.assign(nll=close["top1"]), None, "nll")).axes[0]
+    assert axes.get_xlim()[1] - axes.get_xlim()[0] == pytest.approx(0.03)  # 30 printed steps
+
+
 # --- tables
 
 
@@ -262,7 +373,11 @@ def test_the_second_is_underlined(tmp_path):
     assert "| mosa | **82.5 ± 0.7** |" in markdown and "| linear | 50.5 ± 0.7 |" in markdown
     assert all(f"| {v} | <ins>80.5 ± 0.7</ins> |" in markdown for v in ("adapter", "lora"))  # as printed
     assert r"\underline{80.5}{\scriptsize" in (tmp_path / "comparison.tex").read_text()
-    assert '<td class="second">80.5 ± 0.7</td>' in (tmp_path / "comparison.html").read_text()
+    html = (tmp_path / "comparison.html").read_text()
+    assert (
+        re.findall(r'<td class="[^"]*\bsecond" >([^<]*)</td>', html) == ["80.5 ± 0.7"] * 2 * 2
+    )  # both tables
+    assert re.findall(r'<td class="[^"]*\bbest" >([^<]*)</td>', html) == ["82.5 ± 0.7"] * 2
 
 
 def test_equal_as_printed_is_equally_good(tmp_path):
@@ -325,9 +440,9 @@ def test_selection_runs_are_called_so(tmp_path):
 
 def test_the_sweep_has_a_table_of_its_own(tmp_path):
     paths = write_tables(make_sweep(), tmp_path, ["linear", "full", "adapter", "mosa"])
-    assert [path.name for path in paths] == [
-        f"{name}.{kind}" for name in ("comparison", "sweep") for kind in ("csv", "md", "tex", "html", "txt")
-    ] + [f"{name}.{kind}" for name in ("differences", "efficiency", "combination") for kind in ("csv", "md")]
+    kinds = dict.fromkeys(("combination", "comparison", "differences", "efficiency", "sweep"), ("csv", "md"))
+    kinds |= dict.fromkeys(("comparison", "sweep"), ("csv", "html", "md", "tex", "txt"))
+    assert [path.name for path in paths] == [f"{name}.{kind}" for name in kinds for kind in kinds[name]]
     variants = {path.stem: pd.read_csv(path)["variant"].tolist() for path in paths if path.suffix == ".csv"}
     assert variants["differences"] == ["linear", "full", "mosa"]
     assert variants["comparison"] == ["linear", "full", "adapter", "mosa"]
@@ -360,6 +475,14 @@ def test_hostile_names_stay_inside_their_cells(tmp_path):
     body = (tmp_path / "comparison.tex").read_text()
     assert HOSTILE not in body
     assert pd.read_csv(tmp_path / "comparison.csv")["variant"].tolist()[1] == "[*]" + HOSTILE
+    html = (tmp_path / "comparison.html").read_text()
+    assert HOSTILE not in html
+    means, tasks = html.split("</table>")[:2]
+    rows = {7: cells_of(means), 4: cells_of(tasks)}
+    for width, table in rows.items():
+        assert [len(row) for row in table] == [width] * 3
+        assert [row[0] for row in table] == ["variant", "adapter", "[*]" + HOSTILE]
+    assert f"{HOSTILE} ({HOSTILE}2)" in rows[4][0]
 
 
 @pytest.mark.slow
@@ -374,6 +497,87 @@ def test_latex_compiles(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
 
 
+def test_a_table_says_when_its_records_come_from_different_code(tmp_path):
+    frame = make_frame().assign(commit="a" * 40, dirty=False)
+    frame["versions"] = [{"torch": "2.9.0", "timm": "1.0"} for _ in frame.index]
+    assert mixture(make_frame()) == mixture(frame) == ""
+    assert "The records come from" not in caption(compare(frame)[0])
+    frame.loc[0, "dirty"] = True
+    assert mixture(frame) == "The records come from 2 states of the code."
+    frame.loc[1, "commit"] = None
+    frame.at[2, "versions"] = {"torch": "2.10.0", "timm": "2.0"}
+    words = "The records come from 3 states of the code and 2 versions of torch (2.10.0, 2.9.0)."
+    assert mixture(frame) == words
+    write_tables(frame, tmp_path)
+    for suffix in ("md", "html", "tex"):
+        assert words in (tmp_path / f"comparison.{suffix}").read_text()
+    frame["versions"] = [{"mosa-benchmark": f"0.{seed}"} for seed in frame["seed"]]
+    assert mixture(frame).endswith("3 versions of this package (0.0, 0.1, 0.2).")
+
+
+# --- registries
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_entry_is_whole(kind):
+    entries = registered(kind)
+    assert [output for output, _ in entries] == read_outputs(kind), "run `mosa schema`"
+    assert len({output.name for output, _ in entries}) == len({output.label for output, _ in entries})
+    for output, _ in entries:
+        assert output.embedded in output.formats and output.caption.endswith(".") and output.label
+
+
+def test_generated_files_are_what_the_registries_say():
+    assert json.loads(OUTPUTS.read_text()) == json.loads(json.dumps(outputs_data())), "run `mosa schema`"
+    for path, text in generated_files().items():
+        assert path.read_text() == text, f"{path}: run `mosa schema`"
+    captions = {path for path in generated_files() if path.suffix == ".rst"}
+    assert captions == set((PACKAGE.parent / "report").glob("*/*.rst"))
+
+
+def test_a_decorated_function_is_all_that_a_table_or_plot_needs(tmp_path, monkeypatch):
+    for kind in KINDS:
+        entries = {output.name: Entry(output, make) for output, make in registered(kind)}
+        monkeypatch.setitem(registry._ENTRIES, kind, entries)
+
+    @registry.table("names", label="names", caption="The variants.", formats=["md"])
+    def names(results):
+        return {"md": ", ".join(results.compared[0].variants)}
+
+    @registry.plot("nothing", label="nothing", caption="Nothing.")
+    def nothing(results):
+        return None
+
+    assert tmp_path / "names.md" in write_tables(make_frame(), tmp_path)
+    assert (tmp_path / "names.md").read_text() == "adapter, mosa"
+    assert not [path for path in write_plots(make_frame(), tmp_path) if path.stem == "nothing"]
+    assert "| `names.md` | The variants |" in registry.outputs_table()
+    with pytest.raises(ValueError, match="no condition 'sometimes'"):
+        registry.table("more", label="more", caption="More.", when="sometimes")
+
+
+def names_of(kind, *runs, **config):
+    config = {"benchmarks": {"demo": ["digits"]}, "backbones": {"tiny": {}}, "tune": None} | config
+    return {output.name for output in expected_outputs(kind, config, runs)}
+
+
+def test_conditions_say_what_an_experiment_has():
+    assert names_of("tables") == {"combination", "comparison", "differences", "efficiency", "sweep"}
+    assert names_of("tables", benchmarks={"vtab1k": []}) - names_of("tables") == {"published"}
+    assert names_of("plots") == {"comparison", "compute", "ranks", "scaling"}
+    assert names_of("plots", backbones={"tiny": {}, "big": {}}) - names_of("plots") == {"backbones"}
+    swept = [
+        SimpleNamespace(
+            variant=f"v{n}", task="demo/digits", method="mosa", options={"experts": n}, training={}
+        )
+        for n in (1, 2, 4)
+    ]
+    assert names_of("plots", *swept) - names_of("plots") == {"options"}
+    assert (
+        names_of("plots", *swept[:2]) == names_of("plots", *swept, tune={"per": "task"}) == names_of("plots")
+    )
+
+
 # --- plots
 
 
@@ -381,7 +585,7 @@ def test_plots_are_written(tmp_path):
     paths = write_plots(make_sweep(), tmp_path, ["linear", "full", "adapter", "mosa"])
     assert [path.name for path in paths] == [
         f"{name}.{kind}"
-        for name in ("comparison", "scaling", "options", "ranks")
+        for name in ("comparison", "options", "ranks", "scaling")
         for kind in ("svg", "pdf", "png")
     ]
     for path in paths:
@@ -425,10 +629,12 @@ def test_a_folder_of_records_and_its_csv_give_the_same_bytes(tmp_path):
 def test_every_method_is_named_in_both_plots():
     frame = make_sweep()
     frame = pd.concat([frame, make_frame({"unheard": {"cats": [1, 2]}})])
-    assert set(labels_of(comparison_figure(frame))) >= set(frame["variant"])
-    legend = [label.split("\n")[0].split(":")[0] for label in labels_of(scaling_figure(frame)) if label]
+    assert set(labels_of(comparison_figure(Results(frame)))) >= set(frame["variant"])
+    legend = [
+        label.split("\n")[0].split(":")[0] for label in labels_of(scaling_figure(Results(frame))) if label
+    ]
     assert {"linear", "full", "adapter", "mosa", "unheard"} <= set(legend)
-    assert "unheard: missing" in labels_of(scaling_figure(frame))
+    assert "unheard: missing" in labels_of(scaling_figure(Results(frame)))
 
 
 def test_variants_with_other_options_are_a_curve_of_their_own():
@@ -438,12 +644,12 @@ def test_variants_with_other_options_are_a_curve_of_their_own():
     )
     other = other.query("task != 'dogs' and seed < 2").assign(variant=other["variant"] + "-8")
     frame = pd.concat([frame, other], ignore_index=True)
-    labels = labels_of(scaling_figure(frame, ["linear", "full", "adapter", "mosa"]))
+    labels = labels_of(scaling_figure(Results(frame, ["linear", "full", "adapter", "mosa"])))
     assert {"mosa\nbottleneck 4, 16, 64", "mosa-8\nbottleneck 4, 16, 64"} <= set(labels)
 
 
 def test_points_of_the_scaling_plot_are_the_means():
-    figure = scaling_figure(make_sweep(), ["linear", "full", "adapter", "mosa"])
+    figure = scaling_figure(Results(make_sweep(), ["linear", "full", "adapter", "mosa"]))
     lines = {line.get_label().split("\n")[0]: line for line in figure.axes[0].get_lines()}
     assert lines["mosa"].get_ydata().tolist() == [
         60.75,
@@ -486,7 +692,7 @@ def test_a_curve_changes_one_option_and_nothing_else():
 
 
 def test_the_options_plot_shows_means_beside_the_dense_adapter():
-    figure = options_figure(make_ablation(), ["adapter", "mosa-"])
+    figure = options_figure(Results(make_ablation(), ["adapter", "mosa-"]))
     panels = {axes.get_title(loc="left"): axes for axes in figure.axes}
     assert panels.keys() == {"experts", "consistency", "split"}
     experts = panels["experts"]
@@ -497,7 +703,7 @@ def test_the_options_plot_shows_means_beside_the_dense_adapter():
     assert [62.0, 63.0, 61.0, 64.0] in [list(line) for line in lines]
     assert [71.0, 71.0] in [list(line) for line in lines]
     assert "adapter: 71.0" in [text.get_text() for text in experts.get_legend().get_texts()]
-    assert options_figure(make_frame()) is None
+    assert options_figure(Results(make_frame())) is None
 
 
 def test_keys_of_the_recipe_are_curves_too():
@@ -512,34 +718,34 @@ def test_backbones_stand_by_size_and_only_where_there_are_two():
     frames = [make_frame().assign(backbone=name, model_parameters=size) for name, size in sizes.items()]
     frame = pd.concat(frames, ignore_index=True)
     frame.loc[frame["backbone"] == "large", "top1"] += 5
-    (axes,) = backbones_figure(frame, ["adapter", "mosa"]).axes
+    (axes,) = backbones_figure(Results(frame, ["adapter", "mosa"])).axes
     assert [text.get_text() for text in axes.get_xticklabels()] == ["tiny\n1M", "base\n90M", "large\n300M"]
-    lines = {line.get_label(): line for line in axes.containers}
-    means = lines["adapter"][0].get_ydata()
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    means = lines["adapter"].get_ydata()
     assert means[0] == means[1] and means[2] == pytest.approx(means[0] + 5)
-    assert backbones_figure(frames[0]) is None
+    assert backbones_figure(Results(frames[0])) is None
     other = frames[1].query("task != 'dogs'")  # other tasks: not comparable
-    assert backbones_figure(pd.concat([frames[0], other])) is None
+    assert backbones_figure(Results(pd.concat([frames[0], other]))) is None
 
 
 def test_compute_is_drawn_where_it_is_known():
     known = {"epochs": 2, "train_examples": 100, "passes": 1, "train_flops_per_image": 1e6}
-    figure = compute_figure(make_frame(**known))
+    figure = compute_figure(Results(make_frame(**known)))
     assert figure.axes[0].get_lines()[0].get_xdata().tolist() == [2e8]
-    assert compute_figure(make_frame()) is None
+    assert compute_figure(Results(make_frame())) is None
 
 
 def test_small_differences_do_not_fill_an_axis():
-    figure = comparison_figure(make_frame({"adapter": {"cats": [50.0]}, "mosa": {"cats": [50.1]}}))
+    figure = comparison_figure(Results(make_frame({"adapter": {"cats": [50.0]}, "mosa": {"cats": [50.1]}})))
     low, high = figure.axes[0].get_xlim()
     assert high - low == pytest.approx(3)
 
 
 def test_missing_means_are_told_and_not_drawn():
     frame = without(make_frame(), variant="adapter", task="cats")
-    (overall, *_) = comparison_figure(frame).axes
+    (overall, *_) = comparison_figure(Results(frame)).axes
     assert [text.get_text() for text in overall.texts] == ["missing", "65.0"]
-    figure = scaling_figure(frame)
+    figure = scaling_figure(Results(frame))
     assert "adapter: missing" in labels_of(figure)
     assert "as tasks are missing: adapter." in " ".join(figure.subfigs[0].get_supxlabel().split())
 
@@ -571,7 +777,7 @@ def test_nothing_is_cut_off(draw):
     frame = make_frame({f"adapter-with-a-rather-long-name-{i}": SCORES["mosa"] for i in range(4)})
     frame["options"] = [{"bottleneck": int(variant[-1])} for variant in frame["variant"]]
     with matplotlib.style.context(["default", STYLE], after_reset=True):
-        figure = draw(frame)
+        figure = draw(Results(frame))
         figure.draw_without_rendering()
         box = figure.get_tightbbox()
     assert box.x0 >= 0 and box.y0 >= 0
@@ -662,7 +868,7 @@ def test_efficiency_is_what_the_records_say():
 def test_the_rank_plot_names_every_variant_with_its_rank():
     order = {"adapter": 80, "mosa": 85, "lora": 70, "full": 90}
     frame = make_frame({v: {t: [s, s] for t in TASKS} for v, s in order.items()})
-    texts = [text.get_text() for text in rank_figure(frame).axes[0].texts]
+    texts = [text.get_text() for text in rank_figure(Results(frame)).axes[0].texts]
     assert {"full 1.00", "mosa 2.00", "3.00 adapter", "4.00 lora"} <= set(texts)
     assert any(text.startswith("critical difference 2.71") for text in texts)
-    assert "ranks need three variants" in rank_figure(make_frame()).axes[0].texts[0].get_text()
+    assert "ranks need three variants" in rank_figure(Results(make_frame())).axes[0].texts[0].get_text()

@@ -150,10 +150,16 @@ def test_a_mean_with_missing_tasks_is_not_compared():
     assert "— / 79.9†" in text and "— / 71.4†" in text
 
 
-def test_the_files_are_written_only_when_asked_for(tmp_path):
-    assert len(write_tables(vtab(), tmp_path / "a")) == 16
-    paths = write_tables(vtab(), tmp_path / "b", published=True)
-    assert [path.name for path in paths[-2:]] == ["published.csv", "published.md"]
-    toys = make_frame().assign(architecture="mosa_vit_micro", weights="builtin", weights_kind="timm")
-    write_tables(toys, tmp_path / "c", published=True)
+def test_another_metric_has_no_published_counterpart():
+    frame = vtab()
+    assert published_table(compare(frame.assign(nll=1.0), None, "nll")).empty
+    assert not published_table(compare(frame.assign(nll=1.0), None, "top1")).empty
+
+
+def test_the_files_are_written_only_for_benchmarks_with_published_numbers(tmp_path):
+    assert len(write_tables(make_frame(), tmp_path / "a")) == 16
+    paths = write_tables(vtab(), tmp_path / "b")
+    assert [path.name for path in paths if path.stem == "published"] == ["published.csv", "published.md"]
+    micro = vtab().assign(architecture="mosa_vit_micro", weights="builtin", weights_kind="timm")
+    write_tables(micro, tmp_path / "c")
     assert "No measured variant has a published counterpart" in (tmp_path / "c" / "published.md").read_text()

@@ -5,13 +5,20 @@ import re
 import shutil
 from html.parser import HTMLParser
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from test_records import make_record
 
+from mosa.base.files import PACKAGE
 from mosa.cli import cli
 from mosa.records import COLUMNS, read_table, write_record
+from mosa.results.aggregate import Results, compare
+from mosa.results.plots.comparison import comparison_figure
+from mosa.results.plots.compute import compute_figure
+from mosa.results.plots.scaling import scaling_figure
 from mosa.results.report import Missing, missing_runs, write_report
+from mosa.results.tables.efficiency import efficiency_text
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = (
@@ -86,7 +93,8 @@ def test_everything_is_in_it_and_nothing_is_loaded(frame, tmp_path):
         "my experiment", "Highest mean over 2 tasks: full, 86.0 ± 0.7 %", 
         "less than 25% of the parameters: adapter",
         "full - adapter: +7.8", "the loss is nan at epoch 1", "name: mine", "lr 0.1", "diverged", "the best",
-        "20 of 21", "zhang2023mosa", "some processor", "torch 2.13.0", "1" * 64, "demo v1",
+        "scaling.svg, scaling.pdf, scaling.png", "20 of 21", "zhang2023mosa",
+        "some processor", "torch 2.13.0", "1" * 64, "demo v1",
     ):  # fmt: skip
         assert words in text, words
     assert text.count("data-run=") == len(frame) == 20
@@ -96,6 +104,71 @@ def test_the_same_records_give_the_same_bytes(frame, tmp_path):
     write_report(frame, tmp_path / "one.html")
     write_report(frame.sample(frac=1, random_state=0), tmp_path / "two.html")
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+def test_the_report_says_when_records_come_from_different_code(frame, tmp_path):
+    write_report(frame, tmp_path / "one.html")
+    assert "The records come from" not in visible(tmp_path / "one.html")
+    mixed = frame.assign(commit=["a" * 40, *["b" * 40] * (len(frame) - 1)])
+    write_report(mixed, tmp_path / "two.html")
+    assert "<p>The records come from 2 states of the code.</p>" in visible(tmp_path / "two.html")
+
+
+def data_of(path):
+    """The data that the page's script draws."""
+    pattern = r'<script type="application/json" id="data">(.*?)</script>'
+    return json.loads(re.search(pattern, path.read_text(), re.DOTALL)[1])
+
+
+def test_page_and_plots_show_the_same_curves_with_the_same_labels(frame, tmp_path):
+    other = frame[frame["variant"] == "mosa"].assign(variant="mosa_dense")
+    other["options"] = [options | {"experts": 1} for options in other["options"]]
+    frame = pd.concat([frame, other])
+    write_report(frame, tmp_path / "report.html")
+    (section,) = data_of(tmp_path / "report.html")["sections"].values()
+    for cost, draw in (("adapter_parameters", scaling_figure), ("training_flops", compute_figure)):
+        figure, chart = draw(Results(frame)), section["costs"][cost]
+        axes, legend = figure.axes[0], figure.subfigs[0].legends[0]
+        assert [series["label"] for series in chart["series"]] == [t.get_text() for t in legend.get_texts()]
+        assert (chart["x"]["label"], chart["y"]["label"]) == (axes.get_xlabel(), axes.get_ylabel())
+        drawn = {line.get_label(): line for line in axes.get_lines()}
+        for series in chart["series"]:
+            points = [(point["x"], point["y"]) for point in series["points"]]
+            assert points == [
+                pytest.approx(pair, rel=1e-5) for pair in drawn[series["label"]].get_xydata().tolist()
+            ]
+    joined = {series["label"].partition("\n")[0]: series["joined"] for series in chart["series"]}
+    assert joined == {
+        "linear: 58.0": False, "full: 86.0": False, "adapter": True, "mosa": False, "mosa_dense": False
+    }  # fmt: skip
+    panels = comparison_figure(Results(frame)).axes
+    assert list(section["bars"]["x"]["names"]) == [axes.get_title(loc="left") for axes in panels]
+
+
+def test_a_cost_has_one_label(frame, tmp_path):
+    write_report(frame, tmp_path / "report.html")
+    markdown = efficiency_text(compare(frame))
+    costs = data_of(tmp_path / "report.html")["sections"]["section0"]["costs"]
+    for cost in ("adapter_parameters", "image_passes", "train_seconds", "peak_memory_mib"):
+        assert f"| {costs[cost]['x']['label']} |" in markdown
+        assert f">{costs[cost]['x']['label']}</option>" in visible(tmp_path / "report.html")
+    docs = (PACKAGE.parent / "docs" / "tables-and-plots.md").read_text()
+    for text in (markdown, visible(tmp_path / "report.html"), docs):
+        assert "nference FLOPs (least = 1)" in text
+
+
+def test_the_report_follows_the_metric(frame, tmp_path):
+    losses = frame.assign(nll=(100 - frame["top1"]) / 100)
+    write_report(losses, tmp_path / "report.html", metric="nll")
+    text = visible(tmp_path / "report.html")
+    assert "Lowest mean over 2 tasks: full, 0.140 ± 0.007." in text
+    assert "op-1" not in text and "NLL on the test split" in text
+    assert re.search(r'<td class="number best" data-sort="0.140">', text)
+    section = data_of(tmp_path / "report.html")["sections"]["section0"]
+    assert section["costs"]["adapter_parameters"]["y"] == {
+        "label": "mean over tasks of NLL", "scale": "linear", "names": [], "unit": "", "least": 0
+    }  # fmt: skip
+    assert section["bars"]["series"][0]["points"][0]["text"] == "0.420"
 
 
 def test_names_stay_names(tmp_path):
@@ -139,6 +212,14 @@ def test_the_command_reads_what_the_workflow_has(frame, tmp_path):
     (tmp_path / "chosen.json").write_text("[")
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code != 0 and "not JSON" in str(done.exception)
+
+
+@pytest.mark.parametrize(("verb", "output"), [("tables", "t"), ("plots", "p"), ("report", "r.html")])
+def test_every_verb_takes_a_metric(verb, output, tmp_path):
+    write_records(tmp_path / "runs")
+    arguments = [verb, "--records", str(tmp_path / "runs"), "--output", str(tmp_path / output)]
+    done = CliRunner().invoke(cli, [*arguments, "--metric", "top-1"])
+    assert "unknown metric 'top-1'" in str(done.exception) and not (tmp_path / output).exists()
 
 
 # --- in a browser

@@ -14,6 +14,7 @@ def test_students_interval_is_scipys():
     values = [1.0, 2.5, 2.0, 4.0]
     expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.95)
     assert stats.student_interval(values) == pytest.approx(tuple(expected))
+    assert stats.student_interval([1.5, 1.5, 1.5]) == (1.5, 1.5)
     assert np.isnan(stats.student_interval([1.0])).all()
 
 

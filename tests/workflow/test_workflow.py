@@ -214,7 +214,7 @@ def test_a_report_holds_tables_and_plots(workspace):
     result = workspace.snakemake("--report", "report.html")
     assert result.returncode == 0, result.stderr[-3000:]
     text = (workspace.folder / "report.html").read_text()
-    assert "accuracy against tuned parameters" in text and "comparison by group" in text
+    assert "scores against tuned parameters" in text and "comparison by group" in text
 
 
 def test_the_same_seed_gives_the_same_record(workspace):

@@ -1,73 +1,81 @@
-"""The backbones plot: accuracy against the size of the backbone, a line per variant."""
+"""The backbones plot: scores against the size of the backbone, a line per variant."""
 
-from collections.abc import Sequence
+from collections import Counter
 
-import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Section, compare, count
-from mosa.results.plots.figures import stack
-from mosa.results.style import method_styles
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
+from mosa.results.plots.chart import Axis, Chart, Point, Series
+from mosa.results.plots.draw import chart_figure
+from mosa.results.registry import plot
+from mosa.results.style import MethodStyle
+from mosa.results.tables.columns import mean_label
 
-_FILLS = ("full", "bottom", "left", "top", "right")
+_WIDTH = 0.3  # of the place of a backbone, over which the variants are spread
 
 
-def backbones_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure | None:
+@plot(
+    "backbones",
+    label="scores against the backbone's size",
+    caption="Mean over tasks on each backbone, smallest first.",
+    when="several_backbones",
+)
+def backbones_figure(results: Results) -> Figure | None:
     """Draw the mean over tasks on each backbone, smallest first, a panel per benchmark.
 
     Only benchmarks are drawn that were run on two backbones or more, all on the same tasks.
 
     Args:
-        frame: One row per run, as from `mosa.records`.
-        order: Variants of the main comparison, in display order.
+        results: The records, and how to compare them.
 
     Returns:
-        The figure; None if no benchmark has two backbones, or the records do not say their sizes.
+        The figure; None if no benchmark has two backbones, or the records do not give their sizes.
     """
-    if "model_parameters" not in frame:
+    if "model_parameters" not in results.frame:
         return None
     by_benchmark: dict[tuple[str, ...], list[Section]] = {}
-    for section in compare(frame, order):
-        by_benchmark.setdefault((section.benchmark, *section.task_names), []).append(section)
-    panels = [sorted(sections, key=_size) for sections in by_benchmark.values() if len(sections) > 1]
-    if not panels:
-        return None
-    styles = method_styles(frame["method"])
-    figure, parts = stack(
-        [sections[0] for sections in panels],
-        [2.9] * len(panels),
-        [_note(sections) for sections in panels],
-        [
-            f"{sections[0].benchmark}: top-1 accuracy (%), {sections[0].eval_split} split"
-            for sections in panels
-        ],
+    for section in results.compared:
+        key = (section.benchmark, section.metric.name, *section.task_names)
+        by_benchmark.setdefault(key, []).append(section)
+    charts = [
+        backbones_chart(sections, results.styles) for sections in by_benchmark.values() if len(sections) > 1
+    ]
+    return chart_figure(charts) if charts else None
+
+
+def backbones_chart(sections: list[Section], styles: dict[str, MethodStyle]) -> Chart:
+    """Return the mean over tasks of each variant on each backbone.
+
+    Args:
+        sections: One benchmark on several backbones.
+        styles: Style of each method.
+    """
+    sections = sorted(sections, key=_size)
+    variants = list(dict.fromkeys(variant for section in sections for variant in section.variants))
+    drawn: Counter[str] = Counter()  # how many variants this method has already
+    series = []
+    for index, variant in enumerate(variants):
+        shift = _WIDTH * ((index + 0.5) / len(variants) - 0.5)
+        here = [(place, section) for place, section in enumerate(sections) if variant in section.methods]
+        points = tuple(_point(section, variant, place, shift) for place, section in here)
+        method = here[0][1].methods[variant]
+        series.append(Series(variant, styles[method], points, True, drawn[method]))
+        drawn[method] += 1
+    first = sections[0]
+    names = tuple(f"{s.backbone}\n{EngFormatter(sep='')(_size(s))}" for s in sections)
+    return Chart(
+        title=f"{first.benchmark}: {first.metric.label}, {first.eval_split} split",
+        x=Axis("backbone, and its parameters", "names", names),
+        y=Axis(mean_label(first), unit=first.metric.unit),
+        series=tuple(series),
+        note=_note(sections),
     )
-    for part, sections in zip(parts, panels, strict=True):
-        axes = part.subplots()
-        variants = list(dict.fromkeys(variant for section in sections for variant in section.variants))
-        drawn: dict[str, int] = {}
-        for index, variant in enumerate(variants):
-            here = [(place, s) for place, s in enumerate(sections) if variant in s.methods]
-            method = here[0][1].methods[variant]
-            color, marker, dash = styles[method]
-            fill = _FILLS[drawn.setdefault(method, 0) % len(_FILLS)]
-            drawn[method] += 1
-            axes.errorbar(
-                [place + 0.3 * ((index + 0.5) / len(variants) - 0.5) for place, _ in here],
-                [s.mean.loc[variant, MEAN_OVER_TASKS] for _, s in here],
-                yerr=[s.sd.loc[variant, MEAN_OVER_TASKS] for _, s in here],
-                color=color, marker=marker, linestyle=dash, linewidth=0.8, elinewidth=1, capsize=2,
-                fillstyle=fill, markerfacecoloralt="white", mew=0.5, label=variant,
-            )  # fmt: skip
-        names = [f"{s.backbone}\n{EngFormatter(sep='')(_size(s))}" for s in sections]
-        axes.set_xticks(range(len(sections)), names)
-        axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-        axes.grid(axis="y")
-        axes.set_xlabel("backbone, and its parameters")
-        axes.set_ylabel("mean over tasks of top-1 (%)")
-        part.legend(loc="outside right upper", frameon=False, handlelength=3)
-    return figure
+
+
+def _point(section: Section, variant: str, place: int, shift: float) -> Point:
+    mean, sd = (table.loc[variant, MEAN_OVER_TASKS] for table in (section.mean, section.sd))
+    return Point(variant, place, mean, section.shown(mean), sd, shift)
 
 
 def _size(section: Section) -> float:

@@ -1,99 +1,154 @@
 """The comparison plot: a dot per variant in a panel per group, with the spread over seeds."""
 
 import textwrap
-from collections.abc import Sequence
+from collections import Counter
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Key, Section, compare
+from mosa.results.aggregate import MEAN_OVER_TASKS, Key, Results, Section
+from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.figures import QUIET, seeds_of, stack
-from mosa.results.style import MethodStyle, method_styles
+from mosa.results.registry import plot
+from mosa.results.style import MethodStyle
+
+_WIDTH = 0.6  # of the place of a score, over which the variants are spread
+_STEPS = 30  # as printed, which an axis of scores shows at least
+_NO_RUN = MethodStyle("#767676", "x", "-")  # of a variant without any run, which has no method
 
 
-def comparison_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure:
-    """Draw a dot plot per benchmark and backbone: a wide panel for the mean over tasks, and one per group."""
-    sections = compare(frame, order)
-    styles = method_styles(frame["method"])
-    grids = [_panel_grid(section) for section in sections]
-    heights = [
-        len(grid) * (0.6 + 0.2 * len(section.variants)) for section, grid in zip(sections, grids, strict=True)
-    ]
-    figure, parts = stack(sections, heights, [_note(section) for section in sections])
-    for part, section, grid in zip(parts, sections, grids, strict=True):
+@plot(
+    "comparison",
+    label="comparison by group",
+    caption="The main variants by group of tasks, with the spread over seeds.",
+)
+def comparison_figure(results: Results) -> Figure:
+    """Draw dots per benchmark and backbone: a wide panel for the mean over tasks, one per other score."""
+    charts = [comparison_chart(section, results.styles) for section in results.compared]
+    grids = [_panel_grid(len(chart.x.names)) for chart in charts]
+    figure, parts = stack(
+        [chart.title for chart in charts],
+        [len(grid) * (0.6 + 0.2 * len(chart.series)) for chart, grid in zip(charts, grids, strict=True)],
+        [f"The panels have different axes{_about_dots(chart)}. {chart.note}" for chart in charts],
+    )
+    for part, chart, grid in zip(parts, charts, grids, strict=True):
         panels = part.subplot_mosaic([[str(place) for place in row] for row in grid], empty_sentinel="-1")
-        for place, key in enumerate(_panels(section)):
-            _draw_panel(
-                panels[str(place)], section, key, styles, labelled=any(row[0] == place for row in grid)
-            )
+        for place in range(len(chart.x.names)):
+            labelled = any(row[0] == place for row in grid)
+            _draw_panel(panels[str(place)], chart, place, labelled)
     return figure
 
 
-def _panels(section: Section) -> list[Key]:
-    groups = [("group", group) for group in section.groups]
-    return [MEAN_OVER_TASKS, *(groups if len(groups) > 1 else [])]
+def comparison_chart(section: Section, styles: dict[str, MethodStyle]) -> Chart:
+    """Return the scores of each variant: mean over tasks, then groups, or tasks where there is one group.
+
+    Args:
+        section: The runs.
+        styles: Style of each method.
+    """
+    groups: list[Key] = [("group", group) for group in section.groups]
+    tasks: list[Key] = [("task", task) for task in section.task_names]
+    keys = [MEAN_OVER_TASKS, *(groups if len(groups) > 1 else tasks if len(tasks) > 1 else [])]
+    number = len(section.variants)
+    series, drawn = [], Counter()
+    for index, variant in enumerate(section.variants):
+        method = section.methods.get(variant)
+        shift = _WIDTH * ((index + 0.5) / number - 0.5)
+        points = [_point(section, variant, key, place, shift) for place, key in enumerate(keys)]
+        series.append(Series(variant, styles.get(method, _NO_RUN), tuple(points), variation=drawn[method]))
+        drawn[method] += 1
+    return Chart(
+        title=section.title,
+        x=Axis("", "names", tuple(name for _, name in keys)),
+        y=Axis(section.metric.label, unit=section.metric.unit, least=_STEPS * 10**-section.metric.decimals),
+        series=tuple(series),
+        note=_note(section),
+    )
 
 
-def _panel_grid(section: Section) -> list[list[int]]:
-    """Arrange the panels by number: the first in the full width, the others below, -1 where it is empty."""
-    others = list(range(1, len(_panels(section))))
+def _point(section: Section, variant: str, key: Key, place: int, shift: float) -> Point:
+    n, mean, sd = (table.loc[variant, key] for table in (section.n, section.mean, section.sd))
+    seeds = section.per_seed[key].get(variant, pd.Series(dtype=float)).dropna()
+    return Point(
+        name=variant,
+        x=place,
+        y=mean,
+        text=section.shown(mean) + (f" (n={n})" if n < section.full_n else "") if n else "missing",
+        spread=sd,
+        shift=shift,
+        seeds=tuple(seeds) if section.full_n > 1 else (),
+    )
+
+
+def _panel_grid(number: int) -> list[list[int]]:
+    """Arrange panels by number: the first in the full width, the others below, -1 where it is empty."""
+    others = list(range(1, number))
     columns = max(1, len(others) if len(others) <= 4 else 3)
     others += [-1] * (-len(others) % columns)
     return [[0] * columns, *(others[start : start + columns] for start in range(0, len(others), columns))]
 
 
-def _draw_panel(
-    axes: Axes, section: Section, key: Key, styles: dict[str, MethodStyle], labelled: bool
-) -> None:
-    overall = key == MEAN_OVER_TASKS
-    title = key[1] if overall else textwrap.fill(key[1], 20)
+def _draw_panel(axes: Axes, chart: Chart, place: int, labelled: bool) -> None:
+    """Draw the points of all series at one place of the x axis, a row for each series."""
+    overall, name = place == 0, chart.x.names[place]
+    title = name if overall else textwrap.fill(name, 20)
     axes.set_title(title, loc="left", fontweight="bold" if overall else "normal")
-    for place, variant in enumerate(section.variants):
-        n, mean, sd = (table.loc[variant, key] for table in (section.n, section.mean, section.sd))
-        value = "missing" if n == 0 else f"{mean:.1f}" if n == section.full_n else f"{mean:.1f} (n={n})"
-        axes.annotate(
-            value, (1, place), (3, 0), ("axes fraction", "data"), "offset points",
-            va="center", fontsize=7, color=QUIET,
-        )  # fmt: skip
-        if n == 0:
-            continue
-        style = styles[section.methods[variant]]
-        if section.full_n > 1:
-            seeds = section.per_seed.loc[variant, key]
-            axes.plot(
-                seeds, np.full(len(seeds), place + 0.27), ".", ms=3, color=style.color, alpha=0.6, mew=0
-            )
-        spread = None if pd.isna(sd) else sd
-        axes.errorbar(
-            mean, place, xerr=spread, fmt=style.marker, color=style.color, ms=5, mec="white", mew=0.4,
-            elinewidth=1, capsize=2,
-        )  # fmt: skip
-    _set_range(axes)
+    for row, series in enumerate(chart.series):
+        _draw_row(axes, series, series.points[place], row)
+    _set_range(axes, chart.y)
+    for row in range(len(chart.series)):
+        axes.axhline(row, color="#EFEFEF", linewidth=0.6, zorder=0)
     axes.xaxis.set_major_locator(MaxNLocator(10 if overall else 4, steps=[1, 2, 5, 10]))
-    axes.set_ylim(len(section.variants) - 0.4, -0.6)
-    axes.set_yticks(range(len(section.variants)), section.variants if labelled else [])
+    axes.set_ylim(len(chart.series) - 0.4, -0.6)
+    axes.set_yticks(range(len(chart.series)), [s.label for s in chart.series] if labelled else [])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.grid(axis="x")
-    for place in range(len(section.variants)):
-        axes.axhline(place, color="#EFEFEF", linewidth=0.6, zorder=0)
 
 
-def _set_range(axes: Axes) -> None:
-    """Give an axis of accuracies a margin, and at least three points, so that noise does not look large."""
+def _draw_row(axes: Axes, series: Series, point: Point, row: int) -> None:
+    axes.annotate(
+        point.text, (1, row), (3, 0), ("axes fraction", "data"), "offset points",
+        va="center", fontsize=7, color=QUIET,
+    )  # fmt: skip
+    if pd.isna(point.y):
+        return
+    color, marker, _ = series.style
+    axes.plot(point.seeds, [row + 0.27] * len(point.seeds), ".", ms=3, color=color, alpha=0.6, mew=0)
+    spread = None if pd.isna(point.spread) else point.spread
+    axes.errorbar(
+        point.y,
+        row,
+        xerr=spread,
+        fmt=marker,
+        color=color,
+        ms=5,
+        mec="white",
+        mew=0.4,
+        elinewidth=1,
+        capsize=2,
+    )
+
+
+def _set_range(axes: Axes, score: Axis) -> None:
+    """Give an axis of scores a margin, and at least its smallest range."""
     if not axes.has_data():
-        axes.set_xlim(0, 100)
+        axes.set_xlim(0, 100 if score.unit == "%" else 1)
         return
     low, high = axes.dataLim.intervalx
-    margin = max(0.07 * (high - low), 1.5 - (high - low) / 2)
+    margin = max(0.07 * (high - low), (score.least - (high - low)) / 2)
     axes.set_xlim(low - margin, high + margin)
+
+
+def _about_dots(chart: Chart) -> str:
+    seeds = any(point.seeds for series in chart.series for point in series.points)
+    return "; small dots: the single seeds" if seeds else ""
 
 
 def _note(section: Section) -> str:
     groups = "; ".join(f"{group} ({', '.join(tasks)})" for group, tasks in section.groups.items())
-    spread = f", bar: ± one sample standard deviation over {seeds_of(section)}" if section.full_n > 1 else ""
-    dots = ", small dots: the single seeds" if section.full_n > 1 else f" of {seeds_of(section)}"
-    return f"The panels have different axes. Large marker: mean{spread}{dots}. Groups: {groups}."
+    seeds = seeds_of(section)
+    spread = f"mean, bar: ± one sample standard deviation over {seeds}" if section.full_n > 1 else seeds
+    return f"Marker: {spread}. Groups: {groups}."

@@ -35,18 +35,14 @@ _LINE = 0.145  # inches, one line of a note
 
 
 def stack(
-    sections: list[Section],
-    heights: Sequence[float],
-    notes: Sequence[str],
-    titles: Sequence[str] | None = None,
+    titles: Sequence[str], heights: Sequence[float], notes: Sequence[str]
 ) -> tuple[Figure, list[SubFigure]]:
-    """Make a figure with a part for each section, headed by its name.
+    """Make a figure of several parts, one below the other.
 
     Args:
-        sections: What to show.
-        heights: Inches for the panels of each section.
-        notes: Caption of each section, wrapped here.
-        titles: Headings; None: benchmark, backbone and split of each section.
+        titles: Heading of each part.
+        heights: Inches for the panels of each part.
+        notes: Text below each part, wrapped here.
 
     Returns:
         The figure, and its parts to draw into.
@@ -56,10 +52,7 @@ def stack(
         height + _LINE * (2 + note.count("\n")) + 0.2 for height, note in zip(heights, notes, strict=True)
     ]
     figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
-    parts = list(figure.subfigures(len(sections), 1, height_ratios=heights, squeeze=False)[:, 0])
-    titles = titles or [
-        f"{s.benchmark}, {s.backbone}: top-1 accuracy (%), {s.eval_split} split" for s in sections
-    ]
+    parts = list(figure.subfigures(len(titles), 1, height_ratios=heights, squeeze=False)[:, 0])
     for part, title, note in zip(parts, titles, notes, strict=True):
         part.suptitle(title, fontsize=9.5, x=0.01, ha="left")
         part.supxlabel(note, fontsize=7, x=0.01, ha="left", color=QUIET, linespacing=1.35)
@@ -67,5 +60,5 @@ def stack(
 
 
 def seeds_of(section: Section) -> str:
-    """Say over how many seeds a complete mean is taken."""
+    """Return over how many seeds a complete mean is taken, in words."""
     return count(section.full_n, "seed")

@@ -1,54 +1,76 @@
-"""The options plot: accuracy against every option, and key of the recipe, that takes three values or more."""
+"""The options plot: scores against each option, and key of the recipe, that takes three values or more."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.figure import Figure, SubFigure
 
 from mosa.experiment.curves import Curve, is_number, option_curves
-from mosa.results.aggregate import MEAN_OVER_TASKS, Section, count, sweep
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
+from mosa.results.plots.chart import Axis, Chart, Point, Series
+from mosa.results.plots.draw import draw_chart
 from mosa.results.plots.figures import seeds_of, stack
-from mosa.results.style import MethodStyle, method_styles
+from mosa.results.registry import plot
+from mosa.results.style import MethodStyle
+from mosa.results.tables.columns import mean_label
 
 _COLUMNS = 3
 _HEIGHT = 1.75  # inches of a row of panels
+_SHIFT = 0.06  # of the place of a value: how far curves stand apart
 _DENSE = "adapter"  # the variant that stands as a line wherever it is not on a curve
 
 
-def options_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure | None:
+@plot(
+    "options",
+    label="scores against options",
+    caption="Mean over tasks against each option (experts, ...) or key of the recipe (fraction, epochs, ...) "
+    "that takes at least three values, nothing else changed.",
+    when="swept_option",
+)
+def options_figure(results: Results) -> Figure | None:
     """Draw the mean over tasks against each option's values, a panel per option.
 
     Numbers are joined by a line and other values are not. The values are equally spaced, so that 0 has a
     place beside powers of two. The dense adapter is a line with its own spread, where it is no curve.
 
     Args:
-        frame: One row per run, as from `mosa.records`.
-        order: Variants of the main comparison, in display order.
+        results: The records, and how to compare them.
 
     Returns:
         The figure; None if no option takes three values while everything else stays the same.
     """
-    found = [(section, _curves(section, order or ())) for section in sweep(frame, order)]
+    found = [(section, _curves(section, results.order or ())) for section in results.swept]
     found = [(section, curves) for section, curves in found if curves]
     if not found:
         return None
-    sections = [section for section, _ in found]
-    styles = method_styles(frame["method"])
-    heights = [_HEIGHT * -(-len(curves) // _COLUMNS) for _, curves in found]
-    figure, parts = stack(sections, heights, [_note(*part) for part in found])
-    for part, (section, curves) in zip(parts, found, strict=True):
-        rows = -(-len(curves) // _COLUMNS)
-        panels = part.subplots(rows, min(_COLUMNS, max(2, len(curves))), sharey=True, squeeze=False)
-        for axes in panels.flat[len(curves) :]:
-            axes.remove()
-        for axes, (option, drawn) in zip(panels.flat, curves.items(), strict=False):
-            _draw_option(axes, section, option, drawn, styles)
-        part.supylabel("mean over tasks of top-1 (%)", fontsize=8)
+    charts = [
+        (section, [option_chart(section, option, drawn, results.styles) for option, drawn in curves.items()])
+        for section, curves in found
+    ]
+    figure, parts = stack(
+        [section.title for section, _ in found],
+        [_HEIGHT * -(-len(curves) // _COLUMNS) for _, curves in found],
+        [_note(*part) for part in found],
+    )
+    for part, (section, panels) in zip(parts, charts, strict=True):
+        _draw_panels(part, panels)
+        part.supylabel(mean_label(section), fontsize=8)
     return figure
+
+
+def _draw_panels(part: SubFigure, charts: list[Chart]) -> None:
+    rows = -(-len(charts) // _COLUMNS)
+    panels = part.subplots(rows, min(_COLUMNS, max(2, len(charts))), sharey=True, squeeze=False)
+    for axes in panels.flat[len(charts) :]:
+        axes.remove()
+    for axes, chart in zip(panels.flat, charts, strict=False):
+        draw_chart(axes, chart, y_ticks=6)
+        axes.set_title(chart.title, loc="left")
+        axes.set_xlabel("")
+        axes.set_ylabel("")
+        axes.legend(fontsize=6.5, frameon=False, loc="best", handlelength=2.2, borderpad=0.2)
 
 
 def _curves(section: Section, order: Sequence[str]) -> dict[str, list[Curve]]:
@@ -65,39 +87,57 @@ def _curves(section: Section, order: Sequence[str]) -> dict[str, list[Curve]]:
     )
 
 
-def _draw_option(
-    axes: Axes, section: Section, option: str, curves: list[Curve], styles: dict[str, MethodStyle]
-) -> None:
-    mean, sd = section.mean[MEAN_OVER_TASKS], section.sd[MEAN_OVER_TASKS].fillna(0)
+def option_chart(section: Section, option: str, curves: list[Curve], styles: dict[str, MethodStyle]) -> Chart:
+    """Return the mean over tasks against the values of one option.
+
+    Args:
+        section: The runs, those of the sweep too.
+        option: Name of the option.
+        curves: The variants that differ in this option only, see `mosa.experiment.curves`.
+        styles: Style of each method.
+    """
     values = list({json.dumps(v): v for curve in curves for v, _ in curve.variants}.values())
     values = sorted(
         values, key=lambda value: (not is_number(value), value if is_number(value) else str(value))
     )
     place = {json.dumps(value): index for index, value in enumerate(values)}
     curves_of = Counter(curve.method for curve in curves)
+    drawn: Counter[str] = Counter()  # how many curves this method has already
+    series = []
     for index, curve in enumerate(curves):
-        color, marker, dash = styles[curve.method]
-        points = [(place[json.dumps(v)], name) for v, name in curve.variants if not pd.isna(mean[name])]
-        names = [name for _, name in points]
-        x = [at + 0.06 * (index - (len(curves) - 1) / 2) for at, _ in points]
-        label = curve.method if curves_of[curve.method] == 1 else min((n for _, n in curve.variants), key=len)
+        names = {place[json.dumps(value)]: name for value, name in curve.variants}
+        shift = _SHIFT * (index - (len(curves) - 1) / 2)
+        label = curve.method if curves_of[curve.method] == 1 else min(names.values(), key=len)
         joined = all(is_number(value) for value, _ in curve.variants)
-        axes.errorbar(
-            x, mean[names], yerr=sd[names], color=color, marker=marker, linestyle=dash if joined else "",
-            mec="white", mew=0.5, elinewidth=1, capsize=2, label=label, zorder=3,
-        )  # fmt: skip
-    if _DENSE in mean.index and not pd.isna(mean[_DENSE]) and "adapter" not in curves_of:
-        color, _, dash = styles[section.methods[_DENSE]]
-        axes.axhline(mean[_DENSE], color=color, linestyle=dash, linewidth=1, zorder=1)
-        low, high = mean[_DENSE] - sd[_DENSE], mean[_DENSE] + sd[_DENSE]
-        axes.axhspan(low, high, color=color, alpha=0.12, linewidth=0, zorder=0)
-        axes.plot([], [], color=color, linestyle=dash, linewidth=1, label=f"{_DENSE}: {mean[_DENSE]:.1f}")
-    axes.set_title(option.replace("_", " "), loc="left")
-    axes.set_xticks(range(len(values)), [_tick(option, value) for value in values])
-    axes.set_xlim(-0.4, len(values) - 0.6)
-    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    axes.grid(axis="y")
-    axes.legend(fontsize=6.5, frameon=False, loc="best", handlelength=2.2, borderpad=0.2)
+        points = _points(section, names, shift)
+        series.append(Series(label, styles[curve.method], points, joined, drawn[curve.method]))
+        drawn[curve.method] += 1
+    if _DENSE not in curves_of:
+        series += _reference(section, styles)
+    return Chart(
+        title=option.replace("_", " "),
+        x=Axis(option, "names", tuple(_tick(option, value) for value in values)),
+        y=Axis(mean_label(section), unit=section.metric.unit),
+        series=tuple(series),
+    )
+
+
+def _points(section: Section, names: dict[int, str], shift: float) -> tuple[Point, ...]:
+    mean, sd = section.mean[MEAN_OVER_TASKS], section.sd[MEAN_OVER_TASKS]
+    return tuple(
+        Point(name, x, mean[name], section.shown(mean[name]), sd[name], shift)
+        for x, name in names.items()
+        if not pd.isna(mean[name])
+    )
+
+
+def _reference(section: Section, styles: dict[str, MethodStyle]) -> list[Series]:
+    """Return the dense adapter as a line with its spread, if it has a mean."""
+    if _DENSE not in section.mean.index or pd.isna(section.mean.loc[_DENSE, MEAN_OVER_TASKS]):
+        return []
+    mean, sd = (table.loc[_DENSE, MEAN_OVER_TASKS] for table in (section.mean, section.sd))
+    label = f"{_DENSE}: {section.shown(mean)}"
+    return [Series(label, styles[section.methods[_DENSE]], level=mean, band=sd)]
 
 
 def _tick(option: str, value: object) -> str:

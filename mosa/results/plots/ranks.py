@@ -1,31 +1,35 @@
 """The critical-difference diagram: average ranks over tasks, and which of them cannot be told apart."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mosa.results.aggregate import Section, compare, count
+from mosa.results.aggregate import Results, Section, count
 from mosa.results.plots.figures import QUIET, stack
+from mosa.results.registry import plot
 from mosa.results.stats import average_ranks, cliques, critical_difference, friedman_p
-from mosa.results.style import method_styles
 
 _LINE = 0.17  # inches of one variant's line
 
 
-def rank_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure:
+@plot(
+    "ranks",
+    label="average ranks",
+    caption="Average ranks over tasks, with bars over variants that cannot be told apart "
+    "(critical-difference diagram, Nemenyi, 5 %).",
+)
+def rank_figure(results: Results) -> Figure:
     """Draw average ranks over tasks per benchmark and backbone (Demsar, JMLR 2006).
 
     Variants joined by a bar differ by less than Nemenyi's critical difference at 5 %. Variants without all
     tasks are left out and named; fewer than three variants or two tasks are not ranked, which the plot says.
     """
-    sections = compare(frame, order)
+    sections = results.compared
     ranked = [_ranks(section) for section in sections]
     heights = [0.75 + _LINE * max(3, -(-len(ranks) // 2) + 2) for ranks in ranked]
     notes = [_note(section, ranks) for section, ranks in zip(sections, ranked, strict=True)]
-    figure, parts = stack(sections, heights, notes)
-    styles = method_styles(frame["method"])
+    figure, parts = stack([section.title for section in sections], heights, notes)
+    styles = results.styles
     for part, section, ranks in zip(parts, sections, ranked, strict=True):
         axes = part.subplots()
         axes.set_axis_off()
@@ -41,7 +45,9 @@ def _ranks(section: Section) -> pd.Series:
     scores = section.mean[[("task", task) for task in section.task_names]].dropna()
     if scores.empty:
         return pd.Series(dtype=float)
-    return pd.Series(average_ranks(scores.to_numpy().T), index=scores.index).sort_values(kind="stable")
+    return pd.Series(average_ranks(section.sign * scores.to_numpy().T), index=scores.index).sort_values(
+        kind="stable"
+    )
 
 
 def _can_rank(section: Section, ranks: pd.Series) -> bool:

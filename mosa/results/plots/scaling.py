@@ -1,128 +1,114 @@
-"""The scaling plots: accuracy against tuned parameters, and against compute, a curve per method."""
+"""The scaling plot: scores against the tuned parameters, a curve per method."""
 
 import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Section, count, sweep
-from mosa.results.plots.figures import seeds_of, stack
-from mosa.results.style import MethodStyle, method_styles
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
+from mosa.results.costs import COSTS
+from mosa.results.plots.chart import Axis, Chart, Point, Series
+from mosa.results.plots.draw import chart_figure
+from mosa.results.plots.figures import seeds_of
+from mosa.results.registry import plot
+from mosa.results.style import MethodStyle
+from mosa.results.tables.columns import mean_label
 
 _SIZE_OPTIONS = ("bottleneck", "rank")  # what a sweep changes to change the number of parameters
 _REFERENCES = ("linear", "full")  # what the sweeps are held against
-_FILLS = ("full", "bottom", "left", "top", "right")  # of the markers of a method's first, second, ... curve
+_SHIFT = 0.012  # of the range in decades: how far points of one size stand apart
 
 
-class Series(NamedTuple):
-    """Variants of one method which differ in size only, smallest first."""
-
-    label: str
-    method: str
-    variants: list[str]
-
-
-def scaling_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure:
+@plot(
+    "scaling",
+    label="scores against tuned parameters",
+    caption="Mean over tasks against the tuned parameters without the classifier: a curve per method.",
+)
+def scaling_figure(results: Results) -> Figure:
     """Draw the mean over tasks against the tuned parameters, a panel per benchmark and backbone."""
-    sections = sweep(frame, order)
-    sizes = [section.parameters["adapter_mean"] for section in sections]
-    return _figure(frame, order, sections, sizes, "tuned parameters without head")
+    charts = [
+        cost_chart(section, "adapter_parameters", results.styles, results.order or ())
+        for section in results.swept
+    ]
+    return chart_figure(charts)
 
 
-def compute_figure(frame: pd.DataFrame, order: Sequence[str] | None = None) -> Figure | None:
-    """Draw the mean over tasks against the FLOPs of training, as `scaling_figure`; None if none are known."""
-    sections = [section for section in sweep(frame, order) if section.compute["flops"].notna().any()]
-    if not sections:
-        return None
-    sizes = [section.compute["flops"] for section in sections]
-    return _figure(frame, order, sections, sizes, "FLOPs of a training run, mean over tasks")
+def cost_chart(
+    section: Section, cost: str, styles: dict[str, MethodStyle], order: Sequence[str] = ()
+) -> Chart:
+    """Return the mean over tasks against a cost, the variants that differ in size only joined to a curve.
 
-
-def _figure(
-    frame: pd.DataFrame,
-    order: Sequence[str] | None,
-    sections: list[Section],
-    sizes: list[pd.Series],
-    label: str,
-) -> Figure:
-    styles = method_styles(frame["method"])
-    figure, parts = stack(sections, [2.9] * len(sections), [_note(section) for section in sections])
-    for part, section, size in zip(parts, sections, sizes, strict=True):
-        axes = part.subplots()
-        _draw_scaling(axes, section, _series(section, order or ()), styles, size)
-        axes.set_xlabel(label)
-        part.legend(loc="outside right upper", frameon=False, handlelength=3)
-    return figure
-
-
-def _series(section: Section, order: Sequence[str]) -> list[Series]:
-    """Split the variants into curves: one method, all options equal but those that set the size."""
-    curves: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for variant in section.variants:
-        options = section.runs.loc[section.runs["variant"] == variant, "options"].iloc[0]
-        others = {name: value for name, value in options.items() if name not in _SIZE_OPTIONS}
-        curves[section.methods[variant], json.dumps(others, sort_keys=True)].append(variant)
-    curves_of = Counter(method for method, _ in curves)
-    series = []
-    for (method, _), variants in curves.items():
-        base = next((variant for variant in order if variant in variants), min(variants, key=len))
-        series.append(Series(method if curves_of[method] == 1 else base, method, variants))
-    return series
-
-
-def _draw_scaling(
-    axes: Axes, section: Section, series: list[Series], styles: dict[str, MethodStyle], size: pd.Series
-) -> None:
-    mean, sd = section.mean[MEAN_OVER_TASKS], section.sd[MEAN_OVER_TASKS]
-    shown = size[(size > 0) & mean.notna()]
-    decades = math.log10(shown.max() / shown.min()) if len(shown) else 0
+    Args:
+        section: The runs, those of the sweep too.
+        cost: Key of `mosa.results.costs.COSTS`.
+        styles: Style of each method.
+        order: Variants of the main comparison; one of them names a curve that it is on.
+    """
+    sizes, mean = COSTS[cost].of(section), section.mean[MEAN_OVER_TASKS]
+    shown = sizes[(sizes > 0) & mean.notna()]
+    step = _SHIFT * math.log10(shown.max() / shown.min()) if len(shown) else 0
     taken: Counter[float] = Counter()  # how many points have this size already
     drawn: Counter[str] = Counter()  # how many curves this method has already
-    for curve in series:
-        color, marker, dash = styles[curve.method]
-        variants = [variant for variant in curve.variants if not pd.isna(mean[variant])]
-        label = curve.label + _sizes(section, variants)
-        fill = _FILLS[drawn[curve.method] % len(_FILLS)]
-        drawn[curve.method] += 1
-        if not variants:
-            axes.plot([], [], color=color, marker=marker, linestyle="", label=f"{curve.label}: missing")
-            continue
-        if curve.method in _REFERENCES:
-            level = mean[variants[0]]
-            label = f"{curve.label}: {level:.1f}"
-            axes.axhline(level, color=color, linestyle=dash, linewidth=1, zorder=1)
-        elif len(variants) == 1:
-            dash = ""
-        points = [variant for variant in variants if size[variant] > 0]
-        # Points of one size would hide each other: they stand side by side.
-        x = [size[variant] * 10 ** (0.012 * decades * taken[size[variant]]) for variant in points]
-        taken.update(size[points])
-        axes.plot(
-            x, mean[points], color=color, marker=marker if points else "", linestyle=dash, label=label,
-            mec="white" if fill == "full" else color, mew=0.5, fillstyle=fill,
-            markerfacecoloralt="white", zorder=3,
-        )  # fmt: skip
-        axes.errorbar(x, mean[points], yerr=sd[points], fmt="none", ecolor=color, elinewidth=1, capsize=2)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(
-        LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,))
+    series = []
+    for label, variants in _curves(section, order):
+        method = section.methods[variants[0]]
+        places = [variant for variant in variants if variant in shown.index]
+        points = [_point(section, name, sizes[name], step * taken[sizes[name]]) for name in places]
+        taken.update(sizes[places])
+        series.append(_as_series(section, label, variants, points, styles[method], drawn[method]))
+        drawn[method] += 1
+    return Chart(
+        title=section.title,
+        x=Axis(COSTS[cost].label, "log"),
+        y=Axis(mean_label(section), unit=section.metric.unit),
+        series=tuple(series),
+        note=_note(section),
     )
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-    axes.margins(0.06, 0.08)
-    axes.grid()
-    axes.set_ylabel("mean over tasks of top-1 (%)")
+
+
+def _point(section: Section, variant: str, size: float, shift: float) -> Point:
+    mean, sd = (table.loc[variant, MEAN_OVER_TASKS] for table in (section.mean, section.sd))
+    return Point(variant, size, mean, section.shown(mean), sd, shift)
+
+
+def _as_series(
+    section: Section,
+    label: str,
+    variants: list[str],
+    points: list[Point],
+    style: MethodStyle,
+    variation: int,
+) -> Series:
+    scored = [variant for variant in variants if not pd.isna(section.mean.loc[variant, MEAN_OVER_TASKS])]
+    if not scored:
+        return Series(f"{label}: missing", style)
+    if section.methods[variants[0]] in _REFERENCES:
+        level = section.mean.loc[scored[0], MEAN_OVER_TASKS]
+        return Series(f"{label}: {section.shown(level)}", style, tuple(points), False, variation, level)
+    label += _sizes(section, scored)
+    return Series(label, style, tuple(points), len(scored) > 1, variation)
+
+
+def _curves(section: Section, order: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """Split the variants into curves, one method with all options equal except those that set the size."""
+    curves: dict[tuple[str, str], list[str]] = defaultdict(list)
+    options = section.runs.drop_duplicates("variant").set_index("variant")["options"]
+    for variant in section.variants:
+        others = {name: value for name, value in options[variant].items() if name not in _SIZE_OPTIONS}
+        curves[section.methods[variant], json.dumps(others, sort_keys=True)].append(variant)
+    curves_of = Counter(method for method, _ in curves)
+    found = []
+    for (method, _), variants in curves.items():
+        base = next((variant for variant in order if variant in variants), min(variants, key=len))
+        found.append((method if curves_of[method] == 1 else base, variants))
+    return found
 
 
 def _sizes(section: Section, variants: list[str]) -> str:
-    """Tell which sizes the points of a curve have, such as "bottleneck 4, 16, 64"."""
+    """Return the sizes of the points of a curve, such as "bottleneck 4, 16, 64"."""
     if len(variants) < 2:
         return ""
     options = section.runs.drop_duplicates("variant").set_index("variant")["options"]

@@ -7,12 +7,9 @@ import matplotlib.style
 import pandas as pd
 
 from mosa.base.files import written_atomically
-from mosa.results.plots.backbones import backbones_figure
-from mosa.results.plots.comparison import comparison_figure
+from mosa.results.aggregate import Results
 from mosa.results.plots.figures import STYLE
-from mosa.results.plots.options import options_figure
-from mosa.results.plots.ranks import rank_figure
-from mosa.results.plots.scaling import compute_figure, scaling_figure
+from mosa.results.registry import registered
 
 # Of each format, what would tell the time or the versions: the same records give the same bytes.
 _FORMATS = {
@@ -22,16 +19,21 @@ _FORMATS = {
 }
 
 
-def write_plots(frame: pd.DataFrame, directory: str | Path, order: Iterable[str] | None = None) -> list[Path]:
-    """Draw all plots, as .svg, .pdf and .png; the same records, the same bytes.
+def write_plots(
+    frame: pd.DataFrame,
+    directory: str | Path,
+    order: Iterable[str] | None = None,
+    metric: str | None = None,
+) -> list[Path]:
+    """Draw every registered plot that the records have something to show in.
 
-    There is no options plot where no option takes three values (see `mosa.experiment.curves`), and no
-    backbones plot of a single backbone.
+    The same records give the same bytes, whatever their order.
 
     Args:
         frame: One row per run, as from `mosa.records`; the order of the rows does not matter.
         directory: Where to write; it is made if need be.
         order: Variants of the comparison in display order; None: all. The others have every variant.
+        metric: Name of the metric to compare by; None: the one that the tasks report.
 
     Returns:
         The paths written.
@@ -39,25 +41,18 @@ def write_plots(frame: pd.DataFrame, directory: str | Path, order: Iterable[str]
     Raises:
         UserError: The records cannot stand in one plot, or a file cannot be written.
     """
-    order = None if order is None else list(order)
+    results = Results(frame, None if order is None else list(order), metric)
     paths = []
     # From the defaults, whatever the user's matplotlibrc says.
     with matplotlib.style.context(["default", STYLE], after_reset=True):
-        figures = {
-            "comparison": comparison_figure(frame, order),
-            "scaling": scaling_figure(frame, order),
-            "compute": compute_figure(frame, order),
-            "backbones": backbones_figure(frame, order),
-            "options": options_figure(frame, order),
-            "ranks": rank_figure(frame, order),
-        }
-        for name, figure in figures.items():
+        for output, make in registered("plots"):
+            figure = make(results)
             if figure is None:
                 continue
             figure.draw_without_rendering()
-            figure.set_layout_engine("none")  # laid out, once for both formats
-            for suffix, metadata in _FORMATS.items():
-                paths.append(Path(directory) / f"{name}.{suffix}")
+            figure.set_layout_engine("none")  # laid out, once for all formats
+            for suffix in output.formats:
+                paths.append(Path(directory) / f"{output.name}.{suffix}")
                 with written_atomically(paths[-1]) as temporary:
-                    figure.savefig(temporary, format=suffix, metadata=metadata)
+                    figure.savefig(temporary, format=suffix, metadata=_FORMATS[suffix])
     return paths

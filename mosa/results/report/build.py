@@ -11,19 +11,36 @@ from markupsafe import Markup
 
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
-from mosa.results.aggregate import MEAN_OVER_TASKS, Section, compare, count, sweep
+from mosa.data.metrics import Metric, get_metric
+from mosa.experiment.curves import is_number
+from mosa.experiment.outputs import KINDS, read_outputs
+from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Results, Section, count
 from mosa.results.paired import differences
-from mosa.results.style import method_styles
-from mosa.results.tables.columns import MISSING, Column, by_task, caption, compute_columns, heading, overview
-from mosa.results.tables.efficiency import efficiency_table
+from mosa.results.plots.chart import Axis, Chart, Point, Series
+from mosa.results.plots.comparison import comparison_chart
+from mosa.results.plots.scaling import cost_chart
+from mosa.results.provenance import code_of, mixture
+from mosa.results.style import MethodStyle, method_styles
+from mosa.results.tables.columns import (
+    Column,
+    by_task,
+    caption,
+    compute_columns,
+    heading,
+    in_words,
+    overview,
+)
+from mosa.results.tables.efficiency import efficiency_columns, efficiency_table
 from mosa.search.choose import describe
 from mosa.search.table import scope_of
 
 _FOLDER = Path(__file__).parent
+_TUNED_BY = get_metric("top1")  # what `mosa.search` compares trials by
 _SMALL = 0.25  # of the backbone's parameters: what counts as parameter-efficient in the summary
+_AXES = ("adapter_parameters", "training_flops", "image_passes", "train_seconds", "peak_memory_mib")
 # Names of plotly's symbols for matplotlib's markers (mosa.results.style).
 _SYMBOLS = {
-    "X": "x", "P": "cross", "s": "square", "o": "circle", "D": "diamond", "^": "triangle-up",
+    "X": "x", "x": "x-thin", "P": "cross", "s": "square", "o": "circle", "D": "diamond", "^": "triangle-up",
     "v": "triangle-down", "p": "pentagon", "h": "hexagon", "<": "triangle-left", ">": "triangle-right",
     "*": "star",
 }  # fmt: skip
@@ -70,6 +87,7 @@ def write_report(
     config: str = "",
     choices: Sequence[dict[str, Any]] = (),
     missing: Sequence[Missing] = (),
+    metric: str | None = None,
 ) -> None:
     """Write the report; the same records give the same bytes.
 
@@ -81,24 +99,38 @@ def write_report(
         config: The config, as YAML, to be shown.
         choices: What was tuned, as in tables/chosen.json.
         missing: Runs without a record.
+        metric: Name of the metric to compare by; None: the one that the tasks report.
 
     Raises:
         UserError: The records cannot stand in one table, or the file cannot be written.
     """
-    order = None if order is None else list(order)
     frame = frame.sort_values(["benchmark", "task", "backbone", "variant", "seed"])
-    sections, sweeps = compare(frame, order), sweep(frame, order)
+    results = Results(frame, None if order is None else list(order), metric)
+    sections = results.compared
+    metrics = _metrics_of_runs(sections)
+    charts = _charts(results, choices)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     page = environment.get_template("report.html").render(
         title=title,
-        sections=[_section(section, number) for number, section in enumerate(sections)],
+        sections=[
+            _section(section, f"section{number}") | charts["sections"][number]
+            for number, section in enumerate(sections)
+        ],
         totals=_totals(frame, missing),
-        runs=[_run(row) for row in frame.itertuples(index=False)],
+        metrics=metrics,
+        tuned_by=_TUNED_BY,
+        trials=charts["trials"],
+        runs=[_run(row, metrics) for row in frame.itertuples(index=False)],
         choices=[_choice(choice) for choice in choices],
         missing=missing,
+        files=[
+            {"kind": kind, "names": ", ".join(output.files), "shows": output.described}
+            for kind in KINDS
+            for output in read_outputs(kind)
+        ],
         provenance=_provenance(frame),
         config=config,
         split=", ".join(sorted(frame["eval_split"].unique())),
@@ -106,7 +138,7 @@ def write_report(
         style=Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
         script=Markup((_FOLDER / "report.js").read_text(encoding="utf-8")),
         plotly=Markup(_plotly().replace("</script", "<\\/script")),
-        data=Markup(_json_in_html(_data(frame, sections, sweeps, choices))),
+        data=Markup(_json_in_html(_data(results, charts))),
         MISSING=MISSING,
     )
     with written_atomically(output) as temporary:
@@ -150,34 +182,40 @@ def _summary(section: Section) -> list[str]:
     if means.empty:
         return ["No variant has all tasks with one seed, so there is no mean to compare."]
     sentences = [
-        f"Highest mean over {count(len(section.task_names), 'task')}: {_score(section, means.idxmax())}."
+        f"{'Highest' if section.sign > 0 else 'Lowest'} mean over {count(len(section.task_names), 'task')}: "
+        f"{_score(section, _best(section, means))}."
     ]
     if "model_parameters" in section.runs:
         whole = section.runs["model_parameters"].median()
         small = means[section.parameters["adapter_mean"].reindex(means.index) < _SMALL * whole]
-        if len(small) and small.idxmax() != means.idxmax():
-            best = _score(section, small.idxmax())
+        if len(small) and _best(section, small) != _best(section, means):
+            best = _score(section, _best(section, small))
             sentences.append(f"Among those that tune less than {_SMALL:.0%} of the parameters: {best}.")
     unequal = section.n[MEAN_OVER_TASKS]
     short = [variant for variant in section.variants if unequal[variant] < section.full_n]
     if short:
         sentences.append(f"Runs are missing of {', '.join(short)}: their means are marked, or left out.")
-    return sentences
+    return sentences + [sentence for sentence in [mixture(section.runs)] if sentence]
+
+
+def _best(section: Section, means: pd.Series) -> str:
+    return (section.sign * means).idxmax()
 
 
 def _score(section: Section, variant: str) -> str:
     sd = section.sd.loc[variant, MEAN_OVER_TASKS]
-    spread = "" if pd.isna(sd) else f" ± {sd:.1f}"
-    return f"{variant}, {section.mean.loc[variant, MEAN_OVER_TASKS]:.1f}{spread} %"
+    spread = "" if pd.isna(sd) else f" ± {section.shown(sd)}"
+    score = f"{variant}, {section.shown(section.mean.loc[variant, MEAN_OVER_TASKS])}{spread}"
+    return f"{score} {section.metric.unit}".rstrip()
 
 
 # --- tables
 
 
-def _section(section: Section, number: int) -> dict[str, Any]:
+def _section(section: Section, name: str) -> dict[str, Any]:
     columns = overview(section) + compute_columns(section) + by_task(section)
     return {
-        "id": f"section{number}",
+        "id": name,
         "heading": heading(section),
         "summary": _summary(section),
         "differences": [difference.sentence for difference in differences(section)],
@@ -187,6 +225,7 @@ def _section(section: Section, number: int) -> dict[str, Any]:
             for variant, cells in zip(section.variants, _cells(columns), strict=True)
         ],
         "caption": caption(section),
+        "metric_in_words": in_words(section),
         "efficiency": _efficiency(section),
     }
 
@@ -208,33 +247,41 @@ def _cells(columns: list[Column]) -> list[list[dict[str, Any]]]:
     return [list(row) for row in zip(*shown, strict=True)]
 
 
-def _efficiency(section: Section) -> list[dict[str, Any]]:
-    formats = {
-        "mean_over_tasks": "{:.1f}", "adapter_parameters": "{:,.0f}", "storage_mib": "{:.2f}",
-        "image_passes": "{:,.0f}", "train_seconds": "{:.1f}", "peak_memory_mib": "{:,.0f}",
-        "inference_overhead": "{:.3f}", "ppt": "{:.3f}",
-    }  # fmt: skip
+def _efficiency(section: Section) -> dict[str, Any]:
+    columns = efficiency_columns(section)
+    columns.pop("pareto")
     rows = []
     for row in efficiency_table([section]).to_dict("records"):
         cells = [
             {"sort": "", "value": MISSING}
             if pd.isna(row[name])
             else {"sort": row[name], "value": form.format(row[name])}
-            for name, form in formats.items()
+            for name, (_, form) in columns.items()
         ]
         rows.append({"variant": row["variant"], "cells": cells, "pareto": bool(row["pareto"])})
-    return rows
+    return {"titles": [title for title, _ in columns.values()], "rows": rows}
 
 
-def _run(row: Any) -> dict[str, Any]:
+def _metrics_of_runs(sections: list[Section]) -> list[Metric]:
+    """Return the metrics that the list of runs shows: those of the sections, each once."""
+    return list({section.metric.name: section.metric for section in sections}.values())
+
+
+def _name(row: Any) -> str:
+    return f"{row.benchmark}/{row.task}/{row.backbone}/{row.variant}/seed{row.seed}"
+
+
+def _run(row: Any, metrics: list[Metric]) -> dict[str, Any]:
+    # One digit more than in the tables of means.
+    scores = [f"{getattr(row, metric.name):.{metric.decimals + 1}f}" for metric in metrics]
     return {
-        "name": f"{row.benchmark}/{row.task}/{row.backbone}/{row.variant}/seed{row.seed}",
+        "name": _name(row),
         "benchmark": row.benchmark,
         "task": row.task,
         "backbone": row.backbone,
         "variant": row.variant,
         "seed": row.seed,
-        "top1": f"{row.top1:.2f}",
+        "scores": scores,
         "lr": f"{row.lr:g}",
         "epochs": int(row.epochs),
         "train_loss": f"{row.train_loss[-1]:.4f}",
@@ -248,13 +295,13 @@ def _choice(choice: dict[str, Any]) -> dict[str, Any]:
         "backbone": choice["backbone"],
         "variant": choice["variant"],
         "chosen": describe(choice["chosen"]),
-        "top1": f"{choice['top1']:.2f}",
+        "score": _digits(choice[_TUNED_BY.name]),
         "at_edge": ", ".join(choice["at_edge"]),
         "trials": [
             {
                 "what": describe(trial),
                 "status": trial["status"],
-                "top1": MISSING if trial["top1"] is None else f"{trial['top1']:.2f}",
+                "score": MISSING if trial[_TUNED_BY.name] is None else _digits(trial[_TUNED_BY.name]),
                 "note": "; ".join(trial["notes"]),
                 "chosen": all(trial[key] == value for key, value in choice["chosen"].items()),
             }
@@ -264,16 +311,14 @@ def _choice(choice: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _code(commit: str | None, dirty: bool | None) -> str:
-    if not isinstance(commit, str):
-        return "not a checkout"
-    return f"{commit} (with uncommitted changes)" if dirty else commit
+def _digits(score: float) -> str:
+    return f"{score:.{_TUNED_BY.decimals + 1}f}"
 
 
 def _provenance(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
     """Return what the results come from: each thing, and all its values."""
     versions = sorted({f"{name} {version}" for row in frame["versions"] for name, version in row.items()})
-    commits = sorted(set(map(_code, frame["commit"], frame["dirty"])))
+    commits = sorted(set(map(code_of, frame["commit"], frame["dirty"])))
     data = frame[["benchmark", "task", "data_digest"]].drop_duplicates().itertuples(index=False)
     weights = frame[["backbone", "architecture", "weights", "weights_sha256"]].drop_duplicates()
     return [
@@ -296,13 +341,20 @@ def _provenance(frame: pd.DataFrame) -> list[tuple[str, list[str]]]:
 # --- data of the plots and of the details
 
 
-def _data(
-    frame: pd.DataFrame, sections: list[Section], sweeps: list[Section], choices: Sequence[dict[str, Any]]
-) -> dict[str, Any]:
-    styles = {
-        method: {"color": style.color, "symbol": _SYMBOLS[style.marker], "dash": _DASHES[style.dash]}
-        for method, style in method_styles([*frame["method"], *(c["method"] for c in choices)]).items()
-    }
+def _charts(results: Results, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the charts of the page: of each section against costs and by group, and the trials."""
+    methods = [*results.frame["method"], *(choice["method"] for choice in choices)]
+    styles = method_styles(methods)
+    sections = []
+    for section, swept in zip(results.compared, results.swept, strict=True):
+        against = {name: cost_chart(swept, name, styles, results.order or ()) for name in _AXES}
+        known = {name: chart for name, chart in against.items() if any(s.points for s in chart.series)}
+        sections.append({"costs": known, "bars": comparison_chart(section, styles)})
+    return {"sections": sections, "trials": _trials_chart(choices, styles)}
+
+
+def _data(results: Results, charts: dict[str, Any]) -> dict[str, Any]:
+    frame = results.frame
     shared: dict[str, int] = {}
     runs = {}
     for row in frame.itertuples(index=False):
@@ -310,10 +362,10 @@ def _data(
             "method": row.method, "options": row.options, "training": row.recipe, "data": row.data_digest,
             "weights": row.weights_sha256 if isinstance(row.weights_sha256, str) else row.weights,
             "versions": row.versions, "device": row.device,
-            "code": _code(row.commit, row.dirty),
+            "code": code_of(row.commit, row.dirty),
         }  # fmt: skip
         number = shared.setdefault(json.dumps(details, sort_keys=True), len(shared))
-        runs[_run(row)["name"]] = [
+        runs[_name(row)] = [
             number,
             [float(f"{loss:.4g}") for loss in row.train_loss],
             row.created,
@@ -323,73 +375,60 @@ def _data(
             row.eval_split,
         ]
     return {
-        "styles": styles,
-        "sections": [
-            {"id": f"section{number}"} | _plot_data(*pair)
-            for number, pair in enumerate(zip(sections, sweeps, strict=True))
-        ],
+        "sections": {
+            f"section{number}": {
+                "costs": {name: chart.as_data() for name, chart in section["costs"].items()},
+                "bars": section["bars"].as_data(),
+            }
+            for number, section in enumerate(charts["sections"])
+        },
+        "trials": charts["trials"].as_data(),
+        "symbols": _SYMBOLS,
+        "dashes": _DASHES,
         "runs": runs,
         "shared": [json.loads(text) for text in shared],
-        "choices": [_trial_points(choice) for choice in choices],
     }
 
 
-def _plot_data(section: Section, swept: Section) -> dict[str, Any]:
-    costs = efficiency_table([swept]).set_index("variant")
-    points = []
-    for variant in swept.variants:
-        mean = swept.mean.loc[variant, MEAN_OVER_TASKS]
-        if pd.isna(mean):
-            continue
-        points.append(
-            {
-                "variant": variant,
-                "method": swept.methods[variant],
-                "mean": round(mean, 3),
-                "sd": _number(swept.sd.loc[variant, MEAN_OVER_TASKS]),
-                "flops": _number(swept.compute.loc[variant, "flops"]),
-            }
-            | {
-                name: _number(costs.loc[variant, name])
-                for name in ("adapter_parameters", "image_passes", "train_seconds", "peak_memory_mib")
-            }
-        )
-    keys = [key for key in section.keys if key[0] == "group"] if len(section.groups) > 1 else []
-    keys = keys or [key for key in section.keys if key[0] == "task"]
-    keys = [*keys, MEAN_OVER_TASKS]
-    bars = [
-        {
-            "variant": variant,
-            "method": section.methods[variant],
-            "x": [key[1] for key in keys],
-            "y": [_number(section.mean.loc[variant, key]) for key in keys],
-            "sd": [_number(section.sd.loc[variant, key]) for key in keys],
-        }
-        for variant in section.variants
-        if variant in section.methods
-    ]
-    return {
-        "points": points,
-        "bars": bars,
-        "tasks": len(swept.task_names),
-    }
+def _trials_chart(choices: Sequence[dict[str, Any]], styles: dict[str, MethodStyle]) -> Chart:
+    """Return the trials of each choice over the first number that was searched."""
+    found = [(choice, *_searched_number(choice)) for choice in choices]
+    drawn = [(choice, section, key) for choice, section, key in found if key]
+    values = [trial[section][key] for choice, section, key in drawn for trial in _scored(choice)]
+    return Chart(
+        title="Trials",
+        x=Axis(
+            ", ".join(dict.fromkeys(key for _, _, key in drawn)),
+            "log" if min(values, default=0) > 0 else "linear",
+        ),
+        y=Axis(f"{_TUNED_BY.label} on val; large: chosen", unit=_TUNED_BY.unit),
+        series=tuple(
+            Series(
+                f"{scope_of(choice)}, {choice['variant']}",
+                styles[choice["method"]],
+                tuple(
+                    Point(
+                        choice["variant"], trial[section][key], trial[_TUNED_BY.name],
+                        _digits(trial[_TUNED_BY.name]),
+                        marked=trial[section][key] == choice["chosen"][section][key],
+                    )
+                    for trial in _scored(choice)
+                ),
+                joined=True,
+            )
+            for choice, section, key in drawn
+        ),
+    )  # fmt: skip
 
 
-def _trial_points(choice: dict[str, Any]) -> dict[str, Any]:
-    """Return the trials over the first searched number, if there is one."""
-    trials = [trial for trial in choice["trials"] if trial["top1"] is not None]
+def _scored(choice: dict[str, Any]) -> list[dict[str, Any]]:
+    return [trial for trial in choice["trials"] if trial[_TUNED_BY.name] is not None]
+
+
+def _searched_number(choice: dict[str, Any]) -> tuple[str, str]:
+    """Return section and key of the first searched number; ("", "") if there is none."""
     for section in ("training", "options"):
         for key in choice["trials"][0][section]:
-            values = [trial[section][key] for trial in trials]
-            if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-                return {
-                    "name": f"{scope_of(choice)}, {choice['variant']}", "method": choice["method"],
-                    "key": key, "x": values,
-                    "y": [round(trial["top1"], 3) for trial in trials],
-                    "chosen": choice["chosen"][section][key],
-                }  # fmt: skip
-    return {"name": scope_of(choice), "method": choice["method"], "key": "", "x": [], "y": [], "chosen": None}
-
-
-def _number(value: float) -> float | None:
-    return None if pd.isna(value) else float(f"{value:.6g}")
+            if all(is_number(trial[section][key]) for trial in _scored(choice)):
+                return section, key
+    return "", ""

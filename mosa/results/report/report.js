@@ -64,9 +64,8 @@ function colors() {
   return Object.fromEntries(["paper", "ink", "quiet", "line"].map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
 }
 
-// Black and dark grey are methods' colours on paper; on a dark page they are their opposites.
-function colorOf(method, theme) {
-  const { color } = data.styles[method];
+// Black is a method's colour on paper; on a dark page it is white.
+function colorOf({ color }, theme) {
   const dark = getComputedStyle(document.documentElement).colorScheme === "dark";
   return dark && color === "#000000" ? theme.ink : color;
 }
@@ -85,68 +84,53 @@ function layout(theme, changes) {
 
 const errorBars = (array) => ({ type: "data", array, visible: array.some((value) => value !== null), thickness: 1 });
 
+// A chart is described in mosa/results/plots/chart.py; matplotlib draws the same description.
+function pointsOf(chart, series, theme) {
+  const { points, style, joined, variation } = series;
+  const color = colorOf(style, theme);
+  const { label, unit, names } = { ...chart.x, unit: chart.y.unit };
+  const places = points.map(({ at }) => (names.length ? names[at] : `${Number(at.toPrecision(4)).toLocaleString("en")} ${label}`));
+  return {
+    name: legendOf(series), mode: joined ? "lines+markers" : "markers", legendgroup: series.label,
+    line: { color, dash: data.dashes[style.dash], width: 1.5 },
+    marker: { color, symbol: data.symbols[style.marker] + (variation ? "-open" : ""), size: points.map(({ marked }) => (marked ? 14 : 9)) },
+    x: points.map(({ x }) => x), y: points.map(({ y }) => y),
+    text: points.map(({ name, text }, index) => `<b>${escapeText(name)}</b><br>${escapeText(text)} ${unit}, ${escapeText(places[index])}`),
+    error_y: { ...errorBars(points.map(({ spread }) => spread)), color },
+    hovertemplate: "%{text}<extra></extra>",
+  };
+}
+
+function levelOf(series, range, theme) {
+  return {
+    name: legendOf(series), mode: "lines", legendgroup: series.label, showlegend: !series.points.length,
+    line: { color: colorOf(series.style, theme), dash: data.dashes[series.style.dash], width: 1 },
+    x: range, y: range.map(() => series.level), hovertemplate: `${legendOf(series)}<extra></extra>`,
+  };
+}
+
+const legendOf = ({ label }) => escapeText(label).replace(/\n/g, "<br>");
+
+function drawChart(div, chart) {
+  const theme = colors();
+  const places = chart.series.flatMap(({ points }) => points.map(({ x }) => x));
+  const range = places.length ? [Math.min(...places), Math.max(...places)] : [1, 10];
+  const traces = chart.series.flatMap((series) => [
+    ...(series.level === null ? [] : [levelOf(series, range, theme)]),
+    ...(series.points.length || series.level === null ? [pointsOf(chart, series, theme)] : []),
+  ]);
+  const { names, scale, label } = chart.x;
+  const ticks = names.length ? { tickvals: names.map((_, place) => place), ticktext: names.map(escapeText), showgrid: false } : {};
+  Plotly.react(div, traces, layout(theme, {
+    xaxis: { type: scale === "log" ? "log" : "linear", title: { text: escapeText(label) }, exponentformat: "SI", ...ticks },
+    yaxis: { title: { text: escapeText(chart.y.label) } },
+  }), wide);
+}
+
 function drawScaling(div) {
-  const theme = colors();
-  const section = data.sections.find(({ id }) => id === div.dataset.section);
-  const select = document.querySelector(`select[data-section="${CSS.escape(section.id)}"]`);
-  const axis = select.value;
-  const placed = section.points.filter((point) => point[axis] > 0);
-  const range = placed.map((point) => point[axis]);
-  const methods = [...new Set(section.points.map(({ method }) => method))];
-  const traces = methods.map((method) => {
-    const points = placed.filter((point) => point.method === method).sort((a, b) => a[axis] - b[axis]);
-    const { symbol, dash } = data.styles[method];
-    const color = colorOf(method, theme);
-    const [point] = section.points.filter((other) => other.method === method);
-    if (!points.length) { // nothing tuned: a level
-      return {
-        name: method, mode: "lines", line: { color, dash }, x: [Math.min(...range), Math.max(...range)], y: [point.mean, point.mean],
-        hovertemplate: `${escapeText(point.variant)}: %{y:.1f} %<extra></extra>`,
-      };
-    }
-    return {
-      name: method, mode: "lines+markers", line: { color, dash, width: 1.5 }, marker: { color, symbol, size: 9 },
-      x: points.map((p) => p[axis]), y: points.map((p) => p.mean), text: points.map((p) => escapeText(p.variant)),
-      error_y: { ...errorBars(points.map((p) => p.sd)), color },
-      hovertemplate: "<b>%{text}</b><br>%{y:.1f} %, %{x:.4s} " + escapeText(select.selectedOptions[0].text) + "<extra></extra>",
-    };
-  });
-  Plotly.react(div, traces, layout(theme, {
-    xaxis: { type: "log", title: { text: select.selectedOptions[0].text }, exponentformat: "SI" },
-    yaxis: { title: { text: `mean of ${section.tasks} tasks, top-1 (%)` } },
-  }), wide);
-}
-
-function drawBars(div) {
-  const theme = colors();
-  const section = data.sections.find(({ id }) => id === div.dataset.section);
-  const count = section.bars.length;
-  const traces = section.bars.map((bar, index) => ({
-    name: escapeText(bar.variant), mode: "markers", marker: { color: colorOf(bar.method, theme), symbol: data.styles[bar.method].symbol, size: 9 },
-    x: bar.x.map((_, place) => place + 0.6 * ((index + 0.5) / count - 0.5)), y: bar.y, text: bar.x.map(escapeText),
-    error_y: { ...errorBars(bar.sd), color: colorOf(bar.method, theme) },
-    hovertemplate: `<b>${escapeText(bar.variant)}</b>, %{text}<br>%{y:.1f} %<extra></extra>`,
-  }));
-  const names = section.bars[0].x;
-  Plotly.react(div, traces, layout(theme, {
-    xaxis: { tickvals: names.map((_, place) => place), ticktext: names.map(escapeText), showgrid: false },
-    yaxis: { title: { text: "top-1 (%)" } },
-  }), wide);
-}
-
-function drawTrials(div) {
-  const theme = colors();
-  const searches = data.choices.filter(({ x }) => x.length);
-  const traces = searches.map(({ name, method, x, y, chosen, key }) => ({
-    name: escapeText(name), mode: "lines+markers", x, y, line: { color: colorOf(method, theme), dash: data.styles[method].dash },
-    marker: { symbol: data.styles[method].symbol, size: x.map((value) => (value === chosen ? 14 : 7)) },
-    hovertemplate: `<b>${escapeText(name)}</b><br>${escapeText(key)} %{x}: %{y:.1f} %<extra></extra>`,
-  }));
-  const keys = [...new Set(searches.map(({ key }) => key))];
-  Plotly.react(div, traces, layout(theme, {
-    xaxis: { type: searches.every(({ x }) => Math.min(...x) > 0) ? "log" : "linear", title: { text: escapeText(keys.join(", ")) } },
-    yaxis: { title: { text: "top-1 on val (%); large: chosen" } },
-  }), wide);
+  const { costs } = data.sections[div.dataset.section];
+  const select = document.querySelector(`select[data-section="${CSS.escape(div.dataset.section)}"]`);
+  if (costs[select.value]) drawChart(div, costs[select.value]);
 }
 
 // Plotly reads a few tags in labels; a name is only text.
@@ -156,16 +140,13 @@ function escapeText(text) {
 
 function drawAll() {
   document.querySelectorAll(".scaling").forEach(drawScaling);
-  document.querySelectorAll(".bars").forEach(drawBars);
-  document.querySelectorAll(".trials").forEach(drawTrials);
+  document.querySelectorAll(".bars").forEach((div) => drawChart(div, data.sections[div.dataset.section].bars));
+  document.querySelectorAll(".trials").forEach((div) => drawChart(div, data.trials));
 }
 
 for (const select of document.querySelectorAll("select.axis")) {
-  const section = data.sections.find(({ id }) => id === select.dataset.section);
-  for (const option of [...select.options]) {
-    if (!section.points.some((point) => point[option.value] > 0)) option.remove();
-  }
-  select.addEventListener("change", () => drawScaling(document.querySelector(`.scaling[data-section="${CSS.escape(section.id)}"]`)));
+  const div = document.querySelector(`.scaling[data-section="${CSS.escape(select.dataset.section)}"]`);
+  select.addEventListener("change", () => drawScaling(div));
 }
 
 // --- details of a run

@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, Key, Section, count
-
-MISSING = "—"
+from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, MISSING, Key, Section, count
+from mosa.results.provenance import mixture
 
 
 class Cell(NamedTuple):
@@ -90,7 +89,8 @@ def by_task(section: Section) -> list[Column]:
 def _scores(section: Section, key: Key) -> list[Cell]:
     mean, sd, n = section.mean[key], section.sd[key], section.n[key]
     # Equal as printed is equal: ties are all best.
-    shown = sorted({f"{value:.1f}" for value in mean[n == section.full_n]}, key=float, reverse=True)
+    complete_means = {section.shown(value) for value in mean[n == section.full_n]}
+    shown = sorted(complete_means, key=float, reverse=section.metric.higher_is_better)
     # Of two, the second is the worse.
     marks = ("best", "second")[: max(0, len(section.variants) - 1)]
     marked = dict(zip(shown, marks, strict=False))
@@ -100,11 +100,11 @@ def _scores(section: Section, key: Key) -> list[Cell]:
             cells.append(Cell(MISSING))
             continue
         complete = bool(n[variant] == section.full_n)
-        mark = marked.get(f"{mean[variant]:.1f}") if complete else None
+        mark = marked.get(section.shown(mean[variant])) if complete else None
         cells.append(
             Cell(
-                value=f"{mean[variant]:.1f}",
-                sd="" if pd.isna(sd[variant]) else f"{sd[variant]:.1f}",
+                value=section.shown(mean[variant]),
+                sd="" if pd.isna(sd[variant]) else section.shown(sd[variant]),
                 note="" if complete else f"(n={n[variant]})",
                 best=mark == "best",
                 second=mark == "second",
@@ -116,6 +116,17 @@ def _scores(section: Section, key: Key) -> list[Cell]:
 def heading(section: Section) -> str:
     """Name the section."""
     return f"{section.benchmark}, {section.backbone}, {section.eval_split} split"
+
+
+def in_words(section: Section) -> str:
+    """Return the metric and its unit as the beginning of a sentence: "Top-1 (%)"."""
+    label = section.metric.label
+    return label[0].upper() + label[1:]
+
+
+def mean_label(section: Section) -> str:
+    """Return the label of an axis or column that shows the mean over tasks."""
+    return f"mean over tasks of {section.metric.label}"
 
 
 def caption(section: Section) -> str:
@@ -130,14 +141,15 @@ def caption(section: Section) -> str:
     of_groups = f"mean of groups: of the {groups} group means; " if groups > 1 else ""
     selection = "" if section.eval_split == "test" else " (runs for selection, not a result)"
     return (
-        f"Top-1 accuracy in percent on the {section.eval_split} split{selection} of {section.benchmark} with "
+        f"{in_words(section)} on the {section.eval_split} split{selection} of {section.benchmark} with "
         f"{section.backbone}, protocol {section.protocol}: {spread}. "
         f"Mean over tasks: of {count(tasks, 'task')}; {of_groups}taken per seed first. "
         "Tuned: parameters that a task stores after merging, without the classifier, and with it (mean over "
         f"tasks, as classifiers differ in size). {_about_compute(section)}"
         f"{MISSING}: no record, or a mean with missing tasks. "
-        "Bold: the highest mean of a column among those with all seeds; underlined: the second."
-    )
+        f"Bold: the {'highest' if section.metric.higher_is_better else 'lowest'} mean of a column among "
+        f"those with all seeds; underlined: the second. {mixture(section.runs)}"
+    ).rstrip()
 
 
 def _about_compute(section: Section) -> str:

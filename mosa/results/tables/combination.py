@@ -2,10 +2,11 @@
 
 import pandas as pd
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Section
+from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Results, Section
 from mosa.results.paired import Difference, difference
-from mosa.results.tables.columns import MISSING, heading
-from mosa.results.tables.render import escape_markdown
+from mosa.results.registry import table
+from mosa.results.tables.columns import heading
+from mosa.results.tables.render import csv_text, escape_markdown
 
 # The method that each splits. Their options have the same names; those of the split, and of the second pass
 # that comes with it, are not compared.
@@ -13,9 +14,21 @@ DENSE = {"mosa": "adapter", "mosl": "lora"}
 _OF_THE_PASSES = ("consistency", "second_pass", "feature_consistency")
 
 _NOTE = (
-    "Pairs of variants whose other options are the same. Mean over tasks of top-1, in percent, and the "
-    "paired difference with its 95 % interval over seeds (Student's t)."
+    "Pairs of variants whose other options are the same: the mean over tasks of both, and the paired "
+    "difference with its 95 % interval over seeds (Student's t)."
 )
+
+
+@table(
+    "combination",
+    label="with and without the split",
+    caption="Methods with and without the split (MoSA and adapter, MoSL and LoRA), where all other "
+    "options are the same.",
+)
+def combination_formats(results: Results) -> dict[str, str]:
+    """Return the pairs within each section of the comparison."""
+    sections = results.compared
+    return {"csv": csv_text(combination_table(sections)), "md": combination_text(sections)}
 
 
 def pairs(section: Section) -> list[tuple[str, str]]:
@@ -49,10 +62,11 @@ def combination_table(sections: list[Section]) -> pd.DataFrame:
     for section in sections:
         for dense, split in pairs(section):
             means = section.mean[MEAN_OVER_TASKS]
-            place = {"benchmark": section.benchmark, "backbone": section.backbone}
+            place = {name: getattr(section, name) for name in ("benchmark", "backbone")}
+            place["metric"] = section.metric.name
             found = difference(section, split, dense)
             rows.append(place | {"without": means[dense], "with": means[split]} | found._asdict())
-    columns = ["benchmark", "backbone", "without", "with", *Difference._fields]
+    columns = ["benchmark", "backbone", "metric", "without", "with", *Difference._fields]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -60,15 +74,16 @@ def combination_text(sections: list[Section]) -> str:
     """Return `combination_table` in Markdown, a table per section that has a pair."""
     parts = []
     for section in sections:
-        lines = [["without the split", "top-1", "with it", "top-1", "difference", "better on"]]
+        label = section.metric.label
+        lines = [["without the split", label, "with it", label, "difference", "better on"]]
         lines.append([":--", "--:", ":--", "--:", "--:", "--:"])
-        for row in combination_table([section]).itertuples(index=False):
-            shown = [MISSING if pd.isna(value) else f"{value:.1f}" for value in (row[2], row[3])]
-            interval = "" if pd.isna(row.low) else f" [{row.low:+.1f}, {row.high:+.1f}]"
-            found = f"{row.mean:+.1f}{interval}" if row.seeds else MISSING
-            names = [escape_markdown(row.reference), escape_markdown(row.variant)]
-            on = f"{row.better} of {row.tasks}" if row.seeds else MISSING
-            lines.append([names[0], shown[0], names[1], shown[1], escape_markdown(found), on])
+        for dense, split in pairs(section):
+            mean = section.mean[MEAN_OVER_TASKS]
+            scores = [MISSING if pd.isna(mean[v]) else section.shown(mean[v]) for v in (dense, split)]
+            found = difference(section, split, dense)
+            on = f"{found.better} of {found.tasks}" if found.seeds else MISSING
+            names, shown = [escape_markdown(v) for v in (dense, split)], escape_markdown(found.shown)
+            lines.append([names[0], scores[0], names[1], scores[1], shown, on])
         if len(lines) > 2:
             table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
             parts.append(f"## {escape_markdown(heading(section))}: with the split\n\n{table}\n\n{_NOTE}\n")

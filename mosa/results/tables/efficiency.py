@@ -2,57 +2,80 @@
 
 import pandas as pd
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Section
+from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Results, Section
+from mosa.results.costs import COSTS
+from mosa.results.registry import table
 from mosa.results.stats import pareto_front, ppt
-from mosa.results.tables.columns import MISSING, heading
-from mosa.results.tables.render import escape_markdown
+from mosa.results.tables.columns import heading, mean_label
+from mosa.results.tables.render import csv_text, escape_markdown
 
-_MIB = 2**20
-_COLUMNS = {
-    "mean_over_tasks": ("mean over tasks (%)", "{:.1f}"),
-    "adapter_parameters": ("tuned without head", "{:,.0f}"),
-    "storage_mib": ("stored per task (MiB)", "{:.2f}"),
-    "image_passes": ("image-passes", "{:,.0f}"),
-    "train_seconds": ("training (s)", "{:.1f}"),
-    "peak_memory_mib": ("peak memory (MiB)", "{:,.0f}"),
-    "inference_overhead": ("inference FLOPs (backbone = 1)", "{:.3f}"),
-    "ppt": ("PPT", "{:.3f}"),
-    "pareto": ("on the front", "{}"),
-}
-_NOTE = (
-    "Means over the runs of a variant. Stored: what a task adds after merging, classifier included, at 4 "
-    "bytes a parameter. Training: seconds of the loop on the machine that the records name. PPT: accuracy"
-    " discounted by tuned parameters (V-PETL Bench). On the front: no other variant has at most as many "
-    "tuned parameters and a higher mean. "
-    f"{MISSING}: no record that says it."
+_COSTS = (
+    "adapter_parameters", "storage_mib", "image_passes", "train_seconds", "peak_memory_mib",
+    "inference_overhead",
+)  # fmt: skip
+
+
+def efficiency_columns(section: Section) -> dict[str, tuple[str, str]]:
+    """Return title and format of each column of a section's efficiency table that is shown, by its name.
+
+    PPT is only shown of an accuracy in percent, which it discounts.
+    """
+    score = {"mean_over_tasks": (mean_label(section), f"{{:.{section.metric.decimals}f}}")}
+    costs = {name: (COSTS[name].label, COSTS[name].form) for name in _COSTS}
+    ppt = {"ppt": ("PPT", "{:.3f}")} if _is_accuracy(section) else {}
+    return score | costs | ppt | {"pareto": ("on the front", "{}")}
+
+
+def _is_accuracy(section: Section) -> bool:
+    return section.metric.unit == "%" and section.metric.higher_is_better
+
+
+def _note(section: Section) -> str:
+    about_ppt = "PPT: accuracy discounted by tuned parameters (V-PETL Bench). " * _is_accuracy(section)
+    return (
+        "Means over the runs of a variant. Stored: what a task adds after merging, classifier included, at 4 "
+        "bytes a parameter. Training seconds: of the loop, on the machine that the records name. Inference "
+        "FLOPs: relative to the variant with the least of those shown. "
+        f"{about_ppt}On the front: no other variant has at most as many tuned parameters and a better mean. "
+        f"{MISSING}: no record that says it."
+    )
+
+
+@table(
+    "efficiency",
+    label="efficiency",
+    caption="What each main variant costs: tuned parameters, storage, image-passes, seconds, memory, "
+    "inference FLOPs, PPT, Pareto front.",
 )
+def efficiency_formats(results: Results) -> dict[str, str]:
+    """Return the costs within each section of the comparison."""
+    sections = results.compared
+    return {"csv": csv_text(efficiency_table(sections), "%.6g"), "md": efficiency_text(sections)}
 
 
 def efficiency_table(sections: list[Section]) -> pd.DataFrame:
     """Return one row per section and variant; numbers are means over the runs, NaN where tasks are missing.
 
-    Columns: benchmark, backbone, variant; mean_over_tasks (%); adapter_parameters (tuned, without head);
+    Columns: benchmark, backbone, metric, variant; mean_over_tasks (in the metric's unit);
+    adapter_parameters (tuned, without head);
     storage_mib (of these and the classifier, 4 bytes each); image_passes and train_seconds of a run;
-    peak_memory_mib; inference_overhead (FLOPs relative to the variant that has the fewest); ppt (see
-    `stats.ppt`); pareto (whether no other variant has fewer tuned parameters and a higher mean).
+    peak_memory_mib; inference_overhead (FLOPs relative to the
+    variant of the section that has the fewest); ppt (see
+    `stats.ppt`; NaN unless the metric is an accuracy); pareto (whether no other variant has fewer tuned
+    parameters and a better mean).
     """
     rows = []
     for section in sections:
-        measured = section.runs.groupby(["variant", "task"]).mean(numeric_only=True).groupby("variant").mean()
-        complete = section.n[MEAN_OVER_TASKS] > 0
         found = pd.DataFrame(index=pd.Index(section.variants, name="variant"))
         found["mean_over_tasks"] = section.mean[MEAN_OVER_TASKS]
-        found["adapter_parameters"] = section.parameters["adapter_mean"]
-        found["storage_mib"] = 4 * section.parameters["total_mean"] / _MIB
-        found["image_passes"] = section.compute["image_passes"]
-        for name in ("train_seconds", "peak_memory_mib"):
-            found[name] = measured[name].where(complete) if name in measured else float("nan")
-        flops = measured.get("inference_flops_per_image", pd.Series(float("nan"), measured.index))
-        found["inference_overhead"] = (flops / flops.min()).where(complete)
+        for name in _COSTS:
+            found[name] = COSTS[name].of(section)
         scored = zip(found["mean_over_tasks"], found["adapter_parameters"], strict=True)
-        found["ppt"] = [ppt(score, parameters) for score, parameters in scored]
-        found["pareto"] = pareto_front(found["adapter_parameters"], found["mean_over_tasks"])
+        known = _is_accuracy(section)
+        found["ppt"] = [ppt(score, parameters) if known else float("nan") for score, parameters in scored]
+        found["pareto"] = pareto_front(found["adapter_parameters"], section.sign * found["mean_over_tasks"])
         found = found.reset_index()
+        found.insert(0, "metric", section.metric.name)
         found.insert(0, "backbone", section.backbone)
         found.insert(0, "benchmark", section.benchmark)
         rows.append(found)
@@ -64,12 +87,15 @@ def efficiency_text(sections: list[Section]) -> str:
     parts = []
     for section in sections:
         table = efficiency_table([section])
-        lines = [["variant", *(title for title, _ in _COLUMNS.values())], [":--", *["--:"] * len(_COLUMNS)]]
+        columns = efficiency_columns(section)
+        lines = [["variant", *(title for title, _ in columns.values())], [":--", *["--:"] * len(columns)]]
         for row in table.to_dict("records"):
-            cells = [_cell(row[name], form) for name, (_, form) in _COLUMNS.items()]
+            cells = [_cell(row[name], form) for name, (_, form) in columns.items()]
             lines.append([escape_markdown(row["variant"]), *cells])
         table_lines = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts.append(f"## {escape_markdown(heading(section))}: efficiency\n\n{table_lines}\n\n{_NOTE}\n")
+        parts.append(
+            f"## {escape_markdown(heading(section))}: efficiency\n\n{table_lines}\n\n{_note(section)}\n"
+        )
     return "\n".join(parts)
 
 

@@ -3,10 +3,26 @@
 import pandas as pd
 
 from mosa.data.catalogue import get_task, list_tasks
-from mosa.results.aggregate import Key, Section
-from mosa.results.published import load_published, published_backbone, published_names
-from mosa.results.tables.columns import MISSING, heading
-from mosa.results.tables.render import escape_markdown
+from mosa.results.aggregate import MISSING, Key, Results, Section
+from mosa.results.published import BENCHMARKS, load_published, published_backbone, published_names
+from mosa.results.registry import table
+from mosa.results.tables.columns import heading
+from mosa.results.tables.render import csv_text, escape_markdown
+
+
+@table(
+    "published",
+    label="measured and published",
+    caption="Measured scores beside published ones of the same backbone and method; only numbers of one "
+    "family compare.",
+    when="published_benchmark",
+)
+def published_formats(results: Results) -> dict[str, str] | None:
+    """Return what is published of the sections of the comparison; None if nothing is of their benchmarks."""
+    sections = results.compared
+    if not any(section.benchmark in BENCHMARKS.values() for section in sections):
+        return None
+    return {"csv": csv_text(published_table(sections)), "md": published_text(sections)}
 
 
 def published_table(sections: list[Section]) -> pd.DataFrame:
@@ -14,14 +30,15 @@ def published_table(sections: list[Section]) -> pd.DataFrame:
 
     Columns: benchmark, backbone, protocol, variant, kind and score (a task, a group or an overall mean),
     measured (mean, NaN where it is missing), sd, n, published, difference (measured - published),
-    published_as (method), family and source. A mean over some of its tasks only has no counterpart.
+    published_as (method), family and source. A mean over some of its tasks only has no counterpart. All
+    published values are top-1: sections of another metric have none.
     """
     known = load_published()
     rows = []
     for section in sections:
         first = section.runs.iloc[0]
         place = published_backbone(*first[["architecture", "weights_kind", "weights"]])
-        if place is None:
+        if place is None or section.metric.name != "top1":
             continue
         here = known[
             (known["benchmark"] == section.benchmark)
@@ -89,9 +106,9 @@ def published_text(sections: list[Section]) -> str:
                 )
         table_lines = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         about = (
-            "Measured / published† (difference), top-1 in percent. † Quoted from the source, not measured "
-            "here. Family names the protocol that a number was made with: only those of one family are "
-            f"comparable with each other. Measured with protocol {section.protocol}. "
+            f"Measured / published† (difference), {section.metric.label}. † Quoted from the source, not "
+            "measured here. Family names the protocol that a number was made with: only those of one family "
+            f"are comparable with each other. Measured with protocol {section.protocol}. "
             f"{MISSING}: not measured here. An empty cell: not published."
         )
         parts.append(f"## {escape_markdown(heading(section))}: published\n\n{table_lines}\n\n{about}\n")

@@ -4,17 +4,41 @@ import re
 from collections.abc import Callable
 from html import escape
 
-from mosa.results.aggregate import Section, count
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+from pandas.io.formats.style import Styler
+
+from mosa.results.aggregate import MISSING, Section, count
 from mosa.results.tables.columns import (
-    MISSING,
     Cell,
     Column,
     by_task,
     caption,
     compute_columns,
     heading,
+    in_words,
     overview,
 )
+from mosa.results.tables.tidy import tidy_table
+
+WIDTH = 120  # characters of a table as plain text
+
+
+def csv_text(frame: pd.DataFrame, digits: str = "%.4f") -> str:
+    """Return a table as CSV, its fractions in a format of the % operator."""
+    return frame.to_csv(index=False, float_format=digits, lineterminator="\n")
+
+
+def section_formats(name: str, sections: list[Section]) -> dict[str, str]:
+    """Return the table of means of each section, by format; `name` begins the labels in LaTeX."""
+    return {
+        "csv": csv_text(tidy_table(sections)),
+        "html": html_page(sections),
+        "md": "\n".join(markdown_section(section) for section in sections),
+        "tex": "\n".join(latex_section(section, name) for section in sections),
+        "txt": "\n\n".join(terminal_section(section, WIDTH) for section in sections) + "\n",
+    }
 
 
 def _one_line(text: str) -> str:
@@ -39,7 +63,7 @@ def _plain(cell: Cell) -> str:
 
 def terminal_section(section: Section, width: int) -> str:
     """Return the section as aligned text, in blocks of columns that fit into `width` characters."""
-    lines = [_one_line(heading(section)) + ", top-1 (%)"]
+    lines = [f"{_one_line(heading(section))}, {section.metric.label}"]
     for columns in (overview(section), by_task(section)):
         _, *rows = _grid(section, columns, _one_line, lambda cell: _plain(cell) + " " * (not cell.best))
         titles = [("", "variant"), *(c.title.rpartition("\n")[::2] for c in columns)]
@@ -101,36 +125,53 @@ def markdown_section(section: Section) -> str:
 _STYLE = (
     "table{border-collapse:collapse;font:14px system-ui,sans-serif;margin:1em 0}th,td{padding:.2em .6em;"
     "text-align:right}th:first-child{text-align:left}thead th{border-bottom:1px solid}"
-    ".best{font-weight:bold}.second{text-decoration:underline}caption{caption-side:bottom;text-align:left}"
+    "caption{caption-side:bottom;text-align:left}"
+)
+_MARKS = [
+    {"selector": ".best", "props": "font-weight:bold"},
+    {"selector": ".second", "props": "text-decoration:underline"},
+]
+_PAGE = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+    """<!doctype html>
+<html lang="en"><meta charset="utf-8"><title>Comparison</title>
+<style>{{ style }}</style>
+{% for heading, tables in sections %}
+<h2>{{ heading }}</h2>
+{% for table in tables %}
+{{ table }}
+{% endfor %}
+{% endfor %}
+</html>
+"""
 )
 
 
 def html_page(sections: list[Section]) -> str:
     """Return a page with two tables of each section, the means and the tasks."""
-    parts = ["<!doctype html>", '<html lang="en"><meta charset="utf-8"><title>Comparison</title>']
-    parts.append(f"<style>{_STYLE}</style>")
-    for section in sections:
-        parts.append(f"<h2>{escape(heading(section))}</h2>")
-        for columns in (overview(section) + compute_columns(section), by_task(section)):
-            parts += _html_table(section, columns, caption(section) if not columns[0].group else "")
-    return "\n".join([*parts, "</html>"]) + "\n"
+    shown = []
+    for number, section in enumerate(sections):
+        means = _html_table(section, overview(section) + compute_columns(section), f"means{number}")
+        tasks = _html_table(section, by_task(section), f"tasks{number}")
+        tables = [means.set_caption(escape(caption(section))), tasks]
+        shown.append((heading(section), [Markup(table.to_html()) for table in tables]))
+    return _PAGE.render(sections=shown, style=_STYLE)
 
 
-def _html_table(section: Section, columns: list[Column], text: str) -> list[str]:
+def _html_table(section: Section, columns: list[Column], identity: str) -> Styler:
+    """Return a table whose names are escaped; `identity` distinguishes it from the others of the page."""
     titles = [f"{column.title} ({column.group})" if column.group else column.title for column in columns]
-    lines = ["<table>", f"<caption>{escape(text)}</caption>"] if text else ["<table>"]
-    lines.append(
-        "<thead><tr><th>variant</th>" + "".join(f"<th>{escape(t)}</th>" for t in titles) + "</tr></thead>"
+    # Two columns may have the same title: their numbers name them.
+    by_number = {place: column.cells for place, column in enumerate(columns)}
+    cells = pd.DataFrame(by_number, index=section.variants, dtype=object)
+    cells.columns.name = "variant"  # stands above the index
+    return (
+        Styler(cells.map(lambda cell: _plain(cell._replace(best=False))), uuid=identity, cell_ids=False)
+        .format(escape="html")
+        .format_index(escape="html", axis="index")
+        .format_index(lambda place: escape(titles[place]), axis="columns")
+        .set_td_classes(cells.map(lambda cell: "best" if cell.best else "second" if cell.second else ""))
+        .set_table_styles(_MARKS)
     )
-    for number, variant in enumerate(section.variants):
-        cells = [_html_cell(column.cells[number]) for column in columns]
-        lines.append(f"<tr><th>{escape(variant)}</th>{''.join(cells)}</tr>")
-    return [*lines, "</table>"]
-
-
-def _html_cell(cell: Cell) -> str:
-    mark = ' class="best"' if cell.best else ' class="second"' if cell.second else ""
-    return f"<td{mark}>{escape(_plain(cell._replace(best=False)))}</td>"
 
 
 # --- LaTeX
@@ -180,7 +221,7 @@ def latex_section(section: Section, name: str) -> str:
     if len(tasks) > _LATEX_COLUMNS:
         tasks = [c._replace(cells=[cell._replace(sd="") for cell in c.cells]) for c in tasks]
         what = "means without their spreads"
-    about_tasks = f"Top-1 accuracy in percent by task ({heading(section)}), {what}."
+    about_tasks = f"{in_words(section)} by task ({heading(section)}), {what}."
     return (
         "% Made from the records; needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n"
         + _latex_table(

@@ -1,0 +1,111 @@
+"""Which tables and plots an experiment has: what the workflow needs to know before any of them is made.
+
+The registry is in `mosa.results.registry`, which needs pandas. `mosa schema` writes it as data to
+mosa/schemas/outputs.json, which is read here. No torch, no pandas.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+from mosa.base.files import SCHEMAS
+from mosa.experiment.config import Run
+from mosa.experiment.curves import option_curves
+
+OUTPUTS = SCHEMAS / "outputs.json"
+KINDS = ("tables", "plots")
+
+
+@dataclass(frozen=True)
+class Output:
+    """A table or plot, as data.
+
+    Attributes:
+        name: Its name: the stem of its files.
+        formats: The formats in which it is written: the suffixes of its files, without the dot.
+        embedded: The one of them that Snakemake's report shows.
+        label: Its title in that report.
+        caption: What it shows, in a sentence.
+        when: Name of the condition under which there is one, see `CONDITIONS`.
+    """
+
+    name: str
+    formats: tuple[str, ...]
+    embedded: str
+    label: str
+    caption: str
+    when: str = "always"
+
+    @property
+    def files(self) -> list[str]:
+        """The names of its files."""
+        return [f"{self.name}.{suffix}" for suffix in self.formats]
+
+    @property
+    def described(self) -> str:
+        """What it shows, and when there is one, without a full stop."""
+        words = CONDITIONS[self.when].words
+        return self.caption.removesuffix(".") + (f"; {words}" if words else "")
+
+
+class Condition(NamedTuple):
+    """When there is an output.
+
+    Attributes:
+        words: What documentation adds to the output's caption; empty for one that is always there.
+        holds: Function of a loaded config and its runs.
+    """
+
+    words: str
+    holds: Callable[[Mapping[str, Any], list[Run]], bool]
+
+
+def _published_benchmark(config: Mapping[str, Any], runs: list[Run]) -> bool:
+    return not set(config["benchmarks"]).isdisjoint(_data()["published_benchmarks"])
+
+
+def _swept_option(config: Mapping[str, Any], runs: list[Run]) -> bool:
+    found = sorted((run.specification for run in runs), key=lambda one: one.task, reverse=True)
+    first = {one.variant: (one.method, one.options, one.training.model_dump()) for one in found}
+    curves = option_curves(first)
+    return bool(curves) and not config["tune"]  # tuning may give every value another recipe
+
+
+def _several_backbones(config: Mapping[str, Any], runs: list[Run]) -> bool:
+    return len(config["backbones"]) > 1
+
+
+CONDITIONS = {
+    "always": Condition("", lambda config, runs: True),
+    "published_benchmark": Condition("only for benchmarks with published numbers", _published_benchmark),
+    "swept_option": Condition("only where there is such an option", _swept_option),
+    "several_backbones": Condition("only for two backbones or more", _several_backbones),
+}
+
+
+@cache
+def _data() -> dict[str, Any]:
+    return json.loads(OUTPUTS.read_text(encoding="utf-8"))
+
+
+def read_outputs(kind: str) -> list[Output]:
+    """Return all tables or plots that there are, by name.
+
+    Args:
+        kind: "tables" or "plots".
+    """
+    return [Output(**entry | {"formats": tuple(entry["formats"])}) for entry in _data()[kind]]
+
+
+def expected_outputs(kind: str, config: Mapping[str, Any], runs: Iterable[Run]) -> list[Output]:
+    """Return the tables or plots that an experiment will have, by name.
+
+    Args:
+        kind: "tables" or "plots".
+        config: A loaded config.
+        runs: All its runs.
+    """
+    runs = list(runs)
+    return [output for output in read_outputs(kind) if CONDITIONS[output.when].holds(config, runs)]

@@ -1,0 +1,133 @@
+"""What a figure shows, as data: built once from a section, drawn by matplotlib and by the report's page."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from mosa.results.style import MethodStyle
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis.
+
+    Attributes:
+        label: Its title.
+        scale: "linear", "log", or "names" (values 0, 1, 2, ... stand for `names`).
+        names: What the values stand for.
+        unit: Unit of its values, where the text of a point needs one: "%".
+        least: The smallest range that it may show, so that noise does not look large.
+    """
+
+    label: str
+    scale: str = "linear"
+    names: tuple[str, ...] = ()
+    unit: str = ""
+    least: float = 0.0
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a series.
+
+    Attributes:
+        name: What it belongs to, such as a variant.
+        x: Its place.
+        y: Its value; NaN where it is missing.
+        text: The value as it is printed.
+        spread: Half the length of its bar; NaN for none.
+        shift: How far beside x it is drawn, so that points do not hide each other: in decades on a log axis,
+            in units of x otherwise.
+        seeds: The values of the single seeds.
+        marked: Whether it is drawn larger.
+    """
+
+    name: str
+    x: float
+    y: float
+    text: str
+    spread: float = float("nan")
+    shift: float = 0.0
+    seeds: tuple[float, ...] = ()
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one style, or a horizontal line, or both.
+
+    Attributes:
+        label: Its name in the legend, in one or more lines.
+        style: Colour, marker and dash, those of its method.
+        points: Its points, from left to right; none for a line alone or where all are missing.
+        joined: Whether a line joins the points.
+        variation: Its number among the series of its method, from 0: each has its own filling of the marker.
+        level: Height of a line across the whole chart; None for none.
+        band: Half the width of a band around that line; NaN for none.
+    """
+
+    label: str
+    style: MethodStyle
+    points: tuple[Point, ...] = ()
+    joined: bool = False
+    variation: int = 0
+    level: float | None = None
+    band: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A whole figure, or one panel of it.
+
+    Attributes:
+        title: What it is about.
+        x, y: Its axes.
+        series: What is drawn, in the order of the legend.
+        note: How to read it.
+    """
+
+    title: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    note: str = ""
+
+    def drawn_x(self, point: Point) -> float:
+        """Return where a point is drawn on the x axis."""
+        return point.x * 10**point.shift if self.x.scale == "log" else point.x + point.shift
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the chart as what JSON can hold: numbers to six digits, None where one is missing."""
+        return {
+            "title": self.title,
+            "x": vars(self.x),
+            "y": vars(self.y),
+            "series": [self._series_as_data(series) for series in self.series],
+            "note": self.note,
+        }
+
+    def _series_as_data(self, series: Series) -> dict[str, Any]:
+        return {
+            "label": series.label,
+            "style": series.style._asdict(),
+            "joined": series.joined,
+            "variation": series.variation,
+            "level": None if series.level is None else _number(series.level),
+            "points": [
+                {
+                    "name": point.name,
+                    "x": _number(self.drawn_x(point)),
+                    "y": _number(point.y),
+                    "at": _number(point.x),
+                    "text": point.text,
+                    "spread": _number(point.spread),
+                    "marked": point.marked,
+                }
+                for point in series.points
+            ],
+        }
+
+
+def _number(value: float) -> float | None:
+    return None if pd.isna(value) else float(f"{value:.6g}")

@@ -1,0 +1,81 @@
+"""A chart drawn by matplotlib."""
+
+import math
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from mosa.results.plots.chart import Chart, Series
+from mosa.results.plots.figures import stack
+
+FILLS = ("full", "bottom", "left", "top", "right")  # of the markers of a method's first, second, ... series
+
+
+def chart_figure(charts: list[Chart], height: float = 2.9) -> Figure:
+    """Return a figure with a panel and a legend for each chart.
+
+    Args:
+        charts: What to draw, from top to bottom.
+        height: Inches of each panel.
+    """
+    titles, notes = [chart.title for chart in charts], [chart.note for chart in charts]
+    figure, parts = stack(titles, [height] * len(charts), notes)
+    for part, chart in zip(parts, charts, strict=True):
+        draw_chart(part.subplots(), chart)
+        part.legend(loc="outside right upper", frameon=False, handlelength=3)
+    return figure
+
+
+def draw_chart(axes: Axes, chart: Chart, y_ticks: int = 8) -> None:
+    """Draw a chart into axes, without its title, note and legend.
+
+    Args:
+        axes: Where to draw.
+        chart: What to draw.
+        y_ticks: The most ticks on the y axis.
+    """
+    for series in chart.series:
+        _draw_series(axes, chart, series)
+    if chart.x.scale == "log":
+        _set_log_axis(axes, chart)
+    else:
+        axes.set_xticks(range(len(chart.x.names)), chart.x.names)
+        axes.set_xlim(-0.4, len(chart.x.names) - 0.6)
+        axes.grid(axis="y")
+    axes.yaxis.set_major_locator(MaxNLocator(y_ticks, steps=[1, 2, 5, 10]))
+    axes.set_xlabel(chart.x.label)
+    axes.set_ylabel(chart.y.label)
+
+
+def _draw_series(axes: Axes, chart: Chart, series: Series) -> None:
+    color, marker, dash = series.style
+    fill = FILLS[series.variation % len(FILLS)]
+    if series.level is not None:
+        axes.axhline(series.level, color=color, linestyle=dash, linewidth=1, zorder=1)
+        if not math.isnan(series.band):
+            low, high = series.level - series.band, series.level + series.band
+            axes.axhspan(low, high, color=color, alpha=0.12, linewidth=0, zorder=0)
+    x, y = [chart.drawn_x(point) for point in series.points], [point.y for point in series.points]
+    axes.plot(
+        x, y, color=color, label=series.label,
+        marker=marker if x or series.level is None else "",
+        linestyle=dash if series.joined or series.level is not None else "",
+        mec="white" if fill == "full" else color, mew=0.5, fillstyle=fill, markerfacecoloralt="white",
+        zorder=3,
+    )  # fmt: skip
+    spreads = [point.spread for point in series.points]
+    axes.errorbar(x, y, yerr=spreads, fmt="none", ecolor=color, elinewidth=1, capsize=2)
+
+
+def _set_log_axis(axes: Axes, chart: Chart) -> None:
+    places = [point.x for series in chart.series for point in series.points]
+    decades = math.log10(max(places) / min(places)) if places else 0
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(
+        LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,))
+    )
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(0.06, 0.08)
+    axes.grid()

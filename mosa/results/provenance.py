@@ -1,0 +1,30 @@
+"""What results come from: code and versions, and whether those of one table are the same."""
+
+import pandas as pd
+
+_PACKAGES = {"torch": "torch", "mosa-benchmark": "this package"}  # that can change a score
+
+
+def code_of(commit: str | None, dirty: bool | None) -> str:
+    """Return the state of the code that made a record, in words."""
+    if not isinstance(commit, str):
+        return "not a checkout"
+    return f"{commit} (with uncommitted changes)" if dirty else commit
+
+
+def mixture(runs: pd.DataFrame) -> str:
+    """Return a sentence on the records that differ in code or versions; empty if they all agree.
+
+    Args:
+        runs: Rows of the records' frame; what its columns do not say counts as the same.
+    """
+    parts = []
+    if {"commit", "dirty"} <= set(runs.columns):
+        states = set(map(code_of, runs["commit"], runs["dirty"]))
+        if len(states) > 1:
+            parts.append(f"{len(states)} states of the code")
+    for package, name in _PACKAGES.items() if "versions" in runs else ():
+        found = sorted({versions.get(package, "unknown") for versions in runs["versions"]})
+        if len(found) > 1:
+            parts.append(f"{len(found)} versions of {name} ({', '.join(found)})")
+    return f"The records come from {' and '.join(parts)}." if parts else ""
