@@ -21,6 +21,7 @@ from mosa.data.task import OWN, Task
 from mosa.experiment.expand import Identities, Run, config_tasks, expand, identify
 from mosa.experiment.load import load_config
 from mosa.experiment.manifest import (
+    Meant,
     digest_of_collected,
     peek,
     with_choice,
@@ -68,7 +69,11 @@ class Workflow:
         overrides: Mapping[str, Any] | None = None,
     ) -> "Workflow":
         """Load a config, and look at what lies on disk; arguments as for `load_config`."""
-        loaded = load_config(config, files, overrides)
+        return cls.of(load_config(config, files, overrides))
+
+    @classmethod
+    def of(cls, loaded: dict[str, Any]) -> "Workflow":
+        """Look at what lies on disk for a loaded config."""
         return cls(loaded, identify(loaded))
 
     @classmethod
@@ -248,6 +253,19 @@ class Workflow:
             )
         except OSError:
             return True
+
+    def meant(self) -> list[Meant]:
+        """Return the records that are meant."""
+        choices = Path(self.results) / "tune" / "choices"
+        return [
+            Meant(
+                Path(path),
+                run.specification,
+                run.seed,
+                choices / f"{run.choice}.json" if run.choice else None,
+            )
+            for path, run in self.runs.items()
+        ]
 
     def stale_files(self) -> set[str]:
         """Return the files that exist and were made from something else than what is meant."""

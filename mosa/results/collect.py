@@ -5,22 +5,10 @@ from typing import Any
 
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
-from mosa.experiment.manifest import Meant, digest_of_collected, read_manifest, with_choice
-from mosa.experiment.specification import Specification
+from mosa.experiment.manifest import Meant, digest_of_collected, read_manifest
 from mosa.records import check_specification, load_record
 from mosa.results.frame import to_frame, write_table
-from mosa.search.choose import read_choice
-
-
-def meant_specification(meant: Meant) -> Specification:
-    """Return the specification that a record has to have, with the chosen hyper-parameters, if any.
-
-    Raises:
-        UserError: The choice is missing, or is not one.
-    """
-    if meant.choice is None:
-        return meant.specification
-    return with_choice(meant.specification, read_choice(meant.choice)["chosen"])
+from mosa.search.choose import meant_specification
 
 
 def load_meant(meant: Meant) -> dict[str, Any]:

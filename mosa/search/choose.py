@@ -12,6 +12,8 @@ from pydantic_core import PydanticCustomError
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.experiment.declared import Declared, option
+from mosa.experiment.manifest import Meant, with_choice
+from mosa.experiment.specification import Specification
 from mosa.experiment.validation import Places, explain
 
 TRIALS_VERSION = 2
@@ -183,6 +185,17 @@ def _read(path: Path, form: type[Declared]) -> dict[str, Any]:
         raise UserError(f"{path}: {explain(error, (), Places())}; delete it and run again") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it and run again") from None
+
+
+def meant_specification(meant: Meant) -> Specification:
+    """Return the specification that a record has to have, with the chosen hyper-parameters, if any.
+
+    Raises:
+        UserError: The choice is missing, or is not one.
+    """
+    if meant.choice is None:
+        return meant.specification
+    return with_choice(meant.specification, read_choice(meant.choice)["chosen"])
 
 
 def describe(chosen: Mapping[str, Mapping[str, Any]]) -> str:

@@ -1,0 +1,54 @@
+"""Verbs that make what runs read: packs, and the micro backbone."""
+
+from pathlib import Path
+
+import click
+
+from mosa.cli.options import FILE, FOLDER, Options
+
+
+@click.command("make-data")
+@click.argument("task")
+@click.option("--output", type=FILE, required=True, help="Pack to write (.safetensors).")
+@click.option("--root", type=FOLDER, help="Folder of the task's benchmark, see docs/data.md.")
+@click.option(
+    "--own", type=Options(), help="Entry of a task of your own, as under `tasks` in a config, as JSON."
+)
+@click.option(
+    "--image-size",
+    type=click.IntRange(min=1),
+    default=224,
+    show_default=True,
+    help="Side of the images that the backbone takes; the demo's are rendered in theirs.",
+)
+@click.option(
+    "--interpolation", type=click.Choice(["bicubic", "bilinear"]), default="bicubic", show_default=True
+)
+@click.option("--content", help="Digest of the files as the workflow found them; other files are refused.")
+@click.option("--limit-gib", type=click.FloatRange(min=0, min_open=True), help="Largest pack, in GiB.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads that decode."
+)
+def make_data(task: str, output: Path, own: dict | None, **options) -> None:
+    """Render or read a TASK such as demo/digits, once, into a pack of uint8 arrays."""
+    from mosa.data import make_pack
+    from mosa.data.task import task_from_config
+
+    make_pack(task if own is None else task_from_config(task.rpartition("/")[2], own), output, **options)
+
+
+@click.command()
+@click.option(
+    "--output", type=FILE, required=True, help="Weights to write (.safetensors, and .json beside it)."
+)
+@click.option(
+    "--images", type=click.IntRange(min=1), help="Images to train on; the default made the shipped file."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+def pretrain(output: Path, images: int | None, seed: int, threads: int) -> None:
+    """Pre-train the micro backbone on procedurally generated images, from scratch."""
+    from mosa.backbones.pretraining import pretrain
+
+    chosen = {} if images is None else {"images": images}
+    pretrain(output, seed=seed, threads=threads, **chosen)

@@ -1,0 +1,125 @@
+"""Verbs that look at a whole experiment: what it needs, what it costs, whether its records are in order."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from mosa.cli.options import ALONE, CONFIGFILE, FILE, FOLDER, config_of
+
+
+@click.command()
+@CONFIGFILE
+@ALONE
+@click.option("--quick", is_flag=True, help="Read the lists only, and open no image.")
+@click.option(
+    "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads that decode."
+)
+@click.option("--output", type=FILE, help="Write the table to a file too, if there is no error.")
+def check(files: tuple[Path, ...], alone: bool, quick: bool, threads: int, output: Path | None) -> None:
+    """Check that data, weights and methods of a config are in order; ends with status 1 if not."""
+    from mosa.base.files import written_atomically
+    from mosa.engine import preflight as checks
+
+    findings = checks.check(config_of(files, alone), quick, threads)
+    text = checks.table(findings)
+    click.echo(text)
+    if any(finding.state == "error" for finding in findings):
+        sys.exit(1)
+    if output is not None:
+        with written_atomically(output) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+
+@click.command()
+@CONFIGFILE
+@ALONE
+def plan(files: tuple[Path, ...], alone: bool) -> None:
+    """Tell what a config will cost: runs to do, image-passes, disk, and hours by the records there are."""
+    from mosa.experiment.plan import plan
+
+    click.echo(plan(config_of(files, alone)), nl=False)
+
+
+@click.command()
+@CONFIGFILE
+@ALONE
+@click.option("--gradient-checkpointing", is_flag=True, help="As if the config had it.")
+def memory(files: tuple[Path, ...], alone: bool, gradient_checkpointing: bool) -> None:
+    """Tell how much GPU memory the variants of a config take, and what fits cards of 8 to 80 GB."""
+    from mosa.engine.cost.memory import memory_table
+    from mosa.engine.machine import Machine
+
+    config = config_of(files, alone)
+    machine = Machine(gradient_checkpointing=gradient_checkpointing or config["gradient_checkpointing"])
+    click.echo(memory_table(config, machine), nl=False)
+
+
+@click.command()
+@click.option(
+    "--manifest", type=FILE, required=True, help="Manifest of the workflow: which records are meant."
+)
+@click.option(
+    "--existing", is_flag=True, help="Leave out, and list, what is missing or of another specification."
+)
+@click.option("--output", type=FILE, required=True, help="CSV to write, one row per run.")
+def collect(manifest: Path, existing: bool, output: Path) -> None:
+    """Verify the records of a manifest, each against its specification, and collect them into one CSV."""
+    from mosa.results.collect import collect
+
+    found, meant, stale = collect(manifest, output, existing)
+    for problem in stale:
+        click.echo(f"left out: {problem}", err=True)
+    click.echo(f"{found} of {meant} records -> {output}")
+
+
+@click.command()
+@click.argument("records", type=FILE, nargs=-1)
+@CONFIGFILE
+@ALONE
+@click.option("--packs", type=FOLDER, default="results/packs", show_default=True, help="Folder of the packs.")
+def verify(records: tuple[Path, ...], files: tuple[Path, ...], alone: bool, packs: Path) -> None:
+    """Verify RECORDS, or all that a config has: digests, specification, pack and weights.
+
+    Those of a config are also compared with the specification that it means. Ends with status 1 if one is
+    not in order.
+    """
+    from mosa.engine.verify import Wanted, describe, verify
+    from mosa.experiment.workflow import Workflow
+    from mosa.search.choose import meant_specification
+
+    if records:
+        wanted = [Wanted(path) for path in records]
+    else:
+        workflow = Workflow.of(config_of(files, alone))
+        packs = Path(workflow.packs)
+        wanted = [
+            Wanted(meant.path, meant_specification(meant))
+            for meant in workflow.meant()
+            if meant.path.exists()
+        ]
+    lines, good = describe(verify(wanted, packs))
+    click.echo("\n".join(lines))
+    if not good:
+        sys.exit(1)
+
+
+@click.command()
+@click.argument("record", type=FILE)
+@click.option("--packs", type=FOLDER, help="Folder of the packs; without it, the pack is made anew.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads; by default as the record says.")
+def reproduce(record: Path, packs: Path | None, threads: int | None) -> None:
+    """Train the run of RECORD again, from the record alone, and say whether the result is the same.
+
+    Ends with status 1 if it is different.
+    """
+    from mosa.engine.reproduce import reproduce
+
+    found = reproduce(record, packs, threads)
+    click.echo(f"{record}: {found.verdict}")
+    if found.difference:
+        click.echo(f"first difference: {found.difference}\nseed noise: {found.noise}")
+    for difference in found.environment:
+        click.echo(f"environment: {difference}")
+    if found.verdict == "different":
+        sys.exit(1)

@@ -1,0 +1,85 @@
+"""What the verbs share: types of arguments, and options that several take."""
+
+import json
+from pathlib import Path
+
+import click
+
+from mosa.base.errors import UserError
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
+ANY = click.Path(path_type=Path)
+
+
+class Options(click.ParamType):
+    """Options as a JSON object: '{"bottleneck": 16}'."""
+
+    name = "json"
+
+    def convert(self, value, param, ctx):
+        """Parse the object, or fail with what was expected."""
+        if isinstance(value, dict):
+            return value
+        try:
+            parsed = json.loads(value)
+        except ValueError as error:
+            self.fail(f"{value!r} is not JSON ({error}); expected an object such as '{{\"lr\": 0.001}}'")
+        if not isinstance(parsed, dict):
+            self.fail(f"{value!r} is not a JSON object; expected one such as '{{\"lr\": 0.001}}'")
+        return parsed
+
+
+def numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
+    """Parse whole numbers, comma-separated."""
+    try:
+        return [int(number) for number in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"{value!r}: expected whole numbers, such as 0,1,2") from None
+
+
+def read_text(path: Path) -> str:
+    """Read a text file, or fail with one sentence."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def listed(manifest: Path) -> list[Path]:
+    """Return the paths that a file lists, one per line."""
+    return [Path(line) for line in read_text(manifest).splitlines() if line]
+
+
+CONFIGFILE = click.option(
+    "--configfile",
+    "files",
+    type=FILE,
+    multiple=True,
+    help="Config, as for snakemake: merged over config.yaml, and over the ones before. Repeatable.",
+)
+
+
+ALONE = click.option("--alone", is_flag=True, help="Read the given files only, not config.yaml before them.")
+
+
+def config_of(files: tuple[Path, ...], alone: bool) -> dict:
+    """Read the config that `snakemake --configfile FILES` would run."""
+    from mosa.experiment.config import read_config
+
+    base = Path("config.yaml")
+    return read_config(*([base] if base.is_file() and base not in files and not alone else []), *files)
+
+
+def names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
+    """Parse names, comma-separated."""
+    return None if value is None else [name for name in value.split(",") if name]
+
+
+RECORDS = click.option(
+    "--records", type=ANY, required=True, help="Folder of records, or the CSV of `mosa collect`."
+)
+VARIANTS = click.option(
+    "--variants", callback=names, help="Variants of the main comparison, comma-separated, in this order."
+)
+METRIC = click.option("--metric", help="Metric to compare by; by default the one that the tasks report.")

@@ -1,0 +1,58 @@
+"""Verbs that list what there is: methods, tasks, and the files that are generated from declarations."""
+
+import json
+
+import click
+
+from mosa.base.files import PACKAGE, SCHEMAS
+
+
+@click.command()
+def methods() -> None:
+    """List the methods, with their architectures, options and defaults."""
+    from mosa.peft import get_method, list_methods
+
+    for name in list_methods():
+        method = get_method(name)
+        click.echo(f"{name}: {method.__doc__.partition(chr(10))[0]}")
+        click.echo(f"    for {', '.join(method.families)}; {method.reference}")
+        for option, field in method.model_fields.items():
+            click.echo(f"    {option} = {field.default}  ({field.description})")
+
+
+@click.command()
+def tasks() -> None:
+    """List the benchmarks and their tasks."""
+    from mosa.data.catalogue import get_task, list_benchmarks, list_tasks
+
+    for benchmark in list_benchmarks():
+        for name in list_tasks(benchmark):
+            task = get_task(f"{benchmark}/{name}")
+            sizes = ", ".join(f"{split} {size}" for split, size in task.sizes.items())
+            about = f" {task.description}" if task.description else ""
+            click.echo(f"{task.full_name} ({task.group}): {task.num_classes} classes, {sizes}.{about}")
+
+
+@click.command()
+def schema() -> None:
+    """Write again what is generated: schemas, the list of tables and plots, and pages of docs."""
+    from mosa.experiment.outputs import OUTPUTS
+    from mosa.experiment.schema import config_schema, configuration_page
+    from mosa.peft.describe import methods_page, methods_schema
+    from mosa.results.describe import record_schema, records_page
+    from mosa.results.registry import generated_files, outputs_data
+
+    docs = PACKAGE.parent / "docs"
+    for path, text in (
+        (SCHEMAS / "methods.schema.json", json.dumps(methods_schema(), indent=2) + "\n"),
+        (SCHEMAS / "config.schema.json", json.dumps(config_schema(), indent=2) + "\n"),
+        (SCHEMAS / "record.schema.json", json.dumps(record_schema(), indent=2) + "\n"),
+        (docs / "records.md", records_page()),
+        (docs / "methods.md", methods_page()),
+        (docs / "configuration.md", configuration_page()),
+        (OUTPUTS, json.dumps(outputs_data(), indent=2) + "\n"),
+        *(generated_files().items() if docs.is_dir() else ()),
+    ):
+        if path.parent.is_dir():  # an installed package has no docs
+            path.write_text(text, encoding="utf-8")
+            click.echo(f"wrote {path}")

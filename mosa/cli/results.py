@@ -1,0 +1,80 @@
+"""Verbs that show records: tables, plots, the report."""
+
+import json
+from pathlib import Path
+
+import click
+
+from mosa.base.errors import UserError
+from mosa.cli.options import FILE, FOLDER, METRIC, RECORDS, VARIANTS, read_text
+
+
+@click.command()
+@RECORDS
+@VARIANTS
+@METRIC
+@click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
+def tables(records: Path, variants: list[str] | None, metric: str | None, output: Path) -> None:
+    """Write all tables (CSV, Markdown; the comparison in LaTeX, HTML and as text, too) from records."""
+    from mosa.results.frame import read_table
+    from mosa.results.tables.write import terminal_table, write_tables
+
+    frame = read_table(records)
+    write_tables(frame, output, variants, metric)
+    click.echo(terminal_table(frame, variants, metric))
+
+
+@click.command()
+@RECORDS
+@VARIANTS
+@METRIC
+@click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
+def plots(records: Path, variants: list[str] | None, metric: str | None, output: Path) -> None:
+    """Draw all plots (SVG, PDF, PNG) from records."""
+    from mosa.results.frame import read_table
+    from mosa.results.plots.write import write_plots
+
+    write_plots(read_table(records), output, variants, metric)
+
+
+@click.command()
+@RECORDS
+@VARIANTS
+@METRIC
+@click.option("--title", default="Benchmark", show_default=True, help="Name of the experiment.")
+@click.option("--config", type=FILE, help="Config (YAML) to show.")
+@click.option("--choices", type=FILE, help="What was tuned: the chosen.json of `mosa choices`.")
+@click.option("--manifest", type=FILE, help="Manifest of the workflow; records that are missing are listed.")
+@click.option(
+    "--results",
+    type=FOLDER,
+    default="results",
+    show_default=True,
+    help="Folder of runs/ and logs/, for those.",
+)
+@click.option("--output", type=FILE, required=True, help="Page to write (.html).")
+def report(
+    records: Path,
+    variants: list[str] | None,
+    metric: str | None,
+    title: str,
+    config: Path | None,
+    choices: Path | None,
+    manifest: Path | None,
+    results: Path,
+    output: Path,
+) -> None:
+    """Write a report from records: one HTML page with tables, interactive plots, and every run."""
+    from mosa.experiment.manifest import read_manifest
+    from mosa.results.frame import read_table
+    from mosa.results.report import missing_runs, write_report
+
+    text = read_text(config) if config else ""
+    try:
+        chosen = json.loads(read_text(choices)) if choices else []
+    except ValueError as error:
+        raise UserError(f"{choices}: not JSON ({error}); expected what `mosa choices` wrote") from None
+    meant = read_manifest(manifest)[1] if manifest else []
+    missing = missing_runs([one.path for one in meant], results)
+    write_report(read_table(records), output, variants, title, text, chosen, missing, metric)
+    click.echo(f"report -> {output}")

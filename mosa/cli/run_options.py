@@ -1,0 +1,156 @@
+"""The options of `mosa train` and `mosa tune`: what a run is, and how it is done; from their declarations."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+import click
+
+from mosa.base.errors import UserError
+from mosa.cli.options import FILE, FOLDER, Options
+from mosa.experiment.protocol import PRESETS
+from mosa.experiment.specification import (
+    BackboneUsed,
+    Specification,
+    make_specification,
+    read_specification,
+)
+
+if TYPE_CHECKING:
+    from mosa.engine.machine import Machine
+
+# How a run is done: the fields of mosa.engine.machine.Machine, and which GPU it takes.
+_MACHINE = [
+    click.option("--device", envvar="MOSA_DEVICE", default="cpu", show_default=True, help="cpu or cuda."),
+    click.option(
+        "--runs-per-gpu",
+        envvar="MOSA_RUNS_PER_GPU",
+        type=click.IntRange(min=1),
+        default=1,
+        help="Runs that may share one of several GPUs.",
+    ),
+    click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads."),
+    click.option(
+        "--resume-folder",
+        envvar="MOSA_RESUME",
+        type=FOLDER,
+        help="Folder for the state of a run that is stopped, which goes on from it.",
+    ),
+    click.option(
+        "--features",
+        envvar="MOSA_FEATURES",
+        type=FOLDER,
+        help="Folder for features of frozen backbones: linear probing computes them once.",
+    ),
+    click.option(
+        "--save-every",
+        type=click.FloatRange(min=0),
+        default=60,
+        show_default=True,
+        help="Seconds between two saves, at epoch ends.",
+    ),
+    click.option(
+        "--compile",
+        envvar="MOSA_COMPILE",
+        type=click.Choice(["none", "blocks", "cuda_graphs"]),
+        default="none",
+        show_default=True,
+        help="What torch.compile compiles; as graphs, on a GPU.",
+    ),
+    click.option(
+        "--channels-last",
+        envvar="MOSA_CHANNELS_LAST",
+        is_flag=True,
+        help="Keep images and convolutions with channels last.",
+    ),
+    click.option(
+        "--gradient-checkpointing",
+        envvar="MOSA_GRADIENT_CHECKPOINTING",
+        is_flag=True,
+        help="Compute activations again in the backward: less memory, half as much time again.",
+    ),
+]
+
+
+# What a run is, where no specification is given: the fields of the specification, flat.
+_FLAT = {
+    "task": (Specification, None),
+    "method": (Specification, None),
+    "options": (Specification, {}),
+    "training": (Specification, {}),
+    "variant": (Specification, None),
+    "name": (BackboneUsed, "micro_vit"),
+    "architecture": (BackboneUsed, "mosa_vit_micro"),
+    "weights": (BackboneUsed, "builtin"),
+    "kind": (BackboneUsed, "auto"),
+    "image_size": (BackboneUsed, None),
+    "normalization": (BackboneUsed, "weights"),
+    "protocol": (Specification, "demo"),
+    "stage": (Specification, "final"),
+}
+
+
+def _flat_option(name: str) -> Callable:
+    """Return the command line's option for a field of the specification, from its declaration."""
+    model, default = _FLAT[name]
+    field = model.model_fields[name]
+    kind = field.annotation
+    if get_origin(kind) is Literal:
+        kind = click.Choice(get_args(kind))
+    elif name == "protocol":
+        kind = click.Choice(list(PRESETS))
+    elif name in ("options", "training"):
+        kind = Options()
+    elif name == "image_size":
+        kind = click.IntRange(min=1)
+    flag = "backbone" if name == "name" else name.replace("_", "-")
+    shown = default not in (None, {})
+    return click.option(f"--{flag}", type=kind, default=default, show_default=shown, help=field.description)
+
+
+def run_options(command: Callable) -> Callable:
+    """Add the options that say what a run is, and how it is done."""
+    spec = click.option(
+        "--spec",
+        type=FILE,
+        help="Specification file of the workflow, instead of the options that describe it.",
+    )
+    pack = click.option("--pack", type=FILE, required=True, help="Pack of the task, from `mosa make-data`.")
+    for option in reversed([spec, pack, *map(_flat_option, _FLAT), *_MACHINE]):
+        command = option(command)
+    return command
+
+
+def take_specification(options: dict[str, Any], pack: Path) -> Specification:
+    """Take out the options that say what a run is, and return its specification."""
+    from mosa.backbones.build import digest_of_weights
+    from mosa.data.packs import Pack
+
+    spec = options.pop("spec")
+    names = ["backbone" if name == "name" else name for name in _FLAT]
+    flat = {name: options.pop(name) for name in names}
+    if spec is not None:
+        source = click.get_current_context().get_parameter_source
+        given = [name for name in names if source(name) is click.core.ParameterSource.COMMANDLINE]
+        if given:
+            raise UserError(
+                f"--{given[0].replace('_', '-')}: the specification says it; leave the option out"
+            )
+        return read_specification(spec)
+    for name in ("task", "method"):
+        if flat[name] is None:
+            raise UserError(f"--{name} is missing; give it, or a specification file with --spec")
+    sha256 = digest_of_weights(flat["architecture"], flat["weights"])
+    return make_specification(**flat, sha256=sha256, source=Pack(pack).source)
+
+
+def take_machine(options: dict[str, Any]) -> tuple["Machine", Any]:
+    """Take out the options that say how a run is done; return them, and what keeps its GPU while held."""
+    from dataclasses import fields
+
+    from mosa.engine.devices import choose_device
+    from mosa.engine.machine import Machine
+
+    device, held = choose_device(options.pop("device"), options.pop("runs_per_gpu"))
+    own = {field.name: options.pop(field.name) for field in fields(Machine) if field.name in options}
+    return Machine(device=device, **own), held

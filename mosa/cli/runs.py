@@ -1,0 +1,98 @@
+"""Verbs that train: one run, or a search of hyper-parameters and the choice among its trials."""
+
+from pathlib import Path
+
+import click
+
+from mosa.cli.options import FILE, FOLDER, Options, listed, numbers
+from mosa.cli.run_options import run_options, take_machine, take_specification
+
+
+@click.command()
+@run_options
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
+@click.option("--choice", type=FILE, help="Hyper-parameters that `mosa choose` took, over those given.")
+@click.option("--output", type=FILE, required=True, help="Record to write (.json).")
+def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -> None:
+    """Train and evaluate one run, and write its record."""
+    from mosa.data.metrics import get_metric
+    from mosa.engine.run import execute
+    from mosa.experiment.expand import Run
+    from mosa.experiment.manifest import with_choice
+    from mosa.search.choose import read_choice
+
+    machine, _held = take_machine(options)
+    specification = take_specification(options, pack)
+    if choice is not None:
+        specification = with_choice(specification, read_choice(choice)["chosen"])
+    record = execute(Run(specification, seed), pack, output, machine)
+    metrics, metric = record["metrics"], get_metric(record["metric"])
+    click.echo(
+        f"{specification.task} {specification.variant} seed {seed}: {metric.title} "
+        f"{metrics[metric.name]:.2f} {metric.unit} on {record['splits']['eval']} "
+        f"({metrics['examples']} images), {record['seconds']['total']:.1f} s -> {output}"
+    )
+
+
+@click.command()
+@run_options
+@click.option(
+    "--space",
+    type=Options(),
+    required=True,
+    help='What is tried, as JSON: {"training": {"lr": [0.01, 0.1]}}.',
+)
+@click.option("--search", type=click.Choice(["grid", "random", "sobol"]), default="grid", show_default=True)
+@click.option("--trials", type=click.IntRange(min=1), help="Number of trials, for random and sobol.")
+@click.option("--search-seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option(
+    "--seeds",
+    callback=numbers,
+    default="0",
+    show_default=True,
+    help="Seeds of every trial, comma-separated.",
+)
+@click.option(
+    "--min-epochs", type=click.IntRange(min=1), help="Successive halving: epochs of the first round."
+)
+@click.option("--factor", type=click.IntRange(min=2), default=2, show_default=True, help="Of halving.")
+@click.option("--folder", type=FOLDER, required=True, help="Where the records of the trainings are kept.")
+@click.option("--output", type=FILE, required=True, help="Results of the trials to write (.json).")
+def tune(pack: Path, folder: Path, output: Path, **options) -> None:
+    """Train what is tried of a method on a task, on train, evaluated on val; test is never opened."""
+    from mosa.experiment.expand import Run
+    from mosa.experiment.space import parse_space
+    from mosa.search.trials import Search, run_search
+
+    machine, _held = take_machine(options)
+    specification = take_specification(options, pack)
+    how = {name: options.pop(name) for name in ("trials", "seeds", "min_epochs", "factor")}
+    search = Search(parse_space(options["space"]), options["search"], seed=options["search_seed"], **how)
+    result = run_search(Run(specification), search, pack, folder, output, machine)
+    done = len(result["trials"])
+    click.echo(f"{specification.task} {specification.variant}: {done} trials -> {output}")
+
+
+@click.command()
+@click.argument("trials", type=FILE, nargs=-1, required=True)
+@click.option("--output", type=FILE, required=True, help="Choice to write (.json).")
+def choose(trials: tuple[Path, ...], output: Path) -> None:
+    """Choose the best of TRIALS: the results of `mosa tune` for a variant, a file for each task."""
+    from mosa.search.choose import choose, describe, write_choice
+
+    choice = choose(trials)
+    write_choice(choice, output)
+    click.echo(
+        f"{choice['variant']}: {describe(choice['chosen'])}, {choice['top1']:.2f} % on val -> {output}"
+    )
+
+
+@click.command()
+@click.argument("manifest", type=FILE)
+@click.option("--per", type=click.Choice(["task", "benchmark"]), default="task", show_default=True)
+@click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
+def choices(manifest: Path, per: str, output: Path) -> None:
+    """Write tables of what is chosen among trials, from the files of `mosa tune` that MANIFEST lists."""
+    from mosa.search.table import write_choices
+
+    write_choices(listed(manifest), output, per)
