@@ -10,6 +10,7 @@ rule write_report:
     input:
         runs=f"{RESULTS}/tables/runs.csv",
         config=CONFIG_SHOWN,
+        manifest=MANIFEST,
         choices=[f"{RESULTS}/tables/chosen.json"] if CHOICES else [],
     output:
         REPORT,
@@ -23,7 +24,9 @@ rule write_report:
     params:
         title=CONFIG["name"],
         variants=MAIN_VARIANTS,
+        results=RESULTS,
         choices=lambda wildcards, input: command_line({"choices": input.choices or None}),
     shell:
         "mosa report --records {input.runs:q} --variants {params.variants:q} --title {params.title:q}"
-        " --config {input.config:q} {params.choices} --output {output:q} > {log:q} 2>&1"
+        " --config {input.config:q} --manifest {input.manifest:q} --results {params.results:q} {params.choices}"
+        " --output {output:q} > {log:q} 2>&1"

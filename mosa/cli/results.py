@@ -74,7 +74,8 @@ def report(
         chosen = json.loads(read_text(choices)) if choices else []
     except ValueError as error:
         raise UserError(f"{choices}: not JSON ({error}); expected what `mosa choices` wrote") from None
-    meant = read_manifest(manifest)[1] if manifest else []
+    head, meant = read_manifest(manifest) if manifest else ({"left_out": {}}, [])
     missing = missing_runs([one.path for one in meant], results)
-    write_report(read_table(records), output, variants, title, text, chosen, missing, metric)
+    frame, left_out = read_table(records), head["left_out"]
+    write_report(frame, output, variants, title, text, chosen, missing, metric, left_out)
     click.echo(f"report -> {output}")

@@ -16,7 +16,7 @@ from mosa.data.images import decode
 from mosa.data.layouts import Entry, Report, Source, read_source
 from mosa.data.layouts.source import Problem
 from mosa.data.task import OWN, Task
-from mosa.experiment.expand import backbone_image_size, config_tasks, expand, root_of
+from mosa.experiment.expand import backbone_image_size, config_tasks, expand, left_out, root_of
 
 _SHOWN = 5  # problems of one kind of place that are printed; the others are counted
 
@@ -134,6 +134,12 @@ def _check_backbone(name: str, backbone: Mapping[str, Any], config: Mapping[str,
             attach(copy.deepcopy(model), one.method, **one.options)
         except UserError as error:
             finding.problems.append(Problem("error", f"variant {one.variant}", str(error)))
+    for pair, reason in left_out(config).items():
+        backbone_name, _, variant = pair.partition(", ")
+        if backbone_name == name:
+            finding.problems.append(
+                Problem("warning", f"variant {variant}", f"{reason}: it has no runs here")
+            )
     return finding
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from mosa.data.catalogue import get_task
 from mosa.data.content import file_content, task_content
 from mosa.data.task import OWN, Task, pack_name, task_from_config
+from mosa.experiment.families import unfit
 from mosa.experiment.protocol import PRESETS, PROTOCOL_VERSION
 from mosa.experiment.recipe import Recipe
 from mosa.experiment.specification import (
@@ -71,6 +72,8 @@ def identify(config: Mapping[str, Any]) -> Identities:
 def expand(config: Mapping[str, Any], identities: Identities | None = None) -> list[Run]:
     """Return every run of a loaded config, in the order of its lists.
 
+    A method that does not fit a backbone has no runs on it, see `left_out`.
+
     Args:
         config: The config.
         identities: What lies on disk; None: it is not looked at, as for an estimate.
@@ -85,6 +88,8 @@ def expand(config: Mapping[str, Any], identities: Identities | None = None) -> l
         data = _data_used(config, task, model, identities)
         scope = task.full_name if tune and tune["per"] == "task" else task.benchmark
         for name, variant in variants.items():
+            if unfit(variant["method"], entry["architecture"]):
+                continue
             options, training = _overridden(variant, task)
             specification = Specification(
                 task=task.full_name,
@@ -100,6 +105,17 @@ def expand(config: Mapping[str, Any], identities: Identities | None = None) -> l
             choice = f"{scope}/{backbone}/{bases.get(name, name)}" if tune else ""
             runs += [Run(specification, seed, choice) for seed in config["seeds"]]
     return runs
+
+
+def left_out(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return why variants have no runs on a backbone: the reason, by "backbone, variant"."""
+    variants = dict(config["variants"]) | {name: variant for name, variant, _ in sweep_variants(config)}
+    pairs = product(config["backbones"].items(), variants.items())
+    return {
+        f"{backbone}, {name}": reason
+        for (backbone, entry), (name, variant) in pairs
+        if (reason := unfit(variant["method"], entry["architecture"]))
+    }
 
 
 def root_of(task: Task, folders: Mapping[str, str]) -> Path:

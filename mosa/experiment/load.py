@@ -10,7 +10,13 @@ import yaml
 from mosa.base.errors import UserError
 from mosa.data.catalogue import list_benchmarks, list_tasks
 from mosa.data.task import OWN, task_from_config
-from mosa.experiment.expand import backbone_image_size, config_tasks, sweep_variants
+from mosa.experiment.expand import (
+    backbone_image_size,
+    config_tasks,
+    expand,
+    left_out,
+    sweep_variants,
+)
 from mosa.experiment.models import Experiment
 from mosa.experiment.recipe import Recipe, problem_of
 from mosa.experiment.space import check_tune
@@ -52,6 +58,9 @@ def load_config(
         for name, options in changes.items():
             _check_sweep(config["variants"], sweep, name, options, places)
     _check_names(config, places)
+    if not expand(config):
+        reasons = "; ".join(dict.fromkeys(left_out(config).values()))
+        raise places.error(("backbones",), f"no method fits any backbone: {reasons}; take others")
     check_tune(config, places)
     return config
 

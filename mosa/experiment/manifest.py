@@ -49,7 +49,13 @@ def write_by_content(folder: Path, name: str, suffix: str, text: str) -> Path:
     return path
 
 
-def write_manifest(runs: Iterable[Run], results: Path, variants: Iterable[str], name: str) -> Path:
+def write_manifest(
+    runs: Iterable[Run],
+    results: Path,
+    variants: Iterable[str],
+    name: str,
+    left_out: Mapping[str, str] | None = None,
+) -> Path:
     """Write the specifications of runs, and the manifest that names them.
 
     Args:
@@ -57,6 +63,7 @@ def write_manifest(runs: Iterable[Run], results: Path, variants: Iterable[str], 
         results: The results folder.
         variants: Variants of the main comparison, in display order.
         name: Name of the experiment.
+        left_out: Why variants have no runs on a backbone.
 
     Returns:
         The manifest: results/manifests/runs-<digest>.json.
@@ -70,7 +77,13 @@ def write_manifest(runs: Iterable[Run], results: Path, variants: Iterable[str], 
             if run.choice:
                 group["choice"] = f"tune/choices/{run.choice}.json"
         group["seeds"].append(run.seed)
-    content = {"version": VERSION, "name": name, "variants": list(variants), "groups": list(groups.values())}
+    content = {
+        "version": VERSION,
+        "name": name,
+        "variants": list(variants),
+        "left_out": dict(left_out or {}),
+        "groups": list(groups.values()),
+    }
     return write_by_content(results / "manifests", "runs-", "json", json.dumps(content, indent=1) + "\n")
 
 
@@ -78,7 +91,7 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[Meant]]:
     """Read a manifest.
 
     Returns:
-        Its `name` and `variants`, and the records that are meant.
+        Its `name`, `variants` and `left_out`, and the records that are meant.
 
     Raises:
         UserError: It cannot be read, or is not one, or a specification is missing or was changed.
@@ -86,7 +99,7 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[Meant]]:
     results = path.parent.parent
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        groups, head = content["groups"], {"name": content["name"], "variants": content["variants"]}
+        groups, head = content["groups"], {key: content[key] for key in ("name", "variants", "left_out")}
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -18,7 +18,7 @@ import yaml
 
 from mosa.base.errors import UserError
 from mosa.data.task import OWN, Task
-from mosa.experiment.expand import Identities, Run, config_tasks, expand, identify
+from mosa.experiment.expand import Identities, Run, config_tasks, expand, identify, left_out
 from mosa.experiment.load import load_config
 from mosa.experiment.manifest import (
     Meant,
@@ -110,7 +110,8 @@ class Workflow:
     def manifest(self) -> str:
         """The manifest of the records, and with it the specifications; written where their content is new."""
         variants, name = list(self.config["variants"]), self.config["name"]
-        return write_manifest(self.runs.values(), Path(self.results), variants, name).as_posix()
+        reasons = left_out(self.config)
+        return write_manifest(self.runs.values(), Path(self.results), variants, name, reasons).as_posix()
 
     @cached_property
     def shown_config(self) -> str:

@@ -1,7 +1,7 @@
 """What the report shows, gathered from records, and written with a template that escapes every string."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -88,6 +88,7 @@ def write_report(
     choices: Sequence[dict[str, Any]] = (),
     missing: Sequence[Missing] = (),
     metric: str | None = None,
+    left_out: Mapping[str, str] | None = None,
 ) -> None:
     """Write the report; the same records give the same bytes.
 
@@ -99,6 +100,7 @@ def write_report(
         config: The config, as YAML, to be shown.
         choices: What was tuned, as in tables/chosen.json.
         missing: Runs without a record.
+        left_out: Why variants have no runs on a backbone, by both.
         metric: Name of the metric to compare by; None: the one that the tasks report.
 
     Raises:
@@ -126,6 +128,7 @@ def write_report(
         runs=[_run(row, metrics) for row in frame.itertuples(index=False)],
         choices=[_choice(choice) for choice in choices],
         missing=missing,
+        left_out=left_out or {},
         files=[
             {"kind": kind, "names": ", ".join(output.files), "shows": output.described}
             for kind in KINDS
