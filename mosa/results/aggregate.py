@@ -14,7 +14,7 @@ from mosa.results.style import MethodStyle, method_order, method_styles
 MISSING = "—"  # what is printed in place of a number that no record gives
 MEAN_OVER_TASKS = ("overall", "mean over tasks")
 MEAN_OF_GROUPS = ("overall", "mean of groups")
-_DEFAULT_METRIC = "top1"  # of records that do not say which one their task reports
+_DEFAULT_METRIC = "top1"  # of records that do not name the one their task reports
 Key = tuple[str, str]  # ("task" | "group" | "overall", name): one column of a comparison
 
 _RUN = ["benchmark", "task", "backbone", "variant", "seed"]
@@ -61,7 +61,7 @@ class Section:
             Adapter excludes the head and total includes it. A mean is NaN when tasks are missing, unless
             it is the same for all the others.
         compute: What a run's training takes, as a mean over tasks: columns image_passes (forward passes of an
-            image) and flops; NaN where tasks are missing or the records do not say.
+            image) and flops; NaN where tasks are missing or the records do not give it.
     """
 
     metric: Metric
@@ -130,7 +130,7 @@ def compare(
         One section per benchmark and backbone, sorted by name.
 
     Raises:
-        UserError: Runs that must not stand in one table (two splits, protocols, data sets or weights),
+        UserError: Runs that must not be compared (two splits, protocols, data sets or weights),
             a repeated run, no run at all, or none of the variants; an unknown metric, or none named where
             the tasks of a section report different ones.
     """
@@ -230,7 +230,7 @@ def _checked(frame: pd.DataFrame, metric: str | None) -> pd.DataFrame:
             if len(found) > 1:
                 place = f" for {'/'.join(map(str, where))}" if within else ""
                 raise UserError(
-                    f"records with different {column} cannot stand in one table{place}: got "
+                    f"records with different {column} cannot be compared{place}: got "
                     f"{', '.join(found)}; select the records of one of them"
                 )
     repeated = frame[frame.duplicated(_RUN)]
@@ -318,7 +318,7 @@ def _parameters(runs: pd.DataFrame, num_tasks: int) -> pd.DataFrame:
         low, high = column.min(), column.max()
         table[f"{name}_mean"] = column.mean().mask(incomplete & (low != high))
         table[f"{name}_min"], table[f"{name}_max"] = low, high
-    # A head has the task's size: equal totals of some tasks say nothing of the others'.
+    # A head has the task's size: the totals of some tasks do not give those of others.
     table["total_mean"] = table["total_mean"].mask(incomplete)
     return pd.DataFrame(table)
 

@@ -17,7 +17,7 @@ class Cost(NamedTuple):
         label: Head of its column and label of its axis.
         form: Format of one value.
         of: Function of a section; returns the mean over tasks by variant, NaN where tasks are missing or the
-            records do not say.
+            records do not give it.
     """
 
     label: str

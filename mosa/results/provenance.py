@@ -1,4 +1,4 @@
-"""What results come from: code and versions, and whether those of one table are the same."""
+"""The code and versions that results come from, and whether one table mixes several."""
 
 import pandas as pd
 
@@ -16,7 +16,7 @@ def mixture(runs: pd.DataFrame) -> str:
     """Return a sentence on the records that differ in code or versions; empty if they all agree.
 
     Args:
-        runs: Rows of the records' frame; what its columns do not say counts as the same.
+        runs: Rows of the records' frame; columns that it lacks count as equal.
     """
     parts = []
     if {"commit", "dirty"} <= set(runs.columns):

@@ -1,4 +1,4 @@
-"""The registries of tables and plots: each is declared once, by a decorator in a file of its own.
+"""The registries of tables and plots: each is declared once, by a decorator, in its own file.
 
 A new file in mosa/results/tables or mosa/results/plots with a decorated function adds one everywhere: to what
 `mosa tables` and `mosa plots` write, to the workflow, to Snakemake's report, and to the documentation.
@@ -31,8 +31,8 @@ _BEGIN, _END = "<!-- written by `mosa schema`: -->\n", "<!-- end of what is writ
 class Entry(NamedTuple):
     """A registered table or plot, and the function that makes it.
 
-    A table's function returns the text of each format, a plot's a figure; None where the records have nothing
-    to show in it.
+    A table's function returns the text of each format, a plot's a figure; None where the records have
+    nothing to show.
     """
 
     output: Output

@@ -134,7 +134,7 @@ def cliques(ranks: np.ndarray, difference: float) -> list[tuple[int, int]]:
 
 
 def probability_of_improvement(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> float:
-    """Return the probability that a run of ours beats a run of theirs, as a mean over tasks; ties count half.
+    """Return the probability that a run of `ours` beats a run of `theirs`, mean over tasks; ties count half.
 
     Agarwal et al., Deep RL at the Edge of the Statistical Precipice, NeurIPS 2021: the statistic
     of Mann and Whitney, divided by the number of pairs.
@@ -163,7 +163,7 @@ def ppt(accuracy: float, parameters: float) -> float:
 
 
 def pareto_front(cost: Sequence[float], score: Sequence[float]) -> np.ndarray:
-    """Tell which points no other point beats: none costs at most as much and scores more, or the reverse.
+    """Return which points are on the Pareto front: no other costs less and scores as much, or scores more.
 
     Args:
         cost: Lower is better (n,); NaN is never on the front.

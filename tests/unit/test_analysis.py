@@ -219,7 +219,7 @@ def test_runs_that_are_not_comparable_are_refused(column, value):
     frame = make_frame().astype({column: object})
     frame.loc[0, column] = value
     for summarise in (compare, sweep):
-        with pytest.raises(UserError, match=f"records with different {column} cannot stand in one table"):
+        with pytest.raises(UserError, match=f"records with different {column} cannot be compared"):
             summarise(frame)
 
 
@@ -804,7 +804,7 @@ def test_tables_import_neither_matplotlib_nor_torch():
 def test_one_cell_does_not_average_runs_of_different_recipes(column, value):
     frame = make_sweep().assign(lr=0.1, epochs=8)
     frame[column] = [value if index == 0 else old for index, old in enumerate(frame[column])]
-    with pytest.raises(UserError, match=f"records with different {column} cannot stand in one table"):
+    with pytest.raises(UserError, match=f"records with different {column} cannot be compared"):
         compare(frame)
 
 

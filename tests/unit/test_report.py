@@ -114,6 +114,15 @@ def test_the_report_says_when_records_come_from_different_code(frame, tmp_path):
     assert "<p>The records come from 2 states of the code.</p>" in visible(tmp_path / "two.html")
 
 
+def test_a_page_without_a_mean_has_no_axis_to_choose(frame, tmp_path):
+    incomplete = frame.drop_duplicates("variant")  # each variant on one task
+    incomplete = pd.concat([incomplete[incomplete["variant"] != "full"], frame[frame["variant"] == "full"]])
+    incomplete = incomplete[(incomplete["variant"] != "full") | (incomplete["task"] == "digits")]
+    write_report(incomplete, tmp_path / "report.html")
+    assert "there is no mean to compare" in visible(tmp_path / "report.html")
+    assert data_of(tmp_path / "report.html")["sections"]["section0"]["costs"] == {}
+
+
 def data_of(path):
     """The data that the page's script draws."""
     pattern = r'<script type="application/json" id="data">(.*?)</script>'

@@ -1,4 +1,4 @@
-"""What the figures have in common: size, fonts, and one part per section with a note below it."""
+"""What all figures share: size, fonts, and parts with a title above and a note below."""
 
 import textwrap
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ STYLE = {
     "svg.hashsalt": "mosa",
     "savefig.dpi": 200,
 }
-QUIET = "#595959"  # text that explains; dark enough to read on white
+QUIET = "#595959"  # of explanatory text; dark enough to read on white
 _WIDTH = 7.2  # inches, the text width of a two-column page
 _LINE = 0.145  # inches, one line of a note
 

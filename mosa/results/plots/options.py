@@ -19,7 +19,7 @@ from mosa.results.tables.columns import mean_label
 _COLUMNS = 3
 _HEIGHT = 1.75  # inches of a row of panels
 _SHIFT = 0.06  # of the place of a value: how far curves stand apart
-_DENSE = "adapter"  # the variant that stands as a line wherever it is not on a curve
+_DENSE = "adapter"  # the variant that is drawn as a line where it is not on a curve
 
 
 @plot(
@@ -33,7 +33,7 @@ def options_figure(results: Results) -> Figure | None:
     """Draw the mean over tasks against each option's values, a panel per option.
 
     Numbers are joined by a line and other values are not. The values are equally spaced, so that 0 has a
-    place beside powers of two. The dense adapter is a line with its own spread, where it is no curve.
+    place beside powers of two. The dense adapter is a line with its own spread, unless it is on a curve.
 
     Args:
         results: The records, and how to compare them.
@@ -141,7 +141,7 @@ def _reference(section: Section, styles: dict[str, MethodStyle]) -> list[Series]
 
 
 def _tick(option: str, value: object) -> str:
-    """Return a value as it stands on the axis; the number of experts with the split's sparsity."""
+    """Return the tick label of a value; the number of experts is followed by the sparsity of the split."""
     text = value if isinstance(value, str) else json.dumps(value)
     if option == "experts" and is_number(value):
         return f"{text}\n{100 * (1 - 1 / value):.3g} %"

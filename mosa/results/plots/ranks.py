@@ -1,4 +1,4 @@
-"""The critical-difference diagram: average ranks over tasks, and which of them cannot be told apart."""
+"""The critical-difference diagram: average ranks over tasks, and which differences are not significant."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,14 +15,14 @@ _LINE = 0.17  # inches of one variant's line
 @plot(
     "ranks",
     label="average ranks",
-    caption="Average ranks over tasks, with bars over variants that cannot be told apart "
-    "(critical-difference diagram, Nemenyi, 5 %).",
+    caption="Average ranks over tasks, with bars over variants whose difference is not "
+    "significant (critical-difference diagram, Nemenyi, 5 %).",
 )
 def rank_figure(results: Results) -> Figure:
     """Draw average ranks over tasks per benchmark and backbone (Demsar, JMLR 2006).
 
     Variants joined by a bar differ by less than Nemenyi's critical difference at 5 %. Variants without all
-    tasks are left out and named; fewer than three variants or two tasks are not ranked, which the plot says.
+    tasks are left out and named. With fewer than three variants or two tasks, the plot has a message instead.
     """
     sections = results.compared
     ranked = [_ranks(section) for section in sections]

@@ -130,6 +130,6 @@ def _note(section: Section) -> str:
     absent = f" Not shown, as tasks are missing: {', '.join(missing)}." if missing else ""
     return (
         f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}; {bars}. "
-        "Curves join the variants of one method which differ in size only; points of the same size stand "
-        f"side by side. Horizontal lines: references.{absent}"
+        "A curve joins the variants of one method that differ in size only. Points of the same size are "
+        f"drawn side by side. Horizontal lines: references.{absent}"
     )

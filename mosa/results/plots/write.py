@@ -11,7 +11,8 @@ from mosa.results.aggregate import Results
 from mosa.results.plots.figures import STYLE
 from mosa.results.registry import registered
 
-# Of each format, what would tell the time or the versions: the same records give the same bytes.
+# Metadata that is left out: it changes with the time or the versions, and the same records give the same
+# bytes.
 _FORMATS = {
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
@@ -27,7 +28,7 @@ def write_plots(
 ) -> list[Path]:
     """Draw every registered plot that the records have something to show in.
 
-    The same records give the same bytes, whatever their order.
+    The same records give the same bytes in any order.
 
     Args:
         frame: One row per run, as from `mosa.records`; the order of the rows does not matter.
@@ -39,11 +40,11 @@ def write_plots(
         The paths written.
 
     Raises:
-        UserError: The records cannot stand in one plot, or a file cannot be written.
+        UserError: The records cannot be compared, or a file cannot be written.
     """
     results = Results(frame, None if order is None else list(order), metric)
     paths = []
-    # From the defaults, whatever the user's matplotlibrc says.
+    # The user's matplotlibrc has no effect.
     with matplotlib.style.context(["default", STYLE], after_reset=True):
         for output, make in registered("plots"):
             figure = make(results)

@@ -1,7 +1,7 @@
-"""Published numbers, each with its source, to stand beside measured ones.
+"""Published numbers, each with its source, for comparison with measured ones.
 
 results.csv has one value a row: benchmark, backbone, pretraining, method, family, task (or mean),
-metric_percent, params_million, source, note. `family` says which protocol a number was made with: "vpt" and
+metric_percent, params_million, source, note. `family` names the protocol of a number: "vpt" and
 "noah" prepare images and choose hyper-parameters differently (docs/protocols.md), "peft-vision" is that
 study's own, and "other" is a protocol of the source's own, or one that could not be established.
 """
@@ -50,8 +50,8 @@ _BACKBONES = {
     ("vit_large_patch16_224", "npz"): ("ViT-L/16", "ImageNet-21k supervised"),
     ("vit_large_patch16_224", "hub:orig_in21k"): ("ViT-L/16", "ImageNet-21k supervised"),
 }
-# Which of our methods, with which options, a published name stands for. Names that are not here have no
-# counterpart, or one that their paper does not pin down.
+# The method and options that a published name means. Names that are not here have no counterpart, or one
+# that their paper does not specify.
 _METHODS: dict[str, tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
     "Full": ("full", lambda o: True),
     "Linear": ("linear", lambda o: True),

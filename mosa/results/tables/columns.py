@@ -1,4 +1,4 @@
-"""What a table shows of a section: its columns as text, its heading and its caption."""
+"""The columns of a table as text, its heading and its caption."""
 
 from typing import NamedTuple
 
@@ -55,7 +55,7 @@ def overview(section: Section) -> list[Column]:
 
 
 def compute_columns(section: Section) -> list[Column]:
-    """Return image-passes and relative FLOPs of training, where any record says them; else nothing."""
+    """Return image-passes and relative FLOPs of training, where any record gives them; else nothing."""
     compute = section.compute
     if compute["flops"].isna().all():
         return []
@@ -130,7 +130,7 @@ def mean_label(section: Section) -> str:
 
 
 def caption(section: Section) -> str:
-    """Say what the numbers are: split, definition of the means and spreads, parameters, marks."""
+    """Return what the numbers are: split, definition of the means and spreads, parameters, marks."""
     seeds = f"{count(section.full_n, 'seed')} ({', '.join(map(str, section.seeds))})"
     spread = (
         f"mean ± sample standard deviation over {seeds}, n being given where it is smaller"

@@ -54,7 +54,7 @@ def differences_text(sections: list[Section]) -> str:
 
 
 def _statistics(found: list[Difference]) -> list[str]:
-    """Return a Markdown table of what the sentences do not say."""
+    """Return a Markdown table of the statistics that the sentences leave out."""
     lines = [
         "| variant | bootstrap interval | better / equal / worse | P(improvement) | Wilcoxon p | Holm p |",
         "| :-- | --: | --: | --: | --: | --: |",

@@ -1,4 +1,4 @@
-"""What a variant costs beside what it scores: parameters, compute, time, memory, storage."""
+"""The efficiency table: what each variant costs in parameters, compute, time, memory and storage."""
 
 import pandas as pd
 
@@ -23,7 +23,7 @@ def efficiency_columns(section: Section) -> dict[str, tuple[str, str]]:
     score = {"mean_over_tasks": (mean_label(section), f"{{:.{section.metric.decimals}f}}")}
     costs = {name: (COSTS[name].label, COSTS[name].form) for name in _COSTS}
     ppt = {"ppt": ("PPT", "{:.3f}")} if _is_accuracy(section) else {}
-    return score | costs | ppt | {"pareto": ("on the front", "{}")}
+    return score | costs | ppt | {"pareto": ("on the Pareto front", "{}")}
 
 
 def _is_accuracy(section: Section) -> bool:
@@ -36,8 +36,8 @@ def _note(section: Section) -> str:
         "Means over the runs of a variant. Stored: what a task adds after merging, classifier included, at 4 "
         "bytes a parameter. Training seconds: of the loop, on the machine that the records name. Inference "
         "FLOPs: relative to the variant with the least of those shown. "
-        f"{about_ppt}On the front: no other variant has at most as many tuned parameters and a better mean. "
-        f"{MISSING}: no record that says it."
+        f"{about_ppt}On the Pareto front: no other variant has at most as many tuned parameters and a better "
+        f"mean. {MISSING}: no record gives it."
     )
 
 

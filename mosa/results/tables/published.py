@@ -1,4 +1,6 @@
-"""Measured beside published: the same task, backbone and method, with the family of each published number."""
+"""The published table: measured scores next to published ones of the same task, backbone and method."""
+
+from typing import Any
 
 import pandas as pd
 
@@ -9,12 +11,17 @@ from mosa.results.registry import table
 from mosa.results.tables.columns import heading
 from mosa.results.tables.render import csv_text, escape_markdown
 
+_COLUMNS = (
+    "benchmark", "backbone", "protocol", "variant", "kind", "score", "measured", "sd", "n", "published",
+    "difference", "published_as", "family", "source",
+)  # fmt: skip
+
 
 @table(
     "published",
     label="measured and published",
-    caption="Measured scores beside published ones of the same backbone and method; only numbers of one "
-    "family compare.",
+    caption="Measured scores next to published ones of the same backbone and method; only numbers of one "
+    "family are comparable.",
     when="published_benchmark",
 )
 def published_formats(results: Results) -> dict[str, str] | None:
@@ -26,12 +33,12 @@ def published_formats(results: Results) -> dict[str, str] | None:
 
 
 def published_table(sections: list[Section]) -> pd.DataFrame:
-    """Return one row for each published value that a measured score of the sections has a counterpart of.
+    """Return one row for each published value that a measured score of the sections corresponds to.
 
     Columns: benchmark, backbone, protocol, variant, kind and score (a task, a group or an overall mean),
     measured (mean, NaN where it is missing), sd, n, published, difference (measured - published),
-    published_as (method), family and source. A mean over some of its tasks only has no counterpart. All
-    published values are top-1: sections of another metric have none.
+    published_as (method), family and source. A mean over only some of its tasks corresponds to
+    none, nor does a score by another metric than top-1, which all published values are.
     """
     known = load_published()
     rows = []
@@ -45,37 +52,28 @@ def published_table(sections: list[Section]) -> pd.DataFrame:
             & (known["backbone"] == place[0])
             & (known["pretraining"] == place[1])
         ]
-        for variant in section.variants:
-            runs = section.runs[section.runs["variant"] == variant]
-            if runs.empty:
-                continue
-            names = published_names(section.methods[variant], runs["options"].iloc[0])
-            for value in here[here["method"].isin(names)].itertuples():
-                key = (value.kind, value.name)
-                if key not in section.mean.columns or not _has_all_tasks(section, key):
-                    continue
-                mean = section.mean.loc[variant, key]
-                rows.append(
-                    {
-                        "benchmark": section.benchmark,
-                        "backbone": section.backbone,
-                        "protocol": section.protocol,
-                        "variant": variant,
-                        "kind": value.kind,
-                        "score": value.name,
-                        "measured": mean,
-                        "sd": section.sd.loc[variant, key],
-                        "n": section.n.loc[variant, key],
-                        "published": value.metric_percent,
-                        "difference": mean - value.metric_percent,
-                        "published_as": value.method,
-                        "family": value.family,
-                        "source": value.source,
-                    }
-                )
-    columns = ["benchmark", "backbone", "protocol", "variant", "kind", "score", "measured", "sd", "n"]
-    columns += ["published", "difference", "published_as", "family", "source"]
-    return pd.DataFrame(rows, columns=columns)
+        for variant in filter(section.methods.get, section.variants):
+            rows += _rows(section, variant, here)
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+def _rows(section: Section, variant: str, published: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return a row for each published value of the section's place that a variant has a counterpart of."""
+    options = section.runs.loc[section.runs["variant"] == variant, "options"].iloc[0]
+    names = published_names(section.methods[variant], options)
+    rows = []
+    for value in published[published["method"].isin(names)].itertuples():
+        key = (value.kind, value.name)
+        if key not in section.mean.columns or not _has_all_tasks(section, key):
+            continue
+        mean, sd, n = (table.loc[variant, key] for table in (section.mean, section.sd, section.n))
+        row = (
+            *(section.benchmark, section.backbone, section.protocol, variant, *key),
+            *(mean, sd, n, value.metric_percent, mean - value.metric_percent),
+            *(value.method, value.family, value.source),
+        )
+        rows.append(dict(zip(_COLUMNS, row, strict=True)))
+    return rows
 
 
 def _has_all_tasks(section: Section, key: Key) -> bool:

@@ -163,7 +163,7 @@ def _html_table(section: Section, columns: list[Column], identity: str) -> Style
     # Two columns may have the same title: their numbers name them.
     by_number = {place: column.cells for place, column in enumerate(columns)}
     cells = pd.DataFrame(by_number, index=section.variants, dtype=object)
-    cells.columns.name = "variant"  # stands above the index
+    cells.columns.name = "variant"  # is printed above the index
     return (
         Styler(cells.map(lambda cell: _plain(cell._replace(best=False))), uuid=identity, cell_ids=False)
         .format(escape="html")

@@ -19,7 +19,7 @@ def write_tables(
 ) -> list[Path]:
     """Write every registered table that the records have something to show in.
 
-    The same records give the same bytes, whatever their order.
+    The same records give the same bytes in any order.
 
     Args:
         frame: One row per run, as from `mosa.records`.
@@ -31,7 +31,7 @@ def write_tables(
         The paths written.
 
     Raises:
-        UserError: The records cannot stand in one table, or a file cannot be written.
+        UserError: The records cannot be compared, or a file cannot be written.
     """
     results = Results(frame, None if order is None else list(order), metric)
     paths = []
