@@ -93,6 +93,6 @@ def choose(trials: tuple[Path, ...], output: Path) -> None:
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def choices(manifest: Path, per: str, output: Path) -> None:
     """Write tables of what is chosen among trials, from the files of `mosa tune` that MANIFEST lists."""
-    from mosa.search.table import write_choices
+    from mosa.results.choices import write_choices
 
     write_choices(listed(manifest), output, per)

@@ -16,9 +16,9 @@ from mosa.experiment.plan import plan
 from mosa.experiment.space import grid_size, make_trials
 from mosa.experiment.specification import make_specification
 from mosa.records import load_record
+from mosa.results.choices import write_choices
 from mosa.search import trials as searches
 from mosa.search.choose import choose, read_choice, write_choice
-from mosa.search.table import write_choices
 from mosa.search.trials import Search, run_search
 
 CONFIG = yaml.safe_load("""

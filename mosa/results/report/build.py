@@ -14,12 +14,12 @@ from mosa.base.files import written_atomically
 from mosa.data.metrics import Metric
 from mosa.experiment.outputs import KINDS, read_outputs
 from mosa.results.aggregate import MISSING, Results, Section
+from mosa.results.choices import scope_of
 from mosa.results.provenance import code_of
 from mosa.results.report.data import TUNED_BY, page_charts, page_data, run_name, with_digits
 from mosa.results.report.missing import Missing
 from mosa.results.report.sections import page_section
 from mosa.search.choose import describe
-from mosa.search.table import scope_of
 
 _FOLDER = Path(__file__).parent
 

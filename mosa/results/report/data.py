@@ -9,12 +9,12 @@ import pandas as pd
 from mosa.data.metrics import get_metric
 from mosa.experiment.curves import is_number
 from mosa.results.aggregate import Results
+from mosa.results.choices import scope_of
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.comparison import comparison_chart
 from mosa.results.plots.scaling import cost_chart
 from mosa.results.provenance import code_of
 from mosa.results.style import MethodStyle, method_styles
-from mosa.search.table import scope_of
 
 TUNED_BY = get_metric("top1")  # what `mosa.search` compares trials by
 _AXES = ("adapter_parameters", "training_flops", "image_passes", "train_seconds", "peak_memory_mib")
