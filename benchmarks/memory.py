@@ -4,7 +4,8 @@
 
 Counted by `mosa.engine.cost.memory` without computing, which agrees with torch's profiler
 (tests/unit/test_memory.py); `mosa memory --configfile FILE` does the same for the variants of a config.
-CUDA's context and workspaces come on top, for which 1 GiB of a card is left. "kept": gradient checkpointing off; "again": on.
+CUDA's context and workspaces come on top, for which 1 GiB of a card is left. "kept": gradient
+checkpointing off; "again": on.
 """
 
 from mosa.backbones.build import build_backbone

@@ -60,8 +60,8 @@ Only what pays on every device measured is the default: fused AdamW, an allocato
 one thread per run with as many runs as cores. No GPU has been measured; tests/unit/test_gpu.py, and the
 benchmarks of steps with `--device cuda`, are there to be run on one. That a setting changes what
 the table says and no more is tested in tests/unit/test_machine.py; records state all of them.
-Float error is not always small in the end: at the start of MoSA the two passes are equal, the gradient of the second is zero except for
-rounding, and AdamW scales what it finds.
+Float error is not always small in the end: at the start of MoSA the two passes are equal, the gradient of the
+second is zero except for rounding, and AdamW scales what it finds.
 
 Two bounds:
 

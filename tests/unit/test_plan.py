@@ -90,8 +90,8 @@ def test_methods_that_do_not_fit_a_backbone_are_told_before_anything_starts(tmp_
     result = checked(tmp_path, config)
     assert result.exit_code == 1
     assert re.search(r"^ok +vit ", result.output, re.MULTILINE)
-    assert "cnn: 2 errors" in result.output
-    assert "variant vpt: vpt does not fit ConvNeXt (fits ViT): prompts are tokens" in result.output
+    assert "cnn: 1 error\n" in result.output and "cnn: 1 warning" in result.output
+    assert "variant vpt: vpt does not fit ConvNeXt (fits ViT): it has no runs here" in result.output
     assert "variant lora: target 'q': ConvNeXtBlock has no such Linear layer" in result.output
 
 
