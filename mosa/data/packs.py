@@ -108,6 +108,8 @@ class Pack:
         """Compute the digest of the content anew; `digest` is what the file says."""
         total = hashlib.sha256()
         for name, described in self._tensors.items():
+            if name == "__metadata__":
+                continue
             kind = name.rpartition(".")[2]
             flat = kind in ("files", "hashes") or (kind == "images" and len(described["shape"]) == 1)
             dtype = {code: dtype for dtype, code in DTYPES.items()}[described["dtype"]]

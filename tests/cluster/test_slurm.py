@@ -146,9 +146,14 @@ def running(word):
     return next((line.split()[0] for line in listed.splitlines() if word in line), None)
 
 
+def queued():
+    """Names of the jobs that wait."""
+    return subprocess.run(["squeue", "-h", "-t", "PD", "-o", "%k"], capture_output=True, text=True).stdout
+
+
 def undisturbed(place, variant):
     """The record of the same run, without any Slurm."""
-    run = next(run for run in expand(load_config(CONFIG)) if run.variant == variant)
+    run = next(run for run in expand(load_config(CONFIG)) if run.specification.variant == variant)
     make_pack("demo/digits", place / "pack", image_size=32)
     return execute(run, place / "pack", place / "undisturbed.json")
 
@@ -181,6 +186,31 @@ def test_a_cancelled_job_is_submitted_again_and_goes_on(place):
     minutes = [int(re.search(r"-t (\d+)", line).group(1)) for line in (first, last)]
     assert minutes[0] < minutes[1]  # more time with every attempt
     assert "gpu" not in first and not list((place / "results/resume").glob("*.pt"))
+
+
+def test_jobs_that_wait_in_the_queue_do_what_was_meant(place):
+    """The config is edited and broken while the jobs wait: they train with what they were submitted with."""
+    (place / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    packed = [sys.executable, "-m", "snakemake", "--until", "make_data"]
+    subprocess.run(packed, cwd=place, check=True, capture_output=True)
+    subprocess.run(["scontrol", "update", "PartitionName=main", "State=DOWN"], check=True)
+    try:
+        process = start(place)
+        wait_for(lambda: "long" in queued() and "short" in queued())
+        long = {"method": "lora", "options": {"rank": 8}, "training": {"epochs": 3, "lr": 0.5}}
+        edited = CONFIG | {"variants": CONFIG["variants"] | {"long": long}}
+        (place / "config.yaml").write_text(yaml.safe_dump(edited, sort_keys=False) + "seeds: [")
+    finally:
+        subprocess.run(["scontrol", "update", "PartitionName=main", "State=UP"], check=True)
+    code, head = finish(process, place)
+    assert code == 0, head[-3000:]
+    specification = record(place, "long")["specification"]
+    assert (specification["options"]["rank"], specification["training"]["epochs"]) == (2, 40)
+    (place / "config.yaml").write_text(yaml.safe_dump(edited, sort_keys=False))
+    planned = subprocess.run(
+        [sys.executable, "-m", "snakemake", "-n"], cwd=place, check=True, capture_output=True, text=True
+    )
+    assert re.search(r"^train +1$", planned.stdout, re.MULTILINE)
 
 
 @pytest.mark.thorough

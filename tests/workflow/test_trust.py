@@ -245,3 +245,20 @@ def test_a_search_of_other_settings_is_not_taken(tmp_path):
     choice.write_text(json.dumps(content))
     workspace.configure(config)
     assert workspace.planned(*MTIME)["train"] == 1  # the record has another choice
+
+
+def mosa(workspace, *arguments):
+    command = [SNAKEMAKE[0], "-m", "mosa.cli", *arguments]
+    return subprocess.run(command, cwd=workspace.folder, capture_output=True, text=True)
+
+
+def test_records_are_verified_against_the_config_and_reproduced(workspace):
+    result = mosa(workspace, "verify")
+    assert result.returncode == 0 and "4 of 4 records are in order" in result.stdout
+    path = "results/runs/demo/digits/micro_vit/lora/seed1.json"
+    result = mosa(workspace, "reproduce", path)
+    assert result.returncode == 0 and result.stdout == f"{path}: bit-equal\n", result.stdout + result.stderr
+    workspace.configure(CHANGED)
+    result = mosa(workspace, "verify")
+    assert result.returncode == 1 and "0 of 4 records are in order" in result.stdout
+    assert result.stdout.count("the record of another specification: ") == 4

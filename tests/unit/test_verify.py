@@ -1,0 +1,156 @@
+"""Verifying and reproducing records: what is not in order is named, and a run comes out again bit by bit."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from models import spec
+
+from mosa.base.errors import UserError
+from mosa.cli import cli
+from mosa.data.catalogue import get_task
+from mosa.data.packing import write_pack
+from mosa.data.packs import Pack
+from mosa.engine import reproduce as reproducing
+from mosa.engine.reproduce import compare, reproduce
+from mosa.engine.run import execute
+from mosa.engine.verify import Wanted, describe, verify
+from mosa.records import load_record, seal
+
+
+@pytest.fixture
+def folder(pack, tmp_path):
+    """Packs and two records of two seeds."""
+    (tmp_path / "packs").mkdir()
+    shutil.copy(pack, tmp_path / "packs" / "given")
+    for seed in (0, 1):
+        execute(spec("linear", seed=seed, weights="builtin"), pack, tmp_path / "runs" / f"seed{seed}.json")
+    return tmp_path
+
+
+def verdicts(folder, meant=None):
+    paths = sorted((folder / "runs").glob("*.json"))
+    return verify([Wanted(path, meant) for path in paths], folder / "packs")
+
+
+def test_records_in_order_are_said_to_be(folder):
+    assert describe(verdicts(folder)) == (["2 of 2 records are in order"], True)
+    arguments = ["verify", "--packs", str(folder / "packs")]
+    done = CliRunner().invoke(cli, [*arguments, *map(str, (folder / "runs").iterdir())])
+    assert done.exit_code == 0 and "2 of 2 records are in order" in done.output
+
+
+def edited(folder):
+    path = folder / "runs" / "seed0.json"
+    path.write_text(path.read_text().replace('"top1": ', '"top1": 1', 1))
+
+
+def forged(folder):
+    """Its content was changed, and its digest made to fit; the specification's digest was not."""
+    path = folder / "runs" / "seed0.json"
+    record = json.loads(path.read_text())
+    record["specification"]["training"]["lr"] = 0.5
+    path.write_text(json.dumps(seal(record)))
+
+
+def other_pack(folder):
+    rng = np.random.default_rng(5)
+    images = rng.integers(0, 256, (20, 32, 32, 3), dtype=np.uint8)
+    splits = dict.fromkeys(("train", "val", "test"), (images, np.arange(20) % 10))
+    write_pack(folder / "packs" / "given", get_task("demo/digits"), splits)
+
+
+def changed_pack(folder):
+    """A pixel of the pack was changed, and its header still has the old digest."""
+    path = folder / "packs" / "given"
+    content = bytearray(path.read_bytes())
+    content[-5000] ^= 255
+    path.write_bytes(content)
+
+
+def other_weights(folder):
+    path = folder / "runs" / "seed0.json"
+    record = json.loads(path.read_text())
+    record["backbone"]["sha256"] = "0" * 64
+    path.write_text(json.dumps(seal(record)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "number"),
+    [
+        (edited, "seed0.json: was changed after it was written", 1),
+        (forged, "seed0.json: not a valid record, its specification has the digest", 1),
+        (other_pack, "seed0.json: its pack had the digest", 2),
+        (changed_pack, "seed1.json: its pack had the digest", 2),
+        (other_weights, "seed0.json: its weights had the digest 0000", 1),
+    ],
+)
+def test_what_is_not_in_order_is_named(folder, spoil, words, number):
+    spoil(folder)
+    lines, good = describe(verdicts(folder))
+    assert not good and len(lines) == number + 1
+    assert any(words in line for line in lines), lines
+    arguments = ["verify", "--packs", str(folder / "packs")]
+    done = CliRunner().invoke(cli, [*arguments, *map(str, (folder / "runs").iterdir())])
+    assert done.exit_code == 1
+
+
+def test_a_record_of_another_specification_is_named(folder):
+    meant = spec("linear", weights="builtin", training={"epochs": 3, "batch_size": 16}).specification
+    lines, good = describe(verdicts(folder, meant))
+    assert not good and "training.epochs is 2, expected 3" in lines[0]
+
+
+def test_what_does_not_lie_here_is_said(folder):
+    (folder / "packs" / "given").unlink()
+    lines, good = describe(verdicts(folder))
+    assert good and "2 records: their pack could not be compared" in lines[0]
+
+
+def test_the_digest_of_a_pack_can_be_computed_anew(pack, flowers):
+    for path in (pack, flowers):
+        assert Pack(path).content_digest() == Pack(path).digest
+
+
+@pytest.mark.parametrize("method", ["mosa", "linear"])
+def test_a_run_is_reproduced_bit_by_bit(folder, pack, method):
+    path = folder / "again" / "seed3.json"
+    execute(spec(method, seed=3), pack, path)
+    found = reproduce(path, folder / "packs")
+    assert found.verdict == "bit-equal" and not found.difference and not found.environment
+    done = CliRunner().invoke(cli, ["reproduce", str(path), "--packs", str(folder / "packs")])
+    assert done.exit_code == 0 and "seed3.json: bit-equal" in done.output
+
+
+def test_what_differs_is_reported(folder):
+    path = folder / "runs" / "seed0.json"
+    old = load_record(path)
+    new = json.loads(json.dumps(old))
+    new["metrics"]["nll"] += 1e-9
+    new["versions"]["torch"] = "9.9"
+    found = compare(old, new, path)
+    assert found.verdict == "equal within seed noise" and found.difference.startswith("metrics.nll was ")
+    assert "over 2 seeds" in found.noise
+    assert [text for text in found.environment if text.startswith("versions.torch was ")]
+    new["metrics"]["top1"] = old["metrics"]["top1"] + 100
+    assert compare(old, new, path).verdict == "different"
+    new["metrics"]["top1"], new["data"]["digest"] = old["metrics"]["top1"], "0" * 64
+    assert compare(old, new, path).verdict == "different"
+    (folder / "runs" / "seed1.json").unlink()
+    assert "binomial error of top-1 on 30 images" in compare(old, new, path).noise
+
+
+def test_another_version_of_the_protocol_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(reproducing, "PROTOCOL_VERSION", 99)
+    with pytest.raises(
+        UserError, match=r"version \d+ of the protocol, and this code has 99; check out"
+    ):
+        reproduce(folder / "runs" / "seed0.json", folder / "packs")
+
+
+def test_another_pack_is_not_trained_on_without_a_word(folder):
+    other_pack(folder)
+    found = reproduce(folder / "runs" / "seed0.json", folder / "packs")
+    assert found.verdict == "different"
