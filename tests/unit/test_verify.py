@@ -44,7 +44,7 @@ def test_records_in_order_are_said_to_be(folder):
 
 def edited(folder):
     path = folder / "runs" / "seed0.json"
-    path.write_text(path.read_text().replace('"top1": ', '"top1": 1', 1))
+    path.write_text(path.read_text().replace('"nll": ', '"nll": 1', 1))
 
 
 def forged(folder):

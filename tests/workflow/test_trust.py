@@ -121,7 +121,7 @@ def test_a_record_of_another_folder_does_not_pass(workspace):
 
 def test_an_edited_record_is_refused(workspace):
     path = workspace.records()[0]
-    path.write_text(path.read_text().replace('"top1": ', '"top1": 1', 1))
+    path.write_text(path.read_text().replace('"nll": ', '"nll": 1', 1))
     result = workspace.snakemake()
     assert result.returncode != 0
     assert f"{path.name}: was changed after it was written; delete it" in result.stdout + result.stderr
