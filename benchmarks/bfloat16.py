@@ -27,8 +27,8 @@ def main() -> None:
             run_workflow(folder, "1", "--configfile", str(config))
             for path in folder.glob("results/runs/**/*.json"):
                 record = json.loads(path.read_text())
-                run = record["run"]
-                pair = top1.setdefault((run["variant"], run["task"], run["seed"]), {})
+                run = record["specification"]
+                pair = top1.setdefault((run["variant"], run["task"], record["seed"]), {})
                 pair[precision] = record["metrics"]["top1"]
     print(f"{'':10}{'pairs':>7}{'float32':>10}{'bfloat16':>10}{'difference':>18}")
     for variant in VARIANTS:

@@ -12,7 +12,8 @@ from pathlib import Path
 from mosa.data import make_pack
 from mosa.engine.machine import Machine
 from mosa.engine.run import execute
-from mosa.experiment.config import Run
+from mosa.experiment.expand import Run
+from mosa.experiment.specification import make_specification
 
 TASKS = ("digits", "tissue", "count", "flowers")
 TRAINING = {"epochs": 100, "batch_size": 32, "lr": 0.1}
@@ -32,9 +33,7 @@ def main() -> None:
                 (TRAINING, folder / "features"),
                 (TRAINING | {"lr": 0.2}, folder / "features"),
             ):
-                run = Run(
-                    f"demo/{task}", "micro_vit", "mosa_vit_micro", "builtin", "linear", "linear", {}, training
-                )
+                run = Run(make_specification(f"demo/{task}", "linear", training=training))
                 record = execute(run, folder / task, folder / "run.json", Machine(features=features))
                 seconds.append(record["seconds"]["train"] + record["seconds"]["eval"])
                 scores.append(record["metrics"]["top1"])

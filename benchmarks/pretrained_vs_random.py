@@ -23,7 +23,8 @@ from mosa.data import make_pack
 from mosa.data.catalogue import list_tasks
 from mosa.data.packs import Pack
 from mosa.engine.run import execute
-from mosa.experiment.config import Run
+from mosa.experiment.expand import Run
+from mosa.experiment.specification import make_specification
 from mosa.records import load_record
 
 FOLDER = Path("results/pretrained_vs_random")
@@ -63,17 +64,16 @@ def run_cell(task: str, method: str, weights: str) -> list[float]:
 def run(task: str, method: str, weights: str, lr: float, seed: int, stage: str) -> float:
     """Return the top-1 accuracy of one run, from its record if that still holds."""
     variant = f"{method}_lr{lr}"
-    wanted = Run(
+    specification = make_specification(
         f"demo/{task}",
-        f"micro_vit_{weights}",
-        "mosa_vit_micro",
-        weights,
-        variant,
         method,
         training=RECIPE | {"lr": lr},
-        seed=seed,
+        variant=variant,
+        backbone=f"micro_vit_{weights}",
+        weights=weights,
         stage=stage,
     )
+    wanted = Run(specification, seed)
     path = FOLDER / stage / wanted.path
     try:
         record = load_record(path)

@@ -17,7 +17,7 @@ from playwright.sync_api import sync_playwright
 from tables_from_records import METHODS, record
 
 from mosa.data.catalogue import list_tasks
-from mosa.records import find_records, load_records
+from mosa.results.frame import find_records, load_records
 from mosa.results.report import write_report
 
 REPEATS = 5

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from mosa.data.catalogue import get_task, list_tasks
-from mosa.records import SCHEMA_VERSION, collect, find_records, load_records, read_table
+from mosa.experiment.specification import make_specification
+from mosa.records import SCHEMA_VERSION, Record, seal
+from mosa.results.frame import find_records, load_records, read_table, write_table
 from mosa.results.plots.write import write_plots
 from mosa.results.tables.write import write_tables
 
@@ -23,26 +25,31 @@ METHODS = ("linear", "full", "bias", "norm", "partial", "vpt", "ssf", "lora", "a
 
 
 def record(task: str, variant: str, seed: int, top1: float) -> dict:
-    group = get_task(f"vtab1k/{task}").group
-    return {
+    specification = make_specification(
+        f"vtab1k/{task}", variant, training={"epochs": 100, "batch_size": 64}, backbone="vit",
+        architecture="vit_base_patch16_224", weights="ViT-B_16.npz", sha256="0" * 64, protocol="vpt",
+    )  # fmt: skip
+    found = {
         "schema_version": SCHEMA_VERSION,
         "status": "complete",
-        "run": {
-            "benchmark": "vtab1k", "group": group, "task": task, "backbone": "vit", "variant": variant,
-            "seed": seed,
-        },
-        "protocol": {"name": "vpt", "version": 1, "train_split": "trainval", "eval_split": "test"},
-        "method": {"name": variant, "options": {"consistency": 0.0}},
+        "specification_digest": specification.digest,
+        "seed": seed,
+        "specification": specification.model_dump(),
+        "group": get_task(f"vtab1k/{task}").group,
+        "metric": "top1",
+        "splits": {"train": "trainval", "eval": "test"},
         "backbone": {
-            "architecture": "vit_base_patch16_224", "weights": "ViT-B_16.npz", "kind": "npz",
-            "sha256": "0" * 64, "image_size": 224, "mean": [0.5] * 3, "std": [0.5] * 3,
+            "kind": "npz", "sha256": "0" * 64, "image_size": 224, "mean": [0.5] * 3, "std": [0.5] * 3,
         },
-        "training": {
-            "epochs": 100, "batch_size": 64, "lr": 0.001, "weight_decay": 0.01, "warmup_epochs": 10.0,
-            "label_smoothing": 0.0, "eps": 1e-8, "drop_path": 0.0, "drop_rate": 0.0, "fraction": 1.0,
-            "passes": 1,
+        "data": {
+            "digest": "1" * 64, "train_examples": 1000, "eval_examples": 1000, "resize": "direct",
+            "interpolation": "bilinear", "augment": "none", "notes": [],
         },
-        "metrics": {"top1": top1, "loss": 1.0, "examples": 1000, "per_set": {}, "train_loss": [1.0] * 100},
+        "steps": {"passes": 1},
+        "metrics": {
+            "top1": top1, "mean_per_class": top1, "top5": 99.0, "nll": 1.0, "ece": 5.0, "examples": 1000,
+            "per_set": {}, "train_loss": [1.0] * 100,
+        },
         "parameters": {"adapter": 100_000, "head": 1000, "total": 101_000, "trained": 101_000, "model": 1000},
         "flops": {"train_per_image": 3e9, "inference_per_image": 1e9},
         "seconds": {"prepare": 1.0, "train": 100.0, "eval": 1.0, "total": 102.0},
@@ -51,12 +58,9 @@ def record(task: str, variant: str, seed: int, top1: float) -> dict:
         "device": {"type": "cpu", "name": "synthetic", "threads": 1},
         "versions": {"torch": "0"},
         "git": {"commit": None, "dirty": None},
-        "data": {
-            "digest": "1" * 64, "train_examples": 1000, "eval_examples": 1000, "resize": "direct",
-            "interpolation": "bilinear", "augment": "none", "notes": [],
-        },
         "created": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
+    return {name: seal(found)[name] for name in Record.model_fields}
 
 
 def main() -> None:
@@ -75,8 +79,8 @@ def main() -> None:
         paths = find_records(folder / "runs")
         steps = {
             "json.loads alone": lambda: [json.loads(path.read_text()) for path in paths],
-            "load and validate": lambda: load_records(paths),
-            "collect into a CSV": lambda: collect(paths, folder / "runs.csv"),
+            "load and verify": lambda: load_records(paths),
+            "collect into a CSV": lambda: write_table(load_records(paths), folder / "runs.csv"),
             "read the CSV": lambda: read_table(folder / "runs.csv"),
         }
         seconds = {step: timed(work) for step, work in steps.items()}

@@ -79,7 +79,7 @@ def nll(logits: "Tensor", labels: "Tensor") -> float:
 
 def ece(logits: "Tensor", labels: "Tensor") -> float:
     """Return the expected calibration error over 15 equal bins of confidence, in percent."""
-    confidence, predicted = logits.double().softmax(-1).max(-1)
+    confidence, predicted = logits.double().softmax(-1).nan_to_num().max(-1)
     hits = (predicted == labels).double()
     bins = (confidence * _BINS).ceil().clamp(1, _BINS).long() - 1  # bin b holds (b / 15, (b + 1) / 15]
     gaps = bins.bincount(weights=hits - confidence, minlength=_BINS)

@@ -22,9 +22,10 @@ from mosa.base.files import PACKAGE
 from mosa.data import catalogue
 from mosa.experiment.curves import option_curves
 from mosa.experiment.outputs import KINDS, OUTPUTS, expected_outputs, read_outputs
-from mosa.records import collect, read_table, write_record
+from mosa.records import write_record
 from mosa.results import registry
 from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, Results, compare, sweep
+from mosa.results.frame import load_records, read_table, write_table
 from mosa.results.paired import differences
 from mosa.results.plots.backbones import backbones_figure
 from mosa.results.plots.comparison import comparison_figure
@@ -613,11 +614,11 @@ def test_same_records_in_any_order_give_the_same_bytes(tmp_path):
 def test_a_folder_of_records_and_its_csv_give_the_same_bytes(tmp_path):
     paths = []
     for index, (task, variant, seed) in enumerate(product(["digits", "count"], ["adapter", "mosa"], [0, 1])):
-        record = make_record(task=task, variant=variant, seed=seed)
-        record["method"]["name"], record["metrics"]["top1"] = variant, 100 / 3 + index / 7
+        metrics = {"top1": 100 / 3 + index / 7}
+        record = make_record(task=task, variant=variant, method=variant, seed=seed, metrics=metrics)
         paths.append(tmp_path / "runs" / task / variant / f"seed{seed}.json")
         write_record(record, paths[-1])
-    collect(paths, tmp_path / "records.csv")
+    write_table(load_records(paths), tmp_path / "records.csv")
     for source in ("runs", "records.csv"):
         frame = read_table(tmp_path / source)
         write_tables(frame, tmp_path / "out" / source)

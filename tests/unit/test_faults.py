@@ -19,7 +19,11 @@ import yaml
 from mosa.base.errors import UserError
 from mosa.data import make_pack
 from mosa.data.packs import Pack
-from mosa.records import collect, load_record, write_record
+from mosa.experiment.expand import Run
+from mosa.experiment.manifest import write_manifest
+from mosa.experiment.specification import Specification
+from mosa.records import load_record, write_record
+from mosa.results.collect import collect
 
 from test_records import make_record  # isort: skip
 
@@ -44,22 +48,25 @@ TABLES = ("comparison.txt", "comparison.tex", "differences.md")
 pytestmark = pytest.mark.slow
 
 
+MANIFEST = "manifests/manifest.json"
+
+
 def write_records(folder):
+    runs = []
     for task in ("digits", "count"):
         for variant in ("adapter", "mosa"):
             for seed in range(3):
-                record = make_record(task=task, variant=variant, seed=seed)
-                record["method"]["name"] = variant
+                record = make_record(task=task, variant=variant, method=variant, seed=seed)
                 write_record(record, folder / f"runs/demo/{task}/micro_vit/{variant}/seed{seed}.json")
-    paths = sorted(path.relative_to(folder) for path in (folder / "runs").rglob("*.json"))
-    (folder / "manifest").write_text("".join(f"{path}\n" for path in paths))
+                runs.append(Run(Specification.model_validate(record["specification"]), seed))
+    write_manifest(runs, folder, ["adapter", "mosa"], "x").rename(folder / MANIFEST)
 
 
 STAGES = {
     "prepare": (["make-data", "demo/digits", "--image-size", "32", "--output", "pack"], ["pack"]),
     "train": ([*TRAIN, "--pack", "pack", "--output", "run.json"], ["run.json"]),
     "train, forked": ([*TRAIN, "--pack", "pack", "--output", "run.json"], ["run.json"]),
-    "collect": (["collect", "--manifest", "manifest", "--output", "runs.csv"], ["runs.csv"]),
+    "collect": (["collect", "--manifest", MANIFEST, "--output", "runs.csv"], ["runs.csv"]),
     "tables": (["tables", "--records", "runs", "--output", "tables"], [f"tables/{name}" for name in TABLES]),
 }
 
@@ -69,7 +76,7 @@ def outcome(path):
     if path.suffix != ".json":
         return path.read_bytes()
     record = json.loads(path.read_text())
-    return {key: record[key] for key in ("run", "method", "training", "metrics", "parameters", "data")}
+    return {key: record[key] for key in ("specification", "seed", "metrics", "parameters", "data")}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -117,8 +124,8 @@ def broken_records():
         "empty": ("", "not JSON"),
         "altered": (text.replace('"top1": 61.25', '"top1": 161.25'), "metrics.top1"),
         "of a foreign schema": (json.dumps(good | {"schema_version": 99}), "schema_version"),
-        "another run's": (json.dumps(make_record(task="count", variant="mosa", seed=7)), "the record of"),
-        "a copy of another": (json.dumps(make_record(variant="mosa", seed=1)), "the same run as"),
+        "another run's": (json.dumps(make_record(task="count", variant="mosa", seed=7)), "the record of seed 7"),
+        "a copy of another": (json.dumps(make_record(variant="mosa", seed=1)), "the record of another specification: task is"),
         "binary": ("\0\1\2", "not JSON"),
     }  # fmt: skip
 
@@ -130,7 +137,7 @@ def test_broken_records_are_told_by_name_and_nothing_is_written(name, tmp_path):
     content, words = broken_records()[name]
     path.write_text(content)
     with pytest.raises(UserError, match=words) as error:
-        collect(sorted((tmp_path / "runs").rglob("*.json")), tmp_path / "runs.csv", placed=True)
+        collect(tmp_path / MANIFEST, tmp_path / "runs.csv")
     assert "seed1.json" in str(error.value) and not (tmp_path / "runs.csv").exists()
 
 

@@ -1,7 +1,6 @@
 """Linear probing on features computed once is linear probing."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -84,9 +83,9 @@ def test_features_are_computed_once_and_only_for_what_they_are_of(pack, tmp_path
 
 
 def augmented(**training):
-    run = linear(task="fgvc/flowers", architecture="vit_tiny_patch16_224", image_size=32)
-    recipe = {"epochs": 3, "batch_size": 16, "lr": 0.05}
-    return replace(run, training=recipe | training)
+    recipe = {"epochs": 3, "batch_size": 16, "lr": 0.05} | training
+    model = {"architecture": "vit_tiny_patch16_224", "image_size": 32}
+    return linear(task="fgvc/flowers", training=recipe, **model)
 
 
 def test_features_of_views_are_the_plain_loop_on_views(flowers, tmp_path):

@@ -12,8 +12,9 @@ from test_records import make_record
 
 from mosa.base.files import PACKAGE
 from mosa.cli import cli
-from mosa.records import COLUMNS, read_table, write_record
+from mosa.records import write_record
 from mosa.results.aggregate import Results, compare
+from mosa.results.frame import COLUMNS, read_table
 from mosa.results.plots.comparison import comparison_figure
 from mosa.results.plots.compute import compute_figure
 from mosa.results.plots.scaling import scaling_figure
@@ -46,9 +47,11 @@ def write_records(folder, scores=SCORES, tasks=("digits", "count"), seeds=2):
         for variant, (method, size, values) in scores.items():
             for seed in range(seeds):
                 group = "natural" if task == "digits" else "structured"
-                record = make_record(task=task, group=group, variant=variant, seed=seed)
-                record["method"] = {"name": method, "options": {"bottleneck": size // 4}}
-                record["metrics"] |= {"top1": values[seed % 2] - 5 * (task == "count")}
+                options = {"bottleneck": size // 4} if method in ("adapter", "mosa") else {}
+                record = make_record(
+                    task=task, group=group, variant=variant, seed=seed, method=method, options=options,
+                    metrics={"top1": values[seed % 2] - 5 * (task == "count")},
+                )  # fmt: skip
                 record["parameters"] |= {"adapter": size, "total": size + 10}
                 record["data"]["digest"] = ("1" if task == "digits" else "2") * 64
                 write_record(

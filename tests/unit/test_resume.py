@@ -19,10 +19,9 @@ from mosa.peft import list_methods
 STEPS = 10  # of the runs below: 40 + 20 images in batches of 32 make two steps in each of five epochs
 
 
-def tiny(method, seed=0, **changes):
-    run = spec(method, seed=seed)
-    object.__setattr__(run, "training", {"epochs": 5, "batch_size": 32, "lr": 0.01} | changes)
-    return run
+def tiny(method, seed=0, options=None, **changes):
+    what = {} if options is None else {"options": options}
+    return spec(method, seed=seed, training={"epochs": 5, "batch_size": 32, "lr": 0.01} | changes, **what)
 
 
 def stop_after(monkeypatch, steps, number=signal.SIGTERM):
@@ -146,8 +145,7 @@ def test_a_process_saves_and_ends_when_it_is_told_to(pack, tmp_path):
 
 
 def test_a_step_that_does_not_fit_is_done_in_parts(pack, tmp_path, monkeypatch, capsys):
-    run = tiny("adapter")
-    object.__setattr__(run, "options", {"dropout": 0.0})
+    run = tiny("adapter", options={"bottleneck": 4, "dropout": 0.0})
     whole = execute(run, pack, tmp_path / "whole.json")
     loss = training.tuning_loss
 
@@ -158,7 +156,7 @@ def test_a_step_that_does_not_fit_is_done_in_parts(pack, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(training, "tuning_loss", full)
     record = execute(run, pack, tmp_path / "run.json")
-    assert record["steps"]["accumulation"] == 4 and "accumulation" not in whole["training"]
+    assert record["steps"]["accumulation"] == 4 and whole["steps"]["accumulation"] == 1
     assert "out of memory; a step of 32 is done in 4 parts" in capsys.readouterr().err
     assert record["metrics"]["train_loss"] == pytest.approx(whole["metrics"]["train_loss"], rel=1e-3)
     monkeypatch.setattr(training, "tuning_loss", lambda *_: full(None, [0] * 99))

@@ -129,7 +129,7 @@ def test_evaluation_counts_by_hand():
     data.labels[0] = 3
     result = evaluate(Fixed(), data)
     assert result["top1"] == 95 and result["examples"] == 20
-    assert result["loss"] == pytest.approx(math.log(math.exp(9) + 4) - 9 * 19 / 20, rel=1e-5)
+    assert result["nll"] == pytest.approx(math.log(math.exp(9) + 4) - 9 * 19 / 20, rel=1e-5)
 
 
 def test_a_record_repeats_bit_for_bit(pack, tmp_path):
@@ -261,7 +261,7 @@ def test_log_lines_are_sparse_and_informative(capsys):
             {"image_size": 64},
             "has images of 32 pixels, mosa_vit_micro takes 64; make the pack with --image-size",
         ),
-        ({"stage": "tets"}, "stage 'tets': expected one of final, selection"),
+        ({"stage": "tets"}, "stage: 'tets' is not allowed: expected one of final, selection"),
         ({"method": "mosaic"}, "unknown method 'mosaic'"),
         (
             {"architecture": "mosa_vit_micr"},

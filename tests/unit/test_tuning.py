@@ -226,7 +226,7 @@ def test_a_trial_is_the_run_that_mosa_train_does(pack, tmp_path):
     done = CliRunner().invoke(cli, [*arguments, "--training", training, "--output", str(output)])
     assert done.exit_code == 0, done.output
     metrics = load_record(output)["metrics"]
-    assert (result["trials"][1]["top1"], result["trials"][1]["loss"]) == (metrics["top1"], metrics["loss"])
+    assert (result["trials"][1]["top1"], result["trials"][1]["loss"]) == (metrics["top1"], metrics["nll"])
 
 
 def test_a_search_goes_on_and_grows(pack, tmp_path, monkeypatch):

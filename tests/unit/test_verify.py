@@ -144,9 +144,7 @@ def test_what_differs_is_reported(folder):
 
 def test_another_version_of_the_protocol_is_refused(folder, monkeypatch):
     monkeypatch.setattr(reproducing, "PROTOCOL_VERSION", 99)
-    with pytest.raises(
-        UserError, match=r"version \d+ of the protocol, and this code has 99; check out"
-    ):
+    with pytest.raises(UserError, match=r"version \d+ of the protocol, and this code has 99; check out"):
         reproduce(folder / "runs" / "seed0.json", folder / "packs")
 
 
