@@ -75,7 +75,7 @@ class BackboneUsed(Declared):
 class Specification(Declared):
     """Everything that decides the result of a run, except its seed."""
 
-    task: str = option(pattern="^[^/]+/[^/]+$", description="Benchmark and task, such as demo/digits.")
+    task: str = option(pattern="^[^/]+/.+$", description="Benchmark and task, such as demo/digits.")
     backbone: BackboneUsed = option(description="The pre-trained model.")
     variant: str = option(min_length=1, description="Name of the variant in the config.")
     method: str = option(min_length=1, description="Name in the registry of methods.")

@@ -10,7 +10,6 @@ import xml.etree.ElementTree as ET
 from html import unescape
 from io import StringIO
 from itertools import product
-from types import SimpleNamespace
 
 import matplotlib.style
 import pandas as pd
@@ -21,7 +20,9 @@ from mosa.base.errors import UserError
 from mosa.base.files import PACKAGE
 from mosa.data import catalogue
 from mosa.experiment.curves import option_curves
+from mosa.experiment.expand import Run
 from mosa.experiment.outputs import KINDS, OUTPUTS, expected_outputs, read_outputs
+from mosa.experiment.specification import make_specification
 from mosa.records import write_record
 from mosa.results import registry
 from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, Results, compare, sweep
@@ -568,10 +569,7 @@ def test_conditions_say_what_an_experiment_has():
     assert names_of("plots") == {"comparison", "compute", "ranks", "scaling"}
     assert names_of("plots", backbones={"tiny": {}, "big": {}}) - names_of("plots") == {"backbones"}
     swept = [
-        SimpleNamespace(
-            variant=f"v{n}", task="demo/digits", method="mosa", options={"experts": n}, training={}
-        )
-        for n in (1, 2, 4)
+        Run(make_specification("demo/digits", "mosa", {"experts": n}, variant=f"v{n}")) for n in (1, 2, 4)
     ]
     assert names_of("plots", *swept) - names_of("plots") == {"options"}
     assert (

@@ -124,8 +124,8 @@ def broken_records():
         "empty": ("", "not JSON"),
         "altered": (text.replace('"top1": 61.25', '"top1": 161.25'), "metrics.top1"),
         "of a foreign schema": (json.dumps(good | {"schema_version": 99}), "schema_version"),
-        "another run's": (json.dumps(make_record(task="count", variant="mosa", seed=7)), "the record of seed 7"),
-        "a copy of another": (json.dumps(make_record(variant="mosa", seed=1)), "the record of another specification: task is"),
+        "another run's": (json.dumps(make_record(task="count", seed=7)), "the record of seed 7"),
+        "a copy of another": (json.dumps(make_record(seed=1)), "of another specification: task is"),
         "binary": ("\0\1\2", "not JSON"),
     }  # fmt: skip
 

@@ -97,7 +97,7 @@ def test_everything_is_in_it_and_nothing_is_loaded(frame, tmp_path):
         "less than 25% of the parameters: adapter",
         "full - adapter: +7.8", "the loss is nan at epoch 1", "name: mine", "lr 0.1", "diverged", "the best",
         "scaling.svg, scaling.pdf, scaling.png", "20 of 21", "zhang2023mosa",
-        "some processor", "torch 2.13.0", "1" * 64, "demo v1",
+        "some processor", "torch 2.13.0", "1" * 64, "demo v2",
     ):  # fmt: skip
         assert words in text, words
     assert text.count("data-run=") == len(frame) == 20
