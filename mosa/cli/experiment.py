@@ -35,7 +35,7 @@ def check(files: tuple[Path, ...], alone: bool, quick: bool, threads: int, outpu
 @CONFIGFILE
 @ALONE
 def plan(files: tuple[Path, ...], alone: bool) -> None:
-    """Tell what a config will cost: runs to do, image-passes, disk, and hours by the records there are."""
+    """Estimate what a config costs: runs to do, image-passes, disk, hours at the rates of existing records."""
     from mosa.experiment.plan import plan
 
     click.echo(plan(config_of(files, alone)), nl=False)
@@ -46,7 +46,7 @@ def plan(files: tuple[Path, ...], alone: bool) -> None:
 @ALONE
 @click.option("--gradient-checkpointing", is_flag=True, help="As if the config had it.")
 def memory(files: tuple[Path, ...], alone: bool, gradient_checkpointing: bool) -> None:
-    """Tell how much GPU memory the variants of a config take, and what fits cards of 8 to 80 GB."""
+    """Report how much GPU memory the variants of a config take, and what fits cards of 8 to 80 GB."""
     from mosa.engine.cost.memory import memory_table
     from mosa.engine.machine import Machine
 

@@ -120,7 +120,7 @@ class Images:
 
 
 def lies_on_device(split: DataSplit, augment: int | None, device: torch.device) -> bool:
-    """Tell whether a split is kept on a device as a whole: it is small, and that pays.
+    """Return whether a split is kept on a device as a whole: it is small, and that pays.
 
     Args:
         split: The split.

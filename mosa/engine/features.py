@@ -61,7 +61,7 @@ class Features:
 
 
 def is_head_only(model: nn.Module) -> bool:
-    """Tell whether training changes the classifier alone, so that features stay what they are.
+    """Return whether training changes the classifier alone, so that features stay what they are.
 
     Nothing before the classifier is tuned or stochastic, and a step has one pass.
     """

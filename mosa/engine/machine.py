@@ -1,4 +1,4 @@
-"""How runs are done on a machine: what their results do not depend on, but for float error."""
+"""How runs are done on a machine: settings that change results by float error at most."""
 
 import ctypes
 import os
@@ -79,7 +79,7 @@ class Machine:
             compile_blocks(model, self.compile == "cuda_graphs")
 
     def describe(self) -> dict[str, Any]:
-        """Return what of this is not the default and has a part in time and memory, for the record."""
+        """Return the settings for the record that are not at their defaults and affect time or memory."""
         own = {name: getattr(self, name) for name in ("compile", "channels_last", "gradient_checkpointing")}
         return {name: value for name, value in own.items() if value != getattr(Machine, name)}
 

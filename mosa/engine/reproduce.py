@@ -111,9 +111,9 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> Repro
     """
     found = differences({key: old[key] for key in COMPARED}, {key: new[key] for key in COMPARED})
     environment = differences({key: old[key] for key in ENVIRONMENT}, {key: new[key] for key in ENVIRONMENT})
-    told = [f"{key} was {ours!r}, and is {theirs!r}" for key, (ours, theirs) in environment.items()]
+    changes = [f"{key} was {ours!r}, and is {theirs!r}" for key, (ours, theirs) in environment.items()]
     if not found:
-        return Reproduction("bit-equal", "", "", told, dict(new))
+        return Reproduction("bit-equal", "", "", changes, dict(new))
     key, (ours, theirs) = next(iter(found.items()))
     first = f"{key} was {_short(ours)}, and is {_short(theirs)}"
     metric = old["metric"]
@@ -121,7 +121,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> Repro
     near = abs(old["metrics"][metric] - new["metrics"][metric]) <= _NOISE * spread
     same_data = not any(key.startswith(("data", "backbone", "parameters")) for key in found)
     verdict = "equal within seed noise" if near and same_data else "different"
-    return Reproduction(verdict, first, noise, told, dict(new))
+    return Reproduction(verdict, first, noise, changes, dict(new))
 
 
 def _noise(old: Mapping[str, Any], path: Path) -> tuple[float, str]:

@@ -1,4 +1,4 @@
-"""The resume file of a training run: written at epoch ends and when the job is told to stop; exact."""
+"""The resume file of a training run: written at epoch ends and when a signal asks the job to stop; exact."""
 
 import contextlib
 import signal
@@ -19,7 +19,7 @@ EVERY = 60.0  # seconds between saves at epoch ends
 
 
 class Interrupted(Exception):
-    """The job was told to stop, and its state is saved."""
+    """A signal asked the job to stop, and its state is saved."""
 
     def __init__(self, number: int, path: Path) -> None:
         name = signal.Signals(number).name
@@ -61,7 +61,7 @@ class ResumeFile:
                 signal.signal(number, handler)
 
     def is_due(self) -> bool:
-        """Tell whether an epoch's end is to be saved."""
+        """Return whether the state is to be saved at this epoch's end."""
         return time.monotonic() - self._saved >= self.every
 
     def save(self, state: Mapping[str, Any]) -> None:
@@ -75,7 +75,7 @@ class ResumeFile:
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:
-        """Return the state, or None: there is none, or it cannot be used, which is told and ignored."""
+        """Return the state; None if there is none, or it cannot be used, which is reported and ignored."""
         if not self.path.is_file():
             return None
         try:

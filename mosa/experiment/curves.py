@@ -45,7 +45,7 @@ def option_curves(
 
 
 def is_number(value: Any) -> bool:
-    """Tell whether an option's value is a number, which true and false are not."""
+    """Return whether an option's value is a number, which true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

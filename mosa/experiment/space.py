@@ -89,9 +89,9 @@ def _check_budget(tune: Mapping[str, Any], places: Places) -> None:
         raise places.error(("tune", "trials"), "a grid has as many trials as its lists make; leave it out")
     sizes = {name: grid_size(space) for name, space in tune["variants"].items()}
     if len(set(sizes.values())) > 1:
-        told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise places.error(
-            ("tune", "variants"), f"give every variant the same number of trials; they have {told}"
+            ("tune", "variants"), f"give every variant the same number of trials; they have {counts}"
         )
 
 

@@ -243,7 +243,7 @@ class Workflow:
         return search_settings(self.config["tune"], run.specification)
 
     def table_is_stale(self) -> bool:
-        """Tell whether the table of records exists and was not made from the records that are there."""
+        """Return whether the table of records exists and was not made from the records that are there."""
         made_from = Path(self.results) / "tables" / "runs.made-from"
         if not (Path(self.results) / "tables" / "runs.csv").exists():
             return False

@@ -108,7 +108,7 @@ def step_memory(
 
 
 def _without_content(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
-    """Copy a model, its tensors replaced by such as have no content."""
+    """Copy a model with tensors that have no content."""
     own = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     memo = {}
     for key, tensor in own.items():
