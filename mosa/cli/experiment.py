@@ -35,7 +35,7 @@ def check(files: tuple[Path, ...], alone: bool, quick: bool, threads: int, outpu
 @CONFIGFILE
 @ALONE
 def plan(files: tuple[Path, ...], alone: bool) -> None:
-    """Estimate what a config costs: runs to do, image-passes, disk, hours at the rates of existing records."""
+    """Estimate what a config costs: runs to do, image-passes, disk, and hours at the rates of past runs."""
     from mosa.experiment.plan import plan
 
     click.echo(plan(config_of(files, alone)), nl=False)
