@@ -24,7 +24,7 @@ rule write_report:
     params:
         title=CONFIG["name"],
         variants=MAIN_VARIANTS,
-        results=RESULTS,
+        results=folder_of_output,
         choices=lambda wildcards, input: command_line({"choices": input.choices or None}),
     shell:
         "mosa report --records {input.runs:q} --variants {params.variants:q} --title {params.title:q}"
