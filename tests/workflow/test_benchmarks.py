@@ -109,7 +109,8 @@ def test_one_run_of_each(name, folder):
     assert done.returncode == 0, done.stderr[-3000:]
     content = load_record(folder / record)
     assert expected.items() <= content["data"].items()
-    assert content["protocol"]["name"] == "vpt" and content["backbone"]["mean"] == [0.485, 0.456, 0.406]
+    assert content["specification"]["protocol"]["name"] == "vpt"
+    assert content["backbone"]["mean"] == [0.485, 0.456, 0.406]
     assert content["splits"]["train"] == get_task(where.rsplit("/", 2)[0]).final_train
     assert content["backbone"]["image_size"] == 224 and content["backbone"]["sha256"]
     assert (
