@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
+from mosa.data.metrics import METRICS
 from mosa.experiment.declared import Declared, Name, Seeds, Unique, option
 from mosa.experiment.protocol import PRESETS
 from mosa.experiment.recipe import Recipe
@@ -87,7 +88,7 @@ class OwnTask(Declared):
         description="While training: `crop_flip` takes a random crop and flips it at random; it needs resize "
         "`shorter`.",
     )
-    metric: Literal["top1", "mean_per_class", "top5", "nll", "ece"] = option(
+    metric: Literal[*METRICS] = option(
         "top1", description="The metric that tables report for the task; every record has all of them."
     )
 
