@@ -139,6 +139,23 @@ class Method(BaseModel):
         return self.block_parameters(block)
 
 
+class Selection(Method):
+    """Base of the methods that insert nothing: they tune parameters that the backbone has."""
+
+    families: ClassVar[tuple[str, ...]] = (ANY_MODEL,)
+
+    def selected(self, model: nn.Module) -> list[nn.Parameter]:
+        """Return the tuned parameters of a model, without the classifier's."""
+        raise NotImplementedError
+
+    def apply(self, model: nn.Module, seed: int) -> None:
+        for parameter in self.selected(model):
+            parameter.requires_grad_(True)
+
+    def parameters(self, model: nn.Module, training: bool = False) -> int:
+        return sum(parameter.numel() for parameter in self.selected(model))
+
+
 def list_methods() -> list[str]:
     """Return the names of all methods, in alphabetical order."""
     return sorted(_REGISTRY)

@@ -5,17 +5,18 @@ from typing import ClassVar
 from pydantic import Field
 from torch import nn
 
-from mosa.peft.blocks import final_norm, find_blocks
-from mosa.peft.method import Method
+from mosa.peft.blocks import FAMILIES, final_norm, find_blocks
+from mosa.peft.method import Selection
 
 
-class Partial(Method):
+class Partial(Selection):
     """The last k blocks and the norm after them are tuned; nothing is inserted."""
 
     name: ClassVar[str] = "partial"
     reference: ClassVar[str] = (
         "Yosinski et al., 2014, arXiv 1411.1792; as Partial-1 in Jia et al., VPT, ECCV 2022, arXiv 2203.12119"
     )
+    families: ClassVar[tuple[str, ...]] = tuple(FAMILIES)
 
     blocks: int = Field(1, ge=1, description="Number k of blocks.")
 
@@ -27,13 +28,7 @@ class Partial(Method):
             return f"blocks={self.blocks}: expected at most {depth}, the depth of the model"
         return None
 
-    def apply(self, model: nn.Module, seed: int) -> None:
-        for module in self._tuned(model):
-            module.requires_grad_(True)
-
-    def parameters(self, model: nn.Module, training: bool = False) -> int:
-        return sum(parameter.numel() for module in self._tuned(model) for parameter in module.parameters())
-
-    def _tuned(self, model: nn.Module) -> list[nn.Module]:
+    def selected(self, model: nn.Module) -> list[nn.Parameter]:
         norm = final_norm(model)
-        return find_blocks(model)[-self.blocks :] + ([] if norm is None else [norm])
+        tuned = find_blocks(model)[-self.blocks :] + ([] if norm is None else [norm])
+        return [parameter for module in tuned for parameter in module.parameters()]
