@@ -59,6 +59,7 @@ def build_backbone(
     normalization: str = "weights",
     drop_path: float = 0.0,
     drop_rate: float = 0.0,
+    attention_drop_rate: float | None = None,
 ) -> tuple[nn.Module, Backbone]:
     """Build a model, load its weights, and initialise its classifier.
 
@@ -72,6 +73,7 @@ def build_backbone(
         normalization: "weights" (as the weights were trained), "imagenet" or "inception" (0.5).
         drop_path: Rate of stochastic depth of the last block.
         drop_rate: Rate of the backbone's own dropout, after the embedding and in attention's output and MLPs.
+        attention_drop_rate: Rate in attention's output; None: that of `drop_rate`.
 
     Returns:
         The model, in evaluation mode, and its description.
@@ -82,6 +84,8 @@ def build_backbone(
     if not timm.is_model(architecture) or "." in architecture:
         raise unknown("architecture", architecture, timm.list_models())
     model = _build(architecture, num_classes, seed, image_size, drop_path, drop_rate)
+    if attention_drop_rate is not None:
+        _set_attention_dropout(model, attention_drop_rate)
     digest = found = None
     config = model.pretrained_cfg
     if weights != "random":
@@ -121,6 +125,16 @@ def _build(
             raise UserError(
                 f"architecture {architecture!r} cannot be built with {options or 'its defaults'} ({error})"
             ) from None
+
+
+def _set_attention_dropout(model: nn.Module, rate: float) -> None:
+    found = [module.attn.proj_drop for module in model.modules() if hasattr(module, "attn")]
+    if not found:
+        raise UserError(
+            f"attention_drop_rate={rate:g}: {type(model).__name__} has no attention; leave it null"
+        )
+    for dropout in found:
+        dropout.p = rate
 
 
 def digest_of_weights(architecture: str, weights: str) -> str | None:

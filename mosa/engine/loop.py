@@ -17,6 +17,7 @@ from mosa.base.errors import UserError
 from mosa.base.seeding import derive_seed, generator
 from mosa.data.metrics import METRICS
 from mosa.engine.batches import Images
+from mosa.engine.optimizer import build_optimizer
 from mosa.engine.resume import (
     Interrupted,
     ResumeFile,
@@ -101,8 +102,7 @@ class _Training:
         self.steps_per_epoch = math.ceil(len(data) / options.batch_size)
         self.steps = options.epochs * self.steps_per_epoch
         warmup = round(options.warmup_epochs * self.steps_per_epoch)
-        groups = decay_groups(model, options.weight_decay)
-        self.optimizer = torch.optim.AdamW(groups, lr=options.lr, eps=options.eps, fused=True)
+        self.optimizer = build_optimizer(model, options)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
             self.optimizer, lambda step: lr_factor(step, self.steps, warmup)
         )
@@ -264,18 +264,6 @@ def freeze_statistics(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train(module.training and any(p.requires_grad for p in module.parameters()))
-
-
-def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Group the tuned parameters for the optimiser: matrices are decayed, vectors and scalars are not.
-
-    What timm's model itself excludes (position embeddings, class token) is not decayed either.
-    """
-    excluded = set(model.no_weight_decay()) if hasattr(model, "no_weight_decay") else set()
-    tuned = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in tuned if p.ndim >= 2 and name not in excluded]
-    others = [p for name, p in tuned if p.ndim < 2 or name in excluded]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
 
 
 def lr_factor(step: int, steps: int, warmup: int) -> float:

@@ -176,6 +176,7 @@ def _build(run: Run, pack: Pack, pack_path: Path) -> tuple[nn.Module, Backbone]:
         normalization=wanted.normalization,
         drop_path=training.drop_path,
         drop_rate=training.drop_rate,
+        attention_drop_rate=training.attention_drop_rate,
     )
     known = len(wanted.identity) == 64
     if known and backbone.sha256 != wanted.identity:

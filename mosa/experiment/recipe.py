@@ -14,9 +14,7 @@ class Recipe(Declared):
         32, ge=1, description="Images per step; the last step of an epoch takes the rest."
     )
     lr: float = option(1e-3, gt=0, description="Peak learning rate of AdamW.")
-    weight_decay: float = option(
-        0.01, ge=0, description="Decoupled weight decay of matrices; vectors are not decayed."
-    )
+    weight_decay: float = option(0.01, ge=0, description="Decoupled weight decay of what `decay` names.")
     warmup_epochs: float = option(
         1.0, ge=0, description="Linear warm-up in epochs, per step, before the cosine."
     )
@@ -24,6 +22,18 @@ class Recipe(Declared):
         0.0, ge=0, lt=1, neutral=0.0, description="Mass of the uniform distribution in the targets."
     )
     eps: float = option(1e-8, gt=0, description="Term added to AdamW's denominator.")
+    bias_correction: bool = option(
+        True,
+        neutral=True,
+        description="AdamW's bias correction; without it the decay comes after the step, as in the released "
+        "code of VPT and MoSA.",
+    )
+    decay: Literal["matrices", "weights"] = option(
+        "matrices",
+        neutral="matrices",
+        description="What is decayed: `matrices`, or all `weights` and scales that are no biases, as in the "
+        "released code of VPT and MoSA.",
+    )
     drop_path: float = option(
         0.0, ge=0, lt=1, neutral=0.0, description="Rate of stochastic depth of the backbone's last block."
     )
@@ -34,6 +44,14 @@ class Recipe(Declared):
         neutral=0.0,
         description="Rate of the backbone's own dropout, after the embedding and in attention's output and "
         "MLPs.",
+    )
+    attention_drop_rate: float | None = option(
+        None,
+        ge=0,
+        lt=1,
+        neutral=None,
+        description="Rate of the backbone's own dropout in attention's output; null: that of `drop_rate`. "
+        "0 in the released code of VPT and MoSA.",
     )
     fraction: float = option(
         1.0,

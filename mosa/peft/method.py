@@ -112,6 +112,10 @@ class Method(BaseModel):
         """
         return None
 
+    def lr_factors(self, model: nn.Module) -> dict[nn.Parameter, float]:
+        """Return the tuned parameters whose learning rate is a multiple of the recipe's, with the factor."""
+        return {}
+
     def branches(self, model: nn.Module) -> list[nn.Module]:
         """Return the inserted modules that hold a `down` and an `up` projection, from input to output."""
         return []

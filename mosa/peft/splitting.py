@@ -38,6 +38,13 @@ class Splitting(Method):
         description="How experts are merged: into their mean, the sum of their changes, or the single first "
         "one; ensemble: they are kept, and the logits of N forward passes are averaged.",
     )
+    split_lr: float = Field(
+        1.0,
+        gt=0,
+        description="Factor of the learning rate of split weights. An entry that is active in 1/N of the "
+        "passes and merged by the mean drifts N^-3/2 as far under AdamW as a dense one: 1/8 for N = 4.",
+        json_schema_extra={"neutral": 1.0},
+    )
     consistency: float = Field(
         1.0, ge=0, description="Weight of the symmetric KL term between the outputs of two forward passes."
     )
@@ -79,6 +86,15 @@ class Splitting(Method):
         model.router.hooks = [model.register_forward_pre_hook(model.router.draw)]
         if self.merge == "ensemble":
             model.router.hooks += Ensemble(model.router, self.experts).register(model)
+
+    def lr_factors(self, model: nn.Module) -> dict[nn.Parameter, float]:
+        if self.split_lr == 1:
+            return {}
+        return {
+            getattr(branch, name).weight: self.split_lr
+            for branch in self.branches(model)
+            for name in self.split_names
+        }
 
     def fork_point(self, model: nn.Module) -> nn.Module | None:
         point, first = super().fork_point(model), self.branches(model)[0]

@@ -8,8 +8,8 @@ from torch.profiler import ProfilerActivity, profile
 
 from mosa import cli, peft
 from mosa.engine.cost.memory import fitting, step_memory
-from mosa.engine.loop import decay_groups
 from mosa.engine.machine import CPU, Machine
+from mosa.engine.optimizer import build_optimizer
 from mosa.experiment.recipe import Recipe
 from mosa.peft.losses import tuning_loss
 
@@ -19,7 +19,7 @@ CHECKPOINTING = Machine(gradient_checkpointing=True)
 
 def measured(model, size: int) -> int:
     """Peak bytes of a real step, as torch's profiler counts them."""
-    optimizer = torch.optim.AdamW(decay_groups(model.train(), 0.01), fused=True)
+    optimizer = build_optimizer(model.train(), RECIPE)
     images, labels = batch(size)
 
     def step():

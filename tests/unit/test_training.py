@@ -15,7 +15,7 @@ from mosa.data.packs import Pack
 from mosa.data.splits import DataSplit, FixedStore
 from mosa.engine import loop as training
 from mosa.engine.batches import Images
-from mosa.engine.loop import Diverged, decay_groups, evaluate, fit, lr_factor
+from mosa.engine.loop import Diverged, evaluate, fit, lr_factor
 from mosa.engine.run import execute
 from mosa.experiment.recipe import Recipe
 from mosa.peft import list_methods
@@ -55,18 +55,6 @@ def test_schedule_warms_up_and_anneals_per_step():
     assert factors[:10] == sorted(factors[:10]) and factors[10:] == sorted(factors[10:], reverse=True)
     assert factors[55] == pytest.approx(0.5) and factors[99] < 1e-3
     assert lr_factor(0, 10, 0) == 1
-
-
-@pytest.mark.parametrize("method", list_methods())
-def test_matrices_are_decayed_and_vectors_are_not(method):
-    model = peft.attach(build(), method, **SMALL.get(method, {}))
-    decayed, others = decay_groups(model, 0.1)
-    assert decayed["weight_decay"] == 0.1 and others["weight_decay"] == 0
-    assert all(p.ndim >= 2 for p in decayed["params"])
-    special = {model.pos_embed, model.cls_token} if method == "full" else set()
-    assert {p for p in others["params"] if p.ndim >= 2} == special
-    tuned = [p for p in model.parameters() if p.requires_grad]
-    assert len(decayed["params"]) + len(others["params"]) == len(tuned)
 
 
 def test_images_are_normalised_and_ordered():

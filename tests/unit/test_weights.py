@@ -216,5 +216,12 @@ def test_normalisation_may_be_named_and_rates_are_our_own():
     assert model.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
     assert model.pos_drop.p == model.blocks[0].mlp.drop1.p == model.blocks[0].attn.proj_drop.p == 0.1
     assert model.head_drop.p == 0
+    for architecture in (VIT, SWIN):
+        model, _ = build_backbone(architecture, "random", 3, drop_rate=0.1, attention_drop_rate=0.0)
+        attentions = [module.attn for module in model.modules() if hasattr(module, "attn")]
+        assert attentions and all(attention.proj_drop.p == 0 for attention in attentions)
+        assert {m.p for m in model.modules() if type(m) is torch.nn.Dropout} >= {0.1}
+    with pytest.raises(UserError, match="attention_drop_rate=0: ConvNeXt has no attention"):
+        build_backbone(CONVNEXT, "random", 3, attention_drop_rate=0.0)
     with pytest.raises(UserError, match="'convnext_atto' cannot be built with"):
         build_backbone(CONVNEXT, "random", 3, drop_rate=0.1)

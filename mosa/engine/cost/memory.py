@@ -15,8 +15,9 @@ from torch.utils._pytree import tree_leaves
 from mosa.backbones.build import build_backbone
 from mosa.base.errors import UserError
 from mosa.engine.batches import RESIDENT_SHARE
-from mosa.engine.loop import autocast, decay_groups, freeze_statistics
+from mosa.engine.loop import autocast, freeze_statistics
 from mosa.engine.machine import Machine
+from mosa.engine.optimizer import build_optimizer
 from mosa.experiment.config import config_tasks, expand
 from mosa.experiment.recipe import Recipe
 from mosa.experiment.specification import Specification
@@ -96,7 +97,7 @@ def step_memory(
             live.add(tensor)
         images = torch.empty(batch_size, 3, image_size, image_size)
         labels = torch.zeros(batch_size, dtype=torch.long)
-        optimizer = torch.optim.AdamW(decay_groups(model, training.weight_decay), fused=True)
+        optimizer = build_optimizer(model, training)
         for _ in range(2):  # the second has AdamW's state from its beginning
             with autocast(images.device, training.precision):
                 loss = tuning_loss(model, images, labels)

@@ -46,6 +46,12 @@ class Adapter(Method):
     learn_scale: bool = Field(False, description="Train the factor, starting from `scale`.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate after the activation.")
     norm: bool = Field(True, description="Start the branch with its own LayerNorm.")
+    norm_eps: float = Field(
+        1e-5,
+        gt=0,
+        description="Term added to the variance in that LayerNorm; 1e-6 in MoSA's released code.",
+        json_schema_extra={"neutral": 1e-5},
+    )
     activation: Literal["gelu", "relu", "silu"] | None = Field(
         None,
         description="Activation of the branch; null: the placement's usual one (gelu for adaptformer "
@@ -130,7 +136,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, width: int, options: Adapter, rng: torch.Generator, dim: int = -1) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width) if options.norm else nn.Identity()
+        self.norm = nn.LayerNorm(width, options.norm_eps) if options.norm else nn.Identity()
         self.down = nn.Linear(width, options.bottleneck)
         self.act = ACTIVATIONS[options.activation]()
         self.drop = nn.Dropout(options.dropout)
