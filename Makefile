@@ -4,6 +4,8 @@
 PYTHON ?= python3
 CORES ?= all
 VENV := .venv
+# As many files at a time as there are cores, the slow ones first, as testpaths in pyproject.toml lists them.
+PARALLEL := -n auto --dist loadfile --no-loadscope-reorder
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
@@ -27,10 +29,10 @@ run: $(INSTALLED) ## Run the default experiment and print its table.
 	@echo "Report: results/report.html (open it in a browser)"
 
 test: $(INSTALLED) lint ## Run all tests and the linters, as many files at a time as there are cores.
-	pytest -n auto --dist loadfile
+	pytest $(PARALLEL)
 
 test-fast: $(INSTALLED) ## Run the tests that are not marked slow.
-	pytest -n auto --dist loadfile -m "not slow"
+	pytest $(PARALLEL) -m "not slow"
 
 test-cluster: $(INSTALLED) ## Run all tests of the Slurm profiles (root; Debian's slurm-wlm and munge).
 	pytest tests/cluster -m cluster
