@@ -32,8 +32,11 @@ CONFIG = {
     "training": {"epochs": 1, "batch_size": 64},
     "variants": {
         "short": {"method": "linear"},
-        "long": {"method": "lora", "options": {"rank": 2}, "training": {"epochs": 40}},
+        "long": {"method": "lora", "options": {"rank": 2}, "training": {"epochs": 25}},
     },
+}
+QUICK = CONFIG | {
+    "variants": CONFIG["variants"] | {"long": CONFIG["variants"]["long"] | {"training": {"epochs": 2}}}
 }
 CONF = """\
 ClusterName=test
@@ -190,22 +193,22 @@ def test_a_cancelled_job_is_submitted_again_and_goes_on(place):
 
 def test_jobs_that_wait_in_the_queue_do_what_was_meant(place):
     """The config is edited and broken while the jobs wait: they train with what they were submitted with."""
-    (place / "config.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
+    (place / "config.yaml").write_text(yaml.safe_dump(QUICK, sort_keys=False))
     packed = [sys.executable, "-m", "snakemake", "--until", "make_data"]
     subprocess.run(packed, cwd=place, check=True, capture_output=True)
     subprocess.run(["scontrol", "update", "PartitionName=main", "State=DOWN"], check=True)
     try:
-        process = start(place)
+        process = start(place, config=QUICK)
         wait_for(lambda: "long" in queued() and "short" in queued())
         long = {"method": "lora", "options": {"rank": 8}, "training": {"epochs": 3, "lr": 0.5}}
-        edited = CONFIG | {"variants": CONFIG["variants"] | {"long": long}}
+        edited = QUICK | {"variants": QUICK["variants"] | {"long": long}}
         (place / "config.yaml").write_text(yaml.safe_dump(edited, sort_keys=False) + "seeds: [")
     finally:
         subprocess.run(["scontrol", "update", "PartitionName=main", "State=UP"], check=True)
     code, head = finish(process, place)
     assert code == 0, head[-3000:]
     specification = record(place, "long")["specification"]
-    assert (specification["options"]["rank"], specification["training"]["epochs"]) == (2, 40)
+    assert (specification["options"]["rank"], specification["training"]["epochs"]) == (2, 2)
     (place / "config.yaml").write_text(yaml.safe_dump(edited, sort_keys=False))
     planned = subprocess.run(
         [sys.executable, "-m", "snakemake", "-n"], cwd=place, check=True, capture_output=True, text=True
@@ -263,7 +266,7 @@ def test_gpus_are_asked_for(place):
 
 
 def test_a_packed_suite_runs_to_its_end(place):
-    code, head = finish(start(place, profile="slurm-packed"), place)
+    code, head = finish(start(place, profile="slurm-packed", config=QUICK), place)
     assert code == 0, head[-3000:]
     assert json.dumps(record(place, "short")["metrics"]) and record(place, "long")
     assert len([line for line in submissions(head) if "rule_make_data" not in line]) == 1

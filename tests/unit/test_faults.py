@@ -1,6 +1,6 @@
 """What can go wrong while a run, a pack or a table is made: nothing is lost, nothing is half there.
 
-MOSA_FAULTS is the number of moments at which each stage is killed: 3 by default, 20 by `make test-faults`.
+MOSA_FAULTS is the number of moments at which each stage is killed: 2 by default, 20 by `make test-faults`.
 """
 
 import json
@@ -28,10 +28,10 @@ from mosa.results.collect import collect
 from test_records import make_record  # isort: skip
 
 ROOT = Path(__file__).parents[2]
-MOMENTS = int(os.environ.get("MOSA_FAULTS", "3"))
+MOMENTS = int(os.environ.get("MOSA_FAULTS", "2"))
 MOSA = [sys.executable, "-m", "mosa.cli"]
 TRAIN = ["train", "--task", "demo/digits", "--method", "mosa", "--options", '{"bottleneck": 4}']
-TRAIN += ["--training", '{"epochs": 4}', "--resume-folder", "kept", "--save-every", "0"]
+TRAIN += ["--training", '{"epochs": 3, "batch_size": 64}', "--resume-folder", "kept", "--save-every", "0"]
 CONFIG = {
     "name": "faults",
     "benchmarks": {"demo": ["digits"]},
@@ -167,9 +167,9 @@ def small_disk(tmp_path):
 
 
 @pytest.mark.parametrize("state", ["full", "read-only"])
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["prepare", "train", "collect", "tables"])
 def test_a_disk_that_takes_nothing(stage, state, small_disk, tmp_path):
-    command, _ = STAGES[stage]
+    command = [word.replace('"epochs": 3', '"epochs": 1') for word in STAGES[stage][0]]
     make_pack("demo/digits", tmp_path / "pack", image_size=32)
     write_records(tmp_path)
     if state == "full":

@@ -114,12 +114,16 @@ def test_batches_have_their_channels_where_they_are_wanted(pack):
     assert last.is_contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_compiled_blocks_train_and_evaluate_as_plain_ones(method, monkeypatch):
-    """By inductor's decompositions and graphs, but without its compiler, which would take minutes."""
+@pytest.fixture
+def eager_graphs(monkeypatch):
+    """Compile to inductor's graphs, but without its compiler, which would take minutes."""
     compile_ = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compile_(self, backend="aot_eager"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_compiled_blocks_train_and_evaluate_as_plain_ones(method, eager_graphs):
     model = peft.attach(build(dtype=torch.float64), method, **SMALL.get(method, {}))
     train_steps(model)
     other = copy.deepcopy(model)
@@ -159,7 +163,7 @@ def test_compiled_steps_draw_the_same_dropout_and_experts():
 
 
 @pytest.mark.slow
-def test_a_compiled_run_is_the_plain_one(pack, tmp_path):
+def test_a_compiled_run_is_the_plain_one(pack, tmp_path, eager_graphs):
     run = spec("mosa", training={"epochs": 1, "batch_size": 16})
     plain = execute(run, pack, tmp_path / "plain.json")
     torch._dynamo.reset()
