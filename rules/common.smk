@@ -150,9 +150,9 @@ def memory_of_run(wildcards, attempt):
 
 @many_times
 def runtime_of_run(wildcards, attempt):
-    """Time of a run."""
+    """Minutes that a run may take; a number, which Snakemake need not read from a text for each job."""
     what = run_of(wildcards).specification
-    return f"{resources.run_minutes(what, EXPERIMENT.tasks[what.task], bool(GPU), attempt):.0f}m"
+    return round(resources.run_minutes(what, EXPERIMENT.tasks[what.task], bool(GPU), attempt))
 
 
 def runtime_of_search(wildcards, attempt):

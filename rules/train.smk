@@ -3,13 +3,13 @@
 
 
 rule train:
+    # An input only where there is one to wait for: Snakemake looks at each of thousands of jobs' several times.
     input:
+        **({"choice": choice_of_run} if CHOICES else {}),
         # ancient: these are named by their content, and another content is another file.
         spec=ancient(specification_of_run),
         pack=ancient(pack_of_run),
         check=ancient(CHECKED),
-        # A function only where it is needed: Snakemake calls it several times for each of thousands of jobs.
-        choice=choice_of_run if CHOICES else [],
     output:
         f"{RESULTS}/runs/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}/seed{{seed}}.json",
     log:
@@ -21,8 +21,7 @@ rule train:
         **GPU,
         mem=memory_of_run,
         runtime=runtime_of_run,
-    params:
-        choice="--choice" if CHOICES else "",
     shell:
-        "mosa train --spec {input.spec:q} --seed {wildcards.seed} {params.choice} {input.choice:q}"
-        " --pack {input.pack:q} --threads {threads} --output {output:q} > {log:q} 2>&1"
+        "mosa train --spec {input.spec:q} --seed {wildcards.seed} --pack {input.pack:q}"
+        f" {'--choice {input.choice:q}' if CHOICES else ''}"
+        " --threads {threads} --output {output:q} > {log:q} 2>&1"
