@@ -21,7 +21,9 @@ rule train:
         **GPU,
         mem=memory_of_run,
         runtime=runtime_of_run,
+    params:
+        choice="--choice" if CHOICES else "",
     shell:
         "mosa train --spec {input.spec:q} --seed {wildcards.seed} --pack {input.pack:q}"
-        f" {'--choice {input.choice:q}' if CHOICES else ''}"
+        f" {'{params.choice} {input.choice:q}' if CHOICES else ''}"
         " --threads {threads} --output {output:q} > {log:q} 2>&1"
