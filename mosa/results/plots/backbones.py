@@ -5,7 +5,8 @@ from collections import Counter
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
+from mosa.base.words import count
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import chart_figure
 from mosa.results.registry import plot
@@ -86,4 +87,6 @@ def _note(sections: list[Section]) -> str:
     tasks = sections[0].task_names
     seeds = max(section.full_n for section in sections)
     bars = f"; bars: ± one sample standard deviation over {count(seeds, 'seed')}" if seeds > 1 else ""
-    return f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}{bars}. Backbones by size, equally spaced."
+    over = f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}{bars}."
+    short = [f"On {section.backbone}: {section.about_seeds}" for section in sections if section.about_seeds]
+    return " ".join([over, "Backbones by size, equally spaced.", *short])

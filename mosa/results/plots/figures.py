@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure, SubFigure
 
-from mosa.results.aggregate import Section, count
+from mosa.base.words import count
+from mosa.results.aggregate import Section
 
 # Changes to matplotlib's own defaults. Sizes in points, for a figure printed at its size. A fixed salt makes
 # the names inside an SVG, and so its bytes, repeatable.
@@ -60,5 +61,6 @@ def stack(
 
 
 def seeds_of(section: Section) -> str:
-    """Return over how many seeds a complete mean is taken, in words."""
-    return count(section.full_n, "seed")
+    """Return over how many seeds a mean is taken, in words, and which means lack some."""
+    seeds = count(section.full_n, "seed")
+    return f"{seeds}. {section.about_seeds.rstrip('.')}" if section.about_seeds else seeds

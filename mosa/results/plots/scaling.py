@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
+from mosa.base.words import count
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section
 from mosa.results.costs import COSTS
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import chart_figure
@@ -123,9 +124,8 @@ def _sizes(section: Section, variants: list[str]) -> str:
 def _note(section: Section) -> str:
     tasks = section.task_names
     counts = section.n[MEAN_OVER_TASKS]
-    low, high = counts[counts > 0].min(), counts.max()
-    seeds = f"{low} to {high} seeds" if low < high else seeds_of(section)
-    bars = f"bars: ± one sample standard deviation over {seeds}" if high > 1 else seeds
+    seeds = seeds_of(section)
+    bars = f"bars: ± one sample standard deviation over {seeds}" if section.full_n > 1 else seeds
     missing = [variant for variant in section.variants if not counts[variant]]
     absent = f" Not shown, as tasks are missing: {', '.join(missing)}." if missing else ""
     return (
