@@ -80,21 +80,23 @@ class Difference(NamedTuple):
         seeds = count(self.seeds, "seed")
         if self.seeds < self.of_seeds:
             seeds = f"{self.seeds} of {count(self.of_seeds, 'seed')}"
-        return (
+        text = (
             f"{pair}: {self.shown} over {count(self.tasks, 'task')} x {seeds}, "
-            f"better on {self.better} of {count(self.tasks, 'task')}{self._caveat}"
+            f"better on {self.better} of {count(self.tasks, 'task')}"
         )
+        return "; ".join(filter(None, [text, self.caveat]))
 
     @property
-    def _caveat(self) -> str:
-        if not np.isnan(self.low):
+    def caveat(self) -> str:
+        """Why there is no interval, and whether a test is left to conclude from; empty if there is one."""
+        if not self.seeds or not np.isnan(self.low):
             return ""
         if self.seeds >= MIN_SEEDS:
-            return "; no interval, as it is the same for every seed"
+            return "no interval, as it is the same for every seed"
         if self.tasks < MIN_TASKS:
             few = f"{count(self.tasks, 'task')} and {count(self.seeds, 'seed')}"
-            return f"; nothing can be concluded from {few}"
-        return f"; no interval, as it takes {MIN_SEEDS} seeds"
+            return f"nothing can be concluded from {few}"
+        return f"no interval, as it takes {MIN_SEEDS} seeds"
 
 
 def reference_of(section: Section) -> str:

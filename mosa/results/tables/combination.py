@@ -72,14 +72,11 @@ def _settings(section: Section, variant: str) -> _Settings:
 
 def _key(settings: _Settings, dense: _Settings) -> str:
     """Return what has to be the same in a pair: the settings that the dense variant has, on each task."""
-    return json.dumps(
-        {
-            task: {
-                name: str(one.get(name)) for name in sorted(dense.get(task, {})) if name not in _NOT_COMPARED
-            }
-            for task, one in sorted(settings.items())
-        }
-    )
+    kept = {task: sorted(one.keys() - _NOT_COMPARED) for task, one in dense.items()}
+    by_task = {
+        task: {name: str(one.get(name)) for name in kept.get(task, ())} for task, one in settings.items()
+    }
+    return json.dumps(by_task, sort_keys=True)
 
 
 def _rates(section: Section, variants: Iterable[str]) -> list[str]:
@@ -123,7 +120,7 @@ def combination_text(sections: list[Section]) -> str:
             on = f"{found.better} of {found.tasks}" if found.seeds else MISSING
             rates = [f" (lr {rate})" for rate in _rates(section, (dense, split))] or ["", ""]
             names = [escape_markdown(v) + rate for v, rate in zip((dense, split), rates, strict=True)]
-            shown = escape_markdown(found.shown)
+            shown = escape_markdown(found.shown + (f" ({found.caveat})" if found.caveat else ""))
             lines.append([names[0], scores[0], names[1], scores[1], shown, str(found.seeds), on])
         if len(lines) > 2:
             table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
