@@ -15,13 +15,17 @@ def student_interval(values: Sequence[float], confidence: float = CONFIDENCE) ->
     """Return Student's t interval of a mean; NaN for fewer than two values.
 
     Args:
-        values: Independent values (n,), such as the difference of two methods for each seed.
+        values: Independent values (n,), such as the difference of two methods' means over tasks for each
+            seed; or several sets of them (..., n), of which the ends are arrays.
         confidence: Coverage.
     """
-    if len(values) < 2:
+    values = np.asarray(values, float)
+    number = values.shape[-1]
+    if number < 2:
         return np.nan, np.nan
-    low, high = np.mean(values) + stats.sem(values) * np.array(stats.t.interval(confidence, len(values) - 1))
-    return float(low), float(high)
+    margin = stats.sem(values, axis=-1) * stats.t.ppf((1 + confidence) / 2, number - 1)
+    mean = values.mean(axis=-1)
+    return mean - margin, mean + margin
 
 
 def wilcoxon_p(differences: Sequence[float]) -> float:
