@@ -68,6 +68,11 @@ class Difference(NamedTuple):
         interval = "" if np.isnan(self.low) else f" [{self._signed(self.low)}, {self._signed(self.high)}]"
         return self._signed(self.mean) + interval
 
+    @property
+    def shown_with_caveat(self) -> str:
+        """The same, and what it cannot say."""
+        return f"{self.shown} ({self.caveat})" if self.caveat else self.shown
+
     def _signed(self, number: float) -> str:
         return get_metric(self.metric).shown(number, signed=True)
 

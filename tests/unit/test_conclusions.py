@@ -48,12 +48,12 @@ def marked(section):
 def test_a_verdict_never_contradicts_the_printed_table():
     """Two seeds of 1,000 images: half of all means end in 5, where ways of rounding differ."""
     rng = np.random.default_rng(0)
-    tasks = [f"t{i}" for i in range(400)]
+    tasks = [f"t{i}" for i in range(150)]
     scores = {v: {t: (rng.integers(700, 712, 2) / 10).tolist() for t in tasks} for v in ("adapter", "mosa")}
     (section,) = compare(make_frame(scores))
     (found,) = differences(section)
     halves = [f"{value:.3f}"[-2:] == "50" for value in section.mean.to_numpy().ravel()]
-    assert sum(halves) > 300
+    assert sum(halves) > 100
     printed = {column.title: [float(cell.value) for cell in column.cells] for column in by_task(section)}
     exact = section.mean[[("task", task) for task in tasks]].droplevel(0, axis=1)
     better, equal = 0, 0
@@ -64,7 +64,7 @@ def test_a_verdict_never_contradicts_the_printed_table():
         assert (shown_ours - shown_theirs) * (ours - theirs) >= 0
         assert ours != theirs or shown_ours == shown_theirs
     assert (found.better, found.equal, found.worse) == (better, equal, len(tasks) - better - equal)
-    assert equal > 20 and better > 100
+    assert equal > 5 and better > 40
 
 
 def test_means_that_differ_by_noise_are_equal():
@@ -144,17 +144,6 @@ def test_pairs_are_of_common_seeds_only():
     assert table["with"] - table["without"] == pytest.approx(found.mean)
     shown = re.search(r"\| adapter \| ([\d.]+) \| mosa \| ([\d.]+) \|", combination_text([section]))
     assert shown.groups() == ("67.0", "68.2")
-
-
-def test_pairs_have_the_same_recipe_and_name_a_rate_that_differs():
-    frame = with_seeds({v: {0: 70, 1: 72, 2: 71 + i} for i, v in enumerate(("adapter", "mosa", "mosa-long"))})
-    recipes = {"adapter": {"epochs": 8, "lr": 0.06}, "mosa": {"epochs": 8, "lr": 0.03}}
-    frame["recipe"] = [recipes.get(v, {"epochs": 32, "lr": 0.06}) for v in frame["variant"]]
-    frame["passes"] = 1
-    table = combination_table(compare(frame))
-    assert table[["reference", "variant"]].to_numpy().tolist() == [["adapter", "mosa"]]
-    assert "| adapter (lr 0.06) |" in combination_text(compare(frame))
-    assert "mosa-long" not in combination_text(compare(frame))
 
 
 # --- little data, in words

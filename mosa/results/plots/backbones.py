@@ -5,8 +5,7 @@ from collections import Counter
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from mosa.base.words import count
-from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import chart_figure
 from mosa.results.registry import plot

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure, SubFigure
 
-from mosa.base.words import count
-from mosa.results.aggregate import Section
+from mosa.results.aggregate import Section, count
 
 # Changes to matplotlib's own defaults. Sizes in points, for a figure printed at its size. A fixed salt makes
 # the names inside an SVG, and so its bytes, repeatable.

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure, SubFigure
 
-from mosa.base.words import count
 from mosa.experiment.curves import Curve, is_number, option_curves
-from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import draw_chart
 from mosa.results.plots.figures import seeds_of, stack

@@ -5,8 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mosa.base.words import count
-from mosa.results.aggregate import Results, Section
+from mosa.results.aggregate import Results, Section, count
 from mosa.results.plots.figures import QUIET, stack
 from mosa.results.registry import plot
 from mosa.results.stats import (

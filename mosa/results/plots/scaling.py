@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mosa.base.words import count
-from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.costs import COSTS
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import chart_figure

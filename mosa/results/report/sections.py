@@ -4,8 +4,7 @@ from typing import Any
 
 import pandas as pd
 
-from mosa.base.words import count
-from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Section
+from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Section, count
 from mosa.results.paired import differences
 from mosa.results.provenance import mixture
 from mosa.results.tables.columns import (
