@@ -87,10 +87,8 @@ def combination_text(sections: list[Section]) -> str:
             scores = [MISSING if pd.isna(mean) else section.shown(mean) for mean in means]
             found = difference(section, split, dense)
             on = f"{found.better} of {found.tasks}" if found.seeds else MISSING
-            names, shown = (
-                [escape_markdown(v) for v in (dense, split)],
-                escape_markdown(found.shown_with_caveat),
-            )
+            names = [escape_markdown(v) for v in (dense, split)]
+            shown = escape_markdown(found.shown_with_caveat)
             lines.append([names[0], scores[0], names[1], scores[1], shown, on])
         if len(lines) > 2:
             table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
