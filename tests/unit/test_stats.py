@@ -58,7 +58,8 @@ def test_the_smallest_p_values_are_attained():
 
 
 @pytest.mark.parametrize(
-    "scores", [[[1, 2, 3], [1, 2, 3], [1, 3, 2], [1, 2, 3]], [[5, 5, 1], [4, 2, 2], [9, 8, 7]]]
+    "scores",
+    [[[1, 2, 3]] * 4, [[1, 2, 3], [1, 2, 3], [1, 3, 2], [1, 2, 3]], [[5, 5, 1], [4, 2, 2], [9, 8, 7]]],
 )
 def test_friedmans_p_is_that_of_all_permutations(scores):
     """All orders within each task are equally likely; the chi-square approximation is off by a factor."""
