@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from mosa.base.words import count
 from mosa.cli.options import ALONE, CONFIGFILE, FILE, FOLDER, config_of
 
 
@@ -70,7 +71,7 @@ def collect(manifest: Path, existing: bool, output: Path) -> None:
     found, meant, stale = collect(manifest, output, existing)
     for problem in stale:
         click.echo(f"left out: {problem}", err=True)
-    click.echo(f"{found} of {meant} records -> {output}")
+    click.echo(f"{found} of {count(meant, 'record')} -> {output}")
 
 
 @click.command()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from mosa.base.words import count
 from mosa.cli.options import FILE, FOLDER, Options, listed, numbers
 from mosa.cli.run_options import run_options, take_machine, take_specification
 
@@ -30,7 +31,7 @@ def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -
     click.echo(
         f"{specification.task} {specification.variant} seed {seed}: {metric.title} "
         f"{metrics[metric.name]:.2f} {metric.unit} on {record['splits']['eval']} "
-        f"({metrics['examples']} images), {record['seconds']['total']:.1f} s -> {output}"
+        f"({count(metrics['examples'], 'image')}), {record['seconds']['total']:.1f} s -> {output}"
     )
 
 
@@ -69,8 +70,8 @@ def tune(pack: Path, folder: Path, output: Path, **options) -> None:
     how = {name: options.pop(name) for name in ("trials", "seeds", "min_epochs", "factor")}
     search = Search(parse_space(options["space"]), options["search"], seed=options["search_seed"], **how)
     result = run_search(Run(specification), search, pack, folder, output, machine)
-    done = len(result["trials"])
-    click.echo(f"{specification.task} {specification.variant}: {done} trials -> {output}")
+    done = count(len(result["trials"]), "trial")
+    click.echo(f"{specification.task} {specification.variant}: {done} -> {output}")
 
 
 @click.command()

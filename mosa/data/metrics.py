@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _PART = 256  # images whose losses are added up in single precision
 _BINS = 15  # of confidence, as in Guo et al. 2017
+EXACT = 9  # decimals of a score that count; what follows is the rounding of floating-point sums
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,19 @@ class Metric:
     def label(self) -> str:
         """Title and unit: "top-1 (%)"."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
+
+    def shown(self, score: float, more: int = 0, signed: bool = False) -> str:
+        """Return a score, a spread or a difference as it is printed. No other function rounds one.
+
+        Scores that are equal to `EXACT` decimals are printed alike, and a better score is never printed as a
+        worse one. Halves go where Python's `format` takes them.
+
+        Args:
+            score: The unrounded number.
+            more: Digits in addition to the metric's `decimals`.
+            signed: Whether a positive number has a sign.
+        """
+        return f"{round(score, EXACT):{'+' if signed else ''}z.{self.decimals + more}f}"
 
 
 def top1(logits: "Tensor", labels: "Tensor") -> float:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from mosa.backbones.build import digest_of_weights
 from mosa.base.errors import UserError
+from mosa.base.words import count
 from mosa.data.packs import Pack
 from mosa.experiment.specification import Specification
 from mosa.records import check_specification, load_record
@@ -112,6 +113,7 @@ def describe(verdicts: Iterable[Verdict]) -> tuple[list[str], bool]:
     for what in ("pack", "weights"):
         number = sum(what in verdict.unchecked for verdict in verdicts)
         if number:
-            lines.append(f"{number} records: their {what} could not be compared, as the file is not here")
-    lines.append(f"{good} of {len(verdicts)} records are in order")
+            whose = count(number, "record: its", "records: their")
+            lines.append(f"{whose} {what} could not be compared, as the file is not here")
+    lines.append(f"{good} of {count(len(verdicts), 'record is', 'records are')} in order")
     return lines, good == len(verdicts)

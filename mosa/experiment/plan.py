@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from mosa.base.words import count
 from mosa.data.task import Task
 from mosa.experiment.expand import Run, config_tasks, expand, left_out
 from mosa.experiment.protocol import STAGES
@@ -45,9 +46,9 @@ def plan(config: Mapping[str, Any]) -> str:
         rate = rates.get((backbone, variant)) or rates.get((backbone, ""))
         hours = row[2] / rate / 3600 if rate else 0
         rows[backbone, f"{variant}: tuning"] = [*row, hours, row[2] > 0 and not rate]
-    for (backbone, variant), (count, finished, passes, hours, unknown) in rows.items():
+    for (backbone, variant), (number, finished, passes, hours, unknown) in rows.items():
         shown = "?" if unknown else f"{hours:.1f}"
-        lines.append((backbone, variant, str(count), str(finished), _thousands(passes), shown))
+        lines.append((backbone, variant, str(number), str(finished), _thousands(passes), shown))
     count, finished, passes, hours, unknown = (sum(row[i] for row in rows.values()) for i in range(5))
     total = f"{hours:.1f}" if not unknown else f">= {hours:.1f}" if hours else "?"
     lines.append(("all", "", str(count), str(finished), _thousands(passes), total))
@@ -143,11 +144,11 @@ def _disk(config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task])
         f"{packed:.1f} GiB in {folder} ({_free_gib(folder):.1f} GiB are free)"
     ]
     if large := sum(need > limit for need in needs):
-        lines.append(f"{large} tasks are over packing.limit_gib = {limit:g} and are decoded while training")
+        over = count(large, "task is", "tasks are")
+        lines.append(f"{over} over packing.limit_gib = {limit:g} and decoded while training")
     if unknown := sum(not task.sizes for task, _ in missing.values()):
-        lines.append(
-            f"{unknown} tasks of your own are not counted, as their size is not known before they are read"
-        )
+        own = count(unknown, "task of your own is", "tasks of your own are")
+        lines.append(f"{own} not counted, as the size is not known before the images are read")
     return lines
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from mosa.base.words import count
 from mosa.experiment.declared import Declared, option
 
 
@@ -85,8 +86,9 @@ def problem_of(options: Mapping[str, Any]) -> tuple[str, str] | None:
     """
     warmup, epochs = options.get("warmup_epochs", 0), options.get("epochs")
     if epochs is not None and warmup > epochs:
+        training = count(epochs, "epoch")
         return (
             "warmup_epochs",
-            f"a warm-up of {warmup:g} epochs is longer than the {epochs} epochs of training; shorten it",
+            f"a warm-up of {warmup:g} epochs is longer than the {training} of training; shorten it",
         )
     return None

@@ -8,12 +8,14 @@ from functools import cached_property
 import pandas as pd
 
 from mosa.base.errors import UserError
-from mosa.data.metrics import Metric, get_metric
+from mosa.base.words import count
+from mosa.data.metrics import EXACT, Metric, get_metric
 from mosa.results.style import MethodStyle, method_order, method_styles
 
 MISSING = "—"  # what is printed in place of a number that no record gives
 MEAN_OVER_TASKS = ("overall", "mean over tasks")
 MEAN_OF_GROUPS = ("overall", "mean of groups")
+_NAMED = 6  # variants that a sentence lists
 _DEFAULT_METRIC = "top1"  # of records that do not name the one their task reports
 Key = tuple[str, str]  # ("task" | "group" | "overall", name): one column of a comparison
 
@@ -48,6 +50,9 @@ class Section:
     lacks a task has no mean which includes that task. `mean`, `sd` (sample standard deviation,
     ddof=1, NaN for one seed) and `n` are then taken over the seeds that have the score.
 
+    Scores are compared over the same seeds only: a score is *complete* if it has every seed of the section,
+    and the others take part in no ranking, in tables, plots and on the page alike.
+
     Attributes:
         metric: What the scores are.
         protocol: Name and version.
@@ -56,7 +61,8 @@ class Section:
         seeds: Every seed that occurs, sorted.
         runs: The rows of the records' frame that the section summarises.
         per_seed: The metric, in its unit; rows (variant, seed), columns `Key`; NaN where missing.
-        mean, sd, n: Over seeds; one row per variant in display order, columns `Key`.
+        mean, sd, n: Over seeds; one row per variant in display order, columns `Key`. Means that are equal
+            to `EXACT` decimals are equal.
         parameters: Tuned parameters over tasks; one row per variant, columns {adapter,total}_{mean,min,max}.
             Adapter excludes the head and total includes it. A mean is NaN when tasks are missing, unless
             it is the same for all the others.
@@ -91,8 +97,8 @@ class Section:
         return 1 if self.metric.higher_is_better else -1
 
     def shown(self, score: float) -> str:
-        """Return a score as tables print it, with the metric's decimals."""
-        return f"{score:.{self.metric.decimals}f}"
+        """Return a score as tables print it, see `Metric.shown`."""
+        return self.metric.shown(score)
 
     @property
     def variants(self) -> list[str]:
@@ -106,8 +112,48 @@ class Section:
 
     @property
     def full_n(self) -> int:
-        """Number of seeds of the most complete score: what a complete cell has."""
-        return int(self.n.to_numpy().max())
+        """Number of seeds that occur: what a complete score has."""
+        return len(self.seeds)
+
+    def complete(self, *keys: Key) -> list[str]:
+        """Return the variants whose scores have every seed, in display order.
+
+        Args:
+            keys: Columns; all of them have to be complete.
+        """
+        has_all = (self.n[list(keys)] == self.full_n).all(axis=1)
+        return [variant for variant in self.variants if has_all[variant]]
+
+    def best(self, key: Key, among: Iterable[str] | None = None) -> list[str]:
+        """Return the variants with the best complete score; several if they are equal as printed.
+
+        Args:
+            key: Column.
+            among: Variants to choose from; None: all.
+
+        Returns:
+            Variants in display order; none unless two complete scores can be compared.
+        """
+        rivals = [v for v in self.complete(key) if among is None or v in set(among)]
+        if len(rivals) < 2:
+            return []
+        best = self.shown((self.sign * self.mean.loc[rivals, key]).max() * self.sign)
+        return [variant for variant in rivals if self.shown(self.mean.loc[variant, key]) == best]
+
+    @property
+    def about_seeds(self) -> str:
+        """A sentence that names the variants whose means lack seeds, and the seeds they have; "" if none."""
+        scores = self.per_seed[MEAN_OVER_TASKS].dropna()
+        short = [
+            f"{variant} (has {', '.join(map(str, scores[variant].index))})"
+            for variant, n in self.n[MEAN_OVER_TASKS].items()
+            if 0 < n < self.full_n
+        ]
+        if not short:
+            return ""
+        more = len(short) - _NAMED
+        names = ", ".join(short[:_NAMED]) + (f" and {count(more, 'other')}" if more > 0 else "")
+        return f"Not ranked, as seeds are missing: {names}."
 
     @property
     def task_names(self) -> list[str]:
@@ -209,11 +255,6 @@ class Results:
         return method_styles(self.frame["method"])
 
 
-def count(number: int, noun: str) -> str:
-    """Return the number with its noun: "1 seed", "3 seeds"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def _checked(frame: pd.DataFrame, metric: str | None) -> pd.DataFrame:
     """Return the runs sorted by identity; raise unless they are comparable."""
     metrics = [get_metric(name).name for name in ([metric] if metric else _reported(frame))]
@@ -286,7 +327,7 @@ def _section(runs: pd.DataFrame, variants: list[str], metric_name: str | None) -
         seeds=sorted(runs["seed"].unique().tolist()),
         runs=runs,
         per_seed=per_seed,
-        mean=over_seeds.mean().reindex(variants),
+        mean=over_seeds.mean().round(EXACT).reindex(variants),
         sd=over_seeds.std(ddof=1).reindex(variants),
         n=over_seeds.count().reindex(variants, fill_value=0),
         parameters=_parameters(runs, len(tasks)).reindex(variants),

@@ -3,16 +3,21 @@
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 
-from mosa.data.metrics import get_metric
-from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Section, count
+from mosa.base.words import count
+from mosa.data.metrics import EXACT, get_metric
+from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Section
 from mosa.results.stats import (
-    bootstrap_interval,
     holm,
     probability_of_improvement,
+    smallest_wilcoxon_p,
     student_interval,
     wilcoxon_p,
 )
+
+MIN_SEEDS = 3  # of an interval: the spread of two is a single number, and too often small by chance
+MIN_TASKS = 6  # of a signed-rank test: the fewest with which it can be significant at 5 %
 
 
 class Difference(NamedTuple):
@@ -23,16 +28,18 @@ class Difference(NamedTuple):
         reference: What it is compared with.
         metric: Name of the metric.
         mean: Difference of the means over tasks, in the metric's unit, averaged over the common seeds.
-        low, high: Its 95 % interval over seeds: Student's t on the differences of each seed; NaN for one
-            seed. The tasks are fixed, so it does not cover other tasks.
-        bootstrap_low, bootstrap_high: The same by a studentised bootstrap of the seeds within each task; NaN
-            for fewer than three seeds.
+        low, high: Its 95 % interval over seeds: Student's t on the differences of each seed. NaN for fewer
+            than three seeds, and where all seeds have the same difference. The tasks are fixed, so it does
+            not cover other tasks.
         seeds: Number of common seeds.
-        better, equal, worse: Number of tasks on which the variant's mean over these seeds is better, equal as
-            printed, or worse.
+        of_seeds: Number of seeds that any variant has.
+        better, equal, worse: Number of tasks on which the variant's mean over these seeds is better, equal or
+            worse, before rounding. Equal: the same to nine decimals.
         tasks: Number of tasks.
-        wilcoxon_p: p-value of the signed-rank test over tasks.
+        wilcoxon_p: p-value of the signed-rank test over tasks; NaN for fewer than six, with which it cannot
+            be 0.05 or less.
         holm_p: The same, adjusted for the number of comparisons with the reference.
+        smallest_holm_p: The smallest value that `holm_p` could have with these tasks and comparisons.
         improvement: Probability that a run of the variant beats one of the reference, mean over tasks.
     """
 
@@ -42,43 +49,59 @@ class Difference(NamedTuple):
     mean: float = np.nan
     low: float = np.nan
     high: float = np.nan
-    bootstrap_low: float = np.nan
-    bootstrap_high: float = np.nan
     seeds: int = 0
+    of_seeds: int = 0
     better: int = 0
     equal: int = 0
     worse: int = 0
     tasks: int = 0
     wilcoxon_p: float = np.nan
     holm_p: float = np.nan
+    smallest_holm_p: float = np.nan
     improvement: float = np.nan
 
     @property
     def shown(self) -> str:
         """The difference and its interval as tables print them: "+3.3 [+1.1, +5.5]"."""
-        return f"{self._signed(self.mean)} {self._interval(self.low, self.high)}".strip() or MISSING
+        if not self.seeds:
+            return MISSING
+        interval = "" if np.isnan(self.low) else f" [{self._signed(self.low)}, {self._signed(self.high)}]"
+        return self._signed(self.mean) + interval
 
     @property
-    def shown_bootstrap(self) -> str:
-        """The bootstrap interval as tables print it."""
-        return self._interval(self.bootstrap_low, self.bootstrap_high) or MISSING
+    def shown_with_caveat(self) -> str:
+        """The same, and what it cannot say."""
+        return f"{self.shown} ({self.caveat})" if self.caveat else self.shown
 
     def _signed(self, number: float) -> str:
-        return "" if np.isnan(number) else f"{number:+.{get_metric(self.metric).decimals}f}"
-
-    def _interval(self, low: float, high: float) -> str:
-        return "" if np.isnan(low) else f"[{self._signed(low)}, {self._signed(high)}]"
+        return get_metric(self.metric).shown(number, signed=True)
 
     @property
     def sentence(self) -> str:
-        """The comparison in words."""
+        """The comparison in words, and what it cannot say."""
         pair = f"{self.variant} - {self.reference}"
         if not self.seeds:
             return f"{pair}: {MISSING}, as no seed has all tasks of both"
-        return (
-            f"{pair}: {self.shown} over {count(self.tasks, 'task')} x {count(self.seeds, 'seed')}, "
+        seeds = count(self.seeds, "seed")
+        if self.seeds < self.of_seeds:
+            seeds = f"{self.seeds} of {count(self.of_seeds, 'seed')}"
+        text = (
+            f"{pair}: {self.shown} over {count(self.tasks, 'task')} x {seeds}, "
             f"better on {self.better} of {count(self.tasks, 'task')}"
         )
+        return "; ".join(filter(None, [text, self.caveat]))
+
+    @property
+    def caveat(self) -> str:
+        """Why there is no interval, and whether a test is left to conclude from; empty if there is one."""
+        if not self.seeds or not np.isnan(self.low):
+            return ""
+        if self.seeds >= MIN_SEEDS:
+            return "no interval, as it is the same for every seed"
+        if self.tasks < MIN_TASKS:
+            few = f"{count(self.tasks, 'task')} and {count(self.seeds, 'seed')}"
+            return f"nothing can be concluded from {few}"
+        return f"no interval, as it takes {MIN_SEEDS} seeds"
 
 
 def reference_of(section: Section) -> str:
@@ -101,39 +124,50 @@ def differences(section: Section, reference: str | None = None) -> list[Differen
     reference = reference or reference_of(section)
     found = [difference(section, variant, reference) for variant in section.variants if variant != reference]
     known = [index for index, one in enumerate(found) if not np.isnan(one.wilcoxon_p)]
+    smallest = smallest_wilcoxon_p(len(section.task_names), len(known))
     for index, adjusted in zip(known, holm([found[i].wilcoxon_p for i in known]), strict=True):
-        found[index] = found[index]._replace(holm_p=float(adjusted))
+        found[index] = found[index]._replace(holm_p=float(adjusted), smallest_holm_p=smallest)
     return found
+
+
+def paired_scores(section: Section, variant: str, reference: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the scores of two variants over the seeds for which both have all tasks.
+
+    Returns:
+        Of the variant and of the reference: one row per common seed, columns the tasks and the mean over
+        tasks; no row if there is no common seed.
+    """
+    scores = section.per_seed[[*(("task", task) for task in section.task_names), MEAN_OVER_TASKS]]
+    known = set(scores.index.get_level_values("variant"))
+    ours, theirs = (
+        scores.loc[name].dropna() if name in known else scores.iloc[:0].droplevel("variant")
+        for name in (variant, reference)
+    )
+    common = ours.index.intersection(theirs.index)
+    return ours.loc[common], theirs.loc[common]
 
 
 def difference(section: Section, variant: str, reference: str) -> Difference:
     """Compare two variants, on the seeds for which both have all tasks; `holm_p` is left out."""
     tasks = [("task", task) for task in section.task_names]
-    nothing = Difference(variant, reference, section.metric.name, tasks=len(tasks))
-    scores = section.per_seed[[*tasks, MEAN_OVER_TASKS]]
-    if not {variant, reference} <= set(scores.index.get_level_values("variant")):
+    nothing = Difference(variant, reference, section.metric.name, tasks=len(tasks), of_seeds=section.full_n)
+    ours, theirs = paired_scores(section, variant, reference)
+    if ours.empty:
         return nothing
-    ours, theirs = (scores.loc[name].dropna() for name in (variant, reference))
-    paired = (ours - theirs).dropna()
-    if paired.empty:
-        return nothing
-    by_task = paired[tasks].mean()
-    decimals = section.metric.decimals
-    printed = [runs.loc[paired.index, tasks].mean().round(decimals) for runs in (ours, theirs)]
-    gain = section.sign * (printed[0] - printed[1]).round(decimals)  # above 0 where ours is better
-    low, high = student_interval(paired[MEAN_OVER_TASKS])
-    bootstrap_low, bootstrap_high = bootstrap_interval(paired[tasks].to_numpy().T)
+    by_seed = (ours[MEAN_OVER_TASKS] - theirs[MEAN_OVER_TASKS]).round(EXACT)
+    by_task = (ours[tasks].mean().round(EXACT) - theirs[tasks].mean().round(EXACT)).round(EXACT)
+    gain = section.sign * by_task  # above 0 where ours is better
+    has_spread = len(by_seed) >= MIN_SEEDS and by_seed.nunique() > 1
+    low, high = student_interval(by_seed) if has_spread else (np.nan, np.nan)
     return nothing._replace(
-        mean=float(paired[MEAN_OVER_TASKS].mean()),
+        mean=float(by_seed.mean()),
         low=low,
         high=high,
-        bootstrap_low=bootstrap_low,
-        bootstrap_high=bootstrap_high,
-        seeds=len(paired),
+        seeds=len(by_seed),
         better=int((gain > 0).sum()),
         equal=int((gain == 0).sum()),
         worse=int((gain < 0).sum()),
-        wilcoxon_p=wilcoxon_p(by_task),
+        wilcoxon_p=wilcoxon_p(by_task) if len(tasks) >= MIN_TASKS else np.nan,
         improvement=probability_of_improvement(
             [section.sign * ours[task].to_numpy() for task in tasks],
             [section.sign * theirs[task].to_numpy() for task in tasks],

@@ -1,12 +1,13 @@
 """Statistics of comparisons, on plain arrays. Each function names its reference."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
 
 CONFIDENCE = 0.95
-RESAMPLES = 2000
+PERMUTATIONS = 99_999  # of a permutation test; its p-value is a multiple of 0.00001
 PPT_CONSTANT = 1e7  # V-PETL Bench's C, in parameters
 
 
@@ -14,68 +15,48 @@ def student_interval(values: Sequence[float], confidence: float = CONFIDENCE) ->
     """Return Student's t interval of a mean; NaN for fewer than two values.
 
     Args:
-        values: Independent values (n,), such as the difference of two methods for each seed.
+        values: Independent values (n,), such as the difference of two methods' means over tasks for each
+            seed; or several sets of them (..., n), of which the ends are arrays.
         confidence: Coverage.
-    """
-    if len(values) < 2:
-        return np.nan, np.nan
-    low, high = np.mean(values) + stats.sem(values) * np.array(stats.t.interval(confidence, len(values) - 1))
-    return float(low), float(high)
-
-
-def bootstrap_interval(
-    values: np.ndarray, resamples: int = RESAMPLES, seed: int = 0, confidence: float = CONFIDENCE
-) -> tuple[float, float]:
-    """Return the studentised bootstrap interval of the mean over tasks, the tasks being fixed.
-
-    Seeds are resampled within each task (a stratified bootstrap), and each resample's mean is divided by its
-    own standard error, without which the interval is too narrow for a few seeds. Efron and Tibshirani, An
-    Introduction to the Bootstrap (1993), section 12.5; strata: Davison and Hinkley (1997), section 3.2.
-
-    Args:
-        values: Paired differences (tasks, seeds).
-        resamples: Number of resamples.
-        seed: Seeds the resampling.
-        confidence: Coverage.
-
-    Returns:
-        Low and high; NaN for fewer than three seeds.
     """
     values = np.asarray(values, float)
-    tasks, seeds = values.shape
-    if seeds < 3:
+    number = values.shape[-1]
+    if number < 2:
         return np.nan, np.nan
-
-    def mean_and_error(sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        variance = sample.var(axis=-1, ddof=1).sum(axis=-1) / seeds / tasks**2
-        return sample.mean(axis=(-2, -1)), np.sqrt(variance)
-
-    mean, error = mean_and_error(values)
-    if error == 0:
-        return float(mean), float(mean)
-    index = np.random.default_rng(seed).integers(seeds, size=(resamples, tasks, seeds))
-    resampled = np.take_along_axis(np.broadcast_to(values, (resamples, tasks, seeds)), index, axis=2)
-    means, errors = mean_and_error(resampled)
-    kept = errors > 1e-12 * error  # a resample of one value again and again has no error
-    deviations = (means[kept] - mean) / errors[kept]
-    low, high = np.quantile(deviations, [(1 + confidence) / 2, (1 - confidence) / 2])
-    return float(mean - low * error), float(mean - high * error)
+    margin = stats.sem(values, axis=-1) * stats.t.ppf((1 + confidence) / 2, number - 1)
+    mean = values.mean(axis=-1)
+    return mean - margin, mean + margin
 
 
 def wilcoxon_p(differences: Sequence[float]) -> float:
     """Return the p-value of the signed-rank test over tasks, two-sided; 1 if no task differs.
 
-    Wilcoxon (1945); recommended over tasks by Demsar, Statistical Comparisons of Classifiers over Multiple
-    Data Sets, JMLR 2006. With five tasks or fewer it cannot fall below 0.05.
+    Exact for any number of tasks, also where differences are tied, from the number of ways in which signs
+    give a sum of ranks. Tasks without a difference are left out. Wilcoxon (1945); recommended over tasks by
+    Demsar, Statistical Comparisons of Classifiers over Multiple Data Sets, JMLR 2006.
 
     Args:
         differences: Difference of two methods' means on each task (n,).
     """
     differences = np.asarray(differences, float)
-    differences = differences[~np.isnan(differences)]
-    if not differences.any():
-        return 1.0
-    return float(stats.wilcoxon(differences).pvalue)
+    differences = differences[~np.isnan(differences) & (differences != 0)]
+    doubled = (2 * stats.rankdata(np.abs(differences))).astype(int)  # the mean of tied ranks ends in .5
+    ways = np.ones(1)  # at index s: choices of positive ranks that add up to s / 2
+    for rank in doubled:
+        ways = np.convolve(ways, np.eye(1, rank + 1)[0] + np.eye(1, rank + 1, rank)[0])
+    found = doubled[differences > 0].sum()
+    tail = min(ways[: found + 1].sum(), ways[found:].sum()) / 2.0 ** len(doubled)
+    return float(min(1, 2 * tail))
+
+
+def smallest_wilcoxon_p(tasks: int, comparisons: int = 1) -> float:
+    """Return the smallest p-value that `wilcoxon_p` can give, and `holm` after it.
+
+    Args:
+        tasks: Number of tasks, all of which have to differ in the same direction.
+        comparisons: Number of p-values that are adjusted together; 1: none is adjusted.
+    """
+    return min(1.0, comparisons * 2.0 ** (1 - tasks))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
@@ -100,13 +81,25 @@ def average_ranks(scores: np.ndarray) -> np.ndarray:
 def friedman_p(scores: np.ndarray) -> float:
     """Return the p-value of Friedman's test that all methods have equal ranks; NaN for fewer than three.
 
+    By permutation of the methods within each task, as the chi-square approximation is far off for few tasks
+    (Demsar, JMLR 2006, section 3.2.2). The permutations are random and always the same.
+
     Args:
         scores: Higher is better (tasks, methods).
     """
     scores = np.asarray(scores, float)
     if scores.shape[1] < 3 or scores.shape[0] < 2 or (scores == scores[:, :1]).all():
         return np.nan
-    return float(stats.friedmanchisquare(*scores.T).pvalue)
+    ranks, rng = stats.rankdata(scores, axis=1), np.random.default_rng(0)
+    sums = sum(rng.permuted(np.tile(task, (PERMUTATIONS, 1)), axis=1) for task in ranks)
+    # Friedman's statistic grows with the squares of the sums of ranks, and with nothing else that permutes.
+    as_far = (sums**2).sum(axis=1) >= (ranks.sum(axis=0) ** 2).sum()
+    return float((as_far.sum() + 1) / (PERMUTATIONS + 1))
+
+
+def smallest_friedman_p(tasks: int, methods: int) -> float:
+    """Return the smallest p-value that Friedman's test can give: that of the same order on every task."""
+    return 1 / math.factorial(methods) ** (tasks - 1)
 
 
 def critical_difference(methods: int, tasks: int, confidence: float = CONFIDENCE) -> float:

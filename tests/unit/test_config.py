@@ -224,7 +224,7 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
         (("protocol",), "vtp", "protocol: 'vtp' is not allowed: expected one of demo, .*did you mean 'vpt'"),
         (("backbones", "micro_vit", "image_size"), 64, "takes images of 64 pixels and demo/digits has 32"),
         (("backbones", "micro_vit", "kind"), "npy", "'npy' is not allowed: .*did you mean 'npz'"),
-        (("training", "warmup_epochs"), 2, "a warm-up of 2 epochs is longer than the 1 epochs of training"),
+        (("training", "warmup_epochs"), 2, "a warm-up of 2 epochs is longer than the 1 epoch of training"),
         (("training", "drop_path"), 1.0, "drop_path: 1.0 is greater than or equal to the maximum of 1"),
         (("training", "fraction"), 0, "fraction: 0 is less than or equal to the minimum of 0"),
         (("benchmarks", "own"), "all", "benchmarks.own: unknown benchmark 'own'"),

@@ -71,7 +71,7 @@ def test_disk_is_what_the_packs_take(tmp_path):
     assert "2 tasks are over packing.limit_gib" in over
     own = {"benchmarks": {"own": "all"}, "tasks": {"mine": {"layout": "folder", "root": "x"}}}
     variants = {"linear": {"method": "linear"}}
-    assert "1 tasks of your own are not counted" in planned(tmp_path, **own, variants=variants)
+    assert "1 task of your own is not counted" in planned(tmp_path, **own, variants=variants)
 
 
 def checked(tmp_path, config):

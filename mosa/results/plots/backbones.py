@@ -86,4 +86,6 @@ def _note(sections: list[Section]) -> str:
     tasks = sections[0].task_names
     seeds = max(section.full_n for section in sections)
     bars = f"; bars: ± one sample standard deviation over {count(seeds, 'seed')}" if seeds > 1 else ""
-    return f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}{bars}. Backbones by size, equally spaced."
+    over = f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}{bars}."
+    short = [f"On {section.backbone}: {section.about_seeds}" for section in sections if section.about_seeds]
+    return " ".join([over, "Backbones by size, equally spaced.", *short])

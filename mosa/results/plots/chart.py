@@ -1,5 +1,6 @@
 """What a figure shows, as data: built once from a section, drawn by matplotlib and by the report's page."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,11 @@ class Axis:
     unit: str = ""
     least: float = 0.0
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the greatest score that an axis of scores can show; no metric is negative."""
+        return 0.0, 100.0 if self.unit == "%" else math.inf
+
 
 @dataclass(frozen=True)
 class Point:
@@ -36,7 +42,7 @@ class Point:
         x: Its place.
         y: Its value; NaN where it is missing.
         text: The value as it is printed.
-        spread: Half the length of its bar; NaN for none.
+        spread: How far its bar reaches in both directions, if the score can be that; NaN for none.
         shift: How far beside x it is drawn, so that points do not hide each other: in decades on a log axis,
             in units of x otherwise.
         seeds: The values of the single seeds.
@@ -64,7 +70,7 @@ class Series:
         joined: Whether a line joins the points.
         variation: Its number among the series of its method, from 0: each has its own filling of the marker.
         level: Height of a line across the whole chart; None for none.
-        band: Half the width of a band around that line; NaN for none.
+        band: How far a band around that line reaches, if the score can be that; NaN for none.
     """
 
     label: str
@@ -97,6 +103,11 @@ class Chart:
         """Return where a point is drawn on the x axis."""
         return point.x * 10**point.shift if self.x.scale == "log" else point.x + point.shift
 
+    def bar(self, score: float, spread: float) -> tuple[float, float]:
+        """Return how far a bar reaches below and above a score that stays possible; NaN for none."""
+        low, high = self.y.bounds
+        return score - max(score - spread, low), min(score + spread, high) - score
+
     def as_data(self) -> dict[str, Any]:
         """Return the chart as what JSON can hold: numbers to six digits, None where one is missing."""
         return {
@@ -121,7 +132,7 @@ class Chart:
                     "y": _number(point.y),
                     "at": _number(point.x),
                     "text": point.text,
-                    "spread": _number(point.spread),
+                    "bar": [_number(part) for part in self.bar(point.y, point.spread)],
                     "marked": point.marked,
                 }
                 for point in series.points

@@ -96,7 +96,7 @@ def _draw_panel(axes: Axes, chart: Chart, place: int, labelled: bool) -> None:
     title = name if overall else textwrap.fill(name, 20)
     axes.set_title(title, loc="left", fontweight="bold" if overall else "normal")
     for row, series in enumerate(chart.series):
-        _draw_row(axes, series, series.points[place], row)
+        _draw_row(axes, chart, series, series.points[place], row)
     _set_range(axes, chart.y)
     for row in range(len(chart.series)):
         axes.axhline(row, color="#EFEFEF", linewidth=0.6, zorder=0)
@@ -108,7 +108,7 @@ def _draw_panel(axes: Axes, chart: Chart, place: int, labelled: bool) -> None:
     axes.grid(axis="x")
 
 
-def _draw_row(axes: Axes, series: Series, point: Point, row: int) -> None:
+def _draw_row(axes: Axes, chart: Chart, series: Series, point: Point, row: int) -> None:
     axes.annotate(
         point.text, (1, row), (3, 0), ("axes fraction", "data"), "offset points",
         va="center", fontsize=7, color=QUIET,
@@ -117,11 +117,11 @@ def _draw_row(axes: Axes, series: Series, point: Point, row: int) -> None:
         return
     color, marker, _ = series.style
     axes.plot(point.seeds, [row + 0.27] * len(point.seeds), ".", ms=3, color=color, alpha=0.6, mew=0)
-    spread = None if pd.isna(point.spread) else point.spread
+    below, above = chart.bar(point.y, point.spread)
     axes.errorbar(
         point.y,
         row,
-        xerr=spread,
+        xerr=None if pd.isna(point.spread) else [[below], [above]],
         fmt=marker,
         color=color,
         ms=5,

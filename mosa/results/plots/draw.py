@@ -54,8 +54,10 @@ def _draw_series(axes: Axes, chart: Chart, series: Series) -> None:
     if series.level is not None:
         axes.axhline(series.level, color=color, linestyle=dash, linewidth=1, zorder=1)
         if not math.isnan(series.band):
-            low, high = series.level - series.band, series.level + series.band
-            axes.axhspan(low, high, color=color, alpha=0.12, linewidth=0, zorder=0)
+            below, above = chart.bar(series.level, series.band)
+            axes.axhspan(
+                series.level - below, series.level + above, color=color, alpha=0.12, linewidth=0, zorder=0
+            )
     x, y = [chart.drawn_x(point) for point in series.points], [point.y for point in series.points]
     axes.plot(
         x, y, color=color, label=series.label,
@@ -64,8 +66,10 @@ def _draw_series(axes: Axes, chart: Chart, series: Series) -> None:
         mec="white" if fill == "full" else color, mew=0.5, fillstyle=fill, markerfacecoloralt="white",
         zorder=3,
     )  # fmt: skip
-    spreads = [point.spread for point in series.points]
-    axes.errorbar(x, y, yerr=spreads, fmt="none", ecolor=color, elinewidth=1, capsize=2)
+    bars = [chart.bar(point.y, point.spread) for point in series.points]
+    axes.errorbar(
+        x, y, yerr=[*zip(*bars, strict=True)] or None, fmt="none", ecolor=color, elinewidth=1, capsize=2
+    )
 
 
 def _set_log_axis(axes: Axes, chart: Chart) -> None:

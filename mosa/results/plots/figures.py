@@ -60,5 +60,6 @@ def stack(
 
 
 def seeds_of(section: Section) -> str:
-    """Return over how many seeds a complete mean is taken, in words."""
-    return count(section.full_n, "seed")
+    """Return over how many seeds a mean is taken, in words, and which means lack some."""
+    seeds = count(section.full_n, "seed")
+    return f"{seeds}. {section.about_seeds.rstrip('.')}" if section.about_seeds else seeds

@@ -1,5 +1,6 @@
 """The critical-difference diagram: average ranks over tasks, and which differences are not significant."""
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -7,7 +8,14 @@ from matplotlib.figure import Figure
 from mosa.results.aggregate import Results, Section, count
 from mosa.results.plots.figures import QUIET, stack
 from mosa.results.registry import plot
-from mosa.results.stats import average_ranks, cliques, critical_difference, friedman_p
+from mosa.results.stats import (
+    CONFIDENCE,
+    average_ranks,
+    cliques,
+    critical_difference,
+    friedman_p,
+    smallest_friedman_p,
+)
 
 _LINE = 0.17  # inches of one variant's line
 
@@ -21,8 +29,9 @@ _LINE = 0.17  # inches of one variant's line
 def rank_figure(results: Results) -> Figure:
     """Draw average ranks over tasks per benchmark and backbone (Demsar, JMLR 2006).
 
-    Variants joined by a bar differ by less than Nemenyi's critical difference at 5 %. Variants without all
-    tasks are left out and named. With fewer than three variants or two tasks, the plot has a message instead.
+    Variants joined by a bar differ by less than Nemenyi's critical difference at 5 %. Variants that lack a
+    task, or a seed that another variant has, are left out and named. With fewer than three variants or two
+    tasks, the plot has a message instead.
     """
     sections = results.compared
     ranked = [_ranks(section) for section in sections]
@@ -36,18 +45,25 @@ def rank_figure(results: Results) -> Figure:
         if _can_rank(section, ranks):
             _draw(axes, section, ranks, {v: styles[section.methods[v]].color for v in ranks.index})
         else:
-            axes.text(0.5, 0.5, "ranks need three variants and two tasks", ha="center", color=QUIET)
+            needs = "ranks need three variants with all seeds, and two tasks"
+            axes.text(0.5, 0.5, needs, ha="center", color=QUIET)
     return figure
 
 
 def _ranks(section: Section) -> pd.Series:
-    """Return the average rank of each variant that has every task, best first."""
-    scores = section.mean[[("task", task) for task in section.task_names]].dropna()
+    """Return the average rank of each variant that has every seed of every task, best first."""
+    scores = _scores(section)
     if scores.empty:
         return pd.Series(dtype=float)
     return pd.Series(average_ranks(section.sign * scores.to_numpy().T), index=scores.index).sort_values(
         kind="stable"
     )
+
+
+def _scores(section: Section) -> pd.DataFrame:
+    """Return the means of the variants that can be ranked; columns: tasks."""
+    tasks = [("task", task) for task in section.task_names]
+    return section.mean.loc[section.complete(*tasks), tasks]
 
 
 def _can_rank(section: Section, ranks: pd.Series) -> bool:
@@ -88,12 +104,24 @@ def _draw(axes: Axes, section: Section, ranks: pd.Series, colors: dict[str, str]
 
 def _note(section: Section, ranks: pd.Series) -> str:
     absent = [variant for variant in section.variants if variant not in ranks.index]
-    left_out = f" Left out, as tasks are missing: {', '.join(absent)}." if absent else ""
+    left_out = f" Left out, as tasks or seeds are missing: {', '.join(absent)}." if absent else ""
     if not _can_rank(section, ranks):
         return f"Average ranks over tasks.{left_out}"
-    scores = section.mean.loc[ranks.index, [("task", task) for task in section.task_names]].to_numpy().T
     return (
-        f"Average rank over {count(len(section.task_names), 'task')} by the mean over seeds, 1 being the "
-        f"best; Friedman test: p = {friedman_p(scores):.3g}. Variants under one bar differ by less than "
-        f"Nemenyi's critical difference (5 %); few tasks make it wide.{left_out}"
+        f"Average rank over {count(len(section.task_names), 'task')} by the mean over "
+        f"{count(section.full_n, 'seed')}, 1 being the best. {_about_test(section)} Variants under one bar "
+        f"differ by less than Nemenyi's critical difference (5 %); few tasks make it wide.{left_out}"
     )
+
+
+def _about_test(section: Section) -> str:
+    scores = _scores(section).to_numpy().T
+    p = friedman_p(scores)
+    if np.isnan(p):
+        return "All have equal ranks."
+    text = f"Friedman test, by permutation: p = {p:.2g}"
+    smallest = smallest_friedman_p(*scores.shape)
+    if smallest > 1 - CONFIDENCE:
+        few = f"{count(scores.shape[0], 'task')} and {count(scores.shape[1], 'variant')}"
+        return f"{text}, which with {few} cannot be below {smallest:.2g}: nothing can be concluded."
+    return f"{text}."

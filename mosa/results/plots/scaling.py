@@ -123,9 +123,8 @@ def _sizes(section: Section, variants: list[str]) -> str:
 def _note(section: Section) -> str:
     tasks = section.task_names
     counts = section.n[MEAN_OVER_TASKS]
-    low, high = counts[counts > 0].min(), counts.max()
-    seeds = f"{low} to {high} seeds" if low < high else seeds_of(section)
-    bars = f"bars: ± one sample standard deviation over {seeds}" if high > 1 else seeds
+    seeds = seeds_of(section)
+    bars = f"bars: ± one sample standard deviation over {seeds}" if section.full_n > 1 else seeds
     missing = [variant for variant in section.variants if not counts[variant]]
     absent = f" Not shown, as tasks are missing: {', '.join(missing)}." if missing else ""
     return (

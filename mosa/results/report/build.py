@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
+from mosa.base.words import count
 from mosa.data.metrics import Metric
 from mosa.experiment.outputs import KINDS, read_outputs
 from mosa.results.aggregate import MISSING, Results, Section
@@ -75,6 +76,7 @@ def write_report(
         split=", ".join(sorted(frame["eval_split"].unique())),
         data=Markup(_json_in_html(page_data(results, charts))),
         MISSING=MISSING,
+        count=count,
         **_assets(),
     )
     with written_atomically(output) as temporary:
@@ -142,7 +144,7 @@ def _metrics_of_runs(sections: list[Section]) -> list[Metric]:
 
 def _run(row: Any, metrics: list[Metric]) -> dict[str, Any]:
     # One digit more than in the tables of means.
-    scores = [f"{getattr(row, metric.name):.{metric.decimals + 1}f}" for metric in metrics]
+    scores = [metric.shown(getattr(row, metric.name), more=1) for metric in metrics]
     return {
         "name": run_name(row),
         "benchmark": row.benchmark,

@@ -85,7 +85,7 @@ def _searched_number(choice: dict[str, Any]) -> tuple[str, str]:
 
 def with_digits(score: float) -> str:
     """Return the score of a trial as it is printed, with one digit more than in tables of means."""
-    return f"{score:.{TUNED_BY.decimals + 1}f}"
+    return TUNED_BY.shown(score, more=1)
 
 
 def run_name(row: Any) -> str:

@@ -82,7 +82,10 @@ function layout(theme, changes) {
   };
 }
 
-const errorBars = (array) => ({ type: "data", array, visible: array.some((value) => value !== null), thickness: 1 });
+const errorBars = (bars) => ({
+  type: "data", symmetric: false, arrayminus: bars.map(([below]) => below), array: bars.map(([, above]) => above),
+  visible: bars.some(([below]) => below !== null), thickness: 1,
+});
 
 // A chart is described in mosa/results/plots/chart.py; matplotlib draws the same description.
 function pointsOf(chart, series, theme) {
@@ -96,7 +99,7 @@ function pointsOf(chart, series, theme) {
     marker: { color, symbol: data.symbols[style.marker] + (variation ? "-open" : ""), size: points.map(({ marked }) => (marked ? 14 : 9)) },
     x: points.map(({ x }) => x), y: points.map(({ y }) => y),
     text: points.map(({ name, text }, index) => `<b>${escapeText(name)}</b><br>${escapeText(text)} ${unit}, ${escapeText(places[index])}`),
-    error_y: { ...errorBars(points.map(({ spread }) => spread)), color },
+    error_y: { ...errorBars(points.map(({ bar }) => bar)), color },
     hovertemplate: "%{text}<extra></extra>",
   };
 }

@@ -43,28 +43,34 @@ def page_section(section: Section, name: str) -> dict[str, Any]:
 def _summary(section: Section) -> list[str]:
     """Return what the comparison found, in sentences."""
     means = section.mean[MEAN_OVER_TASKS].dropna()
-    mixed = [sentence for sentence in [mixture(section.runs)] if sentence]
     if means.empty:
-        return ["No variant has all tasks with one seed, so there is no mean to compare.", *mixed]
-    sentences = [
-        f"{'Highest' if section.sign > 0 else 'Lowest'} mean over {count(len(section.task_names), 'task')}: "
-        f"{_score(section, _best(section, means))}."
-    ]
+        sentences = ["No variant has all tasks with one seed, so there is no mean to compare."]
+    else:
+        missing = [variant for variant in section.variants if variant not in means.index]
+        absent = f"Some runs of {', '.join(missing)} are missing: no mean is shown." if missing else ""
+        sentences = [*_best(section), section.about_seeds, absent]
+    return [sentence for sentence in [*sentences, mixture(section.runs)] if sentence]
+
+
+def _best(section: Section) -> list[str]:
+    """Return which variants the table marks as the best, and which is the best of the small ones."""
+    over, best = f"mean over {count(len(section.task_names), 'task')}", section.best(MEAN_OVER_TASKS)
+    if not best:
+        complete = count(len(section.complete(MEAN_OVER_TASKS)), "variant has", "variants have")
+        return [f"No {over} is called the best, as {complete} all of {count(section.full_n, 'seed')}."]
+    sentences = [f"{'Highest' if section.sign > 0 else 'Lowest'} {over}: {_scores(section, best)}."]
     if "model_parameters" in section.runs:
         whole = section.runs["model_parameters"].median()
-        small = means[section.parameters["adapter_mean"].reindex(means.index) < _SMALL * whole]
-        if len(small) and _best(section, small) != _best(section, means):
-            best = _score(section, _best(section, small))
-            sentences.append(f"Among those that tune less than {_SMALL:.0%} of the parameters: {best}.")
-    unequal = section.n[MEAN_OVER_TASKS]
-    short = [variant for variant in section.variants if unequal[variant] < section.full_n]
-    if short:
-        sentences.append(f"Some runs of {', '.join(short)} are missing: their means are marked or left out.")
-    return sentences + mixed
+        sizes = section.parameters["adapter_mean"]
+        small = section.best(MEAN_OVER_TASKS, sizes.index[sizes < _SMALL * whole])
+        if small and small != best:
+            few = f"less than {_SMALL:.0%} of the parameters"
+            sentences.append(f"Among those that tune {few}: {_scores(section, small)}.")
+    return sentences
 
 
-def _best(section: Section, means: pd.Series) -> str:
-    return (section.sign * means).idxmax()
+def _scores(section: Section, variants: list[str]) -> str:
+    return " and ".join(_score(section, variant) for variant in variants)
 
 
 def _score(section: Section, variant: str) -> str:

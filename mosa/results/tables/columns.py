@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, MISSING, Key, Section, count
+from mosa.base.words import count
+from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, MISSING, Key, Section
 from mosa.results.provenance import mixture
 
 
@@ -88,29 +89,20 @@ def by_task(section: Section) -> list[Column]:
 
 def _scores(section: Section, key: Key) -> list[Cell]:
     mean, sd, n = section.mean[key], section.sd[key], section.n[key]
-    # Equal as printed is equal: ties are all best.
-    complete_means = {section.shown(value) for value in mean[n == section.full_n]}
-    shown = sorted(complete_means, key=float, reverse=section.metric.higher_is_better)
-    # Of two, the second is the worse.
-    marks = ("best", "second")[: max(0, len(section.variants) - 1)]
-    marked = dict(zip(shown, marks, strict=False))
-    cells = []
-    for variant in section.variants:
-        if not n[variant]:
-            cells.append(Cell(MISSING))
-            continue
-        complete = bool(n[variant] == section.full_n)
-        mark = marked.get(section.shown(mean[variant])) if complete else None
-        cells.append(
-            Cell(
-                value=section.shown(mean[variant]),
-                sd="" if pd.isna(sd[variant]) else section.shown(sd[variant]),
-                note="" if complete else f"(n={n[variant]})",
-                best=mark == "best",
-                second=mark == "second",
-            )
+    best = section.best(key)
+    second = section.best(key, set(section.variants) - set(best)) if best else []
+    return [
+        Cell(
+            value=section.shown(mean[variant]),
+            sd="" if pd.isna(sd[variant]) else section.shown(sd[variant]),
+            note="" if n[variant] == section.full_n else f"(n={n[variant]})",
+            best=variant in best,
+            second=variant in second,
         )
-    return cells
+        if n[variant]
+        else Cell(MISSING)
+        for variant in section.variants
+    ]
 
 
 def heading(section: Section) -> str:
@@ -148,8 +140,9 @@ def caption(section: Section) -> str:
         f"tasks, as classifiers differ in size). {_about_compute(section)}"
         f"{MISSING}: no record, or a mean with missing tasks. "
         f"Bold: the {'highest' if section.metric.higher_is_better else 'lowest'} mean of a column among "
-        f"those with all seeds; underlined: the second. {mixture(section.runs)}"
-    ).rstrip()
+        "those with all seeds; underlined: the second."
+        + "".join(f" {sentence}" for sentence in (section.about_seeds, mixture(section.runs)) if sentence)
+    )
 
 
 def _about_compute(section: Section) -> str:

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Results, Section
-from mosa.results.paired import Difference, difference
+from mosa.results.paired import Difference, difference, paired_scores
 from mosa.results.registry import table
 from mosa.results.tables.columns import heading
 from mosa.results.tables.render import csv_text, escape_markdown
@@ -14,8 +14,8 @@ DENSE = {"mosa": "adapter", "mosl": "lora"}
 _OF_THE_PASSES = ("consistency", "second_pass", "feature_consistency")
 
 _NOTE = (
-    "Pairs of variants whose other options are the same: the mean over tasks of both, and the paired "
-    "difference with its 95 % interval over seeds (Student's t)."
+    "Pairs of variants whose other options are the same: the mean over tasks of both over their common "
+    "seeds, and the paired difference with its 95 % interval over seeds (Student's t, from three seeds on)."
 )
 
 
@@ -61,13 +61,18 @@ def combination_table(sections: list[Section]) -> pd.DataFrame:
     rows = []
     for section in sections:
         for dense, split in pairs(section):
-            means = section.mean[MEAN_OVER_TASKS]
+            without, with_it = _means(section, dense, split)
             place = {name: getattr(section, name) for name in ("benchmark", "backbone")}
             place["metric"] = section.metric.name
             found = difference(section, split, dense)
-            rows.append(place | {"without": means[dense], "with": means[split]} | found._asdict())
+            rows.append(place | {"without": without, "with": with_it} | found._asdict())
     columns = ["benchmark", "backbone", "metric", "without", "with", *Difference._fields]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _means(section: Section, dense: str, split: str) -> list[float]:
+    """Return the means over tasks of both over their common seeds; NaN if there are none."""
+    return [scores[MEAN_OVER_TASKS].mean() for scores in paired_scores(section, dense, split)]
 
 
 def combination_text(sections: list[Section]) -> str:
@@ -78,11 +83,12 @@ def combination_text(sections: list[Section]) -> str:
         lines = [["without the split", label, "with it", label, "difference", "better on"]]
         lines.append([":--", "--:", ":--", "--:", "--:", "--:"])
         for dense, split in pairs(section):
-            mean = section.mean[MEAN_OVER_TASKS]
-            scores = [MISSING if pd.isna(mean[v]) else section.shown(mean[v]) for v in (dense, split)]
+            means = _means(section, dense, split)
+            scores = [MISSING if pd.isna(mean) else section.shown(mean) for mean in means]
             found = difference(section, split, dense)
             on = f"{found.better} of {found.tasks}" if found.seeds else MISSING
-            names, shown = [escape_markdown(v) for v in (dense, split)], escape_markdown(found.shown)
+            names = [escape_markdown(v) for v in (dense, split)]
+            shown = escape_markdown(found.shown_with_caveat)
             lines.append([names[0], scores[0], names[1], scores[1], shown, on])
         if len(lines) > 2:
             table = "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -37,8 +37,8 @@ def _note(section: Section) -> str:
         "bytes a parameter. Training seconds: of the loop, on the machine that the records name. Inference "
         "FLOPs: relative to the variant with the least of those shown. "
         f"{about_ppt}On the Pareto front: no other variant has at most as many tuned parameters and a better "
-        f"mean. {MISSING}: no record gives it."
-    )
+        f"mean. {MISSING}: no record gives it. {section.about_seeds}"
+    ).rstrip()
 
 
 @table(
@@ -73,7 +73,8 @@ def efficiency_table(sections: list[Section]) -> pd.DataFrame:
         scored = zip(found["mean_over_tasks"], found["adapter_parameters"], strict=True)
         known = _is_accuracy(section)
         found["ppt"] = [ppt(score, parameters) if known else float("nan") for score, parameters in scored]
-        found["pareto"] = pareto_front(found["adapter_parameters"], section.sign * found["mean_over_tasks"])
+        ranked = found["mean_over_tasks"].where(found.index.isin(section.complete(MEAN_OVER_TASKS)))
+        found["pareto"] = pareto_front(found["adapter_parameters"], section.sign * ranked)
         found = found.reset_index()
         found.insert(0, "metric", section.metric.name)
         found.insert(0, "backbone", section.backbone)
