@@ -69,8 +69,8 @@ def _decode_for(path: Path, resize: str, notes: list[str] | None) -> Image.Image
     rgb = decode(path, notes)
     if resize != "direct" and max(rgb.size) > _LONGEST * min(rgb.size):
         raise UserError(
-            f"{path}: has {rgb.width:,} x {rgb.height:,} pixels; resized by its shorter side, an image may be "
-            f"at most {_LONGEST} times as long as wide: cut it, or take resize 'direct'"
+            f"{path}: has {rgb.width:,} x {rgb.height:,} pixels; resized by its shorter side, an image may "
+            f"be at most {_LONGEST} times as long as wide: cut it, or take resize 'direct'"
         )
     return rgb
 

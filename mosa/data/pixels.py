@@ -42,8 +42,8 @@ class Coding(NamedTuple):
         real, whole = image.mode == "F", image.mode == "I" and image.format != "PPM"  # scaled by its reader
         if real or whole or not _UNSIGNED.issuperset(tags.get(SAMPLEFORMAT, (1,))):
             raise UserError(
-                f"has {'floating-point' if real else 'signed or 32-bit'} pixels, and which values are black and "
-                "white is not known; scale it to 0 to 255, and save it with 8 bits"
+                f"has {'floating-point' if real else 'signed or 32-bit'} pixels, and which values are black "
+                "and white is not known; scale it to 0 to 255, and save it with 8 bits"
             )
         if getattr(image, "is_animated", False) and image.format != "MPO":  # whose first is the photograph
             notes.append("has several pages or frames, of which only the first is read")
@@ -79,13 +79,15 @@ def _scaled(image: Image.Image, coding: Coding) -> Image.Image:
     values = np.asarray(image).astype(np.int64).clip(0, coding.white)
     if 0 < values.max() * 255 < coding.white:
         raise UserError(
-            f"has 16 bits per pixel but no value over {values.max()}, and would be of one colour; save it with "
-            "8 bits"
+            f"has 16 bits per pixel but no value over {values.max()}, and would be of one colour; save it "
+            "with 8 bits"
         )
     scaled = Image.fromarray(((values * 255 + coding.white // 2) // coding.white).astype(np.uint8))
     scaled = ImageOps.invert(scaled) if coding.inverted else scaled
     if "transparency" in image.info:
-        scaled.putalpha(Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8)))
+        scaled.putalpha(
+            Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
+        )
     return scaled
 
 

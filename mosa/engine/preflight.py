@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mosa.base.errors import UserError
-from mosa.data.images import decode
+from mosa.data.images import inspect
 from mosa.data.layouts import Entry, Report, Source, read_source
 from mosa.data.layouts.source import Problem
 from mosa.data.task import OWN, Task
@@ -69,22 +69,22 @@ def _check_task(task: Task, config: Mapping[str, Any], quick: bool, threads: int
         counts = " / ".join(str(len(source.splits[split])) for split in ("train", "val", "test"))
         finding.summary = f"{counts} images, {source.num_classes} classes"
         if not quick:
-            finding.digest = _check_images(source, report, threads, own=task.benchmark == OWN)
+            finding.digest = _check_images(source, report, threads, task)
     finding.problems = sorted(report.problems, key=lambda problem: problem.severity)
     return finding
 
 
-def _check_images(source: Source, report: Report, threads: int, own: bool) -> str:
+def _check_images(source: Source, report: Report, threads: int, task: Task) -> str:
     """Decode every image, look for the same one in two splits, and return a digest of lists and images."""
 
-    def examine(entry: Entry) -> tuple[bytes, str | None]:
+    def examine(entry: Entry) -> tuple[bytes, list[str], str | None]:
         if isinstance(entry.image, np.ndarray):
-            return hashlib.sha256(entry.image.tobytes()).digest(), None
+            return hashlib.sha256(entry.image.tobytes()).digest(), [], None
         try:
-            decode(entry.image)
-            return hashlib.sha256(entry.image.read_bytes()).digest(), None
+            notes = inspect(entry.image, task.resize)
+            return hashlib.sha256(entry.image.read_bytes()).digest(), notes, None
         except (UserError, OSError) as error:
-            return b"", str(error)
+            return b"", [], str(error)
 
     total = hashlib.sha256()
     seen: dict[bytes, tuple[str, str]] = {}
@@ -92,15 +92,17 @@ def _check_images(source: Source, report: Report, threads: int, own: bool) -> st
         for split in ("train", "val", "test"):
             entries = iter(source.splits[split])
             while chunk := list(islice(entries, 256)):
-                for entry, (digest, error) in zip(chunk, pool.map(examine, chunk), strict=True):
+                for entry, (digest, notes, error) in zip(chunk, pool.map(examine, chunk), strict=True):
                     total.update(digest + entry.label.to_bytes(8, "big"))
+                    for note in notes:
+                        report.warning(entry.place, f"{entry.image}: {note}")
                     if error is not None:
                         report.error(entry.place, error)
                         continue
                     other, place = seen.setdefault(digest, (split, entry.place))
                     if split == "test" and other != "test":
                         # Published benchmarks have some, and their numbers are with them.
-                        note = report.error if own else report.warning
+                        note = report.error if task.benchmark == OWN else report.warning
                         note(
                             entry.place, f"the same image is in {other} ({place}); take it out of one of them"
                         )

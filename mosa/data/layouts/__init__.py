@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mosa.data.catalogue import get_task
-from mosa.data.layouts import fgvc, general, lists, own
+from mosa.data.layouts import cifar, fgvc, general, lists, own
 from mosa.data.layouts.source import Entry, Problem, Report, Source
 from mosa.data.task import Task
 
@@ -12,7 +12,7 @@ __all__ = ["Entry", "Problem", "Report", "Source", "read_source"]
 _READERS = {
     "vtab": lists.read_vtab,
     "fgvc": fgvc.read_fgvc,
-    "cifar100": general.read_cifar100,
+    "cifar100": cifar.read_cifar100,
     "aircraft": general.read_aircraft,
     "food101": general.read_food101,
     "lists": lists.read_own,

@@ -1,7 +1,9 @@
 """Text lists, with a path and a label per line: VTAB-1k in its common form, and users' lists."""
 
+import os
 from pathlib import Path
 
+from mosa.base.errors import shown
 from mosa.data.layouts.source import (
     Entry,
     Report,
@@ -11,8 +13,10 @@ from mosa.data.layouts.source import (
     held_out_note,
     hold_out,
     parse_label,
-    read_lines,
+    why_absent,
+    without_mistyped,
 )
+from mosa.data.layouts.texts import read_lines
 from mosa.data.task import Task
 
 _BOTH = "train800val200.txt"
@@ -25,8 +29,8 @@ def read_vtab(task: Task, root: Path, report: Report) -> Source | None:
     if folder is None:
         return None
     notes = []
-    both = read_list(folder, _BOTH, task.num_classes, report) if (folder / _BOTH).is_file() else None
-    if both is not None and not (folder / "train800.txt").is_file():
+    both = read_list(folder, _BOTH, task.num_classes, report) if os.path.isfile(folder / _BOTH) else None
+    if both is not None and not os.path.isfile(folder / "train800.txt"):
         train, val = both[:_TRAIN], both[_TRAIN:]
         notes.append(f"train and val: rows 1-{_TRAIN} and the rest of {_BOTH}")
     else:
@@ -44,19 +48,17 @@ def read_vtab(task: Task, root: Path, report: Report) -> Source | None:
 
 def read_own(task: Task, root: Path, report: Report) -> Source | None:
     """Read `<root>/{train,val,test}.txt`, paths relative to root; a missing val is held out of train."""
-    if not root.is_dir():
-        report.error(root, f"no such folder; set tasks.{task.name}.root to the folder of the lists")
+    if not os.path.isdir(root):
+        report.error(root, f"{why_absent(root)}; set tasks.{task.name}.root to the folder of the lists")
         return None
-    train = read_list(root, "train.txt", None, report)
-    test = read_list(root, "test.txt", None, report)
-    notes = []
-    if (root / "val.txt").is_file():
-        val = read_list(root, "val.txt", None, report)
-    else:
-        train, val = hold_out(train or [])
-        notes.append(held_out_note(len(val)))
-    labels = [entry.label for split in (train, val, test) for entry in split or ()]
-    return _source(root, max(labels, default=0) + 1, train, val, test, notes)
+    given = ("train", "val", "test") if os.path.lexists(root / "val.txt") else ("train", "test")
+    lists = {split: read_list(root, f"{split}.txt", None, report) or [] for split in given}
+    lists, notes = without_mistyped(lists, report), []
+    if "val" not in lists:
+        lists["train"], lists["val"] = hold_out(lists["train"])
+        notes.append(held_out_note(len(lists["val"])))
+    labels = [entry.label for entries in lists.values() for entry in entries]
+    return _source(root, max(labels, default=0) + 1, lists["train"], lists["val"], lists["test"], notes)
 
 
 def read_list(folder: Path, name: str, num_classes: int | None, report: Report) -> list[Entry] | None:
@@ -69,7 +71,7 @@ def read_list(folder: Path, name: str, num_classes: int | None, report: Report) 
         relative, space, label_text = line.rstrip().rpartition(" ")
         if not space:
             report.error(
-                place, f"{line!r}: expected a path, a space and a label, such as 'images/000000.jpg 12'"
+                place, f"{shown(line)}: expected a path, a space and a label, such as 'images/000000.jpg 12'"
             )
             continue
         label = parse_label(label_text, num_classes, place, report)

@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+from mosa.base.errors import shown
 from mosa.data.layouts.source import (
     SUFFIXES,
     Entry,
@@ -16,6 +17,7 @@ from mosa.data.task import Task
 
 _SPLITS = ("train", "val", "test")
 _TEST_SHARE = 0.2
+_NAME = 200  # characters of a class's name
 
 
 def read_folder(task: Task, root: Path, report: Report) -> Source | None:
@@ -61,7 +63,7 @@ def read_csv(task: Task, root: Path, report: Report) -> Source | None:
         return None
     rows = [(f"{root}, line {line}", row) for line, row in rows]
     texts = {row["label"] for _, row in rows if row["label"]}
-    ordered = sorted(texts, key=(lambda t: (int(t), t)) if all(map(_is_number, texts)) else None)
+    ordered = sorted(texts, key=_by_number if all(map(_is_number, texts)) else None)
     label_of = {text: label for label, text in enumerate(ordered)}
     splits: dict[str, list[Entry]] = {}
     first: dict[str, str] = {}
@@ -69,6 +71,9 @@ def read_csv(task: Task, root: Path, report: Report) -> Source | None:
         path, split = row["path"] or "", row.get("split") or "all"
         if not row["label"]:
             report.error(place, "the label is empty")
+            continue
+        if len(row["label"]) > _NAME:
+            report.error(place, f"label {shown(row['label'])}: expected at most {_NAME} characters")
             continue
         if split not in (_SPLITS if "split" in columns else ("all",)):
             report.error(place, f"split {row.get('split')!r}: expected train, val or test")
@@ -84,6 +89,12 @@ def read_csv(task: Task, root: Path, report: Report) -> Source | None:
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
+
+
+def _by_number(digits: str) -> tuple[int, str, str]:
+    """Return what sorts like the number, without converting one of thousands of digits."""
+    number = digits.lstrip("0")
+    return len(number), number, digits
 
 
 def _complete(root: Path, num_classes: int, splits: dict[str, list[Entry]]) -> Source:
