@@ -1,5 +1,6 @@
 """Image files of any format to RGB pixels of a given size."""
 
+import struct
 import warnings
 from pathlib import Path
 
@@ -22,6 +23,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_INTEGERS = {3: "H", 4: "I"}  # types of EXIF's tags
 _KINDS = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"MM\0+": "TIFF", b"\x89PNG": "PNG"}
 
 
@@ -127,11 +129,26 @@ def _upright(image: Image.Image, notes: list[str]) -> Image.Image:
     `PIL.ImageOps.exif_transpose` also writes the EXIF data back, which fails if any tag has a wrong type.
     """
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        if orientation is None and image.info.get("exif"):
+            orientation = _orientation(image.info["exif"])
         method = _UPRIGHT.get(orientation)
-    except Exception:  # whatever Pillow's parsing of a broken block runs into
+    except Exception:  # whatever the parsing of a broken block runs into
         notes.append("has broken EXIF data, so it is read as it is stored, without rotation")
         return image
-    if method is None and orientation not in (0, 1):
+    if method is None and orientation not in (None, 0, 1):
         notes.append(f"has the EXIF orientation {orientation!r:.20}, not one of 1 to 8, so it is not rotated")
     return image if method is None else image.transpose(method)
+
+
+def _orientation(exif: bytes) -> int | None:
+    """Find the orientation in a block of which Pillow drops all tags after a damaged one."""
+    block = exif.removeprefix(b"Exif\0\0")
+    order = {b"II": "<", b"MM": ">"}[block[:2]]
+    (start,) = struct.unpack_from(f"{order}I", block, 4)
+    (count,) = struct.unpack_from(f"{order}H", block, start)
+    for place in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind = struct.unpack_from(f"{order}HH", block, place)
+        if tag == ExifTags.Base.Orientation and kind in _INTEGERS:
+            return struct.unpack_from(order + _INTEGERS[kind], block, place + 8)[0]
+    return None

@@ -9,7 +9,6 @@ from PIL import Image
 from standin import make_fgvc
 
 from mosa.base.errors import UserError
-from mosa.base.torchvision import declare_missing_operators
 from mosa.data import make_pack
 from mosa.data.catalogue import get_task
 from mosa.data.images import decode, inspect, read_image
@@ -81,6 +80,8 @@ def test_a_decompression_bomb_is_refused_by_name_and_unread(tmp_path):
 
 
 def test_sizes_are_torchvisions():
+    from mosa.base.torchvision import declare_missing_operators
+
     declare_missing_operators()
     import torchvision
 
@@ -183,9 +184,10 @@ def tiff(path, pixels, bits, sample_format=1, photometric=1):
     """Write a grey TIFF of any kind by hand, since Pillow writes few."""
     height, width = pixels.shape
     data = pixels.tobytes()
-    tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric),
-            (273, 4, 8), (277, 3, 1), (278, 4, height), (279, 4, len(data)), (339, 3, sample_format)]  # fmt: skip
-    entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    longs = {256: width, 257: height, 273: 8, 278: height, 279: len(data)}
+    shorts = {258: bits, 259: 1, 262: photometric, 277: 1, 339: sample_format}
+    tags = sorted((longs | shorts).items())
+    entries = b"".join(struct.pack("<HHII", tag, 4 if tag in longs else 3, 1, value) for tag, value in tags)
     directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
     path.write_bytes(b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory)
     return path
@@ -203,9 +205,7 @@ def test_tiffs_of_other_types_are_refused(dtype, sample_format, tmp_path):
 @pytest.mark.parametrize(("dtype", "sample_format"), [("<f8", 3), ("<i8", 2), ("<f2", 3)])
 def test_a_tiff_that_pillow_does_not_know_is_called_a_tiff(dtype, sample_format, tmp_path):
     pixels = RAMP.astype(dtype)
-    with pytest.raises(
-        UserError, match=r"is a TIFF that is damaged, or of a kind that cannot be read|floating"
-    ):
+    with pytest.raises(UserError, match=r"is a TIFF that is damaged, or of a kind that|floating-point"):
         decode(tiff(tmp_path / "x.tif", pixels, 8 * pixels.itemsize, sample_format))
 
 
@@ -290,9 +290,7 @@ def test_a_strip_is_refused_before_its_shorter_side_is_enlarged(size, tmp_path):
     path = save(tmp_path / "strip.png", Image.new("RGB", size))
     tracemalloc.start()
     for read in (lambda: read_image(path, 224, "shorter", "bicubic"), lambda: inspect(path, "shorter")):
-        with pytest.raises(
-            UserError, match=r"strip\.png: has [\d,]+ x [\d,]+ pixels; .* at most 32 times as long"
-        ):
+        with pytest.raises(UserError, match=r"strip\.png: has [\d,]+ x [\d,]+ pixels; .* at most 32 times"):
             read()
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
