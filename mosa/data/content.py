@@ -140,7 +140,7 @@ def _csv_files(task: Task, path: Path) -> Iterator[File]:
 
 
 def _folder_files(task: Task, folder: Path) -> Iterator[File]:
-    """Yield the folders of classes, too, which count even if they are empty, since they number the classes."""
+    """Yield images, and the folders of classes, which number the classes even if they are empty."""
     tree = read_tree(folder, Report())
     for split, classes in tree.images.items():
         for name, images in classes.items():

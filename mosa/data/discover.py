@@ -66,7 +66,7 @@ class _Unread:
 
 
 def read_tree(root: Path, report: Report) -> Tree:
-    """Find the images of `<root>/<class>/...`, or of `<root>/<split>/<class>/...`; what is unread is reported.
+    """Find the images of `<root>/<class>/...`, or of `<root>/<split>/<class>/...`; report what is not read.
 
     Links to folders of splits and classes are followed, and none below.
     """
@@ -131,9 +131,7 @@ def _splits(root: Path, inside: Mapping[str, _Listing], report: Report) -> dict[
             "and test, or rename 'train' if it is a class",
         )
     elif others:
-        report.warning(
-            root, f"{few(others)}: not read, since the splits are {few(list(places.values()))}"
-        )
+        report.warning(root, f"{few(others)}: not read, since the splits are {few(list(places.values()))}")
     for split, name in places.items():
         images = [file for file in inside[name].files if _is_image(file)]
         if images and not inside[name].folders:
@@ -151,7 +149,8 @@ def _no_splits(root: Path, names: list[str], named: list[str], report: Report) -
     """Decide what folders that hold no folders are: classes, of which one may be named `train`."""
     if named and named == names:
         report.error(
-            root, f"{few(named)}: no folders of classes within; expected a folder for each class, with its images"
+            root,
+            f"{few(named)}: no folders of classes within; expected one for each class, with its images",
         )
         return {}
     if named and [split_named(name) for name in named] != ["train"]:
@@ -215,9 +214,7 @@ def _tell_unread(root: Path, unread: _Unread, report: Report) -> None:
             root, f"{_files(unread.dead)}: a link to what is not there; copy the file, or delete the link"
         )
     if unread.outside:
-        report.warning(
-            root, f"{_files(unread.outside)}: not read, as it lies in no folder of a class"
-        )
+        report.warning(root, f"{_files(unread.outside)}: not read, as it lies in no folder of a class")
     if unread.formats:
         suffixes = Counter(os.path.splitext(path)[1].lower() or "no suffix" for path in unread.formats)
         counts = few([f"{count:,} {suffix}" for suffix, count in suffixes.most_common()])
@@ -287,7 +284,8 @@ def read_table(file: Path, report: Report) -> list[Row] | None:
         place = f"{file}, line {line}"
         if len(cells) > len(head):
             report.error(
-                place, f"has {len(cells)} fields, and the first line {len(head)}; quote a path that has a comma"
+                place,
+                f"has {len(cells)} fields, not {len(head)} as line 1; quote a path that has a comma",
             )
             continue
         path, label, split = (
@@ -337,7 +335,8 @@ def find_lists(root: Path, report: Report) -> dict[str, str]:
     """Return the name of each split's list below the root, such as train.txt or Validation.txt."""
     found: dict[str, str] = {}
     others, strange = [], []
-    names = sorted(_list(root, "", report).files, key=lambda name: (os.path.splitext(name)[0] not in SPLITS, name))
+    names = _list(root, "", report).files
+    names.sort(key=lambda name: os.path.splitext(name)[0] not in SPLITS)  # train.txt before Training.txt
     for name in names:
         stem, suffix = os.path.splitext(name)
         split = split_named(stem) if suffix.lower() == ".txt" else None

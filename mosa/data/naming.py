@@ -44,7 +44,7 @@ def like_a_split(name: str) -> bool:
 
 
 def hidden(name: str) -> bool:
-    """Whether a file or folder is one that systems and editors make, such as .DS_Store or .ipynb_checkpoints."""
+    """Whether a name is that of a file or folder which systems and editors make, such as .DS_Store."""
     return name.startswith(".") or name.lower() in _SYSTEM
 
 

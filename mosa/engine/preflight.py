@@ -101,7 +101,7 @@ def _missing(root: Path, tasks: list[Task], present: list[Task]) -> Finding:
         )
     else:
         message = (
-            f"no such folder; put the {len(tasks)} tasks there that the config names ({names}), as docs/data.md "
+            f"no such folder; put the {len(tasks)} tasks of the config there ({names}), as docs/data.md "
             f"shows, or set paths.data.{key}"
         )
     summary = f"{len(tasks)} tasks are missing"
@@ -144,7 +144,7 @@ def _examine(entry: Entry) -> _Examined:
 
 
 def _check_images(task: Task, source: Source, report: Report, threads: int) -> str:
-    """Decode the images of all splits, look for the same one twice, and return a digest of lists and images."""
+    """Decode the images of all splits, look for the same one twice, and return a digest of all."""
     total = hashlib.sha256()
     seen: dict[bytes, tuple[str, Entry]] = {}
     overlaps, ambiguous = [], []

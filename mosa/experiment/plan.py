@@ -128,14 +128,15 @@ def _explained(total: _Row, config: Mapping[str, Any], tasks: Mapping[str, Task]
         }
         shown = ", ".join(f"{rate:g} for {backbone}" for backbone, rate in rates.items())
         lines.append(
-            f"{_ASSUMED}: at an assumed rate, as no record of the backbone is in {config['paths']['results']} "
-            f"yet: image-passes per second and {what}, {shown}; most machines exceed it"
+            f"{_ASSUMED}: at an assumed rate, as no record of the backbone is in "
+            f"{config['paths']['results']} yet: image-passes per second and {what}, {shown}; most machines "
+            "exceed it"
         )
     for task in tasks.values():
         if not task.sizes:
             lines.append(
-                f"{task.full_name}: not counted, as no images for train are found in {task.root}; `mosa check` "
-                "says why"
+                f"{task.full_name}: not counted, as no images for train are found in {task.root}; "
+                "`mosa check` says why"
             )
     return lines
 

@@ -193,7 +193,9 @@ def test_a_missing_root_is_told_once_for_two_benchmarks_that_share_it(tmp_path):
 
 def test_what_was_decided_is_said(tmp_path):
     make_folder(tmp_path / "mine", {"": 10})
-    result = checked(tmp_path, CONFIG | OWN | {"tasks": {"mine": {"layout": "folder", "root": str(tmp_path / "mine")}}})
+    result = checked(
+        tmp_path, CONFIG | OWN | {"tasks": {"mine": {"layout": "folder", "root": str(tmp_path / "mine")}}}
+    )
     assert result.exit_code == 0, result.output
     assert "own/mine: 2 notes\n  test: 4 images held out of train, 20% of each class" in result.output
 

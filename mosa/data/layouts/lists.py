@@ -20,7 +20,7 @@ _TRAIN = 800  # of its 1000 rows
 
 
 class _Row(NamedTuple):
-    """A line of a list; the label is None where it is not valid."""
+    """A line of a list; where it is not valid, the label is None, and the path may be empty."""
 
     place: str
     path: str
@@ -36,26 +36,30 @@ def read_vtab(task: Task, root: Path, report: Report) -> Source | None:
     if folder is None:
         return None
     notes = []
-    joint = (folder / _BOTH).is_file()
-    if joint and not (folder / "train800.txt").is_file():
+    joint = os.path.isfile(folder / _BOTH)
+    if joint and not os.path.isfile(folder / "train800.txt"):
         both = read_list(folder, _BOTH, task.num_classes, report) or []
         parts = {"train": both[:_TRAIN], "val": both[_TRAIN:]}
         notes.append(f"train and val: rows 1-{_TRAIN} and the rest of {_BOTH}")
     else:
-        rows = [_read_rows(folder, f"{name}.txt", task.num_classes, report) for name in ("train800", "val200")]
-        parts = {split: _find_images(folder, found, report) for split, found in zip(("train", "val"), rows)}
-        if joint and None not in rows:
-            _compare_labels(folder, _read_rows(folder, _BOTH, task.num_classes, report), [*rows[0], *rows[1]], report)
+        train, val = (
+            _read_rows(folder, f"{name}.txt", task.num_classes, report) for name in ("train800", "val200")
+        )
+        parts = {"train": _find_images(folder, train, report), "val": _find_images(folder, val, report)}
+        both = _read_rows(folder, _BOTH, task.num_classes, report) if joint and train and val else None
+        if both is not None and not _agree(both, [*train, *val]):
+            report.error(
+                folder / _BOTH,
+                "its labels are not those of train800.txt and then val200.txt; take all lists from one copy",
+            )
     parts["test"] = read_list(folder, "test.txt", task.num_classes, report) or []
     return Source(folder, task.num_classes, parts, notes)
 
 
-def _compare_labels(folder: Path, both: list[_Row] | None, parts: list[_Row], report: Report) -> None:
-    if both is not None and [row.label for row in both] != [row.label for row in parts]:
-        report.error(
-            folder / _BOTH,
-            "its labels are not those of train800.txt and then val200.txt; take all lists from one copy",
-        )
+def _agree(some: list[_Row], others: list[_Row]) -> bool:
+    """Whether two lists have the same labels, as far as these are valid."""
+    pairs = [(one.label, other.label) for one, other in zip(some, others, strict=False)]
+    return len(some) == len(others) and all(one == other for one, other in pairs if None not in (one, other))
 
 
 def read_list(folder: Path, name: str, num_classes: int | None, report: Report) -> list[Entry] | None:
@@ -75,6 +79,7 @@ def _read_rows(folder: Path, name: str, num_classes: int | None, report: Report)
             report.error(
                 place, f"{line!r}: expected a path, a space and a label, such as 'images/000000.jpg 12'"
             )
+            rows.append(_Row(place, "", None))
             continue
         rows.append(_Row(place, relative.strip(), parse_label(label_text, num_classes, place, report)))
     return rows
@@ -85,6 +90,8 @@ def _find_images(folder: Path, rows: list[_Row] | None, report: Report) -> list[
     entries: list[Entry] = []
     first: dict[str, str] = {}
     for place, relative, label in rows or ():
+        if not relative and label is None:
+            continue
         image = find_image(folder, relative, place, report)
         file = os.path.normpath(relative if image is None else image)
         if file in first:

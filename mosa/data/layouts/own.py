@@ -54,7 +54,9 @@ def read_csv(task: Task, root: Path, report: Report) -> Source | None:
         if image is None:
             continue
         if image in first:
-            report.error(place, f"{row.path!r} is already listed in line {first[image]}; keep one of the lines")
+            report.error(
+                place, f"{row.path!r} is already listed in line {first[image]}; keep one of the lines"
+            )
         first.setdefault(image, row.line)
         splits.setdefault(row.split, []).append(Entry(image, label_of[row.label], place))
     _tell_unlisted(root, splits, report)
