@@ -80,7 +80,9 @@ def read_tree(root: Path, report: Report) -> Tree:
             _sort_files(place, listing, unread)
         classes = tree.images[split] = {}
         for name in listing.folders:
-            classes[name] = _images_of_class(root, os.path.join(place, name), unread, report)
+            folder = os.path.join(place, name)
+            found = _list(root, folder, report) if place else inside[name]
+            classes[name] = _images_of_class(root, folder, found, unread, report)
     _tell_unread(root, unread, report)
     return tree
 
@@ -164,23 +166,25 @@ def _no_splits(root: Path, names: list[str], named: list[str], report: Report) -
     return {ALL: ""}
 
 
-def _images_of_class(root: Path, folder: str, unread: _Unread, report: Report) -> list[str]:
+def _images_of_class(
+    root: Path, folder: str, listing: _Listing, unread: _Unread, report: Report
+) -> list[str]:
     """Return the images of a class, those of the folders within too, in the order of their paths."""
+    if splits := [name for name in listing.folders if split_named(name)]:
+        report.error(
+            root / folder,
+            f"holds {few(splits)}, the names of splits; order the folders as <split>/<class>, or set the root "
+            "to this folder",
+        )
     found: list[str] = []
-    waiting = [folder]
+    waiting = [(folder, listing)]
     while waiting:
-        relative = waiting.pop()
-        listing = _list(root, relative, report)
-        if relative == folder and (splits := [name for name in listing.folders if split_named(name)]):
-            report.error(
-                root / folder,
-                f"holds {few(splits)}, the names of splits; order the folders as <split>/<class>, or set the "
-                "root to this folder",
-            )
+        relative, listing = waiting.pop()
         unread.links += [os.path.join(relative, name) for name in listing.links]
         unread.dead += [os.path.join(relative, name) for name in listing.dead]
         unread.hidden += [os.path.join(relative, name) for name in listing.hidden]
-        waiting += [os.path.join(relative, name) for name in listing.folders if name not in listing.links]
+        below = (os.path.join(relative, name) for name in listing.folders if name not in listing.links)
+        waiting += [(path, _list(root, path, report)) for path in below]
         images = [os.path.join(relative, name) for name in listing.files if _is_image(name)]
         _sort_others(relative, listing.files, unread)
         unread.deeper += images if relative != folder else []
@@ -240,7 +244,7 @@ def _tell_unread(root: Path, unread: _Unread, report: Report) -> None:
 
 
 def _files(paths: list[str]) -> str:
-    return repr(paths[0]) + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
+    return repr(min(paths)) + (f" and {len(paths) - 1:,} more" if len(paths) > 1 else "")
 
 
 # A CSV

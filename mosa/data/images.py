@@ -46,7 +46,7 @@ def decode(path: Path) -> Image.Image:
     """
     try:
         if path.stat().st_size == 0:
-            raise UserError(f"{path}: is an empty file; extract the archive again")
+            raise UserError(f"{path}: is an empty file; copy it again")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about large images and broken EXIF data
             with Image.open(path) as image:
@@ -58,9 +58,9 @@ def decode(path: Path) -> Image.Image:
             f"{path}: has more than {limit:,} pixels; if it is genuine, make it smaller"
         ) from None
     except UnidentifiedImageError:
-        raise UserError(f"{path}: is not an image; extract the archive again") from None
+        raise UserError(f"{path}: is not an image; copy it again") from None
     except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-        raise UserError(f"{path}: cannot be decoded ({error}); extract the archive again") from None
+        raise UserError(f"{path}: cannot be decoded ({error}); copy it again") from None
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
