@@ -45,7 +45,7 @@ def read_image(
     Raises:
         UserError: As `decode`; or the sides are too different to resize the shorter.
     """
-    rgb = Image.fromarray(image) if isinstance(image, np.ndarray) else _decode_for(image, resize, notes)
+    rgb = Image.fromarray(image) if isinstance(image, np.ndarray) else decode_for(image, resize, notes)
     if resize == "direct":
         target = (size, size)
     else:
@@ -56,18 +56,12 @@ def read_image(
     return np.asarray(rgb)
 
 
-def inspect(path: Path, resize: str) -> list[str]:
-    """Return the notes of `read_image` on a file.
+def decode_for(path: Path, resize: str, notes: list[str] | None = None) -> Image.Image:
+    """Decode a file that is to be resized, see `decode` and `read_image`.
 
     Raises:
         UserError: As `read_image`.
     """
-    notes: list[str] = []
-    _decode_for(path, resize, notes)
-    return notes
-
-
-def _decode_for(path: Path, resize: str, notes: list[str] | None) -> Image.Image:
     rgb = decode(path, notes)
     if resize != "direct" and max(rgb.size) > _LONGEST * min(rgb.size):
         raise UserError(

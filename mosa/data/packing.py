@@ -226,7 +226,7 @@ def _sha256(path: Path) -> bytes:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error}); extract the archive again") from None
+        raise UserError(f"{path}: cannot be read ({error}); copy it again") from None
 
 
 def _write(

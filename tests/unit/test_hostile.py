@@ -24,7 +24,7 @@ from mosa.backbones.weights import load_weights
 from mosa.base.errors import UserError
 from mosa.data.catalogue import get_task
 from mosa.data.content import task_content
-from mosa.data.images import decode, inspect
+from mosa.data.images import decode, decode_for
 from mosa.data.layouts import Report, read_source
 from mosa.data.packs import Pack
 from mosa.data.task import task_from_config
@@ -343,7 +343,7 @@ def test_images(tmp_path, data):
     bad.write_bytes(bytes_altered(data.draw, good.read_bytes()))
     try:
         pixels = np.asarray(decode(bad))
-        inspect(bad, "shorter")
+        decode_for(bad, "shorter")
         assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
     except UserError as error:
         assert str(bad) in str(error) and "\n" not in str(error) and len(str(error)) < 1000

@@ -11,7 +11,15 @@ from standin import make_fgvc
 from mosa.base.errors import UserError
 from mosa.data import make_pack
 from mosa.data.catalogue import get_task
-from mosa.data.images import decode, inspect, read_image
+from mosa.data.images import decode, decode_for, read_image
+
+
+def inspect(path, resize):
+    """Return the notes on an image."""
+    notes = []
+    decode_for(path, resize, notes)
+    return notes
+
 
 RAMP = np.arange(16, dtype=np.uint8).reshape(4, 4) * 16
 

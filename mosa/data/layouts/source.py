@@ -10,15 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mosa.base.errors import plain, shown
+from mosa.base.errors import shown
+from mosa.data.discover import HOLD_OUT, share_of
+from mosa.data.naming import IMAGE_SUFFIXES
+from mosa.data.problems import Report
 from mosa.data.task import Task
 
-HOLD_OUT = 0.1  # share of each class of train that becomes val if there is none
 HOLD_OUT_SEED = 0
 MAX_CLASSES = 100_000  # what is read before anything is allocated by it; ImageNet-21k has 21,843
 _DIGITS = 20  # of a label
 _SPARSE = 10  # labels of lists are below this many times the number of their images
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class Entry(NamedTuple):
@@ -35,40 +36,6 @@ class Entry(NamedTuple):
     place: str
 
 
-class Problem(NamedTuple):
-    """Something wrong with the data.
-
-    Attributes:
-        severity: "error" (the task cannot be used) or "warning".
-        place: File, and line where there is one.
-        message: What is wrong, and what to do.
-    """
-
-    severity: str
-    place: str
-    message: str
-
-
-@dataclass
-class Report:
-    """Collects every problem, so that a user sees all of them at once."""
-
-    problems: list[Problem] = field(default_factory=list)
-
-    def error(self, place: object, message: str) -> None:
-        """Add a problem that makes the task unusable."""
-        self.problems.append(Problem("error", plain(str(place)), plain(message)))
-
-    def warning(self, place: object, message: str) -> None:
-        """Add a problem that the user should know of."""
-        self.problems.append(Problem("warning", plain(str(place)), plain(message)))
-
-    @property
-    def errors(self) -> list[Problem]:
-        """The problems that are errors."""
-        return [problem for problem in self.problems if problem.severity == "error"]
-
-
 @dataclass
 class Source:
     """A task as it was found on disk.
@@ -81,6 +48,7 @@ class Source:
         subsets: Low-resource subsets that come with the data, as indices into train, by fraction.
         sets: Names of the data sets that a union consists of.
         set_sizes: For each split, the number of entries of each of these sets, in their order.
+        names: Names of the classes by label, where they have names.
     """
 
     root: Path
@@ -90,6 +58,11 @@ class Source:
     subsets: dict[str, list[int]] = field(default_factory=dict)
     sets: tuple[str, ...] = ()
     set_sizes: dict[str, list[int]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+    def name_of(self, label: int) -> str:
+        """Return the name of a class for a sentence; its label where it has no name."""
+        return repr(self.names[label]) if self.names else str(label)
 
 
 def find_folder(task: Task, root: Path, report: Report) -> Path | None:
@@ -126,7 +99,7 @@ def find_image(base: Path, relative: str, place: str, report: Report) -> Path | 
         return None
     path = base / relative
     denied = False
-    for candidate in (path, *(path.with_suffix(suffix) for suffix in SUFFIXES[:3])):
+    for candidate in (path, *(path.with_suffix(suffix) for suffix in IMAGE_SUFFIXES[:3])):
         try:
             if stat.S_ISREG(os.stat(candidate).st_mode):  # follows links
                 return candidate
@@ -139,7 +112,7 @@ def find_image(base: Path, relative: str, place: str, report: Report) -> Path | 
             place, f"{path}: cannot be read (Permission denied); give yourself the right to its folder"
         )
     else:
-        report.error(place, f"{path}: no such image; extract the archive again, or take the line out")
+        report.error(place, f"{path}: no such image; {report.repair}, or take the line out")
     return None
 
 
@@ -208,8 +181,7 @@ def stratified(labels: Iterable[int], fraction: float, seed: int, keep_one: bool
     chosen: list[int] = []
     for label in sorted(by_class):
         members = np.array(by_class[label])
-        number = max(1, int(fraction * len(members) + 0.5))
-        number = min(number, len(members) - 1) if keep_one else number
+        number = share_of(len(members), fraction, keep_one)
         chosen.extend(rng.permutation(members)[:number].tolist())
     return np.array(sorted(chosen), dtype=np.int64)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mosa.base.errors import shown
-from mosa.data.layouts.source import Report
+from mosa.data.problems import Report
 
 _LARGEST = 256 << 20  # bytes; a list of a million images has 100 MB at most
 _DIGITS = 18  # of an integer in JSON: what is longer is no class id, and slow to convert
