@@ -175,8 +175,8 @@ def _images_of_class(
     if splits := [name for name in listing.folders if split_named(name)]:
         report.error(
             root / folder,
-            f"holds {few(splits)}, the names of splits; order the folders as <split>/<class>, or set the root "
-            "to this folder",
+            f"holds {few(splits)}, the names of splits; order the folders as <split>/<class>, or set the "
+            "root to this folder",
         )
     found: list[str] = []
     waiting = [(folder, listing)]

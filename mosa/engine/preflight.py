@@ -85,7 +85,10 @@ def _find_folders(config: Mapping[str, Any]) -> tuple[list[Task], dict[Path, lis
         folders = [root / name for name in task.folders or ("",)]  # a union has none of its own
         if task.benchmark != OWN and not any(map(os.path.isdir, folders)):
             missing[root].append(task)
-    several = {root: found for root, found in missing.items() if len(found) > 1}
+    # A union alone is several tasks, too.
+    several = {
+        root: found for root, found in missing.items() if len(found) > 1 or found[0].layout == "union"
+    }
     gone = {task.full_name for found in several.values() for task in found}
     return [task for task in tasks if task.full_name not in gone], several
 
@@ -102,10 +105,10 @@ def _missing(root: Path, tasks: list[Task], present: list[Task]) -> Finding:
         )
     else:
         message = (
-            f"no such folder; put the {len(tasks)} tasks of the config there ({names}), as docs/data.md "
+            f"no such folder; put the tasks of the config there ({len(tasks)}: {names}), as docs/data.md "
             f"shows, or set paths.data.{key}"
         )
-    summary = f"{len(tasks)} tasks are missing"
+    summary = f"{len(tasks)} task{'s are' if len(tasks) > 1 else ' is'} missing"
     return Finding(key, str(root), summary, problems=[Problem("error", str(root), message)])
 
 
