@@ -325,5 +325,5 @@ def test_packing_warns_of_what_it_notes(tmp_path, capsys):
         image = Image.new("RGB", (16, 12))
         image.save(folder / f"images/{split}/001 class/0.jpg", exif=exif_block((0x112, 3, 1, short(9))))
     make_pack("fgvc/cub", tmp_path / "pack", tmp_path, image_size=8)
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert "test.json, line 3: " in line and "EXIF orientation 9" in line and "(and 1 more: " in line
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "EXIF" in line]
+    assert line.startswith("warning: ") and "test.json, line 3: " in line and "(and 1 more: " in line
