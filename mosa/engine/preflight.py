@@ -85,9 +85,7 @@ def _find_folders(config: Mapping[str, Any]) -> tuple[list[Task], dict[Path, lis
         if task.benchmark != OWN and not any(map(os.path.isdir, folders)):
             missing[root].append(task)
     # A union alone is several tasks, too.
-    several = {
-        root: found for root, found in missing.items() if len(found) > 1 or found[0].layout == "union"
-    }
+    several = {root: found for root, found in missing.items() if len(found) > 1 or found[0].layout == "union"}
     gone = {task.full_name for found in several.values() for task in found}
     return [task for task in tasks if task.full_name not in gone], several
 
