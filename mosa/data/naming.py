@@ -50,5 +50,6 @@ def hidden(name: str) -> bool:
 
 def few(names: Sequence[str], limit: int = 5) -> str:
     """Return names for a sentence: at most `limit` of them, and none of them long."""
-    shown = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in names[:limit]]
+    plain = [name if name.isprintable() else repr(name)[1:-1] for name in names[:limit]]
+    shown = [name if len(name) <= _LONGEST else f"{name[:_LONGEST]}..." for name in plain]
     return ", ".join(shown) + (", ..." if len(names) > limit else "")

@@ -6,6 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from standin import image, make_vtab, save
 
@@ -13,6 +15,7 @@ from mosa.base.errors import UserError
 from mosa.data import make_pack
 from mosa.data.catalogue import get_task
 from mosa.data.content import task_content
+from mosa.data.discover import count_own
 from mosa.data.layouts import Report, read_source
 from mosa.data.naming import like_a_split, split_named
 from mosa.data.packs import Pack
@@ -469,6 +472,24 @@ def test_a_split_that_is_another_as_a_whole_is_an_error(by, pair, tmp_path):
     assert rf"error .*6 of 6 images of {splits[1]} are in {splits[0]} too" in told
 
 
+@pytest.mark.parametrize(
+    ("sizes", "shared", "severity"),
+    [
+        ((12, 3, 6), 2, "error"), ((12, 3, 6), 1, "warning"),  # most of val, and less than half of it
+        ((3, 12, 6), 2, "error"), ((3, 12, 6), 1, "warning"),  # most of train, and less than half of it
+    ],
+)  # fmt: skip
+def test_most_of_either_split_is_an_error(sizes, shared, severity, tmp_path):
+    folder = make_vtab(tmp_path, CIFAR, sizes=sizes)
+    for number in range(shared):
+        name = f"{number:06d}.jpg"
+        shutil.copy(folder / "images/train800" / name, folder / "images/val200" / name)
+    told = Told(CIFAR, tmp_path, opened=True)
+    assert "warning .*the same image is in train" in told
+    assert (f"error .*{shared} of {sizes[1]} images of val are in train too" in told) is (severity == "error")
+    assert bool(told.errors) is (severity == "error")
+
+
 def test_another_label_of_the_same_image_is_said(tmp_path):
     images(tmp_path, *(f"{split}/{name}" for split in ("train", "test") for name in ("cat", "dog")))
     shutil.copy(tmp_path / "train/cat/1.png", tmp_path / "train/dog/2.png")
@@ -543,6 +564,52 @@ def test_a_folder_that_cannot_be_read_is_an_error(folder, tmp_path, monkeypatch)
     told = of_folder(tmp_path)
     error = f"error {tmp_path / folder}: cannot be read (Permission denied); change its permissions"
     assert told.errors.count(error) == 1
+
+
+FUZZED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+USUAL = ["train", "Val", "test", "cat", "1.png", "2.jpg", "train.txt", "dev.txt", os.fsdecode(b"\xff.png")]
+NAMES_ON_DISK = st.sampled_from(USUAL) | st.text(
+    st.characters(exclude_characters="/\0", codec="utf-8"), min_size=1, max_size=12
+).filter(lambda name: name not in (".", ".."))
+
+
+@FUZZED
+@given(
+    st.lists(st.lists(NAMES_ON_DISK, min_size=1, max_size=4), max_size=8),
+    st.sampled_from(["folder", "lists"]),
+)
+def test_any_tree_is_data_or_an_error(tmp_path, paths, layout):
+    root = tmp_path / "any"
+    shutil.rmtree(root, ignore_errors=True)
+    root.mkdir()
+    for parts in paths:
+        path = root.joinpath(*parts)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("train/1.png 0\n")
+        except OSError:  # a folder where a file is, or a name that is too long
+            continue
+    told = Told(own(layout, root), root)
+    assert told.errors or all(told.counts.values())
+    sum(count_own(own(layout, root)).values())
+    task_content(own(layout, root), root, None)
+    "\n".join([*told.lines, *told.report.notes]).encode()
+
+
+@FUZZED
+@given(
+    st.binary(max_size=80)
+    | st.text(st.sampled_from('path,label,splitx.png"\n;1 TrainVal'), max_size=80).map(str.encode),
+    st.sampled_from([b"path,label,split\n", b"path,label\n", b""]),
+)
+def test_any_csv_is_data_or_an_error(tmp_path, body, head):
+    save(tmp_path / "x.png", image(np.random.default_rng(0)))
+    root = tmp_path / "all.csv"
+    root.write_bytes(head + body)
+    told = Told(own("csv", root), root)
+    assert told.errors or all(told.counts.values())
+    count_own(own("csv", root))
+    task_content(own("csv", root), root, None)
 
 
 def test_packing_says_what_is_not_read(tmp_path, capsys):
