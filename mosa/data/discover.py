@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from mosa.base.errors import shown
 from mosa.data.naming import IMAGE_SUFFIXES, SPLITS, few, hidden, like_a_split, split_named
-from mosa.data.problems import Report
+from mosa.data.problems import Report, why_absent
 from mosa.data.task import Task
 
 HOLD_OUT = 0.1  # share of each class of train that becomes val if there is none
@@ -272,14 +272,15 @@ def read_table(file: Path, report: Report) -> list[Row] | None:
         The rows that have a path, a label and a split; None if there are none to be read.
     """
     if not os.path.isfile(file):
-        report.error(file, "no such file; expected a CSV: path,label[,split]")
+        report.error(file, f"{why_absent(file, 'file')}; expected a CSV: path,label[,split]")
         return None
     try:
         with file.open(encoding="utf-8-sig", newline="") as opened:
             reader = csv.reader(opened)
             lines = [(reader.line_num, cells) for cells in reader if cells]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        report.error(file, f"cannot be read ({error}); expected a CSV: path,label[,split]")
+        reason = getattr(error, "strerror", None) or error
+        report.error(file, f"cannot be read ({reason}); expected a CSV: path,label[,split]")
         return None
     head = lines[0][1] if lines else []
     columns = _columns(file, head, lines[1:], report)

@@ -1,6 +1,8 @@
 """Problems of data on disk, collected so that a user sees all of them at once. Standard library only."""
 
+import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from mosa.base.errors import plain
@@ -50,3 +52,14 @@ class Report:
     def errors(self) -> list[Problem]:
         """The problems that are errors."""
         return [problem for problem in self.problems if problem.severity == "error"]
+
+
+def why_absent(path: Path, kind: str = "folder") -> str:
+    """Return why a folder or a file cannot be used, for an error."""
+    try:
+        os.stat(path)
+    except PermissionError:
+        return "cannot be read (Permission denied)"
+    except (OSError, ValueError):  # ValueError: a name that no disk can hold
+        return f"no such {kind}"
+    return f"is not a {kind}"

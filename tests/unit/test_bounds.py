@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import shutil
 import struct
 import tempfile
 import time
@@ -341,6 +342,7 @@ def unprivileged():
     """A folder, and the rights of a user who owns it but is not the superuser, who may read anything."""
     folder = Path(tempfile.mkdtemp())
     user = os.geteuid()
+    "".encode("utf-8-sig")  # loads what another user may not
 
     def drop():
         for place, _, files in os.walk(folder):
@@ -352,7 +354,7 @@ def unprivileged():
     os.seteuid(user)
     for place, _, _ in os.walk(folder):
         os.chmod(place, 0o700)
-    __import__("shutil").rmtree(folder)
+    shutil.rmtree(folder)
 
 
 READERS = {
@@ -393,3 +395,38 @@ def test_an_image_that_may_not_be_read_is_named(unprivileged):
     (root / "x.png").chmod(0)
     with pytest.raises(UserError, match=r"x\.png: cannot be read \(Permission denied\)"):
         decode(root / "x.png")
+
+
+OWN = {
+    "folder": ["own", "own/train", "own/train/a", "own/test/b"],
+    "csv": ["own", "own/own.csv", "own/train"],
+    "lists": ["own", "own/train.txt", "own/test.txt", "own/train"],
+}
+
+
+@pytest.mark.parametrize("layout", OWN)
+def test_what_may_not_be_read_of_own_data_is_named(layout, unprivileged):
+    root, drop = unprivileged
+    rows = []
+    for split in ("train", "test"):
+        for number in range(12):
+            path = f"{split}/{'ab'[number % 2]}/{number}.png"
+            save(root / "own" / path, image(np.random.default_rng(len(rows)), number % 2))
+            rows.append((path, number % 2, split))
+    if layout == "csv":
+        lines = ["path,label,split", *(f"{path},{label},{split}" for path, label, split in rows)]
+        (root / "own" / "own.csv").write_text("\n".join(lines))
+    for split in ("train", "test") if layout == "lists" else ():
+        lines = [f"{path} {label}" for path, label, of in rows if of == split]
+        (root / "own" / f"{split}.txt").write_text("\n".join(lines))
+    task = own(layout, root / "own" / "own.csv" if layout == "csv" else root / "own")
+    drop()
+    for place in ("", *OWN[layout]):
+        mode = (root / place).stat().st_mode
+        (root / place).chmod(0)
+        _, problems = read(task, root)
+        task_content(task, root, None)
+        (root / place).chmod(mode)
+        errors = [problem for problem in problems if problem.startswith("error")]
+        told(errors, "Permission denied")
+    assert not [problem for problem in read(task, root)[1] if problem.startswith("error")]

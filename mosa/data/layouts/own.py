@@ -14,10 +14,10 @@ from mosa.data.layouts.source import (
     find_image,
     held_out_note,
     hold_out,
-    why_absent,
     without_mistyped,
 )
 from mosa.data.naming import SPLITS, few
+from mosa.data.problems import why_absent
 from mosa.data.task import Task
 
 REPAIR = "copy it there again"

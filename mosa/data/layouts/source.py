@@ -13,7 +13,7 @@ import numpy as np
 from mosa.base.errors import shown
 from mosa.data.discover import HOLD_OUT, share_of
 from mosa.data.naming import IMAGE_SUFFIXES
-from mosa.data.problems import Report
+from mosa.data.problems import Report, why_absent
 from mosa.data.task import Task
 
 HOLD_OUT_SEED = 0
@@ -75,17 +75,6 @@ def find_folder(task: Task, root: Path, report: Report) -> Path | None:
     advice = f"put {task.full_name} there, or set paths.data.{task.benchmark}"
     report.error(usual, f"{why_absent(usual)}{others}; {advice}")
     return None
-
-
-def why_absent(folder: Path) -> str:
-    """Return why a folder cannot be used, for an error."""
-    try:
-        os.stat(folder)
-    except PermissionError:
-        return "cannot be read (Permission denied)"
-    except (OSError, ValueError):
-        return "no such folder"
-    return "is not a folder"
 
 
 def find_image(base: Path, relative: str, place: str, report: Report) -> Path | None:
