@@ -15,6 +15,7 @@ from mosa.data.discover import find_lists, read_table, read_tree
 from mosa.data.naming import IMAGE_SUFFIXES, SPLITS
 from mosa.data.problems import Report
 from mosa.data.task import Task
+from mosa.data.texts import read_text
 
 # As the reader in mosa.data.layouts has them, which imports numpy.
 FGVC_IMAGES = {"cub": "images", "nabirds": "images", "dogs": "Images", "flowers": "", "cars": ""}
@@ -184,15 +185,12 @@ def _of_another_format(folder: str | Path, stem: str) -> File | None:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
+    return (read_text(path, Report(), "") or "").rstrip().splitlines()
 
 
 def _object(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        content = json.loads(read_text(path, Report(), "") or "null")
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

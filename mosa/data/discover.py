@@ -15,6 +15,7 @@ from mosa.base.errors import shown
 from mosa.data.naming import IMAGE_SUFFIXES, SPLITS, few, hidden, like_a_split, split_named
 from mosa.data.problems import Report, why_absent
 from mosa.data.task import Task
+from mosa.data.texts import read_text
 
 HOLD_OUT = 0.1  # share of each class of train that becomes val if there is none
 TEST_SHARE = 0.2  # the same for test, which is held out before val
@@ -428,7 +429,4 @@ def count_own(task: Task) -> dict[str, int]:
 
 
 def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
+    return (read_text(file, Report(), "") or "").rstrip().splitlines()

@@ -152,7 +152,7 @@ def test_lines_of_keys_are_right_however_they_are_written(tmp_path):
 
 
 def test_lines_of_a_list_of_50000_images_are_found_in_one_pass(tmp_path):
-    from mosa.data.layouts.texts import read_object
+    from mosa.data.texts import read_object
 
     keys = [f"{index % 555:04d}/{index:032x}.jpg" for index in range(50_000)]
     (tmp_path / "train.json").write_text(json.dumps(dict.fromkeys(keys, 1), indent=0))
@@ -170,6 +170,7 @@ def test_a_list_that_is_no_list_is_not_read(tmp_path):
     (folder / "test.txt").unlink()
     os.mkfifo(folder / "test.txt")  # a reader would wait for a writer
     told(read(CIFAR, tmp_path)[1], "test.txt: is not a file")
+    task_content(CIFAR, tmp_path, None)
     (folder / "test.txt").unlink()
     (folder / "test.txt").write_bytes("images/test/000000.jpg 1\n".encode("utf-16"))
     told(read(CIFAR, tmp_path)[1], "test.txt: is not text in UTF-8")

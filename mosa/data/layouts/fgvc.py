@@ -5,8 +5,8 @@ from pathlib import Path
 
 from mosa.base.errors import shown
 from mosa.data.layouts.source import Entry, Report, Source, find_folder, find_image
-from mosa.data.layouts.texts import Listed, read_object
 from mosa.data.task import Task
+from mosa.data.texts import Listed, read_object
 
 _IMAGES = {"cub": "images", "nabirds": "images", "dogs": "Images", "flowers": "", "cars": ""}
 _SPLITS = ("train", "val", "test")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from mosa.base.errors import shown
 from mosa.data.layouts.source import Entry, Report, Source, find_folder, find_image, held_out_note, hold_out
-from mosa.data.layouts.texts import read_lines, read_object
 from mosa.data.task import Task
+from mosa.data.texts import read_lines, read_object
 
 
 def read_aircraft(task: Task, root: Path, report: Report) -> Source | None:

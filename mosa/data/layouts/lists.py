@@ -13,8 +13,8 @@ from mosa.data.layouts.source import (
     find_image,
     parse_label,
 )
-from mosa.data.layouts.texts import read_lines
 from mosa.data.task import Task
+from mosa.data.texts import read_lines
 
 _BOTH = "train800val200.txt"
 _TRAIN = 800  # of its 1000 rows

@@ -1,4 +1,7 @@
-"""Texts from strangers: lines, and JSON objects with the line of each key, read within bounds."""
+"""Texts from strangers: lines, and JSON objects with the line of each key, read within bounds.
+
+Standard library only: the workflow identifies data by them.
+"""
 
 import json
 import os
