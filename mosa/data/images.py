@@ -142,7 +142,7 @@ def _orientation(exif: bytes) -> int | None:
     (start,) = struct.unpack_from(f"{order}I", block, 4)
     (count,) = struct.unpack_from(f"{order}H", block, start)
     for place in range(start + 2, start + 2 + 12 * count, 12):
-        tag, kind = struct.unpack_from(f"{order}HH", block, place)
-        if tag == ExifTags.Base.Orientation and kind in _INTEGERS:
+        tag, kind, number = struct.unpack_from(f"{order}HHI", block, place)
+        if tag == ExifTags.Base.Orientation and kind in _INTEGERS and number == 1:
             return struct.unpack_from(order + _INTEGERS[kind], block, place + 8)[0]
     return None
