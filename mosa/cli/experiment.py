@@ -36,7 +36,10 @@ def check(files: tuple[Path, ...], alone: bool, quick: bool, threads: int, outpu
 @CONFIGFILE
 @ALONE
 def plan(files: tuple[Path, ...], alone: bool) -> None:
-    """Estimate what a config costs: runs to do, image-passes, disk, and hours at the rates of past runs."""
+    """Estimate what a config costs: runs to do, image-passes, disk, and hours.
+
+    Hours are at the rates of past runs; before there are any, at an assumed rate, and marked.
+    """
     from mosa.experiment.plan import plan
 
     click.echo(plan(config_of(files, alone)), nl=False)

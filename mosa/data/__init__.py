@@ -3,6 +3,7 @@
 Importing this package is fast: the workflow reads the catalogue, and only rendering needs numpy.
 """
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,12 +71,14 @@ def make_pack(
 
 
 def _read_lists(task: "Task", root: Path) -> "Source":
-    """Read the lists of a task; the first problem is an error."""
+    """Read the lists of a task; the first error is raised, and warnings are printed."""
     from mosa.base.errors import UserError
     from mosa.data.layouts import Report, read_source
 
     report = Report()
     source = read_source(task, root, report)
+    for warning in [problem for problem in report.problems if problem.severity == "warning"][:5]:
+        print(f"warning: {warning.place}: {warning.message}", file=sys.stderr)
     if report.errors or source is None:
         first, others = report.errors[0], len(report.errors) - 1
         more = f" (and {others} more: `mosa check` lists them)" if others else ""

@@ -3,7 +3,6 @@
 Standard library only: the workflow imports it.
 """
 
-import csv
 import hashlib
 import json
 import os
@@ -12,13 +11,14 @@ from pathlib import Path
 
 from mosa.data.catalogue import get_task
 from mosa.data.digests import File, combined, identified, look_up
+from mosa.data.discover import find_lists, read_table, read_tree
+from mosa.data.naming import IMAGE_SUFFIXES, SPLITS
+from mosa.data.problems import Report
 from mosa.data.task import Task
+from mosa.data.texts import read_text
 
-# As the readers in mosa.data.layouts have them, which import numpy.
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+# As the reader in mosa.data.layouts has them, which imports numpy.
 FGVC_IMAGES = {"cub": "images", "nabirds": "images", "dogs": "Images", "flowers": "", "cars": ""}
-
-_SPLITS = ("train", "val", "test")
 
 
 def task_content(task: Task, root: Path, cache: Path | None) -> str | None:
@@ -92,7 +92,7 @@ def _vtab_files(task: Task, folder: Path) -> Iterator[File]:
 
 
 def _own_list_files(task: Task, folder: Path) -> Iterator[File]:
-    return _listed(folder, ("train.txt", "val.txt", "test.txt"))
+    return _listed(folder, find_lists(folder, Report()).values())
 
 
 def _listed(folder: Path, lists: Iterable[str]) -> Iterator[File]:
@@ -104,7 +104,7 @@ def _listed(folder: Path, lists: Iterable[str]) -> Iterator[File]:
 
 def _fgvc_files(task: Task, folder: Path) -> Iterator[File]:
     subsets = sorted(file.name for file in folder.glob("train_*.json"))
-    for name in (*(f"{split}.json" for split in _SPLITS), *subsets):
+    for name in (*(f"{split}.json" for split in SPLITS), *subsets):
         yield from _file(folder, name)
         for relative in _object(folder / name):
             yield from _image(folder, FGVC_IMAGES[task.name], relative)
@@ -117,7 +117,7 @@ def _cifar_files(task: Task, folder: Path) -> Iterator[File]:
 
 def _aircraft_files(task: Task, folder: Path) -> Iterator[File]:
     yield from _file(folder, "data/variants.txt")
-    for split in _SPLITS:
+    for split in SPLITS:
         name = f"data/images_variant_{split}.txt"
         yield from _file(folder, name)
         for line in _lines(folder / name):
@@ -136,34 +136,19 @@ def _food_files(task: Task, folder: Path) -> Iterator[File]:
 def _csv_files(task: Task, path: Path) -> Iterator[File]:
     folder = str(path.parent)
     yield from _file(folder, path.name)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
-                yield from _image(folder, "", row.get("path") or "")
-    except (OSError, UnicodeDecodeError, csv.Error):
-        return
+    for row in read_table(path, Report()) or ():
+        yield from _image(folder, "", row.path)
 
 
 def _folder_files(task: Task, folder: Path) -> Iterator[File]:
-    """Walk the folders of classes, which count even if they are empty, since they number the classes.
-
-    Like the reader, it follows links to these folders but none below, and takes hidden images.
-    """
-    given = [split for split in _SPLITS if os.path.isdir(folder / split)]
-    for place in given if "train" in given else [""]:
-        for entry in _entries(folder / place):
-            if os.path.isdir(entry.path):
-                name = f"{place}/{entry.name}" if place else entry.name
-                yield File(f"{name}/", entry.path, 0, 0)
-                yield from _images_below(entry.path, name)
-
-
-def _images_below(folder: str, name: str) -> Iterator[File]:
-    for entry in _entries(folder):
-        if entry.is_dir(follow_symlinks=False):
-            yield from _images_below(entry.path, f"{name}/{entry.name}")
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-            yield from _file(folder, entry.name, f"{name}/{entry.name}")
+    """Yield images, and the folders of classes, which number the classes even if they are empty."""
+    tree = read_tree(folder, Report())
+    for split, classes in tree.images.items():
+        for name, images in classes.items():
+            name = os.path.join(tree.folders[split], name)
+            yield File(f"{name}/", f"{folder}/{name}", 0, 0)
+            for image in images:
+                yield from _file(folder, image)
 
 
 _LAYOUTS: dict[str, Callable[[Task, Path], Iterator[File]]] = {
@@ -178,8 +163,8 @@ _LAYOUTS: dict[str, Callable[[Task, Path], Iterator[File]]] = {
 }
 
 
-def _file(folder: str | Path, path: str, name: str | None = None) -> Iterator[File]:
-    file = look_up(f"{folder}/{path}", name or path)
+def _file(folder: str | Path, path: str) -> Iterator[File]:
+    file = look_up(f"{folder}/{path}", path)
     if file is not None:
         yield file
 
@@ -199,24 +184,13 @@ def _of_another_format(folder: str | Path, stem: str) -> File | None:
     return next((file for name in names if (file := look_up(f"{folder}/{name}", name))), None)
 
 
-def _entries(folder: str | Path) -> list[os.DirEntry]:
-    try:
-        with os.scandir(folder) as entries:
-            return list(entries)
-    except OSError:
-        return []
-
-
 def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
+    return (read_text(path, Report(), "") or "").rstrip().splitlines()
 
 
 def _object(path: Path) -> dict:
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError):
+        content = json.loads(read_text(path, Report(), "") or "null")
+    except (ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}

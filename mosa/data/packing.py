@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from mosa.base.errors import UserError
+from mosa.base.errors import UserError, plain
 from mosa.base.files import locked, written_atomically
 from mosa.data.images import read_image
 from mosa.data.layouts.source import Entry, Source
@@ -91,11 +92,18 @@ def pack_source(
     """
     packed = _decide_packing(path, task, source, size, limit_gib)
     side = size if task.resize == "direct" else None
+    noted: list[str] = []
 
     def read(entry: Entry) -> np.ndarray:
-        if packed:
-            return read_image(entry.image, size, task.resize, interpolation)
-        return np.frombuffer(_sha256(entry.image), np.uint8)
+        if not packed:
+            return np.frombuffer(_sha256(entry.image), np.uint8)
+        notes: list[str] = []
+        try:
+            pixels = read_image(entry.image, size, task.resize, interpolation, notes)
+        except UserError as error:
+            raise UserError(_placed(entry, str(error))) from None
+        noted.extend(_placed(entry, f"{entry.image}: {note}") for note in notes)
+        return pixels
 
     def write(writer: "_Writer") -> dict[str, Any]:
         with _reading(task, source, read, threads) as in_order:
@@ -103,6 +111,9 @@ def pack_source(
                 _add_split(writer, split, source, in_order, packed, side)
         for fraction, index in source.subsets.items():
             writer.add(f"subset.{fraction}", "int64", (len(index),), [np.array(index, np.int64)])
+        if noted:
+            more = f" (and {len(noted) - 1} more: `mosa check` lists them)" if len(noted) > 1 else ""
+            print(f"warning: {noted[0]}{more}", file=sys.stderr, flush=True)
         if verify is not None:
             verify()
         return {
@@ -118,6 +129,11 @@ def pack_source(
     return _write(path, task, write, content)
 
 
+def _placed(entry: Entry, text: str) -> str:
+    """Return what is said of an image after where it is listed, unless its file is all there is to say."""
+    return plain(text if entry.place == str(entry.image) else f"{entry.place}: {text}")
+
+
 def _count(source: Source) -> int:
     return sum(len(entries) for entries in source.splits.values())
 
@@ -131,8 +147,12 @@ def _decide_packing(path: Path, task: Task, source: Source, size: int, limit_gib
     announced = f"{task.full_name}: {count:,} images, about {need / 2**30:.2f} GiB as a pack"
     over = "" if packed else f", over the limit of {limit_gib} GiB: decoded while training"
     print(announced + over, file=sys.stderr, flush=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(path.parent).free
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{path}: cannot be written ({reason}); choose another folder") from None
     if packed and need > free:
         raise UserError(
             f"{path}: needs about {need / 2**30:.2f} GiB and the disk has {free / 2**30:.2f} GiB; make room, "
@@ -183,7 +203,7 @@ def _add_split(
         shape = None if side is None else (len(entries), side, side, 3)
         writer.add(f"{split}.images", "uint8", shape, _noting(in_order(entries), sizes))
     else:
-        paths = "\0".join(str(entry.image.absolute()) for entry in entries).encode()
+        paths = b"\0".join(os.fsencode(entry.image.absolute()) for entry in entries)
         writer.add(f"{split}.files", "uint8", None, [np.frombuffer(paths, np.uint8)])
         writer.add(f"{split}.hashes", "uint8", None, in_order(entries))
     labels = np.array([entry.label for entry in entries], np.int64)
@@ -206,7 +226,7 @@ def _sha256(path: Path) -> bytes:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error}); extract the archive again") from None
+        raise UserError(f"{path}: cannot be read ({error}); copy it again") from None
 
 
 def _write(

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import operator
+import os
 from collections.abc import Collection
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 
 from mosa.base.errors import UserError, unknown
 from mosa.data.layouts.source import stratified
-from mosa.data.splits import DataSplit, FileStore, FixedStore, RaggedStore
+from mosa.data.splits import DataSplit, FileStore, FixedStore, RaggedStore, Store
 from mosa.data.task import PACK_FORMAT, Task
 
 SPLITS = ("train", "val", "test", "trainval")
@@ -60,8 +62,8 @@ class Pack:
         try:
             task = json.loads(metadata["task"])
             self.task = Task(**task | {name: tuple(task[name]) for name in ("folders", "members")})
-            self.num_classes: int = json.loads(metadata["num_classes"])
-            self.size: int = json.loads(metadata["size"])
+            self.num_classes = operator.index(json.loads(metadata["num_classes"]))
+            self.size = operator.index(json.loads(metadata["size"]))
             self.interpolation: str | None = json.loads(metadata.get("interpolation", "null"))
             self.notes: list[str] = json.loads(metadata.get("notes", "[]"))
             self.sets: list[str] = json.loads(metadata.get("sets", "[]"))
@@ -95,14 +97,29 @@ class Pack:
     def _read_split(self, name: str) -> DataSplit:
         labels = np.array(self._map(f"{name}.labels"))
         sets = np.array(self._map(f"{name}.sets")) if self.sets else None
-        if not self.packed:
-            paths = self._map(f"{name}.files").tobytes().decode().split("\0")
-            store = FileStore(paths, self.size, self.task.resize, self.interpolation or "bicubic")
-        elif f"{name}.sizes" in self._tensors:
-            store = RaggedStore(self._map(f"{name}.images"), np.array(self._map(f"{name}.sizes")))
-        else:
-            store = FixedStore(self._map(f"{name}.images"))
+        store = self._read_images(name)
+        count = len(store.paths if store.sizes is None else store.sizes)
+        if labels.shape != (count,) or (sets is not None and sets.shape != (count,)):
+            raise ValueError(f"{count} images, but labels of shape {labels.shape}")
+        if labels.min(initial=0) < 0 or labels.max(initial=0) >= self.num_classes:
+            raise ValueError(f"labels that are not from 0 to {self.num_classes - 1}")
+        if store.sizes is not None and store.sizes.min(initial=self.size) < self.size:
+            raise ValueError(f"images smaller than {self.size} pixels")
         return DataSplit.of(store, labels, self.size, sets)
+
+    def _read_images(self, name: str) -> Store:
+        if not self.packed:
+            paths = list(map(os.fsdecode, self._map(f"{name}.files").tobytes().split(b"\0")))
+            return FileStore(paths, self.size, self.task.resize, self.interpolation or "bicubic")
+        images = self._map(f"{name}.images")
+        if f"{name}.sizes" not in self._tensors:
+            if images.shape[3:] != (3,):
+                raise ValueError(f"images of shape {images.shape}")
+            return FixedStore(images)
+        store = RaggedStore(images, np.array(self._map(f"{name}.sizes")))
+        if images.shape != (store.ends[-1] if len(store.ends) else 0,):
+            raise ValueError("sizes that are not those of its pixels")
+        return store
 
     def content_digest(self) -> str:
         """Compute the digest of the content anew; `digest` is what the file says."""

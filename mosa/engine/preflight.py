@@ -3,34 +3,43 @@
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from mosa.base.errors import UserError
-from mosa.data.images import decode
-from mosa.data.layouts import Entry, Report, Source, read_source
-from mosa.data.layouts.source import Problem
+from mosa.data.images import decode_for
+from mosa.data.layouts import Entry, Problem, Report, Source, read_source
+from mosa.data.layouts.checks import Overlap, same_file, tell_overlaps
+from mosa.data.naming import SPLITS, few
 from mosa.data.task import OWN, Task
 from mosa.experiment.expand import backbone_image_size, config_tasks, expand, left_out, root_of
 
+_MANY = 2000  # images from which on decoding is announced
 _SHOWN = 5  # problems of one kind of place that are printed; the others are counted
 
 
 @dataclass
 class Finding:
-    """What was found of one task or one weights file.
+    """What was found of one task, or of one weights file.
 
     Attributes:
-        name: Full name of the task, or of the backbone.
+        name: Full name of the task, or of the backbone; of a benchmark, where several tasks are missing.
         place: Folder or file.
         summary: Counts and classes, or the architecture.
         digest: Of the lists and images, or of the file; shortened.
         problems: What is wrong, the errors first.
+        notes: What was decided for the user, and what is not read though nothing is wrong with it.
     """
 
     name: str
@@ -38,6 +47,7 @@ class Finding:
     summary: str = ""
     digest: str = ""
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def state(self) -> str:
@@ -55,10 +65,49 @@ def check(config: Mapping[str, Any], quick: bool = False, threads: int = 1) -> l
         threads: Threads that decode.
 
     Returns:
-        One finding for each task that lies on disk, and for each backbone.
+        One finding for each task that lies on disk, and for each backbone; one for all tasks of a benchmark
+        whose folders are missing.
     """
-    findings = [_check_task(task, config, quick, threads) for task in config_tasks(config) if task.on_disk]
+    findings = []
+    present, missing = _find_folders(config)
+    for root, tasks in missing.items():
+        findings.append(_missing(root, tasks, present))
+    findings += [_check_task(task, config, quick, threads) for task in present]
     return findings + [_check_backbone(name, entry, config) for name, entry in config["backbones"].items()]
+
+
+def _find_folders(config: Mapping[str, Any]) -> tuple[list[Task], dict[Path, list[Task]]]:
+    """Return the tasks to check one by one, and by root those of which several have no folder."""
+    tasks = [task for task in config_tasks(config) if task.on_disk]
+    missing: dict[Path, list[Task]] = defaultdict(list)
+    for task in tasks:
+        root = root_of(task, config["paths"]["data"])
+        folders = [root / name for name in task.folders or ("",)]  # a union has none of its own
+        if task.benchmark != OWN and not any(map(os.path.isdir, folders)):
+            missing[root].append(task)
+    # A union alone is several tasks, too.
+    several = {root: found for root, found in missing.items() if len(found) > 1 or found[0].layout == "union"}
+    gone = {task.full_name for found in several.values() for task in found}
+    return [task for task in tasks if task.full_name not in gone], several
+
+
+def _missing(root: Path, tasks: list[Task], present: list[Task]) -> Finding:
+    """Say once that several tasks of a benchmark have no folder."""
+    key = "fgvc" if tasks[0].layout == "union" else tasks[0].benchmark
+    names = few([task.full_name for task in tasks])
+    if os.path.isdir(root):
+        others = sum(task.benchmark == tasks[0].benchmark for task in present)
+        message = (
+            f"has no folders for {len(tasks)} of {len(tasks) + others} tasks ({names}); put them there as "
+            f"docs/data.md shows, or set paths.data.{key}"
+        )
+    else:
+        message = (
+            f"no such folder; put the tasks of the config there ({len(tasks)}: {names}), as docs/data.md "
+            f"shows, or set paths.data.{key}"
+        )
+    summary = f"{len(tasks)} task{'s are' if len(tasks) > 1 else ' is'} missing"
+    return Finding(key, str(root), summary, problems=[Problem("error", str(root), message)])
 
 
 def _check_task(task: Task, config: Mapping[str, Any], quick: bool, threads: int) -> Finding:
@@ -66,44 +115,74 @@ def _check_task(task: Task, config: Mapping[str, Any], quick: bool, threads: int
     source = read_source(task, root, report)
     finding = Finding(task.full_name, str(source.root if source else root))
     if source is not None:
-        counts = " / ".join(str(len(source.splits[split])) for split in ("train", "val", "test"))
+        counts = " / ".join(str(len(source.splits[split])) for split in SPLITS)
         finding.summary = f"{counts} images, {source.num_classes} classes"
+        finding.notes += source.notes
         if not quick:
-            finding.digest = _check_images(source, report, threads, own=task.benchmark == OWN)
+            finding.digest = _check_images(task, source, report, threads)
+    finding.notes += report.notes
     finding.problems = sorted(report.problems, key=lambda problem: problem.severity)
     return finding
 
 
-def _check_images(source: Source, report: Report, threads: int, own: bool) -> str:
-    """Decode every image, look for the same one in two splits, and return a digest of lists and images."""
+class _Examined(NamedTuple):
+    """An image: SHA-256 of its file and of its pixels, what is odd, and why it cannot be decoded."""
 
-    def examine(entry: Entry) -> tuple[bytes, str | None]:
+    file: bytes
+    pixels: bytes
+    notes: Sequence[str] = ()
+    error: str | None = None
+
+
+def _examine(entry: Entry, resize: str) -> _Examined:
+    notes: list[str] = []
+    try:
         if isinstance(entry.image, np.ndarray):
-            return hashlib.sha256(entry.image.tobytes()).digest(), None
-        try:
-            decode(entry.image)
-            return hashlib.sha256(entry.image.read_bytes()).digest(), None
-        except (UserError, OSError) as error:
-            return b"", str(error)
+            digest = hashlib.sha256(entry.image.tobytes()).digest()
+            return _Examined(digest, digest)
+        image = decode_for(entry.image, resize, notes)
+        pixels = hashlib.sha256(b"%d %d " % image.size + image.tobytes()).digest()
+        return _Examined(hashlib.sha256(entry.image.read_bytes()).digest(), pixels, notes)
+    except (UserError, OSError) as error:
+        return _Examined(b"", b"", error=str(error))
 
+
+def _check_images(task: Task, source: Source, report: Report, threads: int) -> str:
+    """Decode the images of all splits, look for the same one twice, and return a digest of all."""
+    examine = partial(_examine, resize=task.resize)
     total = hashlib.sha256()
-    seen: dict[bytes, tuple[str, str]] = {}
-    with ThreadPoolExecutor(threads) as pool:
-        for split in ("train", "val", "test"):
+    seen: dict[bytes, tuple[str, Entry]] = {}
+    overlaps, ambiguous = [], []
+    count = sum(map(len, source.splits.values()))
+    if count > _MANY and not sys.stderr.isatty():
+        print(f"{task.full_name}: decoding {count:,} images", file=sys.stderr, flush=True)
+    bar = tqdm(total=count, unit="image", desc=task.full_name, leave=False, disable=not sys.stderr.isatty())
+    with bar, ThreadPoolExecutor(threads) as pool:
+        for split in SPLITS:
             entries = iter(source.splits[split])
             while chunk := list(islice(entries, 256)):
-                for entry, (digest, error) in zip(chunk, pool.map(examine, chunk), strict=True):
-                    total.update(digest + entry.label.to_bytes(8, "big"))
-                    if error is not None:
-                        report.error(entry.place, error)
+                for entry, found in zip(chunk, pool.map(examine, chunk), strict=True):
+                    bar.update()
+                    total.update(found.file + entry.label.to_bytes(8, "big"))
+                    for note in found.notes:
+                        report.warning(entry.place, f"{entry.image}: {note}")
+                    if found.error is not None:
+                        report.error(entry.place, found.error)
                         continue
-                    other, place = seen.setdefault(digest, (split, entry.place))
-                    if split == "test" and other != "test":
-                        # Published benchmarks have some, and their numbers are with them.
-                        note = report.error if own else report.warning
-                        note(
-                            entry.place, f"the same image is in {other} ({place}); take it out of one of them"
-                        )
+                    other, first = seen.setdefault(found.pixels, (split, entry))
+                    if other != split and not same_file(entry, first):  # which the lists have shown
+                        overlaps.append(Overlap(split, entry, other, first))
+                    elif other == split and entry.label != first.label:
+                        ambiguous.append((entry, first))
+    tell_overlaps(task, source, overlaps, report)
+    if ambiguous:
+        entry, first = ambiguous[0]
+        report.warning(
+            entry.place,
+            f"the same image is in two classes: {source.name_of(entry.label)} here, and "
+            f"{source.name_of(first.label)} in {first.place}"
+            + (f"; {len(ambiguous) - 1:,} more images are so" if len(ambiguous) > 1 else ""),
+        )
     return total.hexdigest()[:12]
 
 
@@ -144,7 +223,7 @@ def _check_backbone(name: str, backbone: Mapping[str, Any], config: Mapping[str,
 
 
 def table(findings: list[Finding]) -> str:
-    """Return the findings as one table, and below it every problem with what to do."""
+    """Return the findings as one table, and below it the problems of each, with what to do, and notes."""
     rows = [("", "name", "found", "digest", "place")]
     rows += [(f.state, f.name, f.summary or "-", f.digest or "-", f.place) for f in findings]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
@@ -160,4 +239,7 @@ def table(findings: list[Finding]) -> str:
             lines += [f"  {problem.place}: {problem.message}" for problem in problems[:_SHOWN]]
             if len(problems) > _SHOWN:
                 lines.append(f"  ... and {len(problems) - _SHOWN} more")
+        if finding.notes:
+            lines += ["", f"{finding.name}: {len(finding.notes)} note{'s' * (len(finding.notes) > 1)}"]
+            lines += [f"  {note}" for note in finding.notes]
     return "\n".join(lines)

@@ -4,16 +4,63 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from mosa.base.words import count
-from mosa.data.task import Task
+from mosa.data.discover import count_own
+from mosa.data.task import OWN, Task
+from mosa.experiment.cost import assumed_rate, image_passes
 from mosa.experiment.expand import Run, config_tasks, expand, left_out
-from mosa.experiment.protocol import STAGES
 from mosa.experiment.space import count_trainings
 from mosa.experiment.specification import Specification
+
+_ASSUMED = "~"  # before hours at an assumed rate
+_UNKNOWN = "?"
+
+
+@dataclass
+class _Row:
+    """Runs, those done, and what the others take.
+
+    Attributes:
+        assumed: Whether some hours are at an assumed rate.
+        unknown: Whether there are runs of a task whose size is not known, which are not counted.
+    """
+
+    runs: int = 0
+    done: int = 0
+    passes: float = 0.0
+    hours: float = 0.0
+    assumed: bool = False
+    unknown: bool = False
+
+    def add(self, other: "_Row") -> None:
+        self.runs, self.done = self.runs + other.runs, self.done + other.done
+        self.passes, self.hours = self.passes + other.passes, self.hours + other.hours
+        self.assumed, self.unknown = self.assumed or other.assumed, self.unknown or other.unknown
+
+    def cells(self) -> tuple[str, str, str, str]:
+        least = ">= " if self.unknown else ""
+        passes = least + f"{self.passes:,.0f}" if self.passes or not self.unknown else _UNKNOWN
+        hours = f"{least}{_ASSUMED * self.assumed}{self.hours:.1f}" if passes != _UNKNOWN else _UNKNOWN
+        return str(self.runs), str(self.done), passes, hours
+
+
+class _Rates:
+    """Image-passes per second of a core or GPU: as records have them, else as assumed."""
+
+    def __init__(self, results: Path, runs: list[Run], gpu: bool) -> None:
+        self.gpu, self.measured = gpu, _measured_rates(results, runs)
+
+    def row(self, specification: Specification, passes: float) -> _Row:
+        """Return what a number of image-passes takes."""
+        backbone = specification.backbone.name
+        rate = self.measured.get((backbone, specification.variant)) or self.measured.get((backbone, ""))
+        hours = passes / (rate or assumed_rate(specification, self.gpu)) / 3600
+        return _Row(passes=passes, hours=hours, assumed=not rate and passes > 0)
 
 
 def plan(config: Mapping[str, Any]) -> str:
@@ -21,72 +68,101 @@ def plan(config: Mapping[str, Any]) -> str:
 
     An image-pass is a forward pass of one training image; methods with two passes a step count twice. Hours
     are of one core or GPU, at the median rate of the records in the results folder: of the same backbone and
-    variant where there are some, else of the backbone, scaled by passes; without any, no estimate is made.
+    variant where there are some, else of the backbone, scaled by passes. Without any they are marked, and at
+    a rate that most machines exceed: that by which the workflow asks a cluster for time. The images of a
+    user's own tasks are counted, and none is opened.
     """
-    tasks = {task.full_name: task for task in config_tasks(config)}
+    tasks = {task.full_name: _counted(task) for task in config_tasks(config)}
     results = Path(config["paths"]["results"])
     runs = expand(config)
     done = {run.path for run in runs if (results / run.path).is_file()}
-    rates = _rates(results, [run for run in runs if run.path in done])
-    rows: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0.0, 0.0, 0])
+    rates = _Rates(results, [run for run in runs if run.path in done], config["device"] == "cuda")
+    rows: dict[tuple[str, str], _Row] = defaultdict(_Row)
     for run in runs:
         what = run.specification
         row = rows[what.backbone.name, what.variant]
-        row[0] += 1
-        if run.path in done:
-            row[1] += 1
-            continue
-        passes = image_passes(what, tasks[what.task])
-        row[2] += passes
-        rate = rates.get((what.backbone.name, what.variant)) or rates.get((what.backbone.name, ""))
-        row[3] += passes / rate / 3600 if rate else 0
-        row[4] += not rate
+        row.add(_Row(runs=1, done=run.path in done))
+        if run.path not in done:
+            row.add(_to_do(rates, what, tasks[what.task]))
+    for (backbone, variant), row in _tuning(config, runs, tasks, rates).items():
+        rows[backbone, f"{variant}: tuning"] = row
+    total = _Row()
+    for row in rows.values():
+        total.add(row)
     lines = [("backbone", "variant", "runs", "done", "image-passes to do", "hours")]
-    for (backbone, variant), row in _tuning(config, runs, tasks).items():
-        rate = rates.get((backbone, variant)) or rates.get((backbone, ""))
-        hours = row[2] / rate / 3600 if rate else 0
-        rows[backbone, f"{variant}: tuning"] = [*row, hours, row[2] > 0 and not rate]
-    for (backbone, variant), (number, finished, passes, hours, unknown) in rows.items():
-        shown = "?" if unknown else f"{hours:.1f}"
-        lines.append((backbone, variant, str(number), str(finished), _thousands(passes), shown))
-    count, finished, passes, hours, unknown = (sum(row[i] for row in rows.values()) for i in range(5))
-    total = f"{hours:.1f}" if not unknown else f">= {hours:.1f}" if hours else "?"
-    lines.append(("all", "", str(count), str(finished), _thousands(passes), total))
+    lines += [(*names, *row.cells()) for names, row in rows.items()] + [("all", "", *total.cells())]
+    text = [*_aligned(lines), "", *_explained(total, config, tasks)]
+    text += [f"left out: {pair}: {reason}" for pair, reason in left_out(config).items()]
+    return "\n".join([*text, *_disk(config, runs, tasks)]) + "\n"
+
+
+def _counted(task: Task) -> Task:
+    """Return a task with its sizes, which those of a user's own have on disk only."""
+    return replace(task, sizes=count_own(task)) if task.benchmark == OWN else task
+
+
+def _to_do(rates: _Rates, specification: Specification, task: Task) -> _Row:
+    if not task.sizes:
+        return _Row(unknown=True)
+    return rates.row(specification, image_passes(specification, task))
+
+
+def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(line[column]) for line in lines) for column in range(6)]
-    text = [
+    return [
         "  ".join(
             cell.ljust(width) if column < 2 else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
     ]
-    text.append("")
-    if unknown:
-        text.append(f"?: no record of the backbone in {results} to take a rate from; run one first")
-    text += [f"left out: {pair}: {reason}" for pair, reason in left_out(config).items()]
-    return "\n".join([*text, *_disk(config, runs, tasks)]) + "\n"
+
+
+def _explained(total: _Row, config: Mapping[str, Any], tasks: Mapping[str, Task]) -> list[str]:
+    """Return what the marks in the table mean."""
+    lines = []
+    if total.assumed:
+        what = "GPU" if config["device"] == "cuda" else "core"
+        rates = {
+            run.specification.backbone.name: assumed_rate(run.specification, config["device"] == "cuda")
+            for run in expand(config)
+        }
+        shown = ", ".join(f"{rate:g} for {backbone}" for backbone, rate in rates.items())
+        lines.append(
+            f"{_ASSUMED}: at an assumed rate, as no record of the backbone is in "
+            f"{config['paths']['results']} yet: image-passes per second and {what}, {shown}; most machines "
+            "exceed it"
+        )
+    for task in tasks.values():
+        if not task.sizes:
+            lines.append(
+                f"{task.full_name}: not counted, as no images for train are found in {task.root}; "
+                "`mosa check` says why"
+            )
+    return lines
 
 
 def _tuning(
-    config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task]
-) -> dict[tuple[str, str], list[float]]:
-    """Return searches, those done, and image-passes of the others, by backbone and variant."""
+    config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task], rates: _Rates
+) -> dict[tuple[str, str], _Row]:
+    """Return searches, those done, and what the others take, by backbone and variant."""
     tune = config["tune"]
-    found: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0, 0])
+    found: dict[tuple[str, str], _Row] = defaultdict(_Row)
+    results = Path(config["paths"]["results"])
     for run in runs if tune else []:
         what = run.specification
         if run.seed != runs[0].seed or what.variant not in tune["variants"]:
             continue
-        row = found[what.backbone.name, what.variant]
-        row[0] += 1
-        results = Path(config["paths"]["results"])
-        if (results / search_path(what)).is_file():
-            row[1] += 1
-            continue
-        epochs = what.training.epochs
-        epoch = image_passes(what, tasks[what.task], stage="selection") / epochs
-        trainings = count_trainings(tune, what.variant, epochs)
-        row[2] += sum(epoch * models * epochs for models, epochs in trainings)
+        row, task = found[what.backbone.name, what.variant], tasks[what.task]
+        done = (results / search_path(what)).is_file()
+        row.add(_Row(runs=1, done=done))
+        if not done and task.sizes:
+            epochs = what.training.epochs
+            epoch = image_passes(what, task, stage="selection") / epochs
+            trainings = count_trainings(tune, what.variant, epochs)
+            row.add(rates.row(what, sum(epoch * models * epochs for models, epochs in trainings)))
+        elif not done:
+            row.add(_Row(unknown=True))
     return found
 
 
@@ -96,27 +172,7 @@ def search_path(specification: Specification) -> str:
     return f"tune/trials/{place}.json"
 
 
-def image_passes(specification: Specification, task: Task, stage: str | None = None) -> float:
-    """Return the forward passes of images that a training takes; 0 where the task's size is unknown.
-
-    Args:
-        specification: What is trained.
-        task: Its task.
-        stage: "final" or "selection"; None: the specification's.
-    """
-    training = specification.training
-    split = STAGES[stage or specification.stage][0] or task.final_train
-    parts = ("train", "val") if split == "trainval" else (split,)
-    images = sum(task.sizes.get(part, 0) for part in parts)
-    return images * training.fraction * training.epochs * _passes(specification.options)
-
-
-def _passes(options: Mapping[str, Any]) -> int:
-    """Return the forward passes of a step; as `mosa.peft.Method.passes`, which needs torch."""
-    return 2 if any(options[name] for name in ("consistency", "second_pass", "feature_consistency")) else 1
-
-
-def _rates(results: Path, runs: list[Run]) -> dict[tuple[str, str], float]:
+def _measured_rates(results: Path, runs: list[Run]) -> dict[tuple[str, str], float]:
     """Return the median image-passes per second, by backbone and variant, and by backbone alone."""
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for run in runs:
@@ -144,16 +200,10 @@ def _disk(config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task])
         f"{packed:.1f} GiB in {folder} ({_free_gib(folder):.1f} GiB are free)"
     ]
     if large := sum(need > limit for need in needs):
-        over = count(large, "task is", "tasks are")
-        lines.append(f"{over} over packing.limit_gib = {limit:g} and decoded while training")
+        lines.append(f"{count(large, 'task is', 'tasks are')} over packing.limit_gib = {limit:g}: decoded while training")
     if unknown := sum(not task.sizes for task, _ in missing.values()):
-        own = count(unknown, "task of your own is", "tasks of your own are")
-        lines.append(f"{own} not counted, as the size is not known before the images are read")
+        lines.append(f"{count(unknown, 'task is', 'tasks are')} not counted, as no images are found")
     return lines
-
-
-def _thousands(number: float) -> str:
-    return f"{number:,.0f}"
 
 
 def _pack_gib(task: Task, image_size: int) -> float:

@@ -19,7 +19,6 @@ from mosa.data import content, digests
 from mosa.data.catalogue import get_task, list_tasks
 from mosa.data.content import file_content, task_content
 from mosa.data.layouts import Report, fgvc, read_source
-from mosa.data.layouts.source import SUFFIXES
 from mosa.data.task import pack_name, task_from_config
 
 LAYOUTS = ("vtab", "fgvc", "cifar100", "aircraft", "food101", "lists", "folder", "csv")
@@ -203,8 +202,7 @@ def test_what_a_reader_reads_is_what_is_identified(data):
     assert identified == read
 
 
-def test_suffixes_and_folders_are_those_of_the_readers():
-    assert content.IMAGE_SUFFIXES == SUFFIXES
+def test_folders_are_those_of_the_reader():
     assert content.FGVC_IMAGES == fgvc._IMAGES
 
 

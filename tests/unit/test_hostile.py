@@ -4,6 +4,9 @@ import contextlib
 import copy
 import json
 import os
+import shutil
+import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from standin import image, make_fgvc, make_vtab, save
+from PIL import Image
+from standin import image, make_aircraft, make_cifar100, make_fgvc, make_food101, make_vtab, save
 from test_config import tiny
 from test_records import make_record
 
@@ -19,7 +23,8 @@ from mosa.backbones.build import build_backbone
 from mosa.backbones.weights import load_weights
 from mosa.base.errors import UserError
 from mosa.data.catalogue import get_task
-from mosa.data.images import decode
+from mosa.data.content import task_content
+from mosa.data.images import decode, decode_for
 from mosa.data.layouts import Report, read_source
 from mosa.data.packs import Pack
 from mosa.data.task import task_from_config
@@ -154,6 +159,20 @@ def test_a_table_of_records(tmp_path, data):
         read_table(tmp_path / "changed.csv")
 
 
+def read_whatever_it_is(task, root):
+    """Read a task; every problem is one short line that any terminal prints, and every label has a class."""
+    report = Report()
+    with only_our_errors():
+        source = read_source(task, root, report)
+        if source is not None:
+            entries = [entry for entries in source.splits.values() for entry in entries]
+            assert all(0 <= entry.label < source.num_classes for entry in entries)
+    for problem in report.problems:
+        for text in (problem.place, problem.message):
+            assert text.isprintable() and len(text.encode()) < 5000
+    task_content(task, root, None)
+
+
 @fuzzed
 @given(st.data())
 def test_lists(tmp_path, data):
@@ -165,13 +184,15 @@ def test_lists(tmp_path, data):
         bytes_altered(data.draw, (tmp_path / "keep").read_bytes()) + data.draw(st.text(max_size=30)).encode()
     )
     (tmp_path / "cifar" / "train800.txt").write_bytes(content)
-    with only_our_errors():
-        read_source(task, tmp_path, Report())
+    read_whatever_it_is(task, tmp_path)
+    for split in ("train", "test"):
+        (tmp_path / "cifar" / f"{split}.txt").write_bytes(content)
+    own = {"root": str(tmp_path / "cifar"), "group": "g"}
+    read_whatever_it_is(task_from_config("mine", own | {"layout": "lists"}), tmp_path)
     rows = data.draw(st.text(max_size=60))
     (tmp_path / "own.csv").write_text("path,label\n" + rows, encoding="utf-8", errors="replace")
-    own = task_from_config("mine", {"layout": "csv", "root": str(tmp_path / "own.csv"), "group": "g"})
-    with only_our_errors():
-        read_source(own, tmp_path, Report())
+    own = {"root": str(tmp_path / "own.csv"), "group": "g"}
+    read_whatever_it_is(task_from_config("mine", own | {"layout": "csv"}), tmp_path)
 
 
 @fuzzed
@@ -185,19 +206,147 @@ def test_fgvc_lists(tmp_path, data):
     (folder,) = [path.parent for path in tmp_path.rglob("train.json")]
     entries = json.loads((tmp_path / "keep").read_text())
     changed = altered(data.draw, entries) if data.draw(st.booleans()) else data.draw(VALUES)
-    (folder / "train.json").write_text(json.dumps(changed))
-    with only_our_errors():
-        read_source(task, tmp_path, Report())
+    (folder / data.draw(st.sampled_from(["train.json", "train_0.5.json"]))).write_text(json.dumps(changed))
+    read_whatever_it_is(task, tmp_path)
 
 
 @fuzzed
 @given(st.data())
-def test_packs(pack, tmp_path, data):
+def test_lists_of_the_general_sets(tmp_path, data):
+    makers = {"aircraft": make_aircraft, "food101": make_food101, "cifar100": make_cifar100}
+    name = data.draw(st.sampled_from(list(makers)))
+    root = tmp_path / name
+    if not root.exists():
+        makers[name](root)
+        for file in root.rglob("*"):
+            if file.is_file() and file.suffix != ".jpg":
+                file.with_name(f"{file.name}.kept").write_bytes(file.read_bytes())
+    kept = data.draw(st.sampled_from(sorted(root.rglob("*.kept"))))
+    content = kept.read_bytes()
+    if name == "food101" and data.draw(st.booleans()):
+        changed = json.dumps(altered(data.draw, json.loads(content))).encode()
+    else:
+        changed = bytes_altered(data.draw, content)
+    kept.with_suffix("").write_bytes(changed)
+    read_whatever_it_is(get_task(f"general/{name}"), root)
+    kept.with_suffix("").write_bytes(content)
+
+
+@fuzzed
+@given(st.binary(max_size=200))
+def test_any_pickle_for_cifar100(tmp_path, content):
+    if not (tmp_path / "cifar-100-python").exists():
+        make_cifar100(tmp_path, 100)
+    (tmp_path / "cifar-100-python" / "test").write_bytes(b"\x80\x02" + content)
+    read_whatever_it_is(get_task("general/cifar100"), tmp_path)
+
+
+@fuzzed
+@given(st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=30), st.binary(max_size=40))
+def test_names_of_any_kind(tmp_path, name, content):
+    """Classes and files are named in any alphabet, with line breaks, escapes, and bytes that are no text."""
+    folder = tmp_path / "own"
+    shutil.rmtree(folder, ignore_errors=True)
+    for label in ("a", name):
+        for number in range(4):
+            save(folder / "train" / f"x{label}" / f"{number}.png", image(np.random.default_rng(number)))
+    with contextlib.suppress(OSError, ValueError):  # a name that this disk cannot hold
+        path = (
+            os.fsencode(folder / "train" / "xa")
+            + b"/"
+            + content.replace(b"/", b"").replace(b"\0", b"")
+            + b".png"
+        )
+        Path(os.fsdecode(path)).write_bytes(content)
+    read_whatever_it_is(task_from_config("mine", {"layout": "folder", "root": str(folder)}), tmp_path)
+
+
+@fuzzed
+@given(st.data())
+def test_packs(pack, flowers, tmp_path, data):
+    """Its description, and what follows: labels and sizes, of which a wrong one is a wrong number."""
+    whole = data.draw(st.sampled_from([pack, flowers])).read_bytes()
+    if data.draw(st.booleans()):
+        content = bytes_altered(data.draw, whole)
+    else:
+        start = 8 + int.from_bytes(whole[:8], "little")
+        tensors = json.loads(whole[8:start])
+        names = [name for name in tensors if name.endswith((".labels", ".sizes"))]
+        first, last = tensors[data.draw(st.sampled_from(names))]["data_offsets"]
+        changed = bytearray(whole)
+        changed[start + data.draw(st.integers(first, last - 1))] = data.draw(st.integers(0, 255))
+        content = bytes(changed)
     path = tmp_path / "pack"
-    path.write_bytes(bytes_altered(data.draw, pack.read_bytes()))
+    path.write_bytes(content)
     with only_our_errors():
-        split = Pack(path).split("train")
-        split.read(np.arange(min(2, len(split))))
+        opened = Pack(path)
+        for name in ("train", "val", "test"):
+            split = opened.split(name)
+            split.read(np.arange(min(2, len(split))))
+            assert all(0 <= label < opened.num_classes for label in split.labels)
+
+
+EXIF_TAGS = (0x100, 0x10E, 0x112, 0x11A, 0x128, 0x131, 0x132, 0x8769, 0x8825, 0x927C, 0xA005, 700)
+
+
+@st.composite
+def exif_blocks(draw):
+    """EXIF data whose tags have any type, count and place."""
+    order, mark = draw(st.sampled_from([("<", b"II*\0"), (">", b"MM\0*")]))
+    entries = []
+    for _ in range(draw(st.integers(1, 5))):
+        if draw(st.booleans()):
+            entries.append(struct.pack(order + "HHIHH", 0x112, 3, 1, draw(st.integers(0, 9)), 0))
+        else:
+            tag, kind = draw(st.sampled_from(EXIF_TAGS)), draw(st.integers(0, 14))
+            count = draw(st.sampled_from([0, 1, 2, 4, 5, 100, 2**31]))
+            value = draw(
+                st.sampled_from([b"800\0", bytes(4), b"\xff" * 4]) | st.binary(min_size=4, max_size=4)
+            )
+            entries.append(struct.pack(order + "HHI", tag, kind, count) + value)
+    head = mark + struct.pack(order + "IH", 8, len(entries))
+    return b"Exif\0\0" + head + b"".join(entries) + struct.pack(order + "I", 0) + draw(st.binary(max_size=20))
+
+
+@fuzzed
+@given(exif_blocks(), st.sampled_from(["jpg", "png", "webp"]))
+def test_exif_data(tmp_path, exif, suffix):
+    """An image whose pixels are whole is read, whatever its EXIF data say."""
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(image(np.random.default_rng(0))).save(path, exif=exif)
+    assert decode(path).size in [(16, 12), (12, 16)]
+
+
+def images_of_every_kind(folder):
+    """Small images in the modes and formats that Pillow writes."""
+    rgb = image(np.random.default_rng(0))
+    colour, deep = Image.fromarray(rgb), Image.fromarray(rgb[..., 0].astype(np.uint16) * 257)
+    made = {mode: colour.convert(mode) for mode in ("1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I", "F")}
+    for number, picture in enumerate([*made.values(), deep]):
+        for suffix in ("png", "tif", "jpg", "webp", "bmp", "gif", "pgm"):
+            with contextlib.suppress(OSError, ValueError):  # a mode that the format does not have
+                picture.save(folder / f"{number}.{suffix}")
+    colour.save(folder / "pages.tif", save_all=True, append_images=[colour])
+    return sorted(folder.iterdir())
+
+
+@fuzzed
+@given(st.data())
+def test_images(tmp_path, data):
+    if not (tmp_path / "good").exists():
+        (tmp_path / "good").mkdir()
+        images_of_every_kind(tmp_path / "good")
+    good = data.draw(
+        st.sampled_from(sorted(path for path in (tmp_path / "good").iterdir() if path.stat().st_size))
+    )
+    bad = tmp_path / f"bad{good.suffix}"
+    bad.write_bytes(bytes_altered(data.draw, good.read_bytes()))
+    try:
+        pixels = np.asarray(decode(bad))
+        decode_for(bad, "shorter")
+        assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    except UserError as error:
+        assert str(bad) in str(error) and "\n" not in str(error) and len(str(error)) < 1000
 
 
 @fuzzed

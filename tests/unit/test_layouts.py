@@ -283,7 +283,7 @@ def test_the_same_image_in_train_and_test_of_own_data_is_an_error(tmp_path):
         ("file,class\nx,1\n", "line 1: has the columns file, class; expected path,label"),
         ("path,label\n../x.png,1\n", "line 2: '../x.png' leads out of"),
         ("path,label\nx.png,\n", "line 2: the label is empty"),
-        ("path,label,split\nx.png,1,dev\n", "line 2: split 'dev': expected train, val or test"),
+        ("path,label,split\nx.png,1,fold2\n", "line 2: split 'fold2': expected train, val or test"),
         ("path,label\nno.png,1\n", "line 2: .*no.png: no such image"),
         ("path,label\nx.png,1\nx.png,1\n", "line 3: 'x.png' is already listed in line 2"),
     ],

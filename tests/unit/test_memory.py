@@ -1,5 +1,7 @@
 """Memory that is counted without computing is the memory that is taken."""
 
+import re
+
 import pytest
 import torch
 from click.testing import CliRunner
@@ -83,8 +85,11 @@ def test_what_fits_is_what_the_count_says():
 def test_every_variant_has_a_row():
     done = CliRunner().invoke(cli.cli, ["memory"])
     assert done.exit_code == 0, done.output
-    rows = [line.split()[:2] for line in done.output.splitlines() if line.startswith("micro_vit")]
+    rows = [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("micro_vit")]
     assert [variant for _, variant in rows] == [
         *("linear", "full", "adapter", "lora", "mosa"),
         *("adapter_bottleneck4", "lora_rank2", "mosa_bottleneck4"),
+    ]
+    assert re.findall(r"^counting (\d) of 8: micro_vit, (\w+)$", done.stderr, re.MULTILINE) == [
+        (str(number), variant) for number, (_, variant) in enumerate(rows, start=1)
     ]

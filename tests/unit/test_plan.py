@@ -3,14 +3,17 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
-from standin import make_vtab
+from standin import image, make_vtab, save
 from test_records import make_record
 
 from mosa.cli import cli
 from mosa.data.catalogue import get_task
+from mosa.data.layouts import Report, read_source
+from mosa.data.task import task_from_config
 from mosa.experiment.config import load_config
 from mosa.experiment.plan import plan
 from mosa.records import write_record
@@ -42,7 +45,7 @@ def row(text, variant):
 
 def test_image_passes_are_counted(tmp_path):
     text = planned(tmp_path)
-    assert row(text, "linear") == (4, 0, 2 * 2 * 10 * 1000, "?")  # tasks x seeds x epochs x images
+    assert row(text, "linear") == (4, 0, 2 * 2 * 10 * 1000, "~0.1")  # tasks x seeds x epochs x images
     assert row(text, "half")[2] == 2 * 2 * 10 * 500
     assert row(text, "mosa")[2] == 2 * 2 * (10 + 100) * 1000  # two passes; epochs of its own on VTAB
     assert "no record of the backbone" in text
@@ -60,7 +63,73 @@ def test_hours_come_from_the_records_and_done_runs_are_done(tmp_path):
     (tmp_path / "results/runs/demo/digits/vit/linear/seed0.json").write_text(
         "{"
     )  # a broken one counts for nothing
-    assert row(planned(tmp_path), "linear")[3] == "?"
+    assert row(planned(tmp_path), "linear")[3] == "~0.1"
+
+
+@pytest.mark.parametrize(("device", "size", "rate"), [("cpu", 224, 2), ("cuda", 224, 120), ("cpu", 32, 100)])
+def test_hours_without_records_are_at_an_assumed_rate_and_marked(device, size, rate, tmp_path):
+    backbones = {"vit": CONFIG["backbones"]["vit"] | {"image_size": size}}
+    text = planned(tmp_path, backbones=backbones, device=device, benchmarks={"vtab1k": ["kitti", "dtd"]})
+    passes = {"linear": 40_000, "half": 20_000, "mosa": 800_000}  # as the test above counts them
+    for variant, number in passes.items():
+        assert row(text, variant)[2:] == (number, f"~{number / rate / 3600:.1f}")
+    assert re.search(rf"^all .* ~{860_000 / rate / 3600:.1f}$", text, re.MULTILINE)
+    assert f"assumed rate, as no record of the backbone is in {tmp_path}/results yet" in text
+    assert f"per second and {'GPU' if device == 'cuda' else 'core'}, {rate} for vit" in text
+
+
+OWN = {"benchmarks": {"own": "all"}, "variants": {"linear": {"method": "linear"}}, "seeds": [0]}
+
+
+def make_folder(root, images):
+    rng = np.random.default_rng(0)
+    for split, number in images.items():
+        for name in ("cat", "dog"):
+            for index in range(number):
+                save(root / split / name / f"{index}.png", image(rng))
+    return {"layout": "folder", "root": str(root)}
+
+
+def make_csv(root, images):
+    make_folder(root, images)
+    rows = [f"{path.relative_to(root)},{path.parent.name}\n" for path in root.rglob("*.png")]
+    (root / "all.csv").write_text("path,label\n" + "".join(rows))
+    return {"layout": "csv", "root": str(root / "all.csv")}
+
+
+def make_lists(root, images):
+    make_folder(root, images)
+    for split in images:
+        rows = [f"{p.relative_to(root)} {int('dog' in str(p))}\n" for p in (root / split).rglob("*.png")]
+        (root / f"{split}.txt").write_text("".join(rows))
+    return {"layout": "lists", "root": str(root)}
+
+
+@pytest.mark.parametrize(
+    ("make", "images"),
+    [
+        (make_folder, {"": 10}), (make_folder, {"Train": 10, "Validation": 3}), (make_csv, {"": 20}),
+        (make_lists, {"train": 20, "test": 5}), (make_lists, {"training": 8, "valid": 3, "test": 2}),
+    ],
+)  # fmt: skip
+def test_own_tasks_are_counted_as_their_reader_reads_them(make, images, tmp_path):
+    entry = make(tmp_path / "mine", images)
+    source = read_source(task_from_config("mine", entry), tmp_path, Report())
+    text = planned(tmp_path, tasks={"mine": entry}, **OWN)
+    assert row(text, "linear")[2] == 10 * (len(source.splits["train"]) + len(source.splits["val"])) > 0
+    selection = planned(tmp_path, tasks={"mine": entry}, stage="selection", **OWN)
+    assert row(selection, "linear")[2] == 10 * len(source.splits["train"])
+    assert "not counted" not in text
+
+
+def test_own_tasks_that_are_not_there_are_said(tmp_path):
+    present = make_folder(tmp_path / "mine", {"": 10})
+    tasks = {"mine": present, "gone": {"layout": "folder", "root": str(tmp_path / "gone")}}
+    text = planned(tmp_path, tasks=tasks, **OWN)
+    assert row(text.replace(">= ", ""), "linear")[2] == 160 and ">= 160" in text
+    assert f"own/gone: not counted, as no images for train are found in {tmp_path / 'gone'}" in text
+    alone = planned(tmp_path, tasks={"gone": tasks["gone"]}, **OWN)
+    assert re.search(r"^vit +linear +1 +0 +\? +\?$", alone, re.MULTILINE)
 
 
 def test_disk_is_what_the_packs_take(tmp_path):
@@ -71,7 +140,7 @@ def test_disk_is_what_the_packs_take(tmp_path):
     assert "2 tasks are over packing.limit_gib" in over
     own = {"benchmarks": {"own": "all"}, "tasks": {"mine": {"layout": "folder", "root": "x"}}}
     variants = {"linear": {"method": "linear"}}
-    assert "1 task of your own is not counted" in planned(tmp_path, **own, variants=variants)
+    assert "1 task is not counted, as no images are found" in planned(tmp_path, **own, variants=variants)
 
 
 def checked(tmp_path, config):
@@ -102,6 +171,37 @@ def test_missing_weights_and_data_are_told_together(tmp_path):
     assert result.exit_code == 1
     assert f"{tmp_path}/kitti: no such folder; put vtab1k/kitti there" in result.output
     assert "ViT.npz: no such file; download the weights" in result.output
+
+
+def test_a_missing_root_is_told_once_for_all_of_its_tasks(tmp_path):
+    missing = CONFIG | {"benchmarks": {"vtab1k": "all"}, "paths": {"data": {"vtab1k": str(tmp_path / "x")}}}
+    result = checked(tmp_path, missing)
+    assert result.exit_code == 1
+    assert result.output.count(f"{tmp_path}/x: no such folder; put the tasks of the config there (19: ") == 1
+    assert result.output.count("no such folder") == 1 and "paths.data.vtab1k" in result.output
+    assert re.search(r"^error +vtab1k +19 tasks are missing", result.output, re.MULTILINE)
+    make_vtab(tmp_path / "x", get_task("vtab1k/kitti"))
+    result = checked(tmp_path, missing)
+    assert f"{tmp_path}/x: has no folders for 18 of 19 tasks" in result.output
+    assert re.search(r"^warning +vtab1k/kitti +10 / 4 / 6 images", result.output, re.MULTILINE)
+
+
+def test_a_missing_root_is_told_once_for_two_benchmarks_that_share_it(tmp_path):
+    paths = {"data": {"fgvc": str(tmp_path / "x")}}
+    shared = CONFIG | {"benchmarks": {"fgvc": "all", "multitask": "all"}, "paths": paths}
+    shared |= {"variants": {"linear": {"method": "linear"}}}
+    for benchmarks in ({"fgvc": "all", "multitask": "all"}, {"multitask": "all"}):
+        output = checked(tmp_path, shared | {"benchmarks": benchmarks}).output
+        assert output.count("no such folder") == 1 and "paths.data.fgvc" in output
+
+
+def test_what_was_decided_is_said(tmp_path):
+    make_folder(tmp_path / "mine", {"": 10})
+    result = checked(
+        tmp_path, CONFIG | OWN | {"tasks": {"mine": {"layout": "folder", "root": str(tmp_path / "mine")}}}
+    )
+    assert result.exit_code == 0, result.output
+    assert "own/mine: 2 notes\n  test: 4 images held out of train, 20% of each class" in result.output
 
 
 @pytest.mark.parametrize("quick", [True, False])

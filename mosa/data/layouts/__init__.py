@@ -3,19 +3,21 @@
 from pathlib import Path
 
 from mosa.data.catalogue import get_task
-from mosa.data.layouts import fgvc, general, lists, own
-from mosa.data.layouts.source import Entry, Problem, Report, Source
-from mosa.data.task import Task
+from mosa.data.layouts import cifar, fgvc, general, lists, own
+from mosa.data.layouts.checks import check_source
+from mosa.data.layouts.source import Entry, Report, Source
+from mosa.data.problems import Problem
+from mosa.data.task import OWN, Task
 
 __all__ = ["Entry", "Problem", "Report", "Source", "read_source"]
 
 _READERS = {
     "vtab": lists.read_vtab,
     "fgvc": fgvc.read_fgvc,
-    "cifar100": general.read_cifar100,
+    "cifar100": cifar.read_cifar100,
     "aircraft": general.read_aircraft,
     "food101": general.read_food101,
-    "lists": lists.read_own,
+    "lists": own.read_lists,
     "folder": own.read_folder,
     "csv": own.read_csv,
 }
@@ -32,12 +34,14 @@ def read_source(task: Task, root: Path, report: Report) -> Source | None:
     Returns:
         The valid entries; None if nothing can be read.
     """
+    if task.benchmark == OWN:
+        report.repair = own.REPAIR
     if task.layout == "union":
         source = _read_union(task, root, report)
     else:
         source = _READERS[task.layout](task, Path(task.root or root), report)
     if source is not None:
-        _check_splits(task, source, report)
+        check_source(task, source, report)
     return source
 
 
@@ -57,25 +61,3 @@ def _read_union(task: Task, root: Path, report: Report) -> Source | None:
         first += source.num_classes
     notes = [note for source in sources for note in source.notes]
     return Source(root, first, splits, notes, sets=tuple(m.name for m in members), set_sizes=sizes)
-
-
-def _check_splits(task: Task, source: Source, report: Report) -> None:
-    for split, entries in source.splits.items():
-        if not entries:
-            report.error(source.root, f"its split {split} is empty; {task.full_name} needs images in it")
-    found = {split: len(entries) for split, entries in source.splits.items()}
-    if task.sizes and found != {split: task.sizes[split] for split in found}:
-        counts = " / ".join(map(str, found.values()))
-        literature = " / ".join(str(task.sizes[split]) for split in found)
-        report.warning(
-            source.root,
-            f"train / val / test have {counts} images, the literature {literature}; say so with your results",
-        )
-    trained = ("train", "val") if task.final_train == "trainval" else ("train",)
-    present = {entry.label for split in trained for entry in source.splits[split]}
-    absent = sorted(set(range(source.num_classes)) - present)
-    if absent and present:
-        shown = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
-        report.warning(
-            source.root, f"no training image of {len(absent)} of {source.num_classes} classes ({shown})"
-        )

@@ -1,44 +1,46 @@
-"""A user's own images: a folder per class, or a CSV."""
+"""A user's own images: a folder per class, a CSV, or lists."""
 
-import csv
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
+from mosa.data.discover import ALL, find_lists, held_out_of_train, read_table, read_tree, unlisted
+from mosa.data.layouts.lists import read_list
 from mosa.data.layouts.source import (
-    SUFFIXES,
     Entry,
     Report,
     Source,
     find_image,
     held_out_note,
     hold_out,
+    without_mistyped,
 )
+from mosa.data.naming import SPLITS, few
+from mosa.data.problems import why_absent
 from mosa.data.task import Task
 
-_SPLITS = ("train", "val", "test")
-_TEST_SHARE = 0.2
+REPAIR = "copy it there again"
 
 
 def read_folder(task: Task, root: Path, report: Report) -> Source | None:
-    """Read `<root>/<class>/<image>`, or `<root>/{train,val,test}/<class>/<image>`; classes by name."""
-    if not root.is_dir():
-        report.error(root, f"no such folder; set tasks.{task.name}.root to the folder of the images")
+    """Read `<root>/<class>/<image>`, or `<root>/<split>/<class>/<image>`; classes by name."""
+    if not os.path.isdir(root):
+        report.error(root, f"{why_absent(root)}; set tasks.{task.name}.root to the folder of the images")
         return None
-    given = [split for split in _SPLITS if (root / split).is_dir()]
-    places = {split: root / split for split in given} if "train" in given else {"all": root}
-    names = sorted({path.name for place in places.values() for path in place.iterdir() if path.is_dir()})
-    label_of = {name: label for label, name in enumerate(names)}
-    if not names:
+    tree = read_tree(root, report)
+    names = sorted({name for classes in tree.images.values() for name in classes})
+    if not names and not report.errors:
         report.error(root, "has no folders; expected one for each class, with its images")
     splits = {
         split: [
-            Entry(file, label_of[name], str(file))
-            for name in names
-            for file in (sorted((place / name).rglob("*")) if (place / name).is_dir() else ())
-            if file.suffix.lower() in SUFFIXES and file.is_file()
+            Entry(root / image, label, str(root / image))
+            for label, name in enumerate(names)
+            for image in classes.get(name, ())
         ]
-        for split, place in places.items()
+        for split, classes in tree.images.items()
     }
-    return _complete(root, len(names), splits)
+    return _complete(root, names, splits, report)
 
 
 def read_csv(task: Task, root: Path, report: Report) -> Source | None:
@@ -46,53 +48,128 @@ def read_csv(task: Task, root: Path, report: Report) -> Source | None:
 
     Labels are names or numbers; classes are numbered in the order of the names, or of the numbers.
     """
-    try:
-        with root.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or []
-            rows = [(reader.line_num, row) for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        report.error(
-            root, f"cannot be read ({error}); set tasks.{task.name}.root to a CSV: path,label[,split]"
-        )
+    rows = read_table(root, report)
+    if rows is None:
         return None
-    if not {"path", "label"} <= set(columns):
-        report.error(f"{root}, line 1", f"has the columns {', '.join(columns)}; expected path,label[,split]")
-        return None
-    rows = [(f"{root}, line {line}", row) for line, row in rows]
-    texts = {row["label"] for _, row in rows if row["label"]}
-    ordered = sorted(texts, key=(lambda t: (int(t), t)) if all(map(_is_number, texts)) else None)
-    label_of = {text: label for label, text in enumerate(ordered)}
+    names = sorted({row.label for row in rows})
+    if all(map(_is_number, names)):
+        names.sort(key=lambda text: (len(text.lstrip("0")), text.lstrip("0"), text))
+    label_of = {text: label for label, text in enumerate(names)}
     splits: dict[str, list[Entry]] = {}
-    first: dict[str, str] = {}
-    for place, row in rows:
-        path, split = row["path"] or "", row.get("split") or "all"
-        if not row["label"]:
-            report.error(place, "the label is empty")
+    first: dict[Path, int] = {}
+    for row in rows:
+        place = f"{root}, line {row.line}"
+        image = find_image(root.parent, row.path, place, report)
+        if image is None:
             continue
-        if split not in (_SPLITS if "split" in columns else ("all",)):
-            report.error(place, f"split {row.get('split')!r}: expected train, val or test")
-            continue
-        if path in first:
-            report.error(place, f"{path!r} is already listed in {first[path]}; keep one of the lines")
-        first.setdefault(path, place.rpartition(", ")[2])
-        image = find_image(root.parent, path, place, report)
-        if image is not None:
-            splits.setdefault(split, []).append(Entry(image, label_of[row["label"]], place))
-    return _complete(root, len(ordered), splits)
+        if image in first:
+            report.error(
+                place, f"{row.path!r} is already listed in line {first[image]}; keep one of the lines"
+            )
+        first.setdefault(image, row.line)
+        splits.setdefault(row.split, []).append(Entry(image, label_of[row.label], place))
+    _tell_unlisted(root, splits, report)
+    return _complete(root, names, splits, report)
+
+
+def read_lists(task: Task, root: Path, report: Report) -> Source | None:
+    """Read `<root>/{train,val,test}.txt`, paths relative to root; what is missing is held out of train."""
+    if not os.path.isdir(root):
+        report.error(root, f"{why_absent(root)}; set tasks.{task.name}.root to the folder of the lists")
+        return None
+    found = find_lists(root, report)
+    if "train" not in found:
+        report.error(root / "train.txt", "no such list; expected a path, a space and a label in each line")
+    splits = {split: read_list(root, name, None, report) or [] for split, name in found.items()}
+    splits = without_mistyped(splits, report)
+    labels = [entry.label for entries in splits.values() for entry in entries]
+    _tell_unlisted(root, splits, report)
+    return _complete(root, (), splits, report, max(labels, default=0) + 1)
 
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _complete(root: Path, num_classes: int, splits: dict[str, list[Entry]]) -> Source:
-    """Hold out the splits that are missing: test from all, then val from train."""
+def _tell_unlisted(root: Path, splits: dict[str, list[Entry]], report: Report) -> None:
+    found = unlisted([str(entry.image) for entries in splits.values() for entry in entries])
+    if found:
+        report.warning(
+            root,
+            f"{len(found):,} images beside the listed ones are in none of its lines, and not read "
+            f"({few(found, 3)})",
+        )
+
+
+def _complete(
+    root: Path,
+    names: Sequence[str],
+    splits: dict[str, list[Entry]],
+    report: Report,
+    num_classes: int | None = None,
+) -> Source:
+    """Hold out the splits that are missing: test, then val, from train; and check the classes."""
+    if ALL in splits:
+        splits["train"] = splits.pop(ALL)
     notes = []
-    if "all" in splits:
-        splits["train"], splits["test"] = hold_out(splits.pop("all"), _TEST_SHARE)
-        notes.append(held_out_note(len(splits["test"]), "test", _TEST_SHARE))
-    if "val" not in splits:
-        splits["train"], splits["val"] = hold_out(splits.get("train", []))
-        notes.append(held_out_note(len(splits["val"])))
-    return Source(root, num_classes, {split: splits.get(split, []) for split in _SPLITS}, notes)
+    given, missing = set(splits), list(held_out_of_train(splits))
+    if "train" in given:
+        counts = Counter(entry.label for entry in splits["train"])
+        for split, share in missing:
+            splits["train"], splits[split] = hold_out(splits["train"], share)
+            notes.append(held_out_note(len(splits[split]), split, share))
+    in_order = {split: splits.get(split, []) for split in SPLITS}
+    source = Source(root, num_classes or len(names), in_order, notes, names=tuple(names))
+    if report.errors:
+        return source
+    if "train" not in given:
+        report.error(root, "has no image for train")
+    _check_names(source, report)
+    for split in sorted(given, key=SPLITS.index):
+        if not splits[split]:
+            report.error(root, f"its split {split} has no image; add some, or take the split away")
+    if "train" in given and splits["train"]:
+        _check_counts(source, counts, [split for split, _ in missing], report)
+    return source
+
+
+def _check_names(source: Source, report: Report) -> None:
+    """Refuse a single class, and classes that are likely one."""
+    present = {entry.label for entries in source.splits.values() for entry in entries}
+    if len(present) == 1:
+        report.error(
+            source.root,
+            f"its images are of one class only ({source.name_of(*present)}); there is nothing to tell apart: "
+            "expected two classes or more",
+        )
+    alike = defaultdict(list)
+    for name in source.names:
+        plain = name.lstrip("0") or "0" if _is_number(name) else "".join(name.casefold().split())
+        alike[plain].append(repr(name))
+    for names in alike.values():
+        if len(names) > 1:
+            report.error(source.root, f"the classes {few(names)} look like one; use one name")
+
+
+def _check_counts(source: Source, counts: Counter[int], held: list[str], report: Report) -> None:
+    """Say which classes have too few images for a part in every split."""
+    need = 1 + len(held)
+    few_images = [label for label, count in sorted(counts.items()) if count < need]
+    shown = few([f"{source.name_of(label)} has {counts[label]}" for label in few_images])
+    why = f"{' and '.join(held)} {'are' if len(held) > 1 else 'is'} held out of train, class by class"
+    if few_images and any(not source.splits[split] for split in held):
+        report.error(source.root, f"too few images: {why}, so a class needs at least {need} ({shown})")
+    elif few_images:
+        report.warning(
+            source.root,
+            f"{len(few_images)} of {source.num_classes} classes are not in every split: {why}, so a class "
+            f"needs at least {need} images ({shown})",
+        )
+    tested = {entry.label for entry in source.splits["test"]}
+    untested = [label for label in sorted(counts) if label not in tested]
+    if "test" not in held and untested:
+        report.warning(
+            source.root,
+            f"test has no image of {len(untested)} of {source.num_classes} classes "
+            f"({few([source.name_of(label) for label in untested])})",
+        )

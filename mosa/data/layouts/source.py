@@ -1,6 +1,7 @@
 """What every reader returns: entries by split, and the problems that it found."""
 
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -9,11 +10,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mosa.base.errors import shown
+from mosa.data.discover import HOLD_OUT, share_of
+from mosa.data.naming import IMAGE_SUFFIXES
+from mosa.data.problems import Report, why_absent
 from mosa.data.task import Task
 
-HOLD_OUT = 0.1  # share of each class of train that becomes val if there is none
 HOLD_OUT_SEED = 0
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+MAX_CLASSES = 100_000  # what is read before anything is allocated by it; ImageNet-21k has 21,843
+_DIGITS = 20  # of a label
+_SPARSE = 10  # labels of lists are below this many times the number of their images
 
 
 class Entry(NamedTuple):
@@ -30,40 +36,6 @@ class Entry(NamedTuple):
     place: str
 
 
-class Problem(NamedTuple):
-    """Something wrong with the data.
-
-    Attributes:
-        severity: "error" (the task cannot be used) or "warning".
-        place: File, and line where there is one.
-        message: What is wrong, and what to do.
-    """
-
-    severity: str
-    place: str
-    message: str
-
-
-@dataclass
-class Report:
-    """Collects every problem, so that a user sees all of them at once."""
-
-    problems: list[Problem] = field(default_factory=list)
-
-    def error(self, place: object, message: str) -> None:
-        """Add a problem that makes the task unusable."""
-        self.problems.append(Problem("error", str(place), message))
-
-    def warning(self, place: object, message: str) -> None:
-        """Add a problem that the user should know of."""
-        self.problems.append(Problem("warning", str(place), message))
-
-    @property
-    def errors(self) -> list[Problem]:
-        """The problems that are errors."""
-        return [problem for problem in self.problems if problem.severity == "error"]
-
-
 @dataclass
 class Source:
     """A task as it was found on disk.
@@ -76,6 +48,7 @@ class Source:
         subsets: Low-resource subsets that come with the data, as indices into train, by fraction.
         sets: Names of the data sets that a union consists of.
         set_sizes: For each split, the number of entries of each of these sets, in their order.
+        names: Names of the classes by label, where they have names.
     """
 
     root: Path
@@ -85,33 +58,23 @@ class Source:
     subsets: dict[str, list[int]] = field(default_factory=dict)
     sets: tuple[str, ...] = ()
     set_sizes: dict[str, list[int]] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
+
+    def name_of(self, label: int) -> str:
+        """Return the name of a class for a sentence; its label where it has no name."""
+        return repr(self.names[label]) if self.names else str(label)
 
 
 def find_folder(task: Task, root: Path, report: Report) -> Path | None:
     """Return the task's folder below the benchmark's root, under any of its names."""
     for name in task.folders:
-        if (root / name).is_dir():
+        if os.path.isdir(root / name):
             return root / name
     others = f" (also tried: {', '.join(task.folders[1:])})" if len(task.folders) > 1 else ""
-    report.error(
-        root / task.folders[0],
-        f"no such folder{others}; put {task.full_name} there, or set paths.data.{task.benchmark}",
-    )
+    usual = root / task.folders[0]
+    advice = f"put {task.full_name} there, or set paths.data.{task.benchmark}"
+    report.error(usual, f"{why_absent(usual)}{others}; {advice}")
     return None
-
-
-def read_lines(file: Path, report: Report) -> list[tuple[str, str]] | None:
-    """Return the lines of a text, each with its place; a BOM, CRLF and trailing blank lines are allowed."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        report.error(file, "no such file; copy it there, it is part of the data set")
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        report.error(file, f"cannot be read ({error}); copy it again")
-        return None
-    lines = text.rstrip().splitlines()
-    return [(f"{file}, line {number}", line) for number, line in enumerate(lines, start=1)]
 
 
 def find_image(base: Path, relative: str, place: str, report: Report) -> Path | None:
@@ -124,26 +87,55 @@ def find_image(base: Path, relative: str, place: str, report: Report) -> Path | 
         report.error(place, f"{relative!r} leads out of {base}; list images by their paths below it")
         return None
     path = base / relative
-    for candidate in (path, *(path.with_suffix(suffix) for suffix in SUFFIXES[:3])):
-        if os.path.isfile(candidate):  # follows links
-            return candidate
-    report.error(place, f"{path}: no such image; extract the archive again, or take the line out")
+    denied = False
+    for candidate in (path, *(path.with_suffix(suffix) for suffix in IMAGE_SUFFIXES[:3])):
+        try:
+            if stat.S_ISREG(os.stat(candidate).st_mode):  # follows links
+                return candidate
+        except PermissionError:
+            denied = True
+        except (OSError, ValueError):  # ValueError: a name that no disk can hold
+            continue
+    if denied:
+        report.error(
+            place, f"{path}: cannot be read (Permission denied); give yourself the right to its folder"
+        )
+    else:
+        report.error(place, f"{path}: no such image; {report.repair}, or take the line out")
     return None
 
 
 def parse_label(text: str, num_classes: int | None, place: str, report: Report) -> int | None:
-    """Return a label as a number, or None if it is not one of 0 ... num_classes - 1."""
-    expected = (
-        f"expected a whole number, 0 to {num_classes - 1}" if num_classes else "expected a whole number >= 0"
-    )
-    if not text.isascii() or not text.isdigit():
-        report.error(place, f"label {text!r}: {expected}")
-        return None
-    label = int(text[:10])
-    if num_classes is not None and label >= num_classes:
-        report.error(place, f"label {label}: {expected}")
-        return None
-    return label
+    """Return a label as a number, or None if it is not one of 0 ... num_classes - 1.
+
+    Args:
+        text: The label as it is written.
+        num_classes: Number of classes; None: not known, at most `MAX_CLASSES`.
+        place: Where it is written.
+        report: Takes the problem.
+    """
+    end, written = num_classes or MAX_CLASSES, shown(text)
+    if text.isascii() and text.isdigit() and len(text) <= _DIGITS:
+        written = text
+        if int(text) < end:
+            return int(text)
+    report.error(place, f"label {written}: expected a whole number, 0 to {end - 1}")
+    return None
+
+
+def without_mistyped(splits: dict[str, list[Entry]], report: Report) -> dict[str, list[Entry]]:
+    """Return splits without the labels that are far beyond the number of images, which are errors.
+
+    For lists that do not say how many classes there are: the largest label decides, and as many are trained.
+    """
+    end = _SPARSE * sum(map(len, splits.values()))
+    for entry in (entry for entries in splits.values() for entry in entries if entry.label >= end):
+        report.error(
+            entry.place,
+            f"label {entry.label}: expected less than {end}, {_SPARSE} times the number of images; number "
+            "the classes from 0",
+        )
+    return {split: [entry for entry in entries if entry.label < end] for split, entries in splits.items()}
 
 
 def hold_out(
@@ -178,8 +170,7 @@ def stratified(labels: Iterable[int], fraction: float, seed: int, keep_one: bool
     chosen: list[int] = []
     for label in sorted(by_class):
         members = np.array(by_class[label])
-        number = max(1, int(fraction * len(members) + 0.5))
-        number = min(number, len(members) - 1) if keep_one else number
+        number = share_of(len(members), fraction, keep_one)
         chosen.extend(rng.permutation(members)[:number].tolist())
     return np.array(sorted(chosen), dtype=np.int64)
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 import weakref
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -131,6 +132,8 @@ def fitting(model: nn.Module, image_size: int, training: Recipe, machine: Machin
 def memory_table(config: Mapping[str, Any], machine: Machine) -> str:
     """Return a table of what each backbone and variant of a loaded config takes, and the images that fit.
 
+    Each takes seconds to count, and is announced on stderr.
+
     Args:
         config: The config.
         machine: How runs are done, of which gradient checkpointing counts.
@@ -143,7 +146,11 @@ def memory_table(config: Mapping[str, Any], machine: Machine) -> str:
     for run in expand(config):
         found.setdefault((run.specification.backbone.name, run.specification.variant), run.specification)
     head = ("backbone", "variant", "precision", "batch", "GiB", *(f"{card} GB" for card in CARDS))
-    lines = [head, *(_memory_row(specification, classes, machine) for specification in found.values())]
+    lines = [head]
+    for number, specification in enumerate(found.values(), start=1):
+        name = f"{specification.backbone.name}, {specification.variant}"
+        print(f"counting {number} of {len(found)}: {name}", file=sys.stderr, flush=True)
+        lines.append(_memory_row(specification, classes, machine))
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     text = [
         "  ".join(

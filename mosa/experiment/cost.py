@@ -1,0 +1,47 @@
+"""What a training takes: forward passes of images, and the rates that are assumed until one is measured."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mosa.data.task import Task
+from mosa.experiment.protocol import STAGES
+from mosa.experiment.specification import Specification
+
+_LARGE = re.compile("large|huge|giant")  # backbones
+_SMALL_IMAGES = 32  # pixels
+_RATE = {"small": 100.0, "base": 2.0, "large": 0.5}  # images per second and core
+_RATE_ON_GPU = {"small": 100.0, "base": 120.0, "large": 30.0}
+
+
+def image_passes(specification: Specification, task: Task, stage: str | None = None) -> float:
+    """Return the forward passes of images that a training takes; 0 where the task's size is unknown.
+
+    Args:
+        specification: What is trained.
+        task: Its task.
+        stage: "final" or "selection"; None: the specification's.
+    """
+    training = specification.training
+    split = STAGES[stage or specification.stage][0] or task.final_train
+    parts = ("train", "val") if split == "trainval" else (split,)
+    images = sum(task.sizes.get(part, 0) for part in parts)
+    return images * training.fraction * training.epochs * _passes(specification.options)
+
+
+def _passes(options: Mapping[str, Any]) -> int:
+    """Return the forward passes of a step; as `mosa.peft.Method.passes`, which needs torch."""
+    return 2 if any(options[name] for name in ("consistency", "second_pass", "feature_consistency")) else 1
+
+
+def size_class(specification: Specification) -> str:
+    """Return how large a backbone is: "small", "base" or "large"."""
+    backbone = specification.backbone
+    if backbone.image_size is not None and backbone.image_size <= _SMALL_IMAGES:
+        return "small"
+    return "large" if _LARGE.search(backbone.architecture) else "base"
+
+
+def assumed_rate(specification: Specification, gpu: bool) -> float:
+    """Return image-passes per second of a core or GPU, as most machines exceed it."""
+    return (_RATE_ON_GPU if gpu else _RATE)[size_class(specification)]
