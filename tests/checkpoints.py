@@ -100,7 +100,7 @@ def mocov3_linear(model: nn.Module) -> dict:
 
 
 def dino(model: nn.Module) -> dict:
-    """Return what dino_*_pretrain_full_checkpoint.pth holds: teacher and student, each with its projection."""
+    """Return what dino_*_pretrain_full_checkpoint.pth holds: teacher and student, with projections."""
     files = {"teacher": "", "student": "module."}
     content = {
         key: {f"{start}backbone.{name}": value + (key == "student") for name, value in body(model).items()}

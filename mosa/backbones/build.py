@@ -67,7 +67,7 @@ def build_backbone(
         weights: "builtin", "random", "hub:" and timm's tag (such as "hub:orig_in21k"), or the path of a file.
         num_classes: Outputs of the classifier.
         seed: Seeds the classifier, and the weights where they are random.
-        kind: Format of a file, see `mosa.backbones.weights.load_weights`.
+        kind: Format of a file, see `mosa.backbones.weights.load_weights`; others have timm's.
         image_size: Side of the square input, in pixels; None: the architecture's own.
         normalization: "weights" (as the weights were trained), "imagenet", "inception" (0.5) or
             "none" (pixels in 0 ... 1).
@@ -91,7 +91,9 @@ def build_backbone(
             raise UserError(
                 f"{path}: is not the file that {path.stem}.json describes; install the package again"
             )
-        loaded = load_weights(model, path, "timm" if weights.startswith(HUB) else kind)
+        loaded = load_weights(
+            model, path, "timm" if weights == "builtin" or weights.startswith(HUB) else kind
+        )
         if weights.startswith(HUB):
             config = hub_config(architecture, weights).to_dict()
     reset_head(model, seed)

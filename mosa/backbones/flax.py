@@ -34,8 +34,11 @@ def load_npz(model: nn.Module, path: Path, head: set[str]) -> None:
         UserError: The file cannot be read without pickles, or does not fit the model.
     """
     found = _read_shapes(path)
-    own_patch = patch_weight(model)
-    if "embedding/kernel" not in found or own_patch is None or not hasattr(model, "load_pretrained"):
+    own, own_patch = model.state_dict().keys() - head, patch_weight(model)
+    is_vit = {"blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"} <= own and hasattr(
+        model, "load_pretrained"
+    )
+    if "embedding/kernel" not in found or own_patch is None or not is_vit:
         holds = ", ".join(list(found)[:LISTED]) or "nothing"
         raise UserError(
             f"{path}: expected an original ViT file, with embedding/kernel, for a ViT; got {len(found)} "
@@ -50,7 +53,7 @@ def load_npz(model: nn.Module, path: Path, head: set[str]) -> None:
     expected = _expected(model)
     rows = [(name, "missing in the file") for name in expected.keys() - found.keys()]
     rows += [(name, "not in the model") for name in found.keys() - expected.keys() - {*_CLASSIFIER}]
-    rows += [(n, "missing in the file") for n in model.state_dict().keys() - head if not _HELD.fullmatch(n)]
+    rows += [(name, "missing in the file") for name in own if not _HELD.fullmatch(name)]
     both = expected.keys() & found.keys()
     rows += [(n, reason) for n in both if (reason := _differs(n, *found[n], expected[n]))]
     rows = rows or _not_finite(path, expected)

@@ -79,7 +79,8 @@ def load_weights(model: nn.Module, path: Path, kind: str = "auto") -> Loaded:
         raise refusal(path, kind, model, rows, len(part.tensors))
     found = _kind_of(part, own)
     _check_kind(kind, found, path)
-    bare = (kind, found) == ("auto", "timm") and "cls_token" in own and not _has_classifier(part, head)
+    plain = {"cls_token", "pos_embed"} <= own.keys() and not _has_classifier(part, head)
+    bare = plain and (kind, found) == ("auto", "timm")
     used = found if kind == "auto" else kind
     notes = _load_state(model, _timm_names(part.tensors, used), head, path, used)
     return Loaded(used, (*part.notes, *notes), bare)

