@@ -91,9 +91,8 @@ def build_backbone(
             raise UserError(
                 f"{path}: is not the file that {path.stem}.json describes; install the package again"
             )
-        loaded = load_weights(
-            model, path, "timm" if weights == "builtin" or weights.startswith(HUB) else kind
-        )
+        is_file = weights != "builtin" and not weights.startswith(HUB)
+        loaded = load_weights(model, path, kind if is_file else "timm")
         if weights.startswith(HUB):
             config = hub_config(architecture, weights).to_dict()
     reset_head(model, seed)

@@ -35,10 +35,8 @@ def load_npz(model: nn.Module, path: Path, head: set[str]) -> None:
     """
     found = _read_shapes(path)
     own, own_patch = model.state_dict().keys() - head, patch_weight(model)
-    is_vit = {"blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"} <= own and hasattr(
-        model, "load_pretrained"
-    )
-    if "embedding/kernel" not in found or own_patch is None or not is_vit:
+    is_vit = {"blocks.0.attn.qkv.weight", "blocks.0.mlp.fc1.weight"} <= own and own_patch is not None
+    if "embedding/kernel" not in found or not is_vit or not hasattr(model, "load_pretrained"):
         holds = ", ".join(list(found)[:LISTED]) or "nothing"
         raise UserError(
             f"{path}: expected an original ViT file, with embedding/kernel, for a ViT; got {len(found)} "
