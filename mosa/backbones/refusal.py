@@ -34,7 +34,7 @@ def refusal(
         )
     count = f"{len(rows)} of {total} tensors"
     if all(what == _DAMAGED for _, what in rows):
-        what = f"{count} are not finite; copy the file again, or take weights of a training that went well"
+        what = f"values of {count} are not finite; copy the file again, or take one of another training"
     elif any(_is_layout(what) for _, what in rows):
         what = f"{count} differ; take the architecture that the file is for, or set its `kind`"
     else:
