@@ -72,6 +72,8 @@ def load_weights(model: nn.Module, path: Path, kind: str = "auto") -> Loaded:
     if kind == "npz" or (kind == "auto" and _is_npz(path)):
         load_npz(model, path, head_names(model))
         return Loaded("npz")
+    if _is_npz(path):
+        raise UserError(f"{path}: is an npz file, not of kind {kind!r}; set `kind: npz`")
     own, head = model.state_dict(), head_names(model)
     part = find_backbone(read_checkpoint(path), own.keys() - head, path)
     rows = [(part.prefix + name, why) for name, value in part.tensors.items() if (why := unusable(value))]
@@ -103,7 +105,7 @@ def _is_npz(path: Path) -> bool:
 
 
 def _kind_of(part: Part, own: Mapping[str, Tensor]) -> str:
-    """Return the kind of a file by what is in it; "timm" is has timm's names and says no more."""
+    """Return the kind of a file by what is in it; "timm" is all that says no more."""
     names, places = part.tensors.keys(), part.label.split(".")
     if "base_encoder" in places:
         return "mocov3"

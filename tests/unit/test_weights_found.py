@@ -1,5 +1,6 @@
 """Weights as strangers have them: told by what is in the file, with a line for every decision, or refused."""
 
+import re
 import zipfile
 
 import numpy as np
@@ -136,6 +137,29 @@ def test_files_with_layer_scales(architecture, write, kind, tmp_path):
     assert arrived(model, source) and (backbone.kind, backbone.guess) == (kind, None)
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_convnexts_original_names_are_found_too(prefix, tmp_path):
+    source = timm.create_model("test_convnext", num_classes=4)
+    names = {
+        "stem.": "downsample_layers.0.",
+        ".blocks.": ".",
+        "conv_dw": "dwconv",
+        "mlp.fc": "pwconv",
+        "head.norm": "norm",
+        "head.fc": "head",
+    }
+    state = {}
+    for name, value in source.state_dict().items():
+        for new, old in names.items():
+            name = name.replace(new, old)
+        state[prefix + re.sub(r"stages.(.).downsample", r"downsample_layers.\1", name)] = value
+    model, backbone = loaded(saved({"model": state}, tmp_path), "test_convnext")
+    assert all(
+        torch.equal(v, source.state_dict()[n]) for n, v in model.state_dict().items() if "head.fc" not in n
+    )
+    assert len(backbone.notes) == bool(prefix)
+
+
 @pytest.mark.parametrize("average", ["model_ema", "state_dict_ema", "teacher"])
 def test_of_two_sets_of_weights_the_evaluated_one_is_taken_and_named(average, vit, tmp_path):
     other = {"model_ema": "model", "state_dict_ema": "state_dict", "teacher": "student"}[average]
@@ -168,6 +192,8 @@ def test_a_kind_that_the_file_contradicts_is_refused(vit, tmp_path):
         saved(mocov3(vit), tmp_path), kind="mae"
     )
     fix_positions(vit, "columns")
+    np.savez(tmp_path / "ViT.npz", **npz_arrays(vit))
+    assert "is an npz file, not of kind 'mae'; set `kind: npz`" in refused(tmp_path / "ViT.npz", kind="mae")
     assert "is of kind 'mae'" in refused(saved(mae(vit), tmp_path), kind="dino")
 
 
