@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, create_model, model_serializer
 
 from mosa.backbones.kinds import FOUND_KINDS
 from mosa.base.errors import UserError
@@ -65,6 +65,11 @@ class BackboneFound(Declared):
     notes: list[str] = option(
         [], optional=True, description="What was decided for the user, such as a prefix taken off the names."
     )
+
+    @model_serializer(mode="wrap")
+    def _where_it_applies(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was not decided."""
+        return {key: value for key, value in dump(self).items() if value or key not in ("guessed", "notes")}
 
 
 class DataFound(Declared):

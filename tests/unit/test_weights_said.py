@@ -55,18 +55,31 @@ def record(pack, tmp_path):
 
 def test_the_record_has_what_was_decided(record, tmp_path):
     assert record["backbone"]["notes"] == ["the prefix 'encoder.' was taken off the names"]
-    assert record["backbone"]["guessed"] is False  # there is one way to normalise for this architecture
+    assert "guessed" not in record["backbone"]  # there is one way to normalise for this architecture
     assert load_record(tmp_path / "run.json")["backbone"] == record["backbone"]
+
+
+def test_the_record_says_that_statistics_are_a_guess(pack, tmp_path):
+    model, _ = build_backbone("test_vit", "random", 5)
+    torch.save(model.state_dict(), tmp_path / "x.pth")
+    what = {"architecture": "test_vit", "weights": str(tmp_path / "x.pth"), "image_size": 32}
+    short = {"training": {"epochs": 1, "batch_size": 32}}
+    found = execute(spec("linear", **what, **short), pack, tmp_path / "guessed.json")["backbone"]
+    assert found["guessed"] is True and "does not say how its images were" in found["notes"][-1]
+    known = execute(spec("linear", **what, **short, normalization="none"), pack, tmp_path / "known.json")[
+        "backbone"
+    ]
+    assert not {"notes", "guessed"} & known.keys() and known["std"] == [1, 1, 1]
 
 
 def test_records_from_before_there_were_notes_are_read_and_reproduced(record, pack, tmp_path):
     from mosa.records import seal
 
     old = json.loads((tmp_path / "run.json").read_text())
-    del old["backbone"]["notes"], old["backbone"]["guessed"]
+    del old["backbone"]["notes"]
     (tmp_path / "run.json").write_text(json.dumps(seal(old)))
     found = load_record(tmp_path / "run.json")
-    assert (found["backbone"]["notes"], found["backbone"]["guessed"]) == ([], False)
+    assert not {"notes", "guessed"} & found["backbone"].keys()
     assert compare(found, record, tmp_path / "run.json").verdict == "bit-equal"
 
 
