@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, create_model
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, create_model, model_serializer
 
+from mosa.backbones.kinds import FOUND_KINDS
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.data.metrics import METRICS
@@ -45,7 +46,7 @@ class Splits(Declared):
 class BackboneFound(Declared):
     """The pre-trained model as it was loaded."""
 
-    kind: Literal["timm", "npz", "mae", "mocov3", "swin"] | None = option(
+    kind: Literal[FOUND_KINDS] | None = option(
         description="Format of the weights; null for random weights.",
         json_schema_extra=column("weights_kind"),
     )
@@ -56,6 +57,19 @@ class BackboneFound(Declared):
     image_size: int = option(ge=1, description="Side of the square input, in pixels.")
     mean: Statistics = option(description="Mean per channel of the normalisation, for pixels in 0 ... 1.")
     std: Statistics = option(description="Standard deviation per channel of the normalisation.")
+    guessed: bool = option(
+        False,
+        optional=True,
+        description="Whether mean and std are a guess, because neither the config nor the file says them.",
+    )
+    notes: list[str] = option(
+        [], optional=True, description="What was decided for the user, such as a prefix taken off the names."
+    )
+
+    @model_serializer(mode="wrap")
+    def _where_it_applies(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was not decided."""
+        return {key: value for key, value in dump(self).items() if value or key not in ("guessed", "notes")}
 
 
 class DataFound(Declared):

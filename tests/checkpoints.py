@@ -57,6 +57,20 @@ def body(model: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
+@torch.no_grad()
+def fix_positions(model: nn.Module, first: str) -> nn.Module:
+    """Give a ViT the position embeddings of MAE (first the "columns") or MoCo v3 (first the "rows")."""
+    side, width = model.patch_embed.grid_size[0], model.embed_dim // 4
+    for token in range(side * side):
+        row, column = divmod(token, side)
+        axes = (column, row) if first == "columns" else (row, column)
+        angles = [axis / 10000 ** (np.arange(width) / width) for axis in axes]
+        values = np.concatenate([part(angle) for angle in angles for part in (np.sin, np.cos)])
+        model.pos_embed[0, token + 1] = torch.from_numpy(values)
+    model.pos_embed[0, 0] = 0
+    return model
+
+
 def mae(model: nn.Module) -> dict:
     """Return what mae_pretrain_vit_*.pth holds; its full sibling has a decoder and a command line too."""
     return {"model": body(model)}
@@ -83,6 +97,42 @@ def mocov3_linear(model: nn.Module) -> dict:
     state = {f"module.{name}": value for name, value in body(model).items()}
     state |= {"module.head.weight": torch.zeros(1000, 8), "module.head.bias": torch.zeros(1000)}
     return {"epoch": 90, "arch": "vit_base", "state_dict": state, "best_acc1": 76.7}
+
+
+def dino(model: nn.Module) -> dict:
+    """Return what dino_*_pretrain_full_checkpoint.pth holds: teacher and student, with projections."""
+    files = {"teacher": "", "student": "module."}
+    content = {
+        key: {f"{start}backbone.{name}": value + (key == "student") for name, value in body(model).items()}
+        | {f"{start}head.mlp.0.weight": torch.zeros(8, 8), f"{start}head.last_layer.weight_g": torch.zeros(8)}
+        for key, start in files.items()
+    }
+    return content | {
+        "epoch": 100,
+        "args": Namespace(arch="vit_small"),
+        "dino_loss": {"center": torch.zeros(8)},
+    }
+
+
+def dinov2(model: nn.Module) -> dict:
+    """Return what dinov2_*_pretrain.pth holds: timm's names, and a mask token."""
+    return body(model) | {"mask_token": torch.zeros(1, model.embed_dim)}
+
+
+def dinov2_training(model: nn.Module) -> dict:
+    """Return what DINOv2's training leaves: the teacher, in chunks of blocks."""
+    names = {name: name.replace("blocks.", "blocks.0.") for name in dinov2(model)}
+    state = {f"backbone.{names[name]}": value for name, value in dinov2(model).items()}
+    return {"teacher": state | {"dino_head.mlp.0.weight": torch.zeros(8, 8)}}
+
+
+def deit3(model: nn.Module) -> dict:
+    """Return what deit_3_*_1k.pth holds: its own names of the layer scales, and a classifier."""
+    state = {
+        name.replace(".ls1.gamma", ".gamma_1").replace(".ls2.gamma", ".gamma_2"): value
+        for name, value in model.state_dict().items()
+    }
+    return {"model": state}
 
 
 def swin(model: nn.Module) -> dict:

@@ -9,20 +9,16 @@ import torch
 from torch import nn
 
 import mosa.backbones.micro_vit  # noqa: F401  registers our architecture with timm
-from mosa.backbones.weights import digest_of, load_weights
-from mosa.base.errors import UserError, unknown
+from mosa.backbones.hub import HUB, check_architecture, hub_config, hub_file, hub_names
+from mosa.backbones.kinds import IMAGENET, INCEPTION, NORMALIZATIONS, STATISTICS, Statistics, name_of
+from mosa.backbones.weights import Loaded, digest_of, load_weights
+from mosa.base.errors import UserError, suggest
 from mosa.base.seeding import generator
 from mosa.base.timm import timm
 from mosa.peft.blocks import find_head
 
 ASSETS = Path(__file__).parent / "assets"
 BUILTIN_WEIGHTS = {"mosa_vit_micro": ASSETS / "micro_vit.safetensors"}
-HUB = "hub:"
-
-IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-INCEPTION = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-# By the kind of the weights file; other kinds are normalised as timm says for the architecture or tag.
-_NORMALIZATION = {"npz": INCEPTION, "mae": IMAGENET, "mocov3": IMAGENET, "swin": IMAGENET}
 
 
 @dataclass(frozen=True)
@@ -37,6 +33,8 @@ class Backbone:
         image_size: Side of the square input, in pixels.
         mean: Mean per channel of the input normalisation, for pixels in 0 ... 1.
         std: Standard deviation per channel of it.
+        notes: What was decided while the file was loaded, in sentences.
+        guess: Why the statistics are a guess; None: they are known, or were named.
     """
 
     architecture: str
@@ -46,6 +44,8 @@ class Backbone:
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+    guess: str | None = None
 
 
 def build_backbone(
@@ -68,9 +68,10 @@ def build_backbone(
         weights: "builtin", "random", "hub:" and timm's tag (such as "hub:orig_in21k"), or the path of a file.
         num_classes: Outputs of the classifier.
         seed: Seeds the classifier, and the weights where they are random.
-        kind: Format of a file, see `mosa.backbones.weights.load_weights`.
+        kind: Format of a file, see `mosa.backbones.weights.load_weights`; others have timm's.
         image_size: Side of the square input, in pixels; None: the architecture's own.
-        normalization: "weights" (as the weights were trained), "imagenet" or "inception" (0.5).
+        normalization: "weights" (as the weights were trained), "imagenet", "inception" (0.5) or
+            "none" (pixels in 0 ... 1).
         drop_path: Rate of stochastic depth of the last block.
         drop_rate: Rate of the backbone's own dropout, after the embedding and in attention's output and MLPs.
         attention_drop_rate: Rate in attention's output; None: that of `drop_rate`.
@@ -81,12 +82,11 @@ def build_backbone(
     Raises:
         UserError: The architecture is unknown, or the weights do not fit it (the classifier aside).
     """
-    if not timm.is_model(architecture) or "." in architecture:
-        raise unknown("architecture", architecture, timm.list_models())
+    check_architecture(architecture)
     model = _build(architecture, num_classes, seed, image_size, drop_path, drop_rate)
     if attention_drop_rate is not None:
         _set_attention_dropout(model, attention_drop_rate)
-    digest = found = None
+    digest = loaded = None
     config = model.pretrained_cfg
     if weights != "random":
         path = _weights_path(architecture, weights)
@@ -95,15 +95,44 @@ def build_backbone(
             raise UserError(
                 f"{path}: is not the file that {path.stem}.json describes; install the package again"
             )
-        found = load_weights(model, path, "timm" if weights.startswith(HUB) else kind)
+        is_file = weights != "builtin" and not weights.startswith(HUB)
+        loaded = load_weights(model, path, kind if is_file else "timm")
         if weights.startswith(HUB):
-            config = timm.get_pretrained_cfg(_tagged(architecture, weights)).to_dict()
+            config = hub_config(architecture, weights).to_dict()
     reset_head(model, seed)
     own = tuple(config["mean"]), tuple(config["std"])
-    known = _NORMALIZATION.get(found, own)
-    mean, std = {"weights": known, "imagenet": IMAGENET, "inception": INCEPTION}[normalization]
+    if normalization == "weights":
+        (mean, std), guess = _statistics(architecture, weights, loaded, own)
+    else:
+        (mean, std), guess = NORMALIZATIONS[normalization], None
     size = image_size or model.pretrained_cfg["input_size"][-1]
-    return model.eval(), Backbone(architecture, weights, found, digest, size, mean, std)
+    found, notes = (loaded.kind, loaded.notes) if loaded else (None, ())
+    return model.eval(), Backbone(architecture, weights, found, digest, size, mean, std, notes, guess)
+
+
+def _statistics(
+    architecture: str, weights: str, loaded: Loaded | None, own: Statistics
+) -> tuple[Statistics, str | None]:
+    """Return the statistics that weights were trained with, and why they are a guess, or None.
+
+    Args:
+        architecture: timm's name.
+        weights: As for `build_backbone`.
+        loaded: What was found in the file; None for random weights.
+        own: What timm has for the architecture, or for the tag of the hub.
+    """
+    if loaded is not None and loaded.kind in STATISTICS:
+        return STATISTICS[loaded.kind], None
+    if loaded is None or weights.startswith(HUB) or architecture in BUILTIN_WEIGHTS:
+        return own, None
+    if loaded.bare and own == INCEPTION:
+        guess, why = IMAGENET, "DINO and most ViTs without a classifier have it"
+    else:
+        guess, why = own, f"timm has it for {architecture}"
+    return guess, (
+        f"the file does not say how its images were normalised; {name_of(guess)} is a guess, as {why}: "
+        f"set `normalization` ({', '.join(NORMALIZATIONS)}), or `kind` if the file is of one"
+    )
 
 
 def _build(
@@ -148,19 +177,17 @@ def digest_of_weights(architecture: str, weights: str) -> str | None:
     return digest_of(_weights_path(architecture, weights))
 
 
-def _tagged(architecture: str, weights: str) -> str:
-    return f"{architecture}.{weights.removeprefix(HUB)}"
-
-
 def _weights_path(architecture: str, weights: str) -> Path:
     if weights.startswith(HUB):
-        return _hub_file(architecture, weights)
+        return hub_file(architecture, weights)
     if weights != "builtin":
         path = Path(weights)
         if not path.is_file():
+            hint = suggest(weights, ["builtin", "random", *hub_names(architecture)])
+            what = "is a folder" if path.is_dir() else "no such file"
             raise UserError(
-                f"{path}: no such file; download the weights to this path, or set `weights` to 'builtin', "
-                "'random', or 'hub:' and a tag"
+                f"{path}: {what}; download the weights to this path, or set `weights` to 'builtin', "
+                f"'random', or 'hub:' and a tag{hint}"
             )
         return path
     if architecture not in BUILTIN_WEIGHTS:
@@ -169,24 +196,6 @@ def _weights_path(architecture: str, weights: str) -> Path:
             f"set `weights` to a file, 'hub:' and a tag, or 'random'"
         )
     return BUILTIN_WEIGHTS[architecture]
-
-
-def _hub_file(architecture: str, weights: str) -> Path:
-    """Return the file of a tag of timm's, from the local cache if it is there."""
-    from huggingface_hub import hf_hub_download
-
-    name = _tagged(architecture, weights)
-    tags = [known.partition(".")[2] for known in timm.list_pretrained(f"{architecture}.*")]
-    if weights.removeprefix(HUB) not in tags:
-        raise unknown(f"tag of {architecture}", weights.removeprefix(HUB), tags)
-    repository = timm.get_pretrained_cfg(name).hf_hub_id
-    try:
-        return Path(hf_hub_download(repository, "model.safetensors"))
-    except Exception as error:  # the hub's client raises many unrelated types
-        raise UserError(
-            f"weights {weights!r}: cannot be downloaded ({type(error).__name__}); where there is a network, "
-            f"download model.safetensors of {repository}, and set `weights` to that file and `kind` to 'timm'"
-        ) from None
 
 
 def reset_head(model: nn.Module, seed: int) -> None:

@@ -4,6 +4,7 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
+LISTED = 5  # names that one error lists at most
 _LONGEST = 800  # characters of a sentence that quotes strangers
 
 _short = reprlib.Repr()
@@ -34,8 +35,33 @@ def plain(text: str) -> str:
 
 def suggest(name: object, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of the allowed names, or an empty string."""
-    near = difflib.get_close_matches(str(name), list(allowed), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = _nearest(_folded(str(name)), {_folded(each): each for each in allowed})
+    return f"; did you mean {near!r}?" if near else ""
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("-", "_").replace(" ", "_")
+
+
+def _nearest(name: str, allowed: dict[str, str]) -> str | None:
+    """Return a name that starts with the given one, has it inside, or is spelled nearly like it."""
+    if name in allowed:
+        return allowed[name]
+    starts = [each for each in allowed if len(name) > 2 and each.startswith(name)]
+    inside = [each for each in allowed if min(len(each), len(name)) > 3 and (name in each or each in name)]
+    if starts or inside:
+        return allowed[min(starts or inside, key=lambda each: (abs(len(each) - len(name)), each))]
+    like = [each for each in allowed if each[:1] == name[:1]]  # typing errors are in later letters
+    near = difflib.get_close_matches(name, like, n=1, cutoff=0.65 if len(name) < 6 else 0.75)
+    return allowed[near[0]] if near else None
+
+
+def expected(name: object, allowed: Iterable[object]) -> str:
+    """Return ``"expected one of a, b"`` and the nearest name; of many names, some and their number."""
+    names = [str(each) for each in allowed]
+    few = len(names) <= LISTED
+    listed = ", ".join(names) if few else f"{', '.join(names[: LISTED - 1])}, ... ({len(names)} in all)"
+    return f"expected one of {listed}{suggest(name, names)}"
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> UserError:
@@ -46,5 +72,4 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> UserError:
         name: The name that was given.
         allowed: Every legal name, in the order in which to list them.
     """
-    allowed = list(allowed)
-    return UserError(f"unknown {kind} {name!r}: expected one of {', '.join(allowed)}{suggest(name, allowed)}")
+    return UserError(f"unknown {kind} {name!r}: {expected(name, allowed)}")

@@ -12,7 +12,7 @@ class Problem(NamedTuple):
     """Something wrong with the data.
 
     Attributes:
-        severity: "error" (the task cannot be used) or "warning".
+        severity: "error" (the task cannot be used), "warning", or "note" (nothing is wrong).
         place: File, and line where there is one.
         message: What is wrong, and what to do.
     """

@@ -170,13 +170,16 @@ class _Training:
         state = self.resume.load() if self.resume else None
         if state is None:
             return
-        load_trained_state(self.model, state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.order.set_state(state["order"])
-        set_random_state(state["random"])
-        self.first, self.done, self.total = state["epoch"], state["done"], state["total"]
-        self.progress = Progress(**state["progress"])
+        try:
+            load_trained_state(self.model, state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.order.set_state(state["order"])
+            set_random_state(state["random"])
+            self.first, self.done, self.total = state["epoch"], state["done"], state["total"]
+            self.progress = Progress(**state["progress"])
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
+            raise UserError(f"{self.resume.path}: is damaged; delete it and run again") from None
         print(
             f"{self.label}: goes on at epoch {self.first}, step {self.done + 1} of {self.steps_per_epoch}",
             file=sys.stderr,

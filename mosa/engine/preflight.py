@@ -23,7 +23,14 @@ from mosa.data.layouts import Entry, Problem, Report, Source, read_source
 from mosa.data.layouts.checks import Overlap, same_file, tell_overlaps
 from mosa.data.naming import SPLITS, few
 from mosa.data.task import OWN, Task
-from mosa.experiment.expand import backbone_image_size, config_tasks, expand, left_out, root_of
+from mosa.experiment.expand import (
+    backbone_image_size,
+    config_tasks,
+    expand,
+    left_out,
+    normalization_of,
+    root_of,
+)
 
 _MANY = 2000  # images from which on decoding is announced
 _SHOWN = 5  # problems of one kind of place that are printed; the others are counted
@@ -51,8 +58,8 @@ class Finding:
 
     @property
     def state(self) -> str:
-        """One word: ok, warning, or error."""
-        severities = {problem.severity for problem in self.problems}
+        """One word: ok, warning, or error; notes are ok."""
+        severities = {problem.severity for problem in self.problems} - {"note"}
         return "error" if "error" in severities else "warning" if severities else "ok"
 
 
@@ -188,6 +195,7 @@ def _check_images(task: Task, source: Source, report: Report, threads: int) -> s
 
 def _check_backbone(name: str, backbone: Mapping[str, Any], config: Mapping[str, Any]) -> Finding:
     from mosa.backbones.build import build_backbone
+    from mosa.backbones.kinds import name_of
     from mosa.peft import attach
 
     finding = Finding(name, backbone["weights"])
@@ -198,13 +206,19 @@ def _check_backbone(name: str, backbone: Mapping[str, Any], config: Mapping[str,
             num_classes=2,
             kind=backbone["kind"],
             image_size=backbone_image_size(backbone),
+            normalization=normalization_of(config, backbone),
         )
     except UserError as error:
         first, *table = str(error).split("\n")
         place, _, message = first.rpartition(": ") if first.startswith(finding.place) else ("", "", first)
         finding.problems = [Problem("error", place or finding.place, "\n".join([message, *table]))]
         return finding
-    finding.summary = f"{built.architecture}, {built.kind or 'no file'}, {built.image_size} pixels"
+    statistics = name_of((built.mean, built.std))
+    kind = built.kind or "no file"
+    finding.summary = f"{built.architecture}, {kind}, {built.image_size} pixels, normalised by {statistics}"
+    finding.problems = [Problem("note", finding.place, note) for note in built.notes]
+    if built.guess is not None:
+        finding.problems.append(Problem("warning", finding.place, built.guess))
     finding.digest = (built.sha256 or "")[:12]
     found = (run.specification for run in expand(config) if run.specification.backbone.name == name)
     methods = {json.dumps([one.method, one.options]): one for one in found}
@@ -232,7 +246,7 @@ def table(findings: list[Finding]) -> str:
         for row in rows
     ]
     for finding in findings:
-        for severity in ("error", "warning"):
+        for severity in ("error", "warning", "note"):
             problems = [problem for problem in finding.problems if problem.severity == severity]
             if problems:
                 lines += ["", f"{finding.name}: {len(problems)} {severity}{'s' * (len(problems) > 1)}"]

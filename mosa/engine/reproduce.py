@@ -98,6 +98,12 @@ def _pack(specification: Specification, folder: Path) -> Path:
     return path
 
 
+def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a run must give again; what is only said of the weights may be newer than the record."""
+    backbone = {key: value for key, value in record["backbone"].items() if key not in ("guessed", "notes")}
+    return {key: record[key] for key in COMPARED} | {"backbone": backbone}
+
+
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> Reproduction:
     """Compare a record with one of the same run that was made anew.
 
@@ -109,7 +115,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> Repro
         new: The new one.
         path: Where the old one lies.
     """
-    found = differences({key: old[key] for key in COMPARED}, {key: new[key] for key in COMPARED})
+    found = differences(_compared(old), _compared(new))
     environment = differences({key: old[key] for key in ENVIRONMENT}, {key: new[key] for key in ENVIRONMENT})
     changes = [f"{key} was {ours!r}, and is {theirs!r}" for key, (ours, theirs) in environment.items()]
     if not found:

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import sys
 import time
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from torch import nn
 
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
+from mosa.base.tensors import misfit
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 EVERY = 60.0  # seconds between saves at epoch ends
@@ -81,6 +83,8 @@ class ResumeFile:
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             reason = self._refusal(state)
+            if not reason and zipfile.ZipFile(self.path).testzip():  # torch does not look at checksums
+                reason = "it is damaged"
         except Exception as error:  # whatever a broken file makes torch raise
             reason = f"it cannot be read ({type(error).__name__})"
         if reason:
@@ -115,7 +119,7 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Any]) -> None:
         UserError: It is of another model.
     """
     wanted = trained_state(model)
-    if wanted.keys() != state.keys():
+    if wanted.keys() != state.keys() or any(misfit(state[name], value) for name, value in wanted.items()):
         raise UserError("the resume file belongs to another model; delete it and run again")
     model.load_state_dict(state, strict=False)
 

@@ -269,6 +269,8 @@ def _describe(ready: Prepared, progress: Progress, metrics: dict[str, Any], adap
             "image_size": backbone.image_size,
             "mean": list(backbone.mean),
             "std": list(backbone.std),
+            "guessed": backbone.guess is not None,
+            "notes": [*backbone.notes, *([backbone.guess] if backbone.guess else [])],
         },
         "data": {
             "digest": ready.pack.digest,

@@ -132,7 +132,7 @@ def root_of(task: Task, folders: Mapping[str, str]) -> Path:
 def _backbone_used(
     config: Mapping[str, Any], name: str, entry: Mapping[str, Any], identities: Identities
 ) -> BackboneUsed:
-    normalization, weights = entry["normalization"], entry["weights"]
+    weights = entry["weights"]
     return BackboneUsed(
         name=name,
         architecture=entry["architecture"],
@@ -140,9 +140,7 @@ def _backbone_used(
         identity=weights_identity(entry["architecture"], weights, identities.weights.get(weights)),
         kind=entry["kind"],
         image_size=backbone_image_size(entry),
-        normalization=PRESETS[config["protocol"]].normalization
-        if normalization == "protocol"
-        else normalization,
+        normalization=normalization_of(config, entry),
     )
 
 
@@ -174,6 +172,12 @@ def config_tasks(config: Mapping[str, Any]) -> list[Task]:
         for benchmark, names in config["benchmarks"].items()
         for name in names
     ]
+
+
+def normalization_of(config: Mapping[str, Any], backbone: Mapping[str, Any]) -> str:
+    """Return how a config normalises the input of one of its backbones, by itself or by its protocol."""
+    named = backbone["normalization"]
+    return PRESETS[config["protocol"]].normalization if named == "protocol" else named
 
 
 def backbone_image_size(backbone: Mapping[str, Any]) -> int:

@@ -5,13 +5,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
+from mosa.backbones.kinds import KINDS, NORMALIZATIONS
 from mosa.data.metrics import METRICS
 from mosa.experiment.declared import Declared, Name, Seeds, Unique, option
 from mosa.experiment.protocol import PRESETS
 from mosa.experiment.recipe import Recipe
 
 DROPPABLE = {"droppable": True}  # entries that `null` in a later file removes
-KINDS = ("auto", "timm", "npz", "mae", "mocov3", "swin")
 
 
 def _expected(what: str, fits: Any) -> BeforeValidator:
@@ -107,10 +107,11 @@ class BackboneEntry(Declared):
     image_size: Annotated[int, Field(ge=1)] | None = option(
         None, description="Side of the square input in pixels; null: 32 for mosa_vit_micro, otherwise 224."
     )
-    normalization: Literal["protocol", "weights", "imagenet", "inception"] = option(
+    normalization: Literal["protocol", "weights", *NORMALIZATIONS] = option(
         "protocol",
         description="Statistics of the input; `protocol`: as the preset says, `weights`: as the weights were "
-        "trained.",
+        "trained, `imagenet`: its mean and standard deviation, `inception`: 0.5 and 0.5, `none`: pixels in "
+        "0 ... 1.",
     )
 
 

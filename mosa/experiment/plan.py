@@ -200,7 +200,8 @@ def _disk(config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task])
         f"{packed:.1f} GiB in {folder} ({_free_gib(folder):.1f} GiB are free)"
     ]
     if large := sum(need > limit for need in needs):
-        lines.append(f"{count(large, 'task is', 'tasks are')} over packing.limit_gib = {limit:g}: decoded while training")
+        over = count(large, "task is", "tasks are")
+        lines.append(f"{over} over packing.limit_gib = {limit:g}: decoded while training")
     if unknown := sum(not task.sizes for task, _ in missing.values()):
         lines.append(f"{count(unknown, 'task is', 'tasks are')} not counted, as no images are found")
     return lines

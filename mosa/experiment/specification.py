@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
+from mosa.backbones.kinds import KINDS, NORMALIZATIONS
 from mosa.base.errors import UserError, unknown
 from mosa.base.files import PACKAGE, written_atomically
 from mosa.experiment.declared import STORED, Declared, decisive, differences, digest_of_data, option
-from mosa.experiment.models import KINDS
 from mosa.experiment.protocol import PROTOCOL_VERSION
 from mosa.experiment.recipe import Recipe, problem_of
 from mosa.experiment.validation import Places, explain, options_model, read_schema, validated
@@ -67,8 +67,10 @@ class BackboneUsed(Declared):
     )
     kind: Literal[KINDS] = option("auto", description="Format of the file, see docs/weights.md.")
     image_size: int | None = option(None, description="Side of the square input, in pixels; null: timm's.")
-    normalization: Literal["weights", "imagenet", "inception"] = option(
-        "weights", description="Statistics of the input; `weights`: as the weights were trained."
+    normalization: Literal["weights", *NORMALIZATIONS] = option(
+        "weights",
+        description="Statistics of the input; `weights`: as the weights were trained, `none`: pixels in "
+        "0 ... 1.",
     )
 
 
@@ -158,7 +160,7 @@ def make_specification(
         sha256: Digest of the file.
         kind: Format of the file, see `mosa.backbones.weights.load_weights`.
         image_size: Side of the square input, in pixels; None: timm's.
-        normalization: "weights" (as they were trained), "imagenet" or "inception".
+        normalization: "weights" (as they were trained), "imagenet", "inception" or "none".
         stage: "final" or "selection".
         protocol: Name of the protocol.
         source: What the pack was made of, see `DataUsed`.

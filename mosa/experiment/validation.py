@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError, create_model
 
-from mosa.base.errors import UserError, suggest
+from mosa.base.errors import LISTED, UserError, expected
 from mosa.base.files import SCHEMAS
 from mosa.experiment.declared import Declared, option
 
@@ -143,7 +143,7 @@ def _sentence(kind: str, got: Any, given: Mapping[str, Any]) -> str:
     if kind == "twice":
         return f"{given['item']} is listed twice; list it once"
     if kind == "too_long":
-        found = ", ".join(map(str, got))
+        found = ", ".join(map(str, list(got)[:LISTED]))
         return f"changes {found}; a sweep changes one option, name a second sweep"
     if kind in ("too_short", "string_too_short"):
         return "is empty; list at least one" if kind == "too_short" else "is empty"
@@ -223,8 +223,7 @@ class Places:
         """Build the error for a key: where it stands, what is wrong, what is allowed."""
         where = ".".join(map(str, path)) or "the config"
         if allowed is not None:
-            names = [str(name) for name in allowed]
-            message += f": expected one of {', '.join(names)}{suggest(got, names)}"
+            message += f": {expected(got, allowed)}"
         return UserError(f"{self._locate(path)}{where}: {message}")
 
     def keys_of(self, section: str) -> list[str]:

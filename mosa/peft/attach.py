@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mosa.base.errors import UserError
+from mosa.base.errors import LISTED, UserError
+from mosa.base.tensors import misfit
 from mosa.peft.blocks import find_blocks, find_head
 from mosa.peft.method import Method, build_method
 from mosa.peft.routing import Passes, is_stochastic, repeat_batch
@@ -198,10 +199,11 @@ def load_tuned_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> nn.M
 
     Raises:
         UserError: Names or shapes differ: the state was made for another method, other options, or
-            another number of classes. Nothing is loaded then.
+            another number of classes; or a value is not finite, or no plain tensor. Nothing is loaded then.
     """
     own = tuned_state_dict(model)
     name = attachment(model).method.name
+    state = {str(key): value for key, value in state.items()}
     for kind, names in (("lacks", own.keys() - state.keys()), ("has", state.keys() - own.keys())):
         if names:
             raise UserError(
@@ -210,12 +212,13 @@ def load_tuned_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> nn.M
                 f"attach the method and options that the state was made with"
             )
     for key, value in state.items():
-        if value.shape != own[key].shape:
-            raise UserError(
-                f"the state does not fit the attached method {name!r}: {key!r} has shape "
-                f"{tuple(value.shape)}, expected {tuple(own[key].shape)}; use the options "
-                f"and the number of classes that the state was made with"
-            )
+        reason = misfit(value, own[key])
+        if reason is not None:
+            if reason.startswith("shape"):
+                reason = (
+                    f"has {reason}; use the options and the number of classes that the state was made with"
+                )
+            raise UserError(f"the state does not fit the attached method {name!r}: {key!r} {reason}")
     with torch.no_grad():
         for key, value in state.items():
             own[key].copy_(value)
@@ -246,16 +249,18 @@ def load_tuned(model: nn.Module, path: str | Path) -> nn.Module:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+        saved = json.loads(metadata.get("mosa.method", "null"))
+    except OSError as error:
         raise UserError(
-            f"{path}: cannot be read as safetensors ({error}); expected a file of save_tuned"
+            f"{path}: cannot be read ({error.strerror or error}); expected a file of save_tuned"
         ) from None
-    saved = json.loads(metadata.get("mosa.method", "null"))
+    except Exception:  # whatever a broken or foreign file makes safetensors and json raise
+        raise UserError(f"{path}: cannot be read as safetensors; expected a file of save_tuned") from None
     own = _describe(model)
-    if saved is None:
+    if not isinstance(saved, dict):
         raise UserError(f"{path}: names no method in its metadata; expected a file of save_tuned")
     if saved != own:
-        differing = sorted(key for key in saved | own if saved.get(key) != own.get(key))
+        differing = sorted(key for key in saved | own if saved.get(key) != own.get(key))[:LISTED]
         raise UserError(
             f"{path}: made for "
             + ", ".join(f"{key}={saved.get(key)!r}" for key in differing)

@@ -13,7 +13,7 @@ from mosa.base.timm import timm
 @pytest.mark.parametrize(
     ("method", "options", "words"),
     [
-        ("mossa", {}, ["unknown method 'mossa'", "linear, lora, mosa, mosl", "did you mean 'mosa'"]),
+        ("mossa", {}, ["unknown method 'mossa'", "(17 in all)", "did you mean 'mosa'"]),
         ("mosa", {"expert": 2}, ["option of method 'mosa'", "'expert'", "did you mean 'experts'"]),
         ("linear", {"bottleneck": 4}, ["option of method 'linear'", "'bottleneck'"]),
         ("adapter", {"bottleneck": 0}, ["'bottleneck'", "greater than or equal to 1", "got 0"]),

@@ -48,7 +48,6 @@ def test_builtin_weights_load(name):
         (lambda s: s.update(extra=torch.zeros(1)), r"(?s)extra +not in the model"),
         (lambda s: s.update({"fc_norm.weight": torch.ones(5)}), r"(?s)fc_norm.weight +shape \(5,\), exp"),
         (lambda s: s["pos_embed"].fill_(math.nan), r"(?s)pos_embed +has values that are not finite"),
-        (lambda s: [s.update({f"module.{k}": s.pop(k)}) for k in list(s)], r"(?s)missing in the file"),
     ],
 )  # fmt: skip
 def test_a_file_that_does_not_fit_is_refused(weights, change, words):

@@ -20,6 +20,7 @@ from test_config import tiny
 from test_records import make_record
 
 from mosa.backbones.build import build_backbone
+from mosa.backbones.kinds import KINDS
 from mosa.backbones.weights import load_weights
 from mosa.base.errors import UserError
 from mosa.data.catalogue import get_task
@@ -362,6 +363,53 @@ def test_weights(tmp_path, data):
         path.write_bytes(bytes_altered(data.draw, (tmp_path / name).read_bytes()))
         with only_our_errors():
             load_weights(model, path)
+
+
+ODD = (
+    *(
+        lambda v, d=d: v.to(d)
+        for d in (torch.int8, torch.complex64, torch.bool, torch.float8_e5m2, torch.float64)
+    ),
+    lambda v: v.to_sparse(),
+    lambda v: v.to("meta"),
+    lambda v: v[None].expand(7, *v.shape),
+    lambda v: v * float("nan"),
+    lambda v: torch.zeros(()),
+    lambda v: torch.zeros(0, 3),
+    lambda v: torch.quantize_per_tensor(v, 0.1, 0, torch.qint8),
+    lambda v: v.tolist(),
+    lambda v: {"x": v},
+    lambda v: None,
+)
+NAMES = (
+    st.text(max_size=12)
+    | st.integers()
+    | st.sampled_from(["model", "teacher", "head.x", "mask_token", "a.b"])
+)
+
+
+@fuzzed
+@given(st.data())
+def test_states_of_weights(tmp_path, data):
+    """Names, tensors and dictionaries that are not as they should be: the weights are right, or refused."""
+    model, _ = build_backbone("test_vit", "random", 2, 0)
+    state = {**model.state_dict()}
+    for name in data.draw(st.lists(st.sampled_from(list(state)), min_size=1, max_size=3, unique=True)):
+        value = state.pop(name)
+        match data.draw(st.sampled_from(["drop", "rename", "replace", "replace"])):
+            case "rename":
+                state[data.draw(NAMES)] = value
+            case "replace":
+                state[name] = data.draw(st.sampled_from(ODD))(value)
+    prefix = data.draw(st.sampled_from(["", "module.", "a.b."]))
+    state = {prefix + name if isinstance(name, str) else name: value for name, value in state.items()}
+    for name in data.draw(st.lists(NAMES, max_size=3)):
+        state = {name: state, **data.draw(st.dictionaries(NAMES, VALUES, max_size=2))}
+    torch.save(state, tmp_path / "x.pth")
+    with only_our_errors():
+        load_weights(model, tmp_path / "x.pth", data.draw(st.sampled_from(KINDS)))
+        for name, value in model.state_dict().items():
+            assert value.isfinite().all() and value.device.type == "cpu", name
 
 
 def test_images_that_are_none_are_refused_by_name(tmp_path):

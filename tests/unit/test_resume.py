@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import pytest
 import torch
@@ -99,6 +100,16 @@ def test_short_runs_write_no_resume_file(pack, tmp_path):
     assert not (tmp_path / "kept").exists()
 
 
+def flip_a_bit(path):
+    """Change one bit in the middle of the largest tensor of a file; torch reads it without a word."""
+    with zipfile.ZipFile(path) as archive:
+        entry = max(archive.infolist(), key=lambda each: each.file_size)
+    content = bytearray(path.read_bytes())
+    content[entry.header_offset + 200 + entry.file_size // 2] ^= 1
+    path.write_bytes(content)
+    torch.load(path, weights_only=True)
+
+
 def test_resume_files_of_others_are_ignored_with_a_message(pack, tmp_path, monkeypatch, capsys):
     stop_after(monkeypatch, 3)
     with pytest.raises(Interrupted):
@@ -115,6 +126,7 @@ def test_resume_files_of_others_are_ignored_with_a_message(pack, tmp_path, monke
         "of another run": lambda: torch.save(state | {"digest": "other"}, path),
         "written with torch 0.1": lambda: torch.save(state | {"torch": "0.1"}, path),
         "no resume file": lambda: torch.save([1, 2], path),
+        "it is damaged": lambda: flip_a_bit(path),
         "cannot be read": lambda: path.write_bytes(path.read_bytes()[:1000]),
         "be read (UnpicklingError)": lambda: torch.save({"digest": ResumeFile}, path),
         "be read": lambda: path.write_bytes(b""),
