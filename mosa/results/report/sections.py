@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Section, count
+from mosa.results.learned import learned_note
 from mosa.results.paired import differences
 from mosa.results.provenance import mixture
 from mosa.results.tables.columns import (
@@ -43,7 +44,7 @@ def page_section(section: Section, name: str) -> dict[str, Any]:
 def _summary(section: Section) -> list[str]:
     """Return what the comparison found, in sentences."""
     means = section.mean[MEAN_OVER_TASKS].dropna()
-    mixed = [sentence for sentence in [mixture(section.runs)] if sentence]
+    mixed = [sentence for sentence in (learned_note(section.runs), mixture(section.runs)) if sentence]
     if means.empty:
         return ["No variant has all tasks with one seed, so there is no mean to compare.", *mixed]
     sentences = [

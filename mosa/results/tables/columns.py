@@ -5,6 +5,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, MISSING, Key, Section, count
+from mosa.results.learned import MARK, learned_note, marked
 from mosa.results.provenance import mixture
 
 
@@ -93,24 +94,32 @@ def _scores(section: Section, key: Key) -> list[Cell]:
     shown = sorted(complete_means, key=float, reverse=section.metric.higher_is_better)
     # Of two, the second is the worse.
     marks = ("best", "second")[: max(0, len(section.variants) - 1)]
-    marked = dict(zip(shown, marks, strict=False))
+    marks_of = dict(zip(shown, marks, strict=False))
     cells = []
     for variant in section.variants:
         if not n[variant]:
             cells.append(Cell(MISSING))
             continue
         complete = bool(n[variant] == section.full_n)
-        mark = marked.get(section.shown(mean[variant])) if complete else None
+        mark = marks_of.get(section.shown(mean[variant])) if complete else None
+        notes = [] if complete else [f"(n={n[variant]})"]
+        notes += [MARK] if marked(section.runs, variant, tasks_of(section, key)) else []
         cells.append(
             Cell(
                 value=section.shown(mean[variant]),
                 sd="" if pd.isna(sd[variant]) else section.shown(sd[variant]),
-                note="" if complete else f"(n={n[variant]})",
+                note=" ".join(notes),
                 best=mark == "best",
                 second=mark == "second",
             )
         )
     return cells
+
+
+def tasks_of(section: Section, key: Key) -> list[str]:
+    """Return the tasks that a column is a mean of."""
+    kind, name = key
+    return [name] if kind == "task" else section.groups[name] if kind == "group" else section.task_names
 
 
 def heading(section: Section) -> str:
@@ -148,7 +157,7 @@ def caption(section: Section) -> str:
         f"tasks, as classifiers differ in size). {_about_compute(section)}"
         f"{MISSING}: no record, or a mean with missing tasks. "
         f"Bold: the {'highest' if section.metric.higher_is_better else 'lowest'} mean of a column among "
-        f"those with all seeds; underlined: the second. {mixture(section.runs)}"
+        f"those with all seeds; underlined: the second. {learned_note(section.runs)} {mixture(section.runs)}"
     ).rstrip()
 
 

@@ -1,6 +1,7 @@
 """A section's tables as plain text, Markdown, HTML and LaTeX (booktabs)."""
 
 import re
+import textwrap
 from collections.abc import Callable
 from html import escape
 
@@ -10,6 +11,7 @@ from markupsafe import Markup
 from pandas.io.formats.style import Styler
 
 from mosa.results.aggregate import MISSING, Section, count
+from mosa.results.learned import learned_note
 from mosa.results.tables.columns import (
     Cell,
     Column,
@@ -79,6 +81,7 @@ def terminal_section(section: Section, width: int) -> str:
                 lines.append(line.rstrip())
     spread = ("± sample sd over " if section.full_n > 1 else "") + count(section.full_n, "seed") + "; "
     lines += ["", f"{spread}* best of the column; {MISSING} missing, or a mean with missing tasks"]
+    lines += textwrap.wrap(learned_note(section.runs), width)
     return "\n".join(lines)
 
 
