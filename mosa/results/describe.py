@@ -17,10 +17,7 @@ def records_page() -> str:
     """Return the documentation of a record and of the table of records, in Markdown."""
     derived = {name: "`specification.task`" for name in DERIVED}
     derived[COLUMN] = f"by what the run is no better than a guess, else empty: {RULE}"
-    columns = (
-        f"| `{name}` | {derived[name] if name in derived else f'`{where}`'} |"
-        for name, where in COLUMNS.items()
-    )
+    columns = (f"| `{name}` | {derived.get(name, f'`{where}`')} |" for name, where in COLUMNS.items())
     lines = [
         "# Records",
         "",

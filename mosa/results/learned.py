@@ -1,4 +1,4 @@
-"""Runs that learned nothing: kept and counted like any other, and marked, by a rule over their records alone."""
+"""Runs that learned nothing: they count like any other, and are marked, by a rule over their records alone."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -40,9 +40,9 @@ def learned_nothing(record: Mapping[str, Any]) -> str:
     elif metrics["mean_per_class"] is not None and metrics["mean_per_class"] <= guess + 1e-9:
         found.append(f"mean per class {metrics['mean_per_class']:.1f} %, a guess {guess:.1f} %")
     options, losses = record["specification"]["options"], metrics["train_loss"]
-    loss = math.log(classes) * (1 + options["second_pass"])
+    loss = math.log(classes) * (1 + options.get("second_pass", 0))
     # With features compared, too, the loss has no such limit; a first epoch begins as a guess.
-    if not options["feature_consistency"] and len(losses) > 1 and losses[-1] > loss:
+    if not options.get("feature_consistency", 0) and len(losses) > 1 and losses[-1] > loss:
         found.append(f"training loss {losses[-1]:.2f}, a guess {loss:.2f}")
     return "; ".join(found)
 
@@ -75,7 +75,10 @@ def learned_note(runs: pd.DataFrame) -> str:
     ]
     more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     count = f"{len(found)} run{'s' if len(found) > 1 else ''}"
-    return f"{MARK} has a run that is no better than a guess, which counts like any other ({count}: {', '.join(named)}{more})."
+    return (
+        f"{MARK} has a run that is no better than a guess, which counts like any other "
+        f"({count}: {', '.join(named)}{more})."
+    )
 
 
 def _nothing(runs: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Which GPU a run takes: a free one of those that are visible, and none twice, among processes of their own."""
+"""Which GPU a run takes: a free one of those that are visible, and none twice, among separate processes."""
 
 import os
 import subprocess

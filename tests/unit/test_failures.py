@@ -1,4 +1,4 @@
-"""Failures: which would repeat, which are worth a retry, and that a run which diverged is not trained again."""
+"""Failures: which would repeat, which are worth a retry; a run that diverged is not trained again."""
 
 import errno
 import json
