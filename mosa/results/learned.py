@@ -1,4 +1,4 @@
-"""Runs that learned nothing: they count like any other, and are marked, by a rule over their records alone."""
+"""Runs that learned nothing: they count like any other, and are marked by a rule over their records alone."""
 
 import math
 from collections.abc import Iterable, Mapping
