@@ -1,11 +1,13 @@
 """How a job ended, by the last words of its log: which failures would repeat, and which are worth a retry."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from mosa.base.errors import Shortage, UserError
 
 _TAIL = 2**14  # bytes of a log that are looked at
+_SHOWN = 5  # failures that are listed
 _WORTH_A_RETRY = f"{Shortage.label}: "
 _LABELS = (_WORTH_A_RETRY, f"{UserError.label}: ", "Error: ")  # the last is click's, of a wrong command line
 
@@ -38,6 +40,25 @@ def last_words(log: Path) -> LastWords | None:
         if labelled[-1].startswith(label):
             return LastWords(labelled[-1].removeprefix(label), label != _WORTH_A_RETRY)
     return LastWords(lines[-1], False)
+
+
+def log_of(results: Path, run: str) -> Path:
+    """Return the log of a run, by the path of its record below the results folder."""
+    return results / "logs" / "train" / Path(run).relative_to("runs").with_suffix(".log")
+
+
+def failures(results: Path, runs: Iterable[str]) -> list[str]:
+    """Return a line for each of the first runs whose failure would repeat, and one for all others.
+
+    Args:
+        results: The results folder.
+        runs: Paths below it of records that do not exist.
+    """
+    found = [
+        (run, words.text) for run in runs if (words := last_words(log_of(results, run))) and words.for_good
+    ]
+    lines = [f"failed: {run}: {reason}" for run, reason in found[:_SHOWN]]
+    return lines + ([f"failed: {len(found) - _SHOWN} runs more"] if len(found) > _SHOWN else [])
 
 
 def failed_for_good(log: Path, since: int) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from mosa.data.task import Task
 from mosa.experiment.expand import Run, config_tasks, expand, left_out
+from mosa.experiment.failures import failures
 from mosa.experiment.protocol import STAGES
 from mosa.experiment.space import count_trainings
 from mosa.experiment.specification import Specification
@@ -62,6 +63,7 @@ def plan(config: Mapping[str, Any]) -> str:
     text.append("")
     if unknown:
         text.append(f"?: no record of the backbone in {results} to take a rate from; run one first")
+    text += failures(results, [run.path for run in runs if run.path not in done])
     text += [f"left out: {pair}: {reason}" for pair, reason in left_out(config).items()]
     return "\n".join([*text, *_disk(config, runs, tasks)]) + "\n"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mosa.base.errors import UserError
-from mosa.experiment.failures import last_words
+from mosa.experiment.failures import last_words, log_of
 
 
 class Missing(NamedTuple):
@@ -34,7 +34,7 @@ def missing_runs(paths: Iterable[Path], results: Path) -> list[Missing]:
             raise UserError(
                 f"{path}: not below {results}; give the results folder of the manifest (--results)"
             )
-        log = results / "logs" / "train" / path.resolve().relative_to(runs).with_suffix(".log")
+        log = log_of(results, f"runs/{path.resolve().relative_to(runs).as_posix()}")
         words = last_words(log)
         found.append(Missing(path.as_posix(), words.text if words else "not run yet"))
     return found
