@@ -97,7 +97,8 @@ def test_no_room_on_a_gpu_is_worth_a_retry(pack, tmp_path, monkeypatch):
 
 def test_a_failed_check_is_not_repeated(tmp_path):
     (tmp_path / "config.yaml").write_text(
-        "benchmarks: {vtab1k: [dtd]}\nbackbones: {m: {architecture: mosa_vit_micro, image_size: 32}}\n"
+        "name: none\nseeds: [0]\nbenchmarks: {vtab1k: [dtd]}\n"
+        "backbones: {m: {architecture: mosa_vit_micro, image_size: 32}}\n"
         "protocol: vtab1k\nvariants: {linear: {method: linear}}\n"
     )
     arguments = ["check", "--alone", "--configfile", str(tmp_path / "config.yaml")]
