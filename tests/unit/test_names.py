@@ -109,8 +109,8 @@ def test_empty_missing_and_foreign_input_ends_with_one_sentence(command, content
 def test_verifying_a_config_without_records_is_no_success(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config.yaml").write_text(
-        "name: none\nseeds: [0]\nbenchmarks: {demo: [digits]}\nbackbones: {m: {architecture: mosa_vit_micro}}\n"
-        "variants: {linear: {method: linear}}\n"
+        "name: none\nseeds: [0]\nbenchmarks: {demo: [digits]}\n"
+        "backbones: {m: {architecture: mosa_vit_micro}}\nvariants: {linear: {method: linear}}\n"
     )
     done = CliRunner().invoke(cli, ["verify"])
     assert done.exit_code != 0 and "records of this config exists" in str(done.exception), done.output

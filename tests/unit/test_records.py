@@ -68,7 +68,7 @@ def make_record(
             "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
         },
         "data": {
-            "digest": "1" * 64, "classes": None, "train_examples": 1000, "eval_examples": 797,
+            "digest": "1" * 64, "classes": 10, "train_examples": 1000, "eval_examples": 797,
             "resize": "direct", "interpolation": None, "augment": "none", "notes": [],
         },
         "steps": {"passes": 2, "accumulation": 1},
