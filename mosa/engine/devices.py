@@ -69,9 +69,15 @@ def choose_device(device: str, runs_per_gpu: int = 1) -> tuple[str, FileLock | N
     gpus = visible_gpus()
     if not gpus:
         raise _no_gpu(torch.version.cuda or torch.version.hip)
-    if device != "cuda" or len(gpus) == 1:
+    number = device.partition(":")[2]
+    if number and int(number) >= len(gpus):
+        raise UserError(
+            f"device {device}: the last of the {len(gpus)} that can be seen is cuda:{len(gpus) - 1}"
+        )
+    if number or len(gpus) == 1:
         return device, None
-    identities = dict(zip(map(identity, gpus), gpus, strict=True))
+    uuids = _uuids()
+    identities = {identity(gpu, uuids): gpu for gpu in gpus}
     taken, lock = take_gpu(list(identities), runs_per_gpu)
     return _alone(identities[taken], gpus), lock
 
@@ -112,12 +118,15 @@ def visible_gpus() -> list[str]:
     return names[: torch.cuda.device_count()]
 
 
-def identity(gpu: str) -> str:
+def identity(gpu: str, uuids: Sequence[str]) -> str:
     """Return what tells a GPU apart from all others of this machine: its UUID, where it can be known.
 
     A number does not: in containers, and under Slurm with device control groups, every job counts from 0.
+
+    Args:
+        gpu: Its name, as of `visible_gpus`.
+        uuids: The UUIDs that the driver shows, in its order.
     """
-    uuids = _uuids()
     if gpu.isdigit():
         return uuids[int(gpu)] if int(gpu) < len(uuids) else gpu
     return next((uuid for uuid in uuids if uuid.startswith(gpu)), gpu)

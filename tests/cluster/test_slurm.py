@@ -268,7 +268,7 @@ BAD = {"method": "full", "training": {"lr": 1e30, "warmup_epochs": 0}}
 @pytest.mark.parametrize("profile", ["slurm", "slurm-packed"])
 def test_a_run_that_diverged_is_submitted_once_and_takes_no_other_with_it(place, profile):
     config = CONFIG | {"variants": {"short": CONFIG["variants"]["short"], "bad": BAD}}
-    code, head = finish(start(place, "--until", "train", profile=profile, config=config), place)
+    code, head = finish(start(place, "--until", "train", profile=profile, config=config), place, 900)
     assert code != 0 and "Trying to restart job" not in head
     log = (place / "results/logs/train/demo/digits/micro_vit/bad/seed0.log").read_text()
     assert "the loss is" in log.strip().splitlines()[-1]

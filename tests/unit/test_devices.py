@@ -110,9 +110,12 @@ def test_numbers_of_two_allocations_are_not_the_same_gpus(machine, processes):
     assert said(start(processes, CHOOSE, 2, 1, visible="0,1")) == "cuda 0"
 
 
-def test_without_a_driver_to_ask_names_are_compared(machine, monkeypatch):
+def test_without_a_driver_to_ask_names_are_compared(machine, processes):
+    assert identity("2", UUIDS) == identity("GPU-22f7", UUIDS) == UUIDS[2]
+    assert identity("2", []) == "2" and identity("GPU-02f7", []) == "GPU-02f7"
     machine.write_text("#!/bin/sh\nexit 9\n")
-    assert identity("2") == "2" and identity("GPU-02f7") == "GPU-02f7"
+    assert said(start(processes, CHOOSE, 2, 1, visible="0,1")) == "cuda 0"
+    assert said(start(processes, CHOOSE, 2, 1, visible="0,1")) == "cuda 1"
 
 
 @pytest.mark.parametrize(
@@ -162,6 +165,10 @@ def test_a_device_that_is_not_there_is_refused_in_one_sentence(machine, monkeypa
     with pytest.raises(UserError, match="this PyTorch is built without CUDA"):
         choose_device("cuda")
     monkeypatch.setattr("torch.version.cuda", "13.0")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UserError, match="device cuda:2: the last of the 2 that can be seen is cuda:1"):
+        choose_device("cuda:2")
+    assert choose_device("cuda:1") == ("cuda:1", None)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(Shortage, match="PyTorch sees no GPU here"):
         choose_device("cuda")
