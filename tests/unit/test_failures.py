@@ -99,7 +99,7 @@ def test_a_failed_check_is_not_repeated(tmp_path):
     (tmp_path / "config.yaml").write_text(
         "name: none\nseeds: [0]\nbenchmarks: {vtab1k: [dtd]}\n"
         "backbones: {m: {architecture: mosa_vit_micro, image_size: 32}}\n"
-        "protocol: vtab1k\nvariants: {linear: {method: linear}}\n"
+        "protocol: standard\nvariants: {linear: {method: linear}}\n"
     )
     arguments = ["check", "--alone", "--configfile", str(tmp_path / "config.yaml")]
     done = CliRunner().invoke(cli.cli, arguments)

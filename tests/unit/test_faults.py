@@ -180,7 +180,7 @@ def test_a_disk_that_takes_nothing(stage, state, small_disk, tmp_path):
     done = subprocess.run([*MOSA, *command], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
-    assert "cannot be written" in done.stderr and done.stderr.strip().splitlines()[-1].startswith("error: ")
+    assert "cannot be written" in done.stderr and done.stderr.strip().splitlines()[-1].startswith("error")
     left = [path.name for path in small_disk.rglob("*") if path.is_file()]
     assert [name for name in left if name != "filler" and not name.endswith(".lock")] == []
 
