@@ -1,7 +1,7 @@
 # The workflow: config -> packs -> one record per run -> tables and plots.
-#   snakemake                 all of it, as profiles/default says
-#   snakemake -n              what would run
-#   snakemake tables plots    only what these need
+#   snakemake                     all of it, as profiles/default says
+#   snakemake -n --quiet rules    what would run
+#   snakemake tables plots        only what these need
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -45,3 +45,5 @@ include: "rules/tables.smk"
 include: "rules/plots.smk"
 include: "rules/report.smk"
 include: "rules/partial.smk"
+include: "rules/retries.smk"
+include: "rules/targets.smk"

@@ -76,6 +76,13 @@ class DataFound(Declared):
     """The images that were used."""
 
     digest: Digest = option(description="Digest of the packed task.", json_schema_extra=column("data_digest"))
+    classes: int | None = option(
+        None,
+        ge=1,
+        optional=True,
+        description="Number of classes; null in records that are older than this key.",
+        json_schema_extra=column(),
+    )
     train_examples: int = option(ge=1, description="Number of training images.", json_schema_extra=column())
     eval_examples: int = option(ge=1, description="Number of evaluated images.")
     resize: Literal["direct", "shorter"] = option(

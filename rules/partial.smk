@@ -26,9 +26,9 @@ rule partial:
         existing=lambda wildcards: existing_records(),
     shell:
         "(mosa collect --manifest {input.manifest:q} --existing --output {output.runs:q} &&"
-        " mosa tables --records {output.runs:q} --variants {params.variants:q} --output {params.folder:q} &&"
-        " mosa plots --records {output.runs:q} --variants {params.variants:q} --output {params.folder:q} &&"
-        " mosa report --records {output.runs:q} --variants {params.variants:q} --title {params.title:q}"
+        " mosa tables --records {output.runs:q} --variants {params.variants:q} --unfinished --output {params.folder:q} &&"
+        " mosa plots --records {output.runs:q} --variants {params.variants:q} --unfinished --output {params.folder:q} &&"
+        " mosa report --records {output.runs:q} --variants {params.variants:q} --unfinished --title {params.title:q}"
         " --config {input.config:q} --manifest {input.manifest:q} --results {params.results:q}"
         " --output {output.report:q})"
         " > {log:q} 2>&1"

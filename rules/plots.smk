@@ -22,5 +22,5 @@ rule draw_plots:
         variants=MAIN_VARIANTS,
         folder=folder_of_output,
     shell:
-        "mosa plots --records {input:q} --variants {params.variants:q}"
+        "mosa plots --records {input:q} --variants {params.variants:q} --unfinished"
         " --output {params.folder:q} > {log:q} 2>&1"

@@ -22,5 +22,5 @@ rule write_tables:
         variants=MAIN_VARIANTS,
         folder=folder_of_output,
     shell:
-        "mosa tables --records {input:q} --variants {params.variants:q}"
+        "mosa tables --records {input:q} --variants {params.variants:q} --unfinished"
         " --output {params.folder:q} > {log:q} 2>&1"

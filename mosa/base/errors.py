@@ -1,4 +1,4 @@
-"""The one exception whose message is written for users."""
+"""The exceptions whose messages are written for users."""
 
 import difflib
 import reprlib
@@ -17,7 +17,23 @@ class UserError(Exception):
 
     The command line prints the sentence after ``error:`` and exits with status 2; everything
     else that is raised is a defect of this package and keeps its traceback.
+
+    Attributes:
+        label: What the command line prints before the sentence.
+        status: Exit status of the command line.
     """
+
+    label, status = "error", 2
+
+
+class Shortage(UserError):
+    """What a machine lacks: memory, room on its disk, a GPU. The same command may succeed elsewhere or later.
+
+    A workflow with retries does such a job again, and one that ends with another `UserError` not
+    (`mosa.experiment.failures`).
+    """
+
+    label, status = "error, worth a retry", 75  # EX_TEMPFAIL of sysexits.h
 
 
 def shown(value: object) -> str:

@@ -1,5 +1,6 @@
 """Writing files so that they appear complete or not at all."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -8,10 +9,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from mosa.base.errors import UserError
+from mosa.base.errors import Shortage, UserError
 
 PACKAGE = Path(__file__).parents[1]  # the folder of `mosa`
 SCHEMAS = PACKAGE / "schemas"
+# Errors of a disk that pass: no room, no quota, a server or a device that does not answer.
+_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
 
 @contextmanager
@@ -25,7 +28,8 @@ def written_atomically(path: Path) -> Iterator[Path]:
         The path to write to.
 
     Raises:
-        UserError: The file cannot be written: full disk, no permission, or its parent is not a folder.
+        Shortage: The disk is full, or does not answer.
+        UserError: The file cannot be written: no permission, or its parent is not a folder.
     """
     temporary = None
     try:
@@ -71,5 +75,6 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
+    kind = Shortage if error.errno in _PASSING else UserError
     reason = error.strerror or error
-    return UserError(f"{path}: cannot be written ({reason}); make room, or choose another folder")
+    return kind(f"{path}: cannot be written ({reason}); make room, or choose another folder")

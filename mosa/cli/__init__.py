@@ -31,7 +31,7 @@ for _command in (
 
 
 def main(warm: bool = True) -> None:
-    """Run the command line; a `UserError` ends it with one sentence and status 2.
+    """Run the command line; a `UserError` ends it with one sentence, and its status.
 
     Args:
         warm: If MOSA_WARM is set, let a server that has imported torch do the run (see `mosa.cli.warm`).
@@ -45,8 +45,8 @@ def main(warm: bool = True) -> None:
     try:
         cli()
     except UserError as error:
-        click.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        click.echo(f"{error.label}: {error}", err=True)
+        sys.exit(error.status)
     except Exception as error:
         number = getattr(error, "stopped_by", None)  # mosa.engine.resume.Interrupted, which needs torch
         if number is None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from mosa.base.errors import UserError
 from mosa.base.words import count
 from mosa.cli.options import ALONE, CONFIGFILE, FILE, FOLDER, config_of
 
@@ -25,7 +26,12 @@ def check(files: tuple[Path, ...], alone: bool, quick: bool, threads: int, outpu
     findings = checks.check(config_of(files, alone), quick, threads)
     text = checks.table(findings)
     click.echo(text)
-    if any(finding.state == "error" for finding in findings):
+    errors = sum(finding.state == "error" for finding in findings)
+    if errors:
+        # The last line of a job's log says whether to do it again (mosa.experiment.failures).
+        click.echo(
+            f"{UserError.label}: {errors} of the {len(findings)} checks failed; see the table", err=True
+        )
         sys.exit(1)
     if output is not None:
         with written_atomically(output) as temporary:
@@ -102,6 +108,10 @@ def verify(records: tuple[Path, ...], files: tuple[Path, ...], alone: bool, pack
             for meant in workflow.meant()
             if meant.path.exists()
         ]
+        if not wanted:
+            raise UserError(
+                f"none of the {len(workflow.runs)} records of this config exists in {workflow.results}"
+            )
     lines, good = describe(verify(wanted, packs))
     click.echo("\n".join(lines))
     if not good:

@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from mosa.base.errors import UserError
+from mosa.base.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -73,7 +77,37 @@ def config_of(files: tuple[Path, ...], alone: bool) -> dict:
 
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:
     """Parse names, comma-separated."""
-    return None if value is None else [name for name in value.split(",") if name]
+    if value is None:
+        return None
+    found = [name.strip() for name in value.split(",")]
+    if not all(found):
+        raise click.BadParameter(f"{value!r}: expected names, such as linear,adapter")
+    return found
+
+
+def take_records(
+    records: Path, variants: list[str] | None, unfinished: bool, metric: str | None
+) -> "pd.DataFrame":
+    """Read the records that are shown, and refuse names that none of them has.
+
+    Raises:
+        UserError: The records cannot be read, or there are none; no record has a variant or the metric.
+    """
+    from mosa.data.metrics import get_metric
+    from mosa.results.frame import read_table
+
+    if metric is not None:
+        get_metric(metric)
+    frame = read_table(records)
+    if frame.empty:
+        raise UserError(f"{records}: has no records; expected one finished run at least")
+    known = sorted(frame["variant"].unique())
+    for name in variants or () if not unfinished else ():
+        if name not in known:
+            raise unknown("variant", name, known)
+    if metric is not None and frame[metric].isna().all():
+        raise UserError(f"{records}: no record has the metric {metric!r}; it is newer than they are")
+    return frame
 
 
 RECORDS = click.option(
@@ -81,5 +115,10 @@ RECORDS = click.option(
 )
 VARIANTS = click.option(
     "--variants", callback=names, help="Variants of the main comparison, comma-separated, in this order."
+)
+UNFINISHED = click.option(
+    "--unfinished",
+    is_flag=True,
+    help="Show variants that have no record yet as missing, instead of refusing their names.",
 )
 METRIC = click.option("--metric", help="Metric to compare by; by default the one that the tasks report.")

@@ -1,25 +1,25 @@
 """Verbs that show records: tables, plots, the report."""
 
-import json
 from pathlib import Path
 
 import click
 
-from mosa.base.errors import UserError
-from mosa.cli.options import FILE, FOLDER, METRIC, RECORDS, VARIANTS, read_text
+from mosa.cli.options import FILE, FOLDER, METRIC, RECORDS, UNFINISHED, VARIANTS, read_text, take_records
 
 
 @click.command()
 @RECORDS
 @VARIANTS
+@UNFINISHED
 @METRIC
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
-def tables(records: Path, variants: list[str] | None, metric: str | None, output: Path) -> None:
+def tables(
+    records: Path, variants: list[str] | None, unfinished: bool, metric: str | None, output: Path
+) -> None:
     """Write all tables (CSV, Markdown; the comparison in LaTeX, HTML and as text, too) from records."""
-    from mosa.results.frame import read_table
     from mosa.results.tables.write import terminal_table, write_tables
 
-    frame = read_table(records)
+    frame = take_records(records, variants, unfinished, metric)
     write_tables(frame, output, variants, metric)
     click.echo(terminal_table(frame, variants, metric))
 
@@ -27,19 +27,22 @@ def tables(records: Path, variants: list[str] | None, metric: str | None, output
 @click.command()
 @RECORDS
 @VARIANTS
+@UNFINISHED
 @METRIC
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
-def plots(records: Path, variants: list[str] | None, metric: str | None, output: Path) -> None:
+def plots(
+    records: Path, variants: list[str] | None, unfinished: bool, metric: str | None, output: Path
+) -> None:
     """Draw all plots (SVG, PDF, PNG) from records."""
-    from mosa.results.frame import read_table
     from mosa.results.plots.write import write_plots
 
-    write_plots(read_table(records), output, variants, metric)
+    write_plots(take_records(records, variants, unfinished, metric), output, variants, metric)
 
 
 @click.command()
 @RECORDS
 @VARIANTS
+@UNFINISHED
 @METRIC
 @click.option("--title", default="Benchmark", show_default=True, help="Name of the experiment.")
 @click.option("--config", type=FILE, help="Config (YAML) to show.")
@@ -56,6 +59,7 @@ def plots(records: Path, variants: list[str] | None, metric: str | None, output:
 def report(
     records: Path,
     variants: list[str] | None,
+    unfinished: bool,
     metric: str | None,
     title: str,
     config: Path | None,
@@ -66,16 +70,13 @@ def report(
 ) -> None:
     """Write a report from records: one HTML page with tables, interactive plots, and every run."""
     from mosa.experiment.manifest import read_manifest
-    from mosa.results.frame import read_table
+    from mosa.results.choices import read_choices
     from mosa.results.report import missing_runs, write_report
 
     text = read_text(config) if config else ""
-    try:
-        chosen = json.loads(read_text(choices)) if choices else []
-    except ValueError as error:
-        raise UserError(f"{choices}: not JSON ({error}); expected what `mosa choices` wrote") from None
+    chosen = read_choices(choices) if choices else []
     head, meant = read_manifest(manifest) if manifest else ({"left_out": {}}, [])
     missing = missing_runs([one.path for one in meant], results)
-    frame, left_out = read_table(records), head["left_out"]
+    frame, left_out = take_records(records, variants, unfinished, metric), head["left_out"]
     write_report(frame, output, variants, title, text, chosen, missing, metric, left_out)
     click.echo(f"report -> {output}")

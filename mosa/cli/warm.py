@@ -26,7 +26,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mosa.base.errors import UserError
+from mosa.base.errors import Shortage, UserError
 from mosa.base.files import PACKAGE, locked
 
 COMMANDS = ("train", "tune")
@@ -66,7 +66,7 @@ def run_warm(arguments: Sequence[str]) -> int | None:
         return status[0]
     if passed:  # a signal ended the run, which had nothing to save
         return 128 + passed[-1]
-    print("error: the run's process was killed; is there enough memory?", file=sys.stderr)
+    print(f"{Shortage.label}: the run's process was killed; is there enough memory?", file=sys.stderr)
     return 128 + signal.SIGKILL
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mosa.base.errors import UserError
+from mosa.base.errors import Shortage
 from mosa.base.seeding import derive_seed, generator
 from mosa.data.metrics import METRICS
 from mosa.engine.batches import Images
+from mosa.engine.diverged import Diverged
 from mosa.engine.optimizer import build_optimizer
 from mosa.engine.resume import (
     Interrupted,
@@ -31,10 +32,6 @@ from mosa.peft.losses import tuning_loss
 
 EVALUATION_BATCH = 256  # images; fewer where they do not fit into the memory of a GPU
 T = TypeVar("T")
-
-
-class Diverged(UserError):
-    """The loss is no longer a finite number."""
 
 
 @dataclass
@@ -225,7 +222,7 @@ def _backward(
             return total
         except torch.OutOfMemoryError as error:
             if progress.accumulation >= len(images):
-                raise UserError(
+                raise Shortage(
                     f"{label}: not even one image fits into the GPU's memory ({error}); take a larger GPU"
                 ) from None
         model.zero_grad(set_to_none=True)
@@ -246,7 +243,7 @@ def in_large_batches(compute: Callable[[int], T]) -> T:
     """Call a function with a number of images for a batch; with half as many where they do not fit.
 
     Raises:
-        UserError: Not even one image fits into the GPU's memory.
+        Shortage: Not even one image fits into the GPU's memory.
     """
     size = EVALUATION_BATCH
     while True:
@@ -254,7 +251,7 @@ def in_large_batches(compute: Callable[[int], T]) -> T:
             return compute(size)
         except torch.OutOfMemoryError as error:
             if size == 1:
-                raise UserError(
+                raise Shortage(
                     f"not even one image fits into the GPU's memory ({error}); take a larger GPU"
                 ) from None
         torch.cuda.empty_cache()

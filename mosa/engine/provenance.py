@@ -1,16 +1,19 @@
 """Where a result comes from: code, libraries, machine."""
 
+import hashlib
 import importlib.metadata
 import platform
 import resource
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import torch
 
 from mosa.base.files import PACKAGE
 
+_SHOW = ("cli", "results")  # packages that decide no result
 LIBRARIES = ("mosa-benchmark", "torch", "timm", "numpy", "safetensors")
 
 
@@ -19,6 +22,17 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {
         name: importlib.metadata.version(name) for name in LIBRARIES
     }
+
+
+@cache
+def code_digest() -> str:
+    """Return the SHA-256 of the package's code that decides a result, as it lies on disk."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = path.relative_to(PACKAGE)
+        if name.parts[0] not in _SHOW:
+            digest.update(f"{name.as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
 
 
 def git_state() -> dict[str, str | bool | None]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mosa.base.errors import UserError
 from mosa.data import make_pack
-from mosa.data.metrics import get_metric
+from mosa.data.metrics import METRICS, get_metric
 from mosa.data.task import OWN, task_from_config
 from mosa.engine.machine import Machine
 from mosa.engine.run import execute
@@ -23,6 +23,8 @@ from mosa.records import load_record
 
 COMPARED = ("metrics", "parameters", "data", "backbone")
 ENVIRONMENT = ("device", "versions", "git")
+# What a record may be older than; it is null there.
+_ADDED = {"data.classes", *(f"metrics.{name}" for name in METRICS)}
 _NOISE = 2.0  # standard deviations within which two runs are called equal
 
 
@@ -116,6 +118,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> Repro
         path: Where the old one lies.
     """
     found = differences(_compared(old), _compared(new))
+    found = {key: pair for key, pair in found.items() if pair[0] is not None or key not in _ADDED}
     environment = differences({key: old[key] for key in ENVIRONMENT}, {key: new[key] for key in ENVIRONMENT})
     changes = [f"{key} was {ours!r}, and is {theirs!r}" for key, (ours, theirs) in environment.items()]
     if not found:

@@ -19,8 +19,9 @@ from mosa.data.splits import DataSplit
 from mosa.engine import provenance
 from mosa.engine.batches import Images
 from mosa.engine.cost.flops import inference_flops, training_flops
+from mosa.engine.diverged import Diverged, DivergedNote
 from mosa.engine.features import Head, cached_features, is_head_only
-from mosa.engine.loop import Diverged, Progress, evaluate, fit
+from mosa.engine.loop import Progress, evaluate, fit
 from mosa.engine.machine import CPU, Machine
 from mosa.engine.resume import ResumeFile
 from mosa.experiment.declared import digest_of_data
@@ -93,9 +94,23 @@ def execute(run: Run, pack_path: Path, output: Path, machine: Machine = CPU) -> 
 
     Raises:
         UserError: An option is wrong, or the pack or the weights are not those of the specification.
-        Diverged: The loss became NaN or infinite; no record is written.
+        Diverged: The loss became NaN or infinite, now or when the same run was last trained; no record is
+            written.
         Interrupted: A signal asked to stop, and the state is saved in `machine.resume_folder`.
     """
+    note = DivergedNote(run, machine)
+    note.refuse()
+    try:
+        record = _execute(run, pack_path, output, machine)
+    except Diverged as error:
+        note.write(error)
+        raise
+    note.remove()
+    return record
+
+
+def _execute(run: Run, pack_path: Path, output: Path, machine: Machine) -> dict[str, Any]:
+    """Train, evaluate and write the record; see `execute`."""
     start = time.perf_counter()
     ready = _prepare(run, pack_path, machine)
     before, with_features = ready.seconds
@@ -274,6 +289,7 @@ def _describe(ready: Prepared, progress: Progress, metrics: dict[str, Any], adap
         },
         "data": {
             "digest": ready.pack.digest,
+            "classes": ready.pack.num_classes,
             "train_examples": len(ready.train),
             "eval_examples": metrics["examples"],
             "resize": task.resize,

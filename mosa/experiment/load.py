@@ -156,7 +156,7 @@ def read_config(*files: str | Path) -> dict[str, Any]:
     for file in files:
         try:
             content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
             raise UserError(f"{file}: not a readable YAML file ({' '.join(str(error).split())})") from None
         if not isinstance(content, dict):
             raise UserError(f"{file}: expected a mapping of keys, see docs/configuration.md")

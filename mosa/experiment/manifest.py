@@ -99,18 +99,21 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[Meant]]:
     results = path.parent.parent
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        groups, head = content["groups"], {key: content[key] for key in ("name", "variants", "left_out")}
+        head = {key: content[key] for key in ("name", "variants", "left_out")}
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        groups = [
+            (results / "specifications" / group["specification"], list(group["seeds"]), group.get("choice"))
+            for group in content["groups"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not a manifest ({error}); run snakemake again, which writes it") from None
     meant = []
-    for group in groups:
-        specification = read_specification(results / "specifications" / group["specification"])
-        choice = results / group["choice"] if "choice" in group else None
+    for file, seeds, choice in groups:
+        specification = read_specification(file)
+        chosen = results / choice if choice else None
         meant += [
-            Meant(results / specification.record_path(seed), specification, seed, choice)
-            for seed in group["seeds"]
+            Meant(results / specification.record_path(seed), specification, seed, chosen) for seed in seeds
         ]
     return head, meant
 

@@ -14,6 +14,7 @@ from mosa.data.discover import count_own
 from mosa.data.task import OWN, Task
 from mosa.experiment.cost import assumed_rate, image_passes
 from mosa.experiment.expand import Run, config_tasks, expand, left_out
+from mosa.experiment.failures import failures
 from mosa.experiment.space import count_trainings
 from mosa.experiment.specification import Specification
 
@@ -92,6 +93,7 @@ def plan(config: Mapping[str, Any]) -> str:
     lines = [("backbone", "variant", "runs", "done", "image-passes to do", "hours")]
     lines += [(*names, *row.cells()) for names, row in rows.items()] + [("all", "", *total.cells())]
     text = [*_aligned(lines), "", *_explained(total, config, tasks)]
+    text += failures(results, [run.path for run in runs if run.path not in done])
     text += [f"left out: {pair}: {reason}" for pair, reason in left_out(config).items()]
     return "\n".join([*text, *_disk(config, runs, tasks)]) + "\n"
 

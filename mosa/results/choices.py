@@ -5,16 +5,66 @@ import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field, ValidationError
+
+from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
+from mosa.experiment.declared import Declared, option
+from mosa.experiment.validation import Places, explain
 from mosa.results.tables.render import escape_markdown
-from mosa.search.choose import choose, describe, read_trials
+from mosa.search.choose import Chosen, choose, describe, read_trials
 
 _NOTE = (
     "Trained on train, compared on val; test was not opened. In brackets the top-1 on val of the choice. "
     "* at the edge of what was tried: a wider search may find better."
 )
+
+
+class _ShownTrial(Declared):
+    """A trial, over all tasks of its choice."""
+
+    options: dict[str, Any] = option(description="Options of the method that were tried.")
+    training: dict[str, Any] = option(description="Keys of the recipe that were tried.")
+    status: Literal["complete", "pruned", "diverged"] = option(description="How it ended.")
+    epochs: int = option(description="Epochs of its last round.")
+    top1: float | None = option(description="Mean top-1 on val in percent; null if it diverged.")
+    loss: float | None = option(description="Mean cross-entropy on val; null if it diverged.")
+    notes: list[str] = option(description="Why it diverged.")
+
+
+class _ShownChoice(Declared):
+    """An entry of chosen.json."""
+
+    tasks: Annotated[list[str], Field(min_length=1)] = option(description="Tasks that it was chosen on.")
+    backbone: str = option(description="Name of the backbone.")
+    variant: str = option(description="Name of the variant.")
+    method: str = option(description="Name of the method.")
+    rule: str = option(description="How it was chosen.")
+    search: dict[str, Any] = option(description="How the trials were made.")
+    chosen: Chosen = option(description="What was chosen.")
+    top1: float = option(description="Its mean top-1 on val in percent.")
+    at_edge: list[str] = option(description="Chosen values at the edge of what was tried.")
+    trials: Annotated[list[_ShownTrial], Field(min_length=1)] = option(description="All trials.")
+
+
+def read_choices(path: Path) -> list[dict[str, Any]]:
+    """Read the chosen.json of `write_choices`.
+
+    Raises:
+        UserError: It cannot be read, or is something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, list):
+            raise ValueError("a list is expected")
+        return [_ShownChoice.model_validate(entry).model_dump() for entry in content]
+    except ValidationError as error:
+        problem = explain(error, (), Places())
+    except (OSError, ValueError, RecursionError) as error:
+        problem = f"not JSON ({error})"
+    raise UserError(f"{path}: not what `mosa choices` wrote, {problem}")
 
 
 def write_choices(paths: Iterable[Path], directory: Path, per: str = "task") -> list[Path]:
@@ -36,6 +86,8 @@ def write_choices(paths: Iterable[Path], directory: Path, per: str = "task") -> 
         found = read_trials(path)
         scope = found["task"] if per == "task" else found["task"].partition("/")[0]
         groups.setdefault((scope, found["backbone"], found["variant"]), []).append(path)
+    if not groups:
+        raise UserError(f"{directory}: there are no results of `mosa tune` to show")
     choices = [choose(group) for group in groups.values()]
     texts = {
         "chosen.csv": _csv(choices),

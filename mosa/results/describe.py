@@ -4,7 +4,8 @@ from typing import Any
 
 from mosa.experiment.schema import model_schema, rows
 from mosa.records import Record
-from mosa.results.frame import COLUMNS
+from mosa.results.frame import COLUMNS, DERIVED
+from mosa.results.learned import COLUMN, RULE
 
 
 def record_schema() -> dict[str, Any]:
@@ -14,7 +15,9 @@ def record_schema() -> dict[str, Any]:
 
 def records_page() -> str:
     """Return the documentation of a record and of the table of records, in Markdown."""
-    columns = (f"| `{name}` | `{where or 'specification.task'}` |" for name, where in COLUMNS.items())
+    derived = {name: "`specification.task`" for name in DERIVED}
+    derived[COLUMN] = f"by what the run is no better than a guess, else empty: {RULE}"
+    columns = (f"| `{name}` | {derived.get(name, f'`{where}`')} |" for name, where in COLUMNS.items())
     lines = [
         "# Records",
         "",

@@ -13,11 +13,13 @@ from mosa.base.files import written_atomically
 from mosa.experiment.declared import Declared
 from mosa.experiment.recipe import Recipe
 from mosa.records import Record, load_record
+from mosa.results.learned import COLUMN, learned_nothing
 
 # Columns that are not one field of the record each.
-_DERIVED: dict[str, Callable[[dict[str, Any]], Any]] = {
+DERIVED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "benchmark": lambda record: record["specification"]["task"].partition("/")[0],
     "task": lambda record: record["specification"]["task"].partition("/")[2],
+    COLUMN: learned_nothing,
 }
 _OF_SPECIFICATION = {
     "backbone": "specification.backbone.name",
@@ -44,7 +46,7 @@ def _marked(model: type[Declared], prefix: str = "") -> Iterator[tuple[str, str]
 
 # Columns of the table of records, and where in a record each stands; every option of the recipe is one.
 COLUMNS = (
-    dict.fromkeys(_DERIVED, "")
+    dict.fromkeys(DERIVED, "")
     | _OF_SPECIFICATION
     | dict(_marked(Record))
     | {name: f"specification.training.{name}" for name in Recipe.model_fields}
@@ -114,7 +116,7 @@ def _row(record: dict[str, Any], path: Path) -> dict[str, Any]:
         value: Any = record
         for key in where.split(".") if where else ():
             value = value[key]
-        row[name] = value if where else _DERIVED[name](record)
+        row[name] = value if where else DERIVED[name](record)
     return row | {"path": str(path)}
 
 

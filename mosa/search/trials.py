@@ -10,7 +10,7 @@ from typing import Any
 
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
-from mosa.engine.loop import Diverged
+from mosa.engine.diverged import Diverged
 from mosa.engine.machine import CPU, Machine
 from mosa.engine.run import execute
 from mosa.experiment.declared import digest_of_data

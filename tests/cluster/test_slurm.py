@@ -265,6 +265,21 @@ def test_gpus_are_asked_for(place):
     assert together == sum(alone)  # one after the other
 
 
+BAD = {"method": "full", "training": {"lr": 1e30, "warmup_epochs": 0}}
+
+
+@pytest.mark.parametrize("profile", ["slurm", "slurm-packed"])
+def test_a_run_that_diverged_is_submitted_once_and_takes_no_other_with_it(place, profile):
+    config = CONFIG | {"variants": {"short": CONFIG["variants"]["short"], "bad": BAD}}
+    code, head = finish(start(place, "--until", "train", profile=profile, config=config), place, 900)
+    assert code != 0 and "Trying to restart job" not in head
+    log = (place / "results/logs/train/demo/digits/micro_vit/bad/seed0.log").read_text()
+    assert "the loss is" in log.strip().splitlines()[-1]
+    assert record(place, "short")
+    submitted = [line for line in submissions(head) if "rule_make_data" not in line]
+    assert len(submitted) == (2 if profile == "slurm" else 1)
+
+
 def test_a_packed_suite_runs_to_its_end(place):
     code, head = finish(start(place, profile="slurm-packed", config=QUICK), place)
     assert code == 0, head[-3000:]

@@ -1,11 +1,20 @@
-"""Documentation that is generated agrees with what it is generated from."""
+"""Documentation agrees with what it describes: generated pages, links, names, commands; snippets run."""
 
+import contextlib
+import importlib
+import inspect
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from test_records import make_record
 
+from mosa.cli import cli
 from mosa.peft.describe import methods_page
+from mosa.results.frame import to_frame, write_table
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -75,3 +84,64 @@ def test_times_of_tables_and_plots_are_those_of_the_benchmark():
     names = ("load and validate", "all tables", "all plots")
     found = [float(re.search(rf"^{name} +([\d.]+) s", measured, re.MULTILINE)[1]) for name in names]
     assert [float(number) for number in cited] == [round(number, 1) for number in found]
+
+
+# --- what a reader types
+
+FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if FENCE.search(page.read_text())], ids=lambda page: page.name
+)
+def test_snippets_run_as_they_stand(page, tmp_path):
+    """In the order of the page, in one process and an empty folder, without a network."""
+    snippets = FENCE.findall(page.read_text())
+    for table in re.findall(r"results/[\w/-]+/runs\.csv", "".join(snippets)):
+        write_standin_table(tmp_path / table)
+    code = "\n".join(snippets)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "x"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def write_standin_table(path):
+    """Write a table of records: two variants with three seeds."""
+    records = [
+        (
+            make_record(variant=variant, method=variant, options={"bottleneck": 8}, seed=seed),
+            Path(f"{seed}.json"),
+        )
+        for variant in ("adapter", "mosa")
+        for seed in range(3)
+    ]
+    for number, (record, _) in enumerate(records):
+        record["metrics"]["top1"] = 60 + number
+    write_table(to_frame(records), path)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_of_the_package_exist(page):
+    """`mosa.module.name` in the text, as it would be imported."""
+    for name in set(re.findall(r"`(mosa(?:\.\w+)+)", page.read_text())):
+        found = importlib.import_module("mosa")
+        for part in name.split(".")[1:]:
+            if inspect.ismodule(found):
+                with contextlib.suppress(ModuleNotFoundError):
+                    importlib.import_module(f"{found.__name__}.{part}")
+            assert hasattr(found, part), name
+            found = getattr(found, part)
+
+
+@pytest.mark.parametrize("page", [*PAGES, DOCS.parent / "results/README.md"], ids=lambda page: page.name)
+def test_commands_exist_with_their_options(page):
+    for line in re.findall(r"(?:^    |`|^\$ )(mosa [a-z][a-z-]*[^`\n#]*)", page.read_text(), re.MULTILINE):
+        verb, *words = line.split()[1:]
+        assert verb in cli.commands, line
+        known = {option for parameter in cli.commands[verb].params for option in parameter.opts}
+        for word in words:
+            if word.startswith("--"):
+                assert word.partition("=")[0] in known, line

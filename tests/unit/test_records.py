@@ -68,8 +68,8 @@ def make_record(
             "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5],
         },
         "data": {
-            "digest": "1" * 64, "train_examples": 1000, "eval_examples": 797, "resize": "direct",
-            "interpolation": None, "augment": "none", "notes": [],
+            "digest": "1" * 64, "classes": 10, "train_examples": 1000, "eval_examples": 797,
+            "resize": "direct", "interpolation": None, "augment": "none", "notes": [],
         },
         "steps": {"passes": 2, "accumulation": 1},
         "metrics": {"examples": 797, "per_set": {}, "train_loss": [2.0, 1.25]} | values | (metrics or {}),

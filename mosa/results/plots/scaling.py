@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.costs import COSTS
+from mosa.results.learned import learned_note
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import chart_figure
 from mosa.results.plots.figures import seeds_of
@@ -130,5 +131,5 @@ def _note(section: Section) -> str:
     return (
         f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}; {bars}. "
         "A curve joins the variants of one method that differ in size only. Points of the same size are "
-        f"drawn side by side. Horizontal lines: references.{absent}"
-    )
+        f"drawn side by side. Horizontal lines: references.{absent} {learned_note(section.runs)}"
+    ).rstrip()

@@ -4,6 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from mosa.base.errors import UserError
+from mosa.experiment.failures import last_words, log_of
+
 
 class Missing(NamedTuple):
     """A run without a record, and why."""
@@ -18,20 +21,20 @@ def missing_runs(paths: Iterable[Path], results: Path) -> list[Missing]:
     Args:
         paths: Where the records of all runs would be.
         results: The results folder, which has runs/ and logs/.
+
+    Raises:
+        UserError: They are of another results folder.
     """
+    runs = (results / "runs").resolve()
     found = []
     for path in paths:
         if path.is_file():
             continue
-        log = results / "logs" / "train" / path.relative_to(results / "runs").with_suffix(".log")
-        found.append(Missing(path.as_posix(), _last_words(log)))
+        if not path.resolve().is_relative_to(runs):
+            raise UserError(
+                f"{path}: not below {results}; give the results folder of the manifest (--results)"
+            )
+        log = log_of(results, f"runs/{path.resolve().relative_to(runs).as_posix()}")
+        words = last_words(log)
+        found.append(Missing(path.as_posix(), words.text if words else "not run yet"))
     return found
-
-
-def _last_words(log: Path) -> str:
-    try:
-        lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    except OSError:
-        return "not run yet"
-    errors = [line for line in lines if line.startswith("error:")]
-    return (errors or lines or ["its log is empty"])[-1].removeprefix("error: ")

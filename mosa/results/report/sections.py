@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Section, count
+from mosa.results.learned import learned_note
 from mosa.results.paired import differences
 from mosa.results.provenance import mixture
 from mosa.results.tables.columns import (
@@ -49,7 +50,9 @@ def _summary(section: Section) -> list[str]:
         missing = [variant for variant in section.variants if variant not in means.index]
         absent = f"Some runs of {', '.join(missing)} are missing: no mean is shown." if missing else ""
         sentences = [*_best(section), section.about_seeds, absent]
-    return [sentence for sentence in [*sentences, mixture(section.runs)] if sentence]
+    return [
+        sentence for sentence in [*sentences, learned_note(section.runs), mixture(section.runs)] if sentence
+    ]
 
 
 def _best(section: Section) -> list[str]:

@@ -6,6 +6,7 @@ import pandas as pd
 
 from mosa.base.words import count
 from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, MISSING, Key, Section
+from mosa.results.learned import MARK, learned_note, marked
 from mosa.results.provenance import mixture
 
 
@@ -95,7 +96,7 @@ def _scores(section: Section, key: Key) -> list[Cell]:
         Cell(
             value=section.shown(mean[variant]),
             sd="" if pd.isna(sd[variant]) else section.shown(sd[variant]),
-            note="" if n[variant] == section.full_n else f"(n={n[variant]})",
+            note=_notes(section, variant, key),
             best=variant in best,
             second=variant in second,
         )
@@ -103,6 +104,20 @@ def _scores(section: Section, key: Key) -> list[Cell]:
         else Cell(MISSING)
         for variant in section.variants
     ]
+
+
+def _notes(section: Section, variant: str, key: Key) -> str:
+    """Return what is said beside a number: seeds that it lacks, and runs that learned nothing."""
+    n = section.n[key][variant]
+    notes = [] if n == section.full_n else [f"(n={n})"]
+    notes += [MARK] if marked(section.runs, variant, tasks_of(section, key)) else []
+    return " ".join(notes)
+
+
+def tasks_of(section: Section, key: Key) -> list[str]:
+    """Return the tasks that a column is a mean of."""
+    kind, name = key
+    return [name] if kind == "task" else section.groups[name] if kind == "group" else section.task_names
 
 
 def heading(section: Section) -> str:
@@ -141,7 +156,11 @@ def caption(section: Section) -> str:
         f"{MISSING}: no record, or a mean with missing tasks. "
         f"Bold: the {'highest' if section.metric.higher_is_better else 'lowest'} mean of a column among "
         "those with all seeds; underlined: the second."
-        + "".join(f" {sentence}" for sentence in (section.about_seeds, mixture(section.runs)) if sentence)
+        + "".join(
+            f" {sentence}"
+            for sentence in (section.about_seeds, learned_note(section.runs), mixture(section.runs))
+            if sentence
+        )
     )
 
 

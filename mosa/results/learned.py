@@ -1,0 +1,85 @@
+"""Runs that learned nothing: they count like any other, and are marked by a rule over their records alone."""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from mosa.base.errors import UserError
+from mosa.data.catalogue import get_task
+
+MARK = "†"
+RULE = (
+    "its top-1 lies within the 95 % interval of a guess (binomial, one over the number of classes), its mean "
+    "per class is not above a guess's, or its loss in the last of several epochs is above a guess's "
+    "(the logarithm of the number of classes)"
+)
+COLUMN = "learned_nothing"
+_SHOWN = 3  # runs that a note names
+
+
+def learned_nothing(record: Mapping[str, Any]) -> str:
+    """Return by what a run is no better than a guess; "": by nothing.
+
+    A guess is a model that gives every class the same probability, or the same class to every image.
+
+    Args:
+        record: The record. One of a task of your own that does not state the number of classes is not judged.
+    """
+    from scipy.stats import binom
+
+    metrics, classes = record["metrics"], record["data"]["classes"] or _classes_of(record)
+    if not classes or classes < 2:
+        return ""
+    guess, images = 100 / classes, metrics["examples"]
+    limit = 100 * float(binom.ppf(0.975, images, 1 / classes)) / images
+    found = []
+    if metrics["top1"] is not None and metrics["top1"] <= limit:
+        found.append(f"top-1 {metrics['top1']:.1f} %, a guess up to {limit:.1f} %")
+    elif metrics["mean_per_class"] is not None and metrics["mean_per_class"] <= guess + 1e-9:
+        found.append(f"mean per class {metrics['mean_per_class']:.1f} %, a guess {guess:.1f} %")
+    options, losses = record["specification"]["options"], metrics["train_loss"]
+    loss = math.log(classes) * (1 + options.get("second_pass", 0))
+    # With features compared, too, the loss has no such limit; a first epoch begins as a guess.
+    if not options.get("feature_consistency", 0) and len(losses) > 1 and losses[-1] > loss:
+        found.append(f"training loss {losses[-1]:.2f}, a guess {loss:.2f}")
+    return "; ".join(found)
+
+
+def _classes_of(record: Mapping[str, Any]) -> int | None:
+    """Return the number of classes of a task of the catalogue, for records that do not state it."""
+    try:
+        return get_task(record["specification"]["task"]).num_classes
+    except UserError:
+        return None
+
+
+def marked(runs: pd.DataFrame, variant: str, tasks: Iterable[str]) -> bool:
+    """Return whether a run of a variant on one of the tasks learned nothing."""
+    return bool(((_nothing(runs)["variant"] == variant) & _nothing(runs)["task"].isin(list(tasks))).any())
+
+
+def learned_note(runs: pd.DataFrame) -> str:
+    """Return a sentence on the runs that learned nothing; empty if there is none.
+
+    Args:
+        runs: Rows of the records' frame; without the column, none is marked.
+    """
+    found = _nothing(runs)
+    if found.empty:
+        return ""
+    named = [
+        f"{row.variant} on {row.task}, seed {row.seed} ({getattr(row, COLUMN)})"
+        for row in found.head(_SHOWN).itertuples(index=False)
+    ]
+    more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    count = f"{len(found)} run{'s' if len(found) > 1 else ''}"
+    return (
+        f"{MARK} has a run that is no better than a guess, which counts like any other "
+        f"({count}: {', '.join(named)}{more})."
+    )
+
+
+def _nothing(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs[runs[COLUMN] != ""] if COLUMN in runs else runs.head(0)

@@ -1,0 +1,43 @@
+# What the command line names, looked at before anything is planned: Snakemake knows no near misses, does nothing about
+# an unknown name after --until, and finds out in the middle of a job that there is nothing to show.
+from contextlib import redirect_stderr
+from io import StringIO
+
+from snakemake.cli import parse_args
+
+from mosa.base.errors import suggest, unknown
+
+
+def check_name(name):
+    """Refuse a name of neither a rule nor a file that is there, or that a rule makes."""
+    rules_by_name = {rule.name: rule for rule in workflow.rules}
+    if name in rules_by_name or Path(name).exists():
+        return
+    if any(rule.is_producer(name) for rule in workflow.rules):
+        return
+    if "/" in name:
+        raise UserError(f"no rule makes {name!r}{suggest(name, [*RUNS, *TABLES, *PLOTS, REPORT])}")
+    raise unknown("target", name, rules_by_name)
+
+
+def check_partial():
+    """Refuse tables of records that do not exist."""
+    found = {record for record in RUNS if Path(record).is_file()}
+    if not found - EXPERIMENT.stale_records():
+        others = f"; {len(found)} are of other specifications" if found else ""
+        raise UserError(
+            f"partial: none of the {len(RUNS)} records of this config exists yet{others}; run snakemake first"
+        )
+
+
+if workflow.is_main_process and "snakemake" in sys.argv[0] and len(sys.argv) > 1:
+    with redirect_stderr(StringIO()):  # it says again which profile is read
+        _, given = parse_args(sys.argv[1:])
+    try:
+        for names in (given.targets, given.until, given.omit_from, given.forcerun, given.allowed_rules):
+            for name in names or ():
+                check_name(name)
+        if "partial" in given.targets:
+            check_partial()
+    except UserError as error:
+        raise WorkflowError(str(error)) from None
