@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mosa.base.errors import Shortage
+from mosa.base.errors import Shortage, UserError
 from mosa.base.seeding import derive_seed, generator
 from mosa.data.metrics import METRICS
 from mosa.engine.batches import Images

@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Section, count
+from mosa.base.words import count
+from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Section
 from mosa.results.learned import learned_note
 from mosa.results.paired import differences
 from mosa.results.provenance import mixture
