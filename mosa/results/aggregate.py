@@ -9,6 +9,7 @@ import pandas as pd
 
 from mosa.base.errors import UserError
 from mosa.data.metrics import Metric, get_metric
+from mosa.results.backbone_flops import backbone_flops
 from mosa.results.style import MethodStyle, method_order, method_styles
 
 MISSING = "—"  # what is printed in place of a number that no record gives
@@ -237,7 +238,7 @@ def _checked(frame: pd.DataFrame, metric: str | None) -> pd.DataFrame:
     if len(repeated):
         run = ", ".join(f"{name} {repeated.iloc[0][name]}" for name in _RUN)
         raise UserError(f"two records of the same run ({run}): keep one of them")
-    return frame.sort_values(_RUN)
+    return frame.sort_values(_RUN).assign(backbone_flops_per_image=backbone_flops)
 
 
 def _reported(runs: pd.DataFrame) -> list[str]:
