@@ -1,6 +1,7 @@
 """The backbones plot: scores against the size of the backbone, a line per variant."""
 
 from collections import Counter
+from itertools import product
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
@@ -9,6 +10,7 @@ from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import chart_figure
 from mosa.results.registry import plot
+from mosa.results.settings import differing, section_settings
 from mosa.results.style import MethodStyle
 from mosa.results.tables.columns import mean_label
 
@@ -86,4 +88,19 @@ def _note(sections: list[Section]) -> str:
     tasks = sections[0].task_names
     seeds = max(section.full_n for section in sections)
     bars = f"; bars: ± one sample standard deviation over {count(seeds, 'seed')}" if seeds > 1 else ""
-    return f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}{bars}. Backbones by size, equally spaced."
+    return (
+        f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}{bars}. Backbones by size, equally spaced."
+        f"{_about_settings(sections)}"
+    )
+
+
+def _about_settings(sections: list[Section]) -> str:
+    """Return which variants are set differently on another backbone, and in what; empty if none is."""
+    settings = [section_settings(section) for section in sections]
+    found = {}
+    for (first, ours), (other, theirs) in product(enumerate(settings), repeat=2):
+        for variant in ours if first < other else ():
+            if differences := differing(ours[variant], theirs.get(variant, {})):
+                found.setdefault(variant, set()).update(differences)
+    words = [f"{variant} in {', '.join(sorted(keys))}" for variant, keys in sorted(found.items())]
+    return f" Not the backbone alone changes: {'; '.join(words)}." if words else ""

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure, SubFigure
@@ -13,6 +14,7 @@ from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import draw_chart
 from mosa.results.plots.figures import seeds_of, stack
 from mosa.results.registry import plot
+from mosa.results.settings import differing, in_words, section_settings
 from mosa.results.style import MethodStyle
 from mosa.results.tables.columns import mean_label
 
@@ -75,15 +77,10 @@ def _draw_panels(part: SubFigure, charts: list[Chart]) -> None:
 
 def _curves(section: Section, order: Sequence[str]) -> dict[str, list[Curve]]:
     """Return the curves of a section, with the variants of the comparison first where two are the same."""
-    first = section.runs.drop_duplicates("variant").set_index("variant")
-    names = [*(name for name in order if name in first.index), *section.variants]
-    recipes = first["recipe"] if "recipe" in first else pd.Series([{}] * len(first), first.index)
+    settings = section_settings(section)
+    names = dict.fromkeys([*order, *section.variants])
     return option_curves(
-        {
-            name: (first.loc[name, "method"], first.loc[name, "options"], recipes[name])
-            for name in dict.fromkeys(names)
-            if name in first.index
-        }
+        {name: (section.methods[name], settings[name], {}) for name in names if name in settings}
     )
 
 
@@ -155,5 +152,17 @@ def _note(section: Section, curves: dict[str, list[Curve]]) -> str:
     return (
         f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}{spread if section.full_n > 1 else ''}. "
         f"Each panel changes one option and nothing else; values are equally spaced."
-        f"{sparsity if 'experts' in curves else ''}"
+        f"{sparsity if 'experts' in curves else ''}{_about_reference(section, curves)}"
     )
+
+
+def _about_reference(section: Section, curves: dict[str, list[Curve]]) -> str:
+    """Return in what the dense adapter's line differs from the curves beside it; empty if in nothing."""
+    settings = section_settings(section)
+    found: dict[str, tuple[Any, Any]] = {}
+    for option, drawn in curves.items():
+        beside = [] if any(curve.method == _DENSE for curve in drawn) else drawn
+        for curve in beside if _DENSE in settings else []:
+            for _, name in curve.variants:
+                found = differing(settings[_DENSE], settings[name], [option]) | found
+    return f" The line of {_DENSE} differs in more ({_DENSE} / curve): {in_words(found)}." if found else ""

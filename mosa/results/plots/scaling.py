@@ -14,6 +14,7 @@ from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import chart_figure
 from mosa.results.plots.figures import seeds_of
 from mosa.results.registry import plot
+from mosa.results.settings import section_settings, value_text
 from mosa.results.style import MethodStyle
 from mosa.results.tables.columns import mean_label
 
@@ -93,11 +94,10 @@ def _as_series(
 
 
 def _curves(section: Section, order: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Split the variants into curves, one method with all options equal except those that set the size."""
+    """Split the variants into curves, one method with all settings equal except those of the size."""
     curves: dict[tuple[str, str], list[str]] = defaultdict(list)
-    options = section.runs.drop_duplicates("variant").set_index("variant")["options"]
-    for variant in section.variants:
-        others = {name: value for name, value in options[variant].items() if name not in _SIZE_OPTIONS}
+    for variant, settings in section_settings(section).items():
+        others = {name: value for name, value in settings.items() if name not in _SIZE_OPTIONS}
         curves[section.methods[variant], json.dumps(others, sort_keys=True)].append(variant)
     curves_of = Counter(method for method, _ in curves)
     found = []
@@ -111,12 +111,12 @@ def _sizes(section: Section, variants: list[str]) -> str:
     """Return the sizes of the points of a curve, such as "bottleneck 4, 16, 64"."""
     if len(variants) < 2:
         return ""
-    options = section.runs.drop_duplicates("variant").set_index("variant")["options"]
+    settings = section_settings(section)
     lines = []
     for name in _SIZE_OPTIONS:
-        values = [options[variant][name] for variant in variants if name in options[variant]]
+        values = [value_text(settings[variant][name]) for variant in variants if name in settings[variant]]
         if values:
-            lines.append(f"\n{name} {', '.join(map(str, values))}")
+            lines.append(f"\n{name} {', '.join(values)}")
     return "".join(lines)
 
 
@@ -130,6 +130,7 @@ def _note(section: Section) -> str:
     absent = f" Not shown, as tasks are missing: {', '.join(missing)}." if missing else ""
     return (
         f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}; {bars}. "
-        "A curve joins the variants of one method that differ in size only. Points of the same size are "
+        "A curve joins the variants of one method that differ in size only, neither in other options nor in "
+        "the recipe. Points of the same size are "
         f"drawn side by side. Horizontal lines: references.{absent}"
     )

@@ -60,8 +60,8 @@ def efficiency_table(sections: list[Section]) -> pd.DataFrame:
     adapter_parameters (tuned, without head);
     storage_mib (of these and the classifier, 4 bytes each); image_passes and train_seconds of a run;
     peak_memory_mib; inference_overhead (FLOPs relative to the backbone's, see
-    `backbone_flops`); ppt (see `stats.ppt`; NaN unless the metric is an accuracy); pareto (whether no other variant has fewer tuned
-    parameters and a better mean).
+    `backbone_flops`); ppt (see `stats.ppt`; NaN unless the metric is an accuracy); pareto (whether no other
+    variant has fewer tuned parameters and a better mean).
     """
     rows = []
     for section in sections:
