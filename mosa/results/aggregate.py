@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import pandas as pd
@@ -63,6 +63,7 @@ class Section:
             it is the same for all the others.
         compute: What a run's training takes, as a mean over tasks: columns image_passes (forward passes of an
             image) and flops; NaN where tasks are missing or the records do not give it.
+        names: Names of variants for readers, where they are not their own.
     """
 
     metric: Metric
@@ -80,6 +81,11 @@ class Section:
     n: pd.DataFrame
     parameters: pd.DataFrame
     compute: pd.DataFrame
+    names: dict[str, str] = field(default_factory=dict)
+
+    def name(self, variant: str) -> str:
+        """Return the name of a variant as tables, plots and report show it."""
+        return self.names.get(variant, variant)
 
     @property
     def title(self) -> str:
@@ -292,6 +298,7 @@ def _section(runs: pd.DataFrame, variants: list[str], metric_name: str | None) -
         n=over_seeds.count().reindex(variants, fill_value=0),
         parameters=_parameters(runs, len(tasks)).reindex(variants),
         compute=_compute(runs, len(tasks)).reindex(variants),
+        names=dict(zip(runs["variant"], runs["display_name"], strict=True)) if "display_name" in runs else {},
     )
 
 

@@ -62,7 +62,7 @@ def backbones_chart(sections: list[Section], styles: dict[str, MethodStyle]) -> 
         here = [(place, section) for place, section in enumerate(sections) if variant in section.methods]
         points = tuple(_point(section, variant, place, shift) for place, section in here)
         method = here[0][1].methods[variant]
-        series.append(Series(variant, styles[method], points, True, drawn[method]))
+        series.append(Series(here[0][1].name(variant), styles[method], points, True, drawn[method]))
         drawn[method] += 1
     first = sections[0]
     names = tuple(f"{s.backbone}\n{EngFormatter(sep='')(_size(s))}" for s in sections)
@@ -77,7 +77,7 @@ def backbones_chart(sections: list[Section], styles: dict[str, MethodStyle]) -> 
 
 def _point(section: Section, variant: str, place: int, shift: float) -> Point:
     mean, sd = (table.loc[variant, MEAN_OVER_TASKS] for table in (section.mean, section.sd))
-    return Point(variant, place, mean, section.shown(mean), sd, shift)
+    return Point(section.name(variant), place, mean, section.shown(mean), sd, shift)
 
 
 def _size(section: Section) -> float:
@@ -97,10 +97,11 @@ def _note(sections: list[Section]) -> str:
 def _about_settings(sections: list[Section]) -> str:
     """Return which variants are set differently on another backbone, and in what; empty if none is."""
     settings = [section_settings(section) for section in sections]
+    names = {variant: section.name(variant) for section in sections for variant in section.variants}
     found = {}
     for (first, ours), (other, theirs) in product(enumerate(settings), repeat=2):
         for variant in ours if first < other else ():
             if differences := differing(ours[variant], theirs.get(variant, {})):
                 found.setdefault(variant, set()).update(differences)
-    words = [f"{variant} in {', '.join(sorted(keys))}" for variant, keys in sorted(found.items())]
+    words = [f"{names[variant]} in {', '.join(sorted(keys))}" for variant, keys in sorted(found.items())]
     return f" Not the backbone alone changes: {'; '.join(words)}." if words else ""

@@ -57,7 +57,8 @@ def comparison_chart(section: Section, styles: dict[str, MethodStyle]) -> Chart:
         method = section.methods.get(variant)
         shift = _WIDTH * ((index + 0.5) / number - 0.5)
         points = [_point(section, variant, key, place, shift) for place, key in enumerate(keys)]
-        series.append(Series(variant, styles.get(method, _NO_RUN), tuple(points), variation=drawn[method]))
+        style = styles.get(method, _NO_RUN)
+        series.append(Series(section.name(variant), style, tuple(points), variation=drawn[method]))
         drawn[method] += 1
     return Chart(
         title=section.title,
@@ -72,7 +73,7 @@ def _point(section: Section, variant: str, key: Key, place: int, shift: float) -
     n, mean, sd = (table.loc[variant, key] for table in (section.n, section.mean, section.sd))
     seeds = section.per_seed[key].get(variant, pd.Series(dtype=float)).dropna()
     return Point(
-        name=variant,
+        name=section.name(variant),
         x=place,
         y=mean,
         text=section.shown(mean) + (f" (n={n})" if n < section.full_n else "") if n else "missing",

@@ -104,7 +104,7 @@ def option_chart(section: Section, option: str, curves: list[Curve], styles: dic
     for index, curve in enumerate(curves):
         names = {place[json.dumps(value)]: name for value, name in curve.variants}
         shift = _SHIFT * (index - (len(curves) - 1) / 2)
-        label = curve.method if curves_of[curve.method] == 1 else min(names.values(), key=len)
+        label = curve.method if curves_of[curve.method] == 1 else section.name(min(names.values(), key=len))
         joined = all(is_number(value) for value, _ in curve.variants)
         points = _points(section, names, shift)
         series.append(Series(label, styles[curve.method], points, joined, drawn[curve.method]))
@@ -122,7 +122,7 @@ def option_chart(section: Section, option: str, curves: list[Curve], styles: dic
 def _points(section: Section, names: dict[int, str], shift: float) -> tuple[Point, ...]:
     mean, sd = section.mean[MEAN_OVER_TASKS], section.sd[MEAN_OVER_TASKS]
     return tuple(
-        Point(name, x, mean[name], section.shown(mean[name]), sd[name], shift)
+        Point(section.name(name), x, mean[name], section.shown(mean[name]), sd[name], shift)
         for x, name in names.items()
         if not pd.isna(mean[name])
     )
@@ -133,7 +133,7 @@ def _reference(section: Section, styles: dict[str, MethodStyle]) -> list[Series]
     if _DENSE not in section.mean.index or pd.isna(section.mean.loc[_DENSE, MEAN_OVER_TASKS]):
         return []
     mean, sd = (table.loc[_DENSE, MEAN_OVER_TASKS] for table in (section.mean, section.sd))
-    label = f"{_DENSE}: {section.shown(mean)}"
+    label = f"{section.name(_DENSE)}: {section.shown(mean)}"
     return [Series(label, styles[section.methods[_DENSE]], level=mean, band=sd)]
 
 
@@ -165,4 +165,5 @@ def _about_reference(section: Section, curves: dict[str, list[Curve]]) -> str:
         for curve in beside if _DENSE in settings else []:
             for _, name in curve.variants:
                 found = differing(settings[_DENSE], settings[name], [option]) | found
-    return f" The line of {_DENSE} differs in more ({_DENSE} / curve): {in_words(found)}." if found else ""
+    dense = section.name(_DENSE)
+    return f" The line of {dense} differs in more ({dense} / curve): {in_words(found)}." if found else ""

@@ -75,7 +75,8 @@ def _draw(axes: Axes, section: Section, ranks: pd.Series, colors: dict[str, str]
         line = -(place if left else number - 1 - place) - 1
         end = -0.05 * (number - 1) if left else 1.05 * (number - 1)
         axes.plot([rank - 1, rank - 1, end], [0, line, line], color=colors[variant], linewidth=1)
-        text = f"{variant} {rank:.2f}" if left else f"{rank:.2f} {variant}"
+        name = section.name(variant)
+        text = f"{name} {rank:.2f}" if left else f"{rank:.2f} {name}"
         gap = -0.01 * (number - 1) if left else 0.01 * (number - 1)
         axes.text(end + gap, line, text, ha="right" if left else "left", va="center", fontsize=7.5)
     for level, (first, last) in enumerate(cliques(ranks.to_numpy(), difference)):
@@ -87,7 +88,7 @@ def _draw(axes: Axes, section: Section, ranks: pd.Series, colors: dict[str, str]
 
 
 def _note(section: Section, ranks: pd.Series) -> str:
-    absent = [variant for variant in section.variants if variant not in ranks.index]
+    absent = [section.name(variant) for variant in section.variants if variant not in ranks.index]
     left_out = f" Left out, as tasks are missing: {', '.join(absent)}." if absent else ""
     if not _can_rank(section, ranks):
         return f"Average ranks over tasks.{left_out}"

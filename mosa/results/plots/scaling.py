@@ -72,7 +72,7 @@ def cost_chart(
 
 def _point(section: Section, variant: str, size: float, shift: float) -> Point:
     mean, sd = (table.loc[variant, MEAN_OVER_TASKS] for table in (section.mean, section.sd))
-    return Point(variant, size, mean, section.shown(mean), sd, shift)
+    return Point(section.name(variant), size, mean, section.shown(mean), sd, shift)
 
 
 def _as_series(
@@ -103,7 +103,8 @@ def _curves(section: Section, order: Sequence[str]) -> list[tuple[str, list[str]
     found = []
     for (method, _), variants in curves.items():
         base = next((variant for variant in order if variant in variants), min(variants, key=len))
-        found.append((method if curves_of[method] == 1 else base, variants))
+        given = section.name(base) != base
+        found.append((section.name(base) if given or curves_of[method] > 1 else method, variants))
     return found
 
 
@@ -126,7 +127,7 @@ def _note(section: Section) -> str:
     low, high = counts[counts > 0].min(), counts.max()
     seeds = f"{low} to {high} seeds" if low < high else seeds_of(section)
     bars = f"bars: ± one sample standard deviation over {seeds}" if high > 1 else seeds
-    missing = [variant for variant in section.variants if not counts[variant]]
+    missing = [section.name(variant) for variant in section.variants if not counts[variant]]
     absent = f" Not shown, as tasks are missing: {', '.join(missing)}." if missing else ""
     return (
         f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}; {bars}. "

@@ -52,6 +52,8 @@ def write_report(
         UserError: The records cannot be compared, or the file cannot be written.
     """
     frame = frame.sort_values(["benchmark", "task", "backbone", "variant", "seed"])
+    names = dict(zip(frame["variant"], frame.get("display_name", frame["variant"]), strict=True))
+    choices = [choice | {"variant": names.get(choice["variant"], choice["variant"])} for choice in choices]
     results = Results(frame, None if order is None else list(order), metric)
     metrics = _metrics_of_runs(results.compared)
     charts = page_charts(results, choices)
@@ -63,7 +65,7 @@ def write_report(
         ],
         totals=_totals(frame, missing),
         metrics=metrics,
-        runs=[_run(row, metrics) for row in frame.itertuples(index=False)],
+        runs=[_run(row, metrics) | {"variant": names[row.variant]} for row in frame.itertuples(index=False)],
         tuned_by=TUNED_BY,
         trials=charts["trials"],
         choices=[_choice(choice) for choice in choices],

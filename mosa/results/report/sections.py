@@ -5,7 +5,7 @@ from typing import Any
 import pandas as pd
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Section, count
-from mosa.results.paired import differences
+from mosa.results.paired import differences, named
 from mosa.results.provenance import mixture
 from mosa.results.tables.columns import (
     Column,
@@ -28,11 +28,11 @@ def page_section(section: Section, name: str) -> dict[str, Any]:
         "id": name,
         "heading": heading(section),
         "summary": _summary(section),
-        "differences": [difference.sentence for difference in differences(section)],
+        "differences": [named(difference, section).sentence for difference in differences(section)],
         "columns": [{"title": " ".join(column.title.split()), "group": column.group} for column in columns],
         "rows": [
-            {"variant": variant, "method": section.methods.get(variant, MISSING), "cells": cells}
-            for variant, cells in zip(section.variants, _cells(columns), strict=True)
+            {"variant": section.name(v), "method": section.methods.get(v, MISSING), "cells": cells}
+            for v, cells in zip(section.variants, _cells(columns), strict=True)
         ],
         "caption": caption(section),
         "metric_in_words": in_words(section),
@@ -57,7 +57,7 @@ def _summary(section: Section) -> list[str]:
             best = _score(section, _best(section, small))
             sentences.append(f"Among those that tune less than {_SMALL:.0%} of the parameters: {best}.")
     unequal = section.n[MEAN_OVER_TASKS]
-    short = [variant for variant in section.variants if unequal[variant] < section.full_n]
+    short = [section.name(variant) for variant in section.variants if unequal[variant] < section.full_n]
     if short:
         sentences.append(f"Some runs of {', '.join(short)} are missing: their means are marked or left out.")
     return sentences + mixed
@@ -70,7 +70,7 @@ def _best(section: Section, means: pd.Series) -> str:
 def _score(section: Section, variant: str) -> str:
     sd = section.sd.loc[variant, MEAN_OVER_TASKS]
     spread = "" if pd.isna(sd) else f" ± {section.shown(sd)}"
-    score = f"{variant}, {section.shown(section.mean.loc[variant, MEAN_OVER_TASKS])}{spread}"
+    score = f"{section.name(variant)}, {section.shown(section.mean.loc[variant, MEAN_OVER_TASKS])}{spread}"
     return f"{score} {section.metric.unit}".rstrip()
 
 
@@ -102,5 +102,5 @@ def _efficiency(section: Section) -> dict[str, Any]:
             else {"sort": row[name], "value": form.format(row[name])}
             for name, (_, form) in columns.items()
         ]
-        rows.append({"variant": row["variant"], "cells": cells, "pareto": bool(row["pareto"])})
+        rows.append({"variant": section.name(row["variant"]), "cells": cells, "pareto": bool(row["pareto"])})
     return {"titles": [title for title, _ in columns.values()], "pareto": pareto, "rows": rows}

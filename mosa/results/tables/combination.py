@@ -74,7 +74,7 @@ def _left_out(section: Section) -> str:
     found = []
     for split, pair in nearest.items():
         recipe = {key: values for key, values in pair.also.items() if key not in _ALSO}
-        found.append(f"{split} ({in_words(recipe)} against {pair.dense})")
+        found.append(f"{section.name(split)} ({in_words(recipe)} against {section.name(pair.dense)})")
     return f"Not paired, as the recipes differ: {', '.join(found)}." if found else ""
 
 
@@ -105,7 +105,8 @@ def combination_text(sections: list[Section]) -> str:
             scores = [MISSING if pd.isna(mean[v]) else section.shown(mean[v]) for v in (dense, split)]
             found = difference(section, split, dense)
             on = f"{found.better} of {found.tasks}" if found.seeds else MISSING
-            cells = [dense, scores[0], split, scores[1], found.shown, on, in_words(also)]
+            names = [section.name(variant) for variant in (dense, split)]
+            cells = [names[0], scores[0], names[1], scores[1], found.shown, on, in_words(also)]
             lines.append([*map(escape_markdown, cells)])
         about = [escape_markdown(_left_out(section))]
         if len(lines) > 2:

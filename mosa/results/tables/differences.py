@@ -3,7 +3,7 @@
 import pandas as pd
 
 from mosa.results.aggregate import Results, Section
-from mosa.results.paired import Difference, differences
+from mosa.results.paired import Difference, differences, named
 from mosa.results.registry import table
 from mosa.results.tables.columns import heading
 from mosa.results.tables.render import csv_text, escape_markdown
@@ -45,7 +45,7 @@ def differences_text(sections: list[Section]) -> str:
     lines = []
     for section in sections:
         lines += [f"## {escape_markdown(heading(section))}", ""]
-        found = differences(section)
+        found = [named(one, section) for one in differences(section)]
         lines += [f"- {escape_markdown(one.sentence)}" for one in found]
         direction = "the higher" if section.metric.higher_is_better else "the lower"
         note = _NOTE.format(label=section.metric.label, direction=direction)

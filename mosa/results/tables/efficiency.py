@@ -90,7 +90,7 @@ def efficiency_text(sections: list[Section]) -> str:
         lines = [["variant", *(title for title, _ in columns.values())], [":--", *["--:"] * len(columns)]]
         for row in table.to_dict("records"):
             cells = [_cell(row[name], form) for name, (_, form) in columns.items()]
-            lines.append([escape_markdown(row["variant"]), *cells])
+            lines.append([escape_markdown(section.name(row["variant"])), *cells])
         table_lines = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         parts.append(
             f"## {escape_markdown(heading(section))}: efficiency\n\n{table_lines}\n\n{_note(section)}\n"

@@ -153,10 +153,9 @@ def published_text(sections: list[Section]) -> str:
                 shown = rows[[key in keys for key in zip(rows["kind"], rows["score"], strict=True)]]
                 others = "; ".join(dict.fromkeys(filter(None, shown["differs_in"])))
                 sources = "; ".join(dict.fromkeys(shown["source"]))
-                first, last = [
-                    map(escape_markdown, part) for part in ((variant, name, family), (others, sources))
-                ]
-                lines.append([*first, *cells, *last])
+                texts = (section.name(variant), name, family, others, sources)
+                texts = [escape_markdown(text) for text in texts]
+                lines.append([*texts[:3], *cells, *texts[3:]])
         table_lines = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         parts.append(
             f"## {escape_markdown(heading(section))}: published\n\n{table_lines}\n\n{_about(section)}\n"

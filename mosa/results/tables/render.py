@@ -49,7 +49,7 @@ def _grid(section: Section, columns: list[Column], name: Callable[[str], str], c
     """Return the table's rows of text, headings first, with the variants on the left."""
     header = ["variant", *(_one_line(column.title) for column in columns)]
     cells = zip(*(column.cells for column in columns), strict=True)
-    rows = [[name(v), *map(cell, row)] for v, row in zip(section.variants, cells, strict=True)]
+    rows = [[name(section.name(v)), *map(cell, row)] for v, row in zip(section.variants, cells, strict=True)]
     return [[name(title) for title in header], *rows]
 
 
@@ -162,7 +162,7 @@ def _html_table(section: Section, columns: list[Column], identity: str) -> Style
     titles = [f"{column.title} ({column.group})" if column.group else column.title for column in columns]
     # Two columns may have the same title: their numbers name them.
     by_number = {place: column.cells for place, column in enumerate(columns)}
-    cells = pd.DataFrame(by_number, index=section.variants, dtype=object)
+    cells = pd.DataFrame(by_number, index=section.variants, dtype=object).rename(section.name)
     cells.columns.name = "variant"  # is printed above the index
     return (
         Styler(cells.map(lambda cell: _plain(cell._replace(best=False))), uuid=identity, cell_ids=False)
