@@ -9,6 +9,7 @@ from matplotlib.ticker import EngFormatter
 from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import chart_figure
+from mosa.results.plots.figures import broken
 from mosa.results.registry import plot
 from mosa.results.settings import differing, section_settings
 from mosa.results.style import MethodStyle
@@ -62,10 +63,11 @@ def backbones_chart(sections: list[Section], styles: dict[str, MethodStyle]) -> 
         here = [(place, section) for place, section in enumerate(sections) if variant in section.methods]
         points = tuple(_point(section, variant, place, shift) for place, section in here)
         method = here[0][1].methods[variant]
-        series.append(Series(here[0][1].name(variant), styles[method], points, True, drawn[method]))
+        series.append(Series(broken(here[0][1].name(variant)), styles[method], points, True, drawn[method]))
         drawn[method] += 1
     first = sections[0]
-    names = tuple(f"{s.backbone}\n{EngFormatter(sep='')(_size(s))}" for s in sections)
+    width = 100 // len(sections)
+    names = tuple(f"{broken(s.backbone, width)}\n{EngFormatter(sep='')(_size(s))}" for s in sections)
     return Chart(
         title=f"{first.benchmark}: {first.metric.label}, {first.eval_split} split",
         x=Axis("backbone, and its parameters", "names", names),

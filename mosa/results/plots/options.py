@@ -12,7 +12,7 @@ from mosa.experiment.curves import Curve, is_number, option_curves
 from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import draw_chart
-from mosa.results.plots.figures import seeds_of, stack
+from mosa.results.plots.figures import broken, seeds_of, stack
 from mosa.results.registry import plot
 from mosa.results.settings import differing, in_words, section_settings
 from mosa.results.style import MethodStyle
@@ -104,7 +104,8 @@ def option_chart(section: Section, option: str, curves: list[Curve], styles: dic
     for index, curve in enumerate(curves):
         names = {place[json.dumps(value)]: name for value, name in curve.variants}
         shift = _SHIFT * (index - (len(curves) - 1) / 2)
-        label = curve.method if curves_of[curve.method] == 1 else section.name(min(names.values(), key=len))
+        base = broken(section.name(min(names.values(), key=len)), 24)
+        label = curve.method if curves_of[curve.method] == 1 else base
         joined = all(is_number(value) for value, _ in curve.variants)
         points = _points(section, names, shift)
         series.append(Series(label, styles[curve.method], points, joined, drawn[curve.method]))
@@ -133,7 +134,7 @@ def _reference(section: Section, styles: dict[str, MethodStyle]) -> list[Series]
     if _DENSE not in section.mean.index or pd.isna(section.mean.loc[_DENSE, MEAN_OVER_TASKS]):
         return []
     mean, sd = (table.loc[_DENSE, MEAN_OVER_TASKS] for table in (section.mean, section.sd))
-    label = f"{section.name(_DENSE)}: {section.shown(mean)}"
+    label = broken(f"{section.name(_DENSE)}: {section.shown(mean)}", 24)
     return [Series(label, styles[section.methods[_DENSE]], level=mean, band=sd)]
 
 

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
 from mosa.results.costs import COSTS
 from mosa.results.plots.chart import Axis, Chart, Point, Series
-from mosa.results.plots.draw import chart_figure
-from mosa.results.plots.figures import seeds_of
+from mosa.results.plots.draw import LEAST_DECADES, chart_figure
+from mosa.results.plots.figures import broken, seeds_of
 from mosa.results.registry import plot
 from mosa.results.settings import section_settings, value_text
 from mosa.results.style import MethodStyle
@@ -21,6 +21,7 @@ from mosa.results.tables.columns import mean_label
 _SIZE_OPTIONS = ("bottleneck", "rank")  # what a sweep changes to change the number of parameters
 _REFERENCES = ("linear", "full")  # what the sweeps are held against
 _SHIFT = 0.012  # of the range in decades: how far points of one size stand apart
+_SHIFTED = 0.07  # of the same: how far all points of one size reach at most
 
 
 @plot(
@@ -50,7 +51,8 @@ def cost_chart(
     """
     sizes, mean = COSTS[cost].of(section), section.mean[MEAN_OVER_TASKS]
     shown = sizes[(sizes > 0) & mean.notna()]
-    step = _SHIFT * math.log10(shown.max() / shown.min()) if len(shown) else 0
+    decades = max(LEAST_DECADES, math.log10(shown.max() / shown.min())) if len(shown) else 0
+    step = min(_SHIFT, _SHIFTED / shown.value_counts().max()) * decades if len(shown) else 0
     taken: Counter[float] = Counter()  # how many points have this size already
     drawn: Counter[str] = Counter()  # how many curves this method has already
     series = []
@@ -104,7 +106,7 @@ def _curves(section: Section, order: Sequence[str]) -> list[tuple[str, list[str]
     for (method, _), variants in curves.items():
         base = next((variant for variant in order if variant in variants), min(variants, key=len))
         given = section.name(base) != base
-        found.append((section.name(base) if given or curves_of[method] > 1 else method, variants))
+        found.append((broken(section.name(base)) if given or curves_of[method] > 1 else method, variants))
     return found
 
 
