@@ -14,7 +14,7 @@ class ByTask(dict[str, Any]):
 
 
 def settings_of(by_task: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, Any]:
-    """Return the options and the recipe of a variant as one mapping, `ByTask` where they depend on the task.
+    """Return the options and the recipe of a variant, by name, `ByTask` where they depend on the task.
 
     What follows from the options, such as the number of passes, is no setting of its own.
 
@@ -27,7 +27,7 @@ def settings_of(by_task: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]
     }
     whole = {task: {**options, **recipes[task]} for task, (options, _) in by_task.items()}
     found: dict[str, Any] = {}
-    for key in dict.fromkeys(key for values in whole.values() for key in values):
+    for key in sorted({key for values in whole.values() for key in values}):
         values = ByTask({task: values.get(key) for task, values in whole.items()})
         first = next(iter(values.values()))
         found[key] = first if all(value == first for value in values.values()) else values

@@ -32,7 +32,7 @@ def differing(ours: Settings, theirs: Settings, ignored: Collection[str] = ()) -
     """
     return {
         key: (ours[key], theirs[key])
-        for key in ours
+        for key in sorted(ours)
         if key in theirs and key not in ignored and ours[key] != theirs[key]
     }
 

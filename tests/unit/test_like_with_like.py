@@ -75,7 +75,7 @@ def test_each_split_stands_beside_the_dense_ones_of_its_own_recipe():
         ("adapter_rdrop", "mosa_alone"): "consistency 1 / 0",
         ("adapter_long", "mosa_long"): "consistency 0 / 1",
     }
-    assert "mosa_bf16 (batch size 32 / 64 against adapter)" in text
+    assert "mosa_bf16 (batch size 32 / 64 against adapter_rdrop)" in text
 
 
 def test_options_of_every_task_count():

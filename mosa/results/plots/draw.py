@@ -60,7 +60,8 @@ def _draw_series(axes: Axes, chart: Chart, series: Series) -> None:
     color, marker, dash = series.style
     rounds, place = divmod(series.variation, len(FILLS))
     fill = FILLS[place]
-    marker = (marker, *_MORE_MARKERS)[rounds % (1 + len(_MORE_MARKERS))]
+    markers = [marker, *(other for other in _MORE_MARKERS if other != marker)]
+    marker = markers[rounds % len(markers)]
     if series.level is not None:
         axes.axhline(series.level, color=color, linestyle=dash, linewidth=1, zorder=1)
         if not math.isnan(series.band):

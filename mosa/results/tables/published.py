@@ -179,7 +179,8 @@ def _cell(rows: pd.DataFrame, key: Key) -> str:
     if found.empty:
         return ""
     row = found.iloc[0]
-    published = f"{row['published']:.1f}{_MARKS[row['origin']]}"
+    printed = f"{row['published']:.2f}".removesuffix("0")  # with the digits that it has
+    published = f"{printed}{_MARKS[row['origin']]}"
     if pd.isna(row["measured"]):
         return f"{MISSING} / {published}"
     difference = "" if pd.isna(row["difference"]) else f" ({row['difference']:+.1f})"
