@@ -93,7 +93,7 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[Meant]]:
     """Read a manifest.
 
     Returns:
-        Its `name`, `variants`, `left_out` and `display_names`, and the records that are meant.
+        Its `name`, `variants` and `left_out`, `display_names` if it has any, and the records that are meant.
 
     Raises:
         UserError: It cannot be read, or is not one, or a specification is missing or was changed.
@@ -102,7 +102,8 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[Meant]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         groups, head = content["groups"], {key: content[key] for key in ("name", "variants", "left_out")}
-        head["display_names"] = dict(content.get("display_names", {}))
+        if "display_names" in content:
+            head["display_names"] = dict(content["display_names"])
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']}")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:

@@ -57,7 +57,7 @@ def collect(manifest: Path, output: Path, existing: bool = False) -> tuple[int, 
     if not records:
         raise UserError(f"{manifest}: none of its {len(meant)} records exists yet; run snakemake first")
     frame = to_frame(records)
-    write_table(frame.assign(display_name=frame["variant"].replace(head["display_names"])), output)
+    write_table(frame.assign(display_name=frame["variant"].replace(head.get("display_names", {}))), output)
     made_from = digest_of_collected(manifest, ((path, record["digest"]) for record, path in records))
     with written_atomically(output.with_suffix(".made-from")) as temporary:
         temporary.write_text(f"{made_from}\n", encoding="utf-8")
