@@ -5,6 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from mosa.experiment.curves import ByTask, settings_of
+from mosa.experiment.recipe import Recipe
 from mosa.results.aggregate import Section
 
 Settings = Mapping[str, Any]
@@ -14,7 +15,9 @@ PASSES = ("consistency", "second_pass", "feature_consistency")  # options that t
 def section_settings(section: Section) -> dict[str, Settings]:
     """Return the options and the recipe of each variant that has runs, over all tasks of the section."""
     runs = section.runs.drop_duplicates(["variant", "task"])
-    recipes = runs["recipe"] if "recipe" in runs else [{}] * len(runs)
+    # A frame that was not made from records may have single keys of the recipe as columns only.
+    keys = [key for key in Recipe.model_fields if key in runs]
+    recipes = runs["recipe"] if "recipe" in runs else runs[keys].to_dict("records")
     by_variant: dict[str, dict[str, tuple]] = {}
     for variant, task, options, recipe in zip(
         runs["variant"], runs["task"], runs["options"], recipes, strict=True

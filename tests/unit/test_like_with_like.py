@@ -107,6 +107,15 @@ def test_a_curve_of_sizes_has_one_recipe():
     assert "differ in size only, neither in other options nor in the recipe" in words(figure)
 
 
+def test_keys_of_the_recipe_count_also_where_a_frame_has_them_as_columns_only():
+    frame = runs({
+        "mosa": ("mosa", 66, MOSA, {}), "mosa_b4": ("mosa", 60, MOSA | {"bottleneck": 4}, {}),
+    }).drop(columns="recipe")  # fmt: skip
+    assert curves_of(frame.assign(epochs=8)) == ["mosa\nbottleneck 4, 16"]
+    frame["epochs"] = [8 if variant == "mosa" else 32 for variant in frame["variant"]]
+    assert sorted(curves_of(frame)) == ["mosa", "mosa_b4"]
+
+
 def test_consistency_0_is_on_its_curve_though_it_takes_one_pass_less():
     weights = {0.0: 90, 0.1: 80, 1.0: 70, 10.0: 60}
     frame = runs({
