@@ -221,6 +221,14 @@ def count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def shown_names(runs: pd.DataFrame) -> dict[str, str]:
+    """Return the name of each variant that readers see; one that two variants have is shown of neither."""
+    if "display_name" not in runs:
+        return {}
+    names = runs.drop_duplicates("variant").set_index("variant")["display_name"]
+    return names[~names.duplicated(keep=False)].to_dict()
+
+
 def _checked(frame: pd.DataFrame, metric: str | None) -> pd.DataFrame:
     """Return the runs sorted by identity; raise unless they are comparable."""
     metrics = [get_metric(name).name for name in ([metric] if metric else _reported(frame))]
@@ -298,7 +306,7 @@ def _section(runs: pd.DataFrame, variants: list[str], metric_name: str | None) -
         n=over_seeds.count().reindex(variants, fill_value=0),
         parameters=_parameters(runs, len(tasks)).reindex(variants),
         compute=_compute(runs, len(tasks)).reindex(variants),
-        names=dict(zip(runs["variant"], runs["display_name"], strict=True)) if "display_name" in runs else {},
+        names=shown_names(runs),
     )
 
 

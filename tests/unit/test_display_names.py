@@ -14,7 +14,7 @@ from mosa.experiment.config import expand, load_config
 from mosa.experiment.manifest import read_manifest
 from mosa.experiment.workflow import Workflow
 from mosa.records import write_record
-from mosa.results.aggregate import Results
+from mosa.results.aggregate import Results, compare
 from mosa.results.collect import collect
 from mosa.results.frame import read_table
 from mosa.results.plots.comparison import comparison_figure
@@ -114,6 +114,11 @@ def test_tables_show_it_escaped_and_the_csv_keeps_the_key(tmp_path):
     assert r"LoRA (r=8) - AdaptFormer \& co_1 50%" in text["differences.md"]
     assert "adapter" not in text["comparison.md"].replace("adapter = 1", "")
     assert ",lora,lora," in text["comparison.csv"] and "LoRA" not in text["comparison.csv"]
+
+
+def test_a_name_of_two_variants_is_shown_of_neither():
+    section = compare(shown_frame(lora="LoRA", mosa="LoRA", adapter="A"))[0]
+    assert [section.name(variant) for variant in ("adapter", "lora", "mosa")] == ["A", "lora", "mosa"]
 
 
 def test_plots_show_it():

@@ -13,7 +13,7 @@ from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.data.metrics import Metric
 from mosa.experiment.outputs import KINDS, read_outputs
-from mosa.results.aggregate import MISSING, Results, Section
+from mosa.results.aggregate import MISSING, Results, Section, shown_names
 from mosa.results.choices import scope_of
 from mosa.results.provenance import code_of
 from mosa.results.report.data import TUNED_BY, page_charts, page_data, run_name, with_digits
@@ -52,7 +52,7 @@ def write_report(
         UserError: The records cannot be compared, or the file cannot be written.
     """
     frame = frame.sort_values(["benchmark", "task", "backbone", "variant", "seed"])
-    names = dict(zip(frame["variant"], frame.get("display_name", frame["variant"]), strict=True))
+    names = shown_names(frame)
     choices = [choice | {"variant": names.get(choice["variant"], choice["variant"])} for choice in choices]
     results = Results(frame, None if order is None else list(order), metric)
     metrics = _metrics_of_runs(results.compared)
@@ -65,7 +65,10 @@ def write_report(
         ],
         totals=_totals(frame, missing),
         metrics=metrics,
-        runs=[_run(row, metrics) | {"variant": names[row.variant]} for row in frame.itertuples(index=False)],
+        runs=[
+            _run(row, metrics) | {"variant": names.get(row.variant, row.variant)}
+            for row in frame.itertuples(index=False)
+        ],
         tuned_by=TUNED_BY,
         trials=charts["trials"],
         choices=[_choice(choice) for choice in choices],
