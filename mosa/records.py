@@ -54,7 +54,9 @@ class BackboneFound(Declared):
         description="Digest of the weights file; null for random weights.",
         json_schema_extra=column("weights_sha256"),
     )
-    image_size: int = option(ge=1, description="Side of the square input, in pixels.")
+    image_size: int = option(
+        ge=1, description="Side of the square input, in pixels.", json_schema_extra=column()
+    )
     mean: Statistics = option(description="Mean per channel of the normalisation, for pixels in 0 ... 1.")
     std: Statistics = option(description="Standard deviation per channel of the normalisation.")
     guessed: bool = option(

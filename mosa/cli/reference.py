@@ -36,9 +36,11 @@ def tasks() -> None:
 @click.command()
 def schema() -> None:
     """Write again what is generated: schemas, the list of tables and plots, and pages of docs."""
+    from mosa.engine.cost.flops import count_backbones
     from mosa.experiment.outputs import OUTPUTS
     from mosa.experiment.schema import config_schema, configuration_page
     from mosa.peft.describe import methods_page, methods_schema
+    from mosa.results.backbone_flops import COUNTED
     from mosa.results.describe import record_schema, records_page
     from mosa.results.registry import generated_files, outputs_data
 
@@ -47,6 +49,7 @@ def schema() -> None:
         (SCHEMAS / "methods.schema.json", json.dumps(methods_schema(), indent=2) + "\n"),
         (SCHEMAS / "config.schema.json", json.dumps(config_schema(), indent=2) + "\n"),
         (SCHEMAS / "record.schema.json", json.dumps(record_schema(), indent=2) + "\n"),
+        (COUNTED, json.dumps(count_backbones(), indent=2) + "\n"),
         (docs / "records.md", records_page()),
         (docs / "methods.md", methods_page()),
         (docs / "configuration.md", configuration_page()),

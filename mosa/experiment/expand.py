@@ -107,6 +107,15 @@ def expand(config: Mapping[str, Any], identities: Identities | None = None) -> l
     return runs
 
 
+def display_names(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the names that a loaded config gives to variants for readers, by variant."""
+    return {
+        name: variant["display_name"]
+        for name, variant in config["variants"].items()
+        if variant.get("display_name")
+    }
+
+
 def left_out(config: Mapping[str, Any]) -> dict[str, str]:
     """Return why variants have no runs on a backbone: the reason, by "backbone, variant"."""
     variants = dict(config["variants"]) | {name: variant for name, variant, _ in sweep_variants(config)}
@@ -194,5 +203,6 @@ def sweep_variants(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, A
                 for index, value in enumerate(values):
                     if value != base["options"][option]:
                         variant = base | {"options": base["options"] | {option: value}}
+                        variant["display_name"] = None  # it is the name of the base alone
                         made_by = ("sweeps", sweep, name, option, index)
                         yield f"{name}_{option}{value}".lower(), variant, made_by

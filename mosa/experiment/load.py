@@ -13,6 +13,7 @@ from mosa.data.task import OWN, task_from_config
 from mosa.experiment.expand import (
     backbone_image_size,
     config_tasks,
+    display_names,
     expand,
     left_out,
     sweep_variants,
@@ -220,8 +221,13 @@ def _check_sweep(variants: Mapping, sweep: str, name: str, options: Mapping, pla
 
 
 def _check_names(config: Mapping[str, Any], places: Places) -> None:
-    """Refuse a sweep that makes a variant whose name means something else already."""
-    known = dict(config["variants"])
+    """Refuse a sweep that makes a variant whose name means something else already, and names shown twice."""
+    known = {name: variant | {"display_name": None} for name, variant in config["variants"].items()}
     for name, variant, made_by in sweep_variants(config):
         if known.setdefault(name, variant) != variant:
             raise places.error(made_by, f"makes a variant {name!r}, which there is already; rename that one")
+    shown = {name: name for name in known}
+    for name, text in display_names(config).items():
+        if shown.setdefault(text, name) != name:
+            where = ("variants", name, "display_name")
+            raise places.error(where, f"{text!r} is the name of {shown[text]!r} already; take another")

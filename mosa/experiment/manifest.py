@@ -55,6 +55,7 @@ def write_manifest(
     variants: Iterable[str],
     name: str,
     left_out: Mapping[str, str] | None = None,
+    display_names: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the specifications of runs, and the manifest that names them.
 
@@ -64,6 +65,7 @@ def write_manifest(
         variants: Variants of the main comparison, in display order.
         name: Name of the experiment.
         left_out: Why variants have no runs on a backbone.
+        display_names: Names of variants for readers, where they have one.
 
     Returns:
         The manifest: results/manifests/runs-<digest>.json.
@@ -83,7 +85,7 @@ def write_manifest(
         "variants": list(variants),
         "left_out": dict(left_out or {}),
         "groups": list(groups.values()),
-    }
+    } | ({"display_names": dict(display_names)} if display_names else {})
     return write_by_content(results / "manifests", "runs-", "json", json.dumps(content, indent=1) + "\n")
 
 
@@ -91,7 +93,7 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[Meant]]:
     """Read a manifest.
 
     Returns:
-        Its `name`, `variants` and `left_out`, and the records that are meant.
+        Its `name`, `variants` and `left_out`, `display_names` if it has any, and the records that are meant.
 
     Raises:
         UserError: It cannot be read, or is not one, or a specification is missing or was changed.
@@ -100,6 +102,8 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[Meant]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         head = {key: content[key] for key in ("name", "variants", "left_out")}
+        if "display_names" in content:
+            head["display_names"] = dict(content["display_names"])
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']}")
         groups = [

@@ -122,9 +122,20 @@ class Overrides(Declared):
     training: dict[str, Any] = option({}, description="Overrides of the variant's recipe.")
 
 
+def _shown(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise PydanticCustomError("expected", "expected", {"expected": "one line of text that can be read"})
+    return " ".join(text.split())
+
+
 class Variant(Declared):
     """A method with options."""
 
+    display_name: Annotated[str, AfterValidator(_shown)] | None = option(
+        None,
+        description="Name that tables, plots and report show, such as LoRA (r=8), each once; null: its key. "
+        "Changing it repeats no run.",
+    )
     method: str = option(description="Name of the method (see `mosa methods`).")
     options: dict[str, Any] = option({}, description="Options of the method; see docs/methods.md.")
     training: dict[str, Any] = option(

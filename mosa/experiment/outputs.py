@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from mosa.base.files import SCHEMAS
 from mosa.experiment.config import Run
-from mosa.experiment.curves import option_curves
+from mosa.experiment.curves import option_curves, settings_of
+from mosa.experiment.specification import Specification
 
 OUTPUTS = SCHEMAS / "outputs.json"
 KINDS = ("tables", "plots")
@@ -67,10 +68,22 @@ def _published_benchmark(config: Mapping[str, Any], runs: list[Run]) -> bool:
 
 
 def _swept_option(config: Mapping[str, Any], runs: list[Run]) -> bool:
-    found = sorted((run.specification for run in runs), key=lambda one: one.task, reverse=True)
-    first = {one.variant: (one.method, one.options, one.training.model_dump()) for one in found}
-    curves = option_curves(first)
-    return bool(curves) and not config["tune"]  # tuning may give every value another recipe
+    if config["tune"]:  # which may give every value another recipe
+        return False
+    # A section of the plot is one benchmark on one backbone.
+    sections: dict[tuple[str, str], dict[str, dict[str, Specification]]] = {}
+    for one in {id(run.specification): run.specification for run in runs}.values():
+        section = sections.setdefault((one.task.partition("/")[0], one.backbone.name), {})
+        section.setdefault(one.variant, {})[one.task] = one
+    return any(map(_has_curve, sections.values()))
+
+
+def _has_curve(section: Mapping[str, Mapping[str, Specification]]) -> bool:
+    found = {}
+    for variant, by_task in section.items():
+        parts = {task: (one.options, one.training.model_dump()) for task, one in by_task.items()}
+        found[variant] = next(iter(by_task.values())).method, settings_of(parts), {}
+    return bool(option_curves(found))
 
 
 def _several_backbones(config: Mapping[str, Any], runs: list[Run]) -> bool:

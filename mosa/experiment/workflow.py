@@ -18,7 +18,15 @@ import yaml
 
 from mosa.base.errors import UserError
 from mosa.data.task import OWN, Task
-from mosa.experiment.expand import Identities, Run, config_tasks, expand, identify, left_out
+from mosa.experiment.expand import (
+    Identities,
+    Run,
+    config_tasks,
+    display_names,
+    expand,
+    identify,
+    left_out,
+)
 from mosa.experiment.load import load_config
 from mosa.experiment.manifest import (
     Meant,
@@ -110,8 +118,8 @@ class Workflow:
     def manifest(self) -> str:
         """The manifest of the records, and with it the specifications; written where their content is new."""
         variants, name = list(self.config["variants"]), self.config["name"]
-        reasons = left_out(self.config)
-        return write_manifest(self.runs.values(), Path(self.results), variants, name, reasons).as_posix()
+        about = left_out(self.config), display_names(self.config)
+        return write_manifest(self.runs.values(), Path(self.results), variants, name, *about).as_posix()
 
     @cached_property
     def shown_config(self) -> str:
@@ -130,6 +138,10 @@ class Workflow:
         if shipped and not any(task.on_disk for task in self.tasks.values()):
             return None
         checked = {name: self.config[name] for name in _CHECKED} | {"seeds": self.config["seeds"][:1]}
+        checked["variants"] = {
+            name: {key: value for key, value in variant.items() if key != "display_name"}
+            for name, variant in checked["variants"].items()
+        }
         content = json.dumps(asdict(self.identities), sort_keys=True)
         text = f"# What lies on disk: {content}\n{yaml.safe_dump(checked, sort_keys=False)}"
         return write_by_content(self._manifests, "data-", "yaml", text).as_posix()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import pandas as pd
@@ -10,6 +10,7 @@ import pandas as pd
 from mosa.base.errors import UserError
 from mosa.base.words import count
 from mosa.data.metrics import EXACT, Metric, get_metric
+from mosa.results.backbone_flops import backbone_flops
 from mosa.results.style import MethodStyle, method_order, method_styles
 
 MISSING = "—"  # what is printed in place of a number that no record gives
@@ -68,6 +69,7 @@ class Section:
             it is the same for all the others.
         compute: What a run's training takes, as a mean over tasks: columns image_passes (forward passes of an
             image) and flops; NaN where tasks are missing or the records do not give it.
+        names: Names of variants for readers, where they are not their own.
     """
 
     metric: Metric
@@ -85,6 +87,11 @@ class Section:
     n: pd.DataFrame
     parameters: pd.DataFrame
     compute: pd.DataFrame
+    names: dict[str, str] = field(default_factory=dict)
+
+    def name(self, variant: str) -> str:
+        """Return the name of a variant as tables, plots and report show it."""
+        return self.names.get(variant, variant)
 
     @property
     def title(self) -> str:
@@ -255,6 +262,14 @@ class Results:
         return method_styles(self.frame["method"])
 
 
+def shown_names(runs: pd.DataFrame) -> dict[str, str]:
+    """Return the name of each variant that readers see; one that two variants have is shown of neither."""
+    if "display_name" not in runs:
+        return {}
+    names = runs.drop_duplicates("variant").set_index("variant")["display_name"]
+    return names[~names.duplicated(keep=False)].to_dict()
+
+
 def _checked(frame: pd.DataFrame, metric: str | None) -> pd.DataFrame:
     """Return the runs sorted by identity; raise unless they are comparable."""
     metrics = [get_metric(name).name for name in ([metric] if metric else _reported(frame))]
@@ -278,7 +293,7 @@ def _checked(frame: pd.DataFrame, metric: str | None) -> pd.DataFrame:
     if len(repeated):
         run = ", ".join(f"{name} {repeated.iloc[0][name]}" for name in _RUN)
         raise UserError(f"two records of the same run ({run}): keep one of them")
-    return frame.sort_values(_RUN)
+    return frame.sort_values(_RUN).assign(backbone_flops_per_image=backbone_flops)
 
 
 def _reported(runs: pd.DataFrame) -> list[str]:
@@ -332,6 +347,7 @@ def _section(runs: pd.DataFrame, variants: list[str], metric_name: str | None) -
         n=over_seeds.count().reindex(variants, fill_value=0),
         parameters=_parameters(runs, len(tasks)).reindex(variants),
         compute=_compute(runs, len(tasks)).reindex(variants),
+        names=shown_names(runs),
     )
 
 

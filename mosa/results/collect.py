@@ -45,7 +45,7 @@ def collect(manifest: Path, output: Path, existing: bool = False) -> tuple[int, 
     Raises:
         UserError: A record is missing, invalid, or of another specification, or there is none at all.
     """
-    _, meant = read_manifest(manifest)
+    head, meant = read_manifest(manifest)
     records, stale = [], []
     for one in meant:
         try:
@@ -56,7 +56,8 @@ def collect(manifest: Path, output: Path, existing: bool = False) -> tuple[int, 
             stale.append(str(error))
     if not records:
         raise UserError(f"{manifest}: none of its {len(meant)} records exists yet; run snakemake first")
-    write_table(to_frame(records), output)
+    frame = to_frame(records)
+    write_table(frame.assign(display_name=frame["variant"].replace(head.get("display_names", {}))), output)
     made_from = digest_of_collected(manifest, ((path, record["digest"]) for record, path in records))
     with written_atomically(output.with_suffix(".made-from")) as temporary:
         temporary.write_text(f"{made_from}\n", encoding="utf-8")

@@ -26,6 +26,7 @@ _OF_SPECIFICATION = {
     "architecture": "specification.backbone.architecture",
     "weights": "specification.backbone.weights",
     "variant": "specification.variant",
+    "display_name": "specification.variant",  # until `mosa collect` lays the config's names over it
     "method": "specification.method",
     "options": "specification.options",
     "recipe": "specification.training",

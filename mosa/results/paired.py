@@ -104,6 +104,11 @@ class Difference(NamedTuple):
         return f"no interval, as it takes {MIN_SEEDS} seeds"
 
 
+def named(found: Difference, section: Section) -> Difference:
+    """Return a difference whose variants have the names that readers see."""
+    return found._replace(variant=section.name(found.variant), reference=section.name(found.reference))
+
+
 def reference_of(section: Section) -> str:
     """Return the variant that the others are compared with: `adapter` if it is there, else the first."""
     return "adapter" if "adapter" in section.methods else section.variants[0]

@@ -855,7 +855,7 @@ def test_efficiency_is_what_the_records_say():
     frame.loc[mosa & (frame["task"] == "cats"), "train_seconds"] = 10.0
     table = efficiency_table(compare(frame)).set_index("variant")
     assert table.loc["mosa", "train_seconds"] == pytest.approx((10 + 4 + 4) / 3)
-    assert table.loc["mosa", "inference_overhead"] == pytest.approx(1.1)
+    assert pd.isna(table["inference_overhead"]).all()  # no run says what the backbone takes
     assert table.loc["mosa", "pareto"] and not table.loc["adapter", "pareto"]  # fewer and better
     assert table.loc["adapter", "storage_mib"] == pytest.approx(4 * (1000 + (100 + 200 + 60) / 3) / 2**20)
     assert table.loc["mosa", "ppt"] == pytest.approx(ppt(table.loc["mosa", "mean_over_tasks"], 900))

@@ -1,12 +1,16 @@
 """Published numbers: sourced, consistent with their own means, and never beside another family unmarked."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from test_analysis import make_frame
 
 from mosa.data.catalogue import get_task, list_groups, list_tasks
+from mosa.experiment.specification import list_known
+from mosa.experiment.validation import options_model
 from mosa.results.aggregate import compare
-from mosa.results.published import FAMILIES, load_published, published_backbone, published_names
+from mosa.results.published import FAMILIES, is_counterpart, load_published, published_backbone
 from mosa.results.tables.published import published_table, published_text
 from mosa.results.tables.write import write_tables
 
@@ -39,12 +43,37 @@ def test_every_value_has_a_source_a_family_and_a_place():
     assert not PUBLISHED.duplicated(identity).any()
 
 
+def test_each_value_is_quoted_or_computed_as_its_note_says():
+    computed = PUBLISHED[PUBLISHED["origin"] == "computed"]
+    assert set(PUBLISHED["origin"]) == {"quoted", "computed"} and len(computed) == 88
+    said = PUBLISHED["note"].str.contains("computed from|derived")
+    assert (said == (PUBLISHED["origin"] == "computed")).all()
+    assert set(computed["kind"]) == {"group", "overall"}  # a task's own score is never made up
+
+
 def test_one_method_of_one_benchmark_has_one_family():
     families = PUBLISHED.groupby(["benchmark", "backbone", "pretraining", "method"])["family"].nunique()
     assert (families == 1).all()
     by_method = PUBLISHED[PUBLISHED["benchmark"] == "vtab1k"].groupby("method")["family"].first()
     assert {by_method[name] for name in ("Full", "VPT-Deep", "MoSA")} == {"vpt"}
     assert {by_method[name] for name in ("Adapter", "AdaptFormer", "LoRA")} == {"noah"}
+
+
+@pytest.mark.parametrize("benchmark", ["vtab1k", "fgvc", "general"])
+def test_a_recipe_of_its_own_is_not_vpts(benchmark):
+    here = PUBLISHED[PUBLISHED["benchmark"] == benchmark]
+    own = here["method"].str.contains("SSF|GPS|SNELL|SPT|V-PETL|ARC") & (here["family"] != "peft-vision")
+    assert len(here[own]) and set(here[own]["family"]) == {"other"}
+    assert not here[here["family"] == "vpt"]["note"].str.contains("augmentation|EMA").any()
+
+
+def test_options_are_those_that_methods_have():
+    for row in PUBLISHED.itertuples():
+        method = next(m for m in (*list_known(), "") if is_counterpart(row.method, {}, m, {}) or not m)
+        if row.options:
+            assert method and set(row.options) <= set(options_model(method).model_fields), row
+    sizes = PUBLISHED[PUBLISHED["method"].isin(["MoSA", "AdaptFormer", "LoRA", "MoSL"])]
+    assert all("bottleneck" in options or "rank" in options for options in sizes["options"])
 
 
 def printed_and_computed():
@@ -90,8 +119,10 @@ def test_what_is_published_of_mosa_and_nothing_more():
 
 def test_names_and_backbones():
     vpt = {"prompts": 10, "deep": True}
-    assert published_names("vpt", vpt) == ["VPT-Deep", "VPT-Deep (PEFT-Vision)"]
-    assert published_names("lora", {"targets": ["fc1"]}) == [] == published_names("adamix", {})
+    assert is_counterpart("VPT-Deep (PEFT-Vision)", {"deep": True, "prompts": "per task"}, "vpt", vpt)
+    assert not is_counterpart("VPT-Shallow", {"deep": False}, "vpt", vpt)
+    assert not is_counterpart("LoRA", {"targets": ["q", "v"]}, "lora", {"targets": ["fc1"]})
+    assert not is_counterpart("AdaMix", {}, "adamix", {})
     assert published_backbone("vit_base_patch16_224", "mae", "weights/x.pth") == (
         "ViT-B/16",
         "ImageNet-1k MAE",
@@ -101,13 +132,22 @@ def test_names_and_backbones():
     assert published_backbone("mosa_vit_micro", "timm", "builtin") is None
 
 
-def vtab(variants=("mosa", "lora"), **other):
-    scores = {v: {task: [50, 52] for task in list_tasks("vtab1k")} for v in variants}
-    frame = make_frame(scores, benchmark="vtab1k", backbone="vit_b16", **other)
-    frame["group"] = [get_task(f"vtab1k/{task}").group for task in frame["task"]]
-    options = {"mosa": {"placement": "adaptformer"}, "lora": {"targets": ["q", "v"]}}
+MOSA = {"placement": "adaptformer", "bottleneck": 16, "scale": 0.1, "experts": 4, "split": "up"}
+MOSA |= {"merge": "mean", "consistency": 1.0}
+OPTIONS = {"mosa": MOSA, "lora": {"targets": ["q", "v"], "rank": 8}, "ssf": {}}
+
+
+def measured(benchmark, variants=("mosa", "lora"), options=OPTIONS, **other):
+    scores = {v: {task: [50, 52] for task in list_tasks(benchmark)} for v in variants}
+    place = {"benchmark": benchmark, "backbone": "vit_b16", "protocol": "vpt"} | other
+    frame = make_frame(scores, **place)
+    frame["group"] = [get_task(f"{benchmark}/{task}").group for task in frame["task"]]
     frame["options"] = [options[variant] for variant in frame["variant"]]
     return frame.assign(architecture="vit_base_patch16_224", weights="ViT-B_16.npz", weights_kind="npz")
+
+
+def vtab(variants=("mosa", "lora"), **other):
+    return measured("vtab1k", variants, **other)
 
 
 def test_measured_stands_beside_published_with_the_difference():
@@ -121,22 +161,69 @@ def test_measured_stands_beside_published_with_the_difference():
     ]  # no task is published
     assert mosa.loc["mean of groups", "difference"] == pytest.approx(51 - 71.4)
     assert mosa.loc["natural", ["measured", "published", "family", "n"]].tolist() == [51.0, 79.9, "vpt", 2]
+    assert set(mosa["differs_in"]) == {""} and set(mosa["origin"]) == {"quoted"}
     lora = table[table["variant"] == "lora"]
     assert set(lora["family"]) == {"noah", "peft-vision"} and len(lora[lora["kind"] == "task"]) == 38
+
+
+def test_what_is_not_equal_is_marked_with_what_differs_and_has_no_difference():
+    options = OPTIONS | {"mosa": MOSA | {"bottleneck": 1, "merge": "sum"}}
+    table = published_table(compare(vtab(options=options)))
+    mosa, lora = (table[table["variant"] == name] for name in ("mosa", "lora"))
+    assert set(mosa["differs_in"]) == {"bottleneck 1 / 16, merge sum / mean"}
+    assert mosa["difference"].isna().all() and mosa["published"].notna().all()
+    assert set(lora["differs_in"]) == {"family vpt / noah", "family vpt / peft-vision, rank 8 / per task"}
+    noah = published_table(compare(vtab(["lora"], protocol="noah")))
+    equal = noah[noah["family"] == "noah"]
+    assert set(equal["differs_in"]) == {""} and equal["difference"].notna().all()
+    rank = OPTIONS | {"lora": {"targets": ["q", "v"], "rank": 16}}
+    noah = published_table(compare(vtab(["lora"], options=rank, protocol="noah")))
+    assert set(noah[noah["family"] == "noah"]["differs_in"]) == {"rank 16 / 8"}
+
+
+def test_each_task_is_compared_with_the_options_it_was_published_for():
+    frame = measured("fgvc", ["mosa", "ssf"], OPTIONS | {"mosa": MOSA | {"bottleneck": 64}})
+    table = published_table(compare(frame)).set_index(["variant", "score"])
+    assert set(table.loc["ssf"]["family"]) == {"other"}
+    mosa = table.loc["mosa"]
+    assert mosa.loc["cub", "differs_in"] == "" and mosa.loc["cub", "difference"] == pytest.approx(51 - 89.3)
+    cars = "experts 4 / 2, feature consistency null / 0.01, split up / down"
+    assert mosa.loc["cars", "differs_in"] == cars and pd.isna(mosa.loc["cars", "difference"])
+    assert "experts (cars) 4 / 2" in mosa.loc["mean over tasks", "differs_in"]
+    as_released = MOSA | {"bottleneck": 64, "experts": 2, "split": "down", "feature_consistency": 0.01}
+    frame["options"] = [
+        as_released if (v, t) == ("mosa", "cars") else o
+        for v, t, o in zip(frame["variant"], frame["task"], frame["options"], strict=True)
+    ]
+    table = published_table(compare(frame)).set_index(["variant", "score"])
+    assert set(table.loc["mosa"]["differs_in"]) == {""}
+    assert table.loc[("mosa", "mean over tasks"), "difference"] == pytest.approx(51 - 89.9)
 
 
 def test_families_have_rows_of_their_own_and_every_number_is_marked():
     text = published_text(compare(vtab()))
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     header = [cell.strip() for cell in lines[0].strip("|").split("|")]
-    assert header[:3] == ["variant", "published as", "family"]
+    assert header[:3] == ["variant", "published as", "family"] and header[-2] == "differs in"
     assert "mean over tasks" in header and "mean of groups" in header
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
-    assert [row[2] for row in rows] == ["noah", "peft-vision", "vpt"]
+    assert sorted(row[2] for row in rows) == ["noah", "peft-vision", "vpt"]
     for row in rows:
-        assert all("†" in cell for cell in row[3:-1] if cell)
-    assert rows[2][3 + header[3:].index("mean of groups")] == "51.0 / 71.4† (-20.4)"
-    assert rows[2][3 + header[3:].index("mean over tasks")] == ""  # not published
+        assert all(("†" in cell) != ("‡" in cell) for cell in row[3:-2] if cell)
+    (lora,) = [row for row in rows if row[2] == "noah"]
+    assert lora[3 + header[3:].index("natural")] == "51.0 / 79.49‡"  # NOAH prints no group means
+    assert lora[3 + header[3:].index("mean over tasks")] == "51.0 / 72.25†"
+    (mosa,) = [row for row in rows if row[2] == "vpt"]
+    assert mosa[3 + header[3:].index("mean of groups")] == "51.0 / 71.4† (-20.4)"
+    assert mosa[3 + header[3:].index("mean over tasks")] == ""  # not published
+    assert "† Quoted" in text and "‡ Computed here" in text
+
+
+def test_the_page_says_how_many_are_quoted_and_how_many_computed():
+    page = (Path(__file__).parents[2] / "docs" / "published.md").read_text()
+    numbers = PUBLISHED["origin"].value_counts()
+    assert f"{numbers['quoted']} are quoted" in page and f"{numbers['computed']} are computed" in page
+    assert "othing is filled in" not in page
 
 
 def test_a_mean_with_missing_tasks_is_not_compared():

@@ -166,7 +166,7 @@ def test_a_cost_has_one_label(frame, tmp_path):
         assert f">{costs[cost]['x']['label']}</option>" in visible(tmp_path / "report.html")
     docs = (PACKAGE.parent / "docs" / "tables-and-plots.md").read_text()
     for text in (markdown, visible(tmp_path / "report.html"), docs):
-        assert "nference FLOPs (least = 1)" in text
+        assert "nference FLOPs (backbone = 1)" in text
 
 
 def test_the_report_follows_the_metric(frame, tmp_path):

@@ -7,9 +7,18 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import mosa.backbones.micro_vit  # noqa: F401  registers it
+from mosa.base.timm import timm
 from mosa.peft.losses import tuning_loss
 
 IMAGES = 2  # a batch, so that what is done once per batch hardly counts
+# Architectures and image sizes of the shipped configs; results need their FLOPs where no record has them.
+COUNTED = (
+    ("mosa_vit_micro", 32),
+    ("vit_base_patch16_224", 224),
+    ("vit_large_patch16_224", 224),
+    ("swin_base_patch4_window7_224", 224),
+)
 
 
 def training_flops(model: nn.Module, image_size: int) -> float:
@@ -52,3 +61,17 @@ def inference_flops(model: nn.Module, image_size: int) -> float:
 def _images(model: nn.Module, size: int) -> torch.Tensor:
     parameter = next(model.parameters())
     return torch.zeros(IMAGES, 3, size, size, dtype=parameter.dtype, device=parameter.device)
+
+
+def count_backbones() -> dict[str, dict[str, float]]:
+    """Count the FLOPs of one image in each backbone of `COUNTED` without its classifier, and its width.
+
+    Returns:
+        `flops` and `width` (channels of the features), by "<architecture> <image size>".
+    """
+    found = {}
+    for architecture, size in COUNTED:
+        with torch.device("meta"):
+            model = timm.create_model(architecture, num_classes=0)
+        found[f"{architecture} {size}"] = {"flops": inference_flops(model, size), "width": model.num_features}
+    return found

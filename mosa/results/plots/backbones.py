@@ -1,14 +1,18 @@
 """The backbones plot: scores against the size of the backbone, a line per variant."""
 
 from collections import Counter
+from itertools import product
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
+from mosa.base.words import count
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import chart_figure
+from mosa.results.plots.figures import broken
 from mosa.results.registry import plot
+from mosa.results.settings import differing, section_settings
 from mosa.results.style import MethodStyle
 from mosa.results.tables.columns import mean_label
 
@@ -60,10 +64,11 @@ def backbones_chart(sections: list[Section], styles: dict[str, MethodStyle]) -> 
         here = [(place, section) for place, section in enumerate(sections) if variant in section.methods]
         points = tuple(_point(section, variant, place, shift) for place, section in here)
         method = here[0][1].methods[variant]
-        series.append(Series(variant, styles[method], points, True, drawn[method]))
+        series.append(Series(broken(here[0][1].name(variant)), styles[method], points, True, drawn[method]))
         drawn[method] += 1
     first = sections[0]
-    names = tuple(f"{s.backbone}\n{EngFormatter(sep='')(_size(s))}" for s in sections)
+    width = 100 // len(sections)
+    names = tuple(f"{broken(s.backbone, width)}\n{EngFormatter(sep='')(_size(s))}" for s in sections)
     return Chart(
         title=f"{first.benchmark}: {first.metric.label}, {first.eval_split} split",
         x=Axis("backbone, and its parameters", "names", names),
@@ -75,7 +80,7 @@ def backbones_chart(sections: list[Section], styles: dict[str, MethodStyle]) -> 
 
 def _point(section: Section, variant: str, place: int, shift: float) -> Point:
     mean, sd = (table.loc[variant, MEAN_OVER_TASKS] for table in (section.mean, section.sd))
-    return Point(variant, place, mean, section.shown(mean), sd, shift)
+    return Point(section.name(variant), place, mean, section.shown(mean), sd, shift)
 
 
 def _size(section: Section) -> float:
@@ -86,6 +91,19 @@ def _note(sections: list[Section]) -> str:
     tasks = sections[0].task_names
     seeds = max(section.full_n for section in sections)
     bars = f"; bars: ± one sample standard deviation over {count(seeds, 'seed')}" if seeds > 1 else ""
-    over = f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}{bars}."
+    over = f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}{bars}. Backbones by size, equally spaced."
     short = [f"On {section.backbone}: {section.about_seeds}" for section in sections if section.about_seeds]
-    return " ".join([over, "Backbones by size, equally spaced.", *short])
+    return " ".join([f"{over}{_about_settings(sections)}", *short])
+
+
+def _about_settings(sections: list[Section]) -> str:
+    """Return which variants are set differently on another backbone, and in what; empty if none is."""
+    settings = [section_settings(section) for section in sections]
+    names = {variant: section.name(variant) for section in sections for variant in section.variants}
+    found = {}
+    for (first, ours), (other, theirs) in product(enumerate(settings), repeat=2):
+        for variant in ours if first < other else ():
+            if differences := differing(ours[variant], theirs.get(variant, {})):
+                found.setdefault(variant, set()).update(differences)
+    words = [f"{names[variant]} in {', '.join(sorted(keys))}" for variant, keys in sorted(found.items())]
+    return f" Not the backbone alone changes: {'; '.join(words)}." if words else ""

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from mosa.results.aggregate import MEAN_OVER_TASKS, Key, Results, Section
 from mosa.results.learned import learned_note
 from mosa.results.plots.chart import Axis, Chart, Point, Series
-from mosa.results.plots.figures import QUIET, seeds_of, stack
+from mosa.results.plots.figures import QUIET, broken, seeds_of, stack
 from mosa.results.registry import plot
 from mosa.results.style import MethodStyle
 
@@ -31,7 +31,10 @@ def comparison_figure(results: Results) -> Figure:
     grids = [_panel_grid(len(chart.x.names)) for chart in charts]
     figure, parts = stack(
         [chart.title for chart in charts],
-        [len(grid) * (0.6 + 0.2 * len(chart.series)) for chart, grid in zip(charts, grids, strict=True)],
+        [
+            len(grid) * (0.6 + _row_height(chart) * len(chart.series))
+            for chart, grid in zip(charts, grids, strict=True)
+        ],
         [f"The panels have different axes{_about_dots(chart)}. {chart.note}" for chart in charts],
     )
     for part, chart, grid in zip(parts, charts, grids, strict=True):
@@ -40,6 +43,11 @@ def comparison_figure(results: Results) -> Figure:
             labelled = any(row[0] == place for row in grid)
             _draw_panel(panels[str(place)], chart, place, labelled)
     return figure
+
+
+def _row_height(chart: Chart) -> float:
+    """Return the inches of a row, in which the longest name has place."""
+    return max([0.2, *(0.07 + 0.13 * (1 + series.label.count("\n")) for series in chart.series)])
 
 
 def comparison_chart(section: Section, styles: dict[str, MethodStyle]) -> Chart:
@@ -58,7 +66,8 @@ def comparison_chart(section: Section, styles: dict[str, MethodStyle]) -> Chart:
         method = section.methods.get(variant)
         shift = _WIDTH * ((index + 0.5) / number - 0.5)
         points = [_point(section, variant, key, place, shift) for place, key in enumerate(keys)]
-        series.append(Series(variant, styles.get(method, _NO_RUN), tuple(points), variation=drawn[method]))
+        style = styles.get(method, _NO_RUN)
+        series.append(Series(broken(section.name(variant)), style, tuple(points), variation=drawn[method]))
         drawn[method] += 1
     return Chart(
         title=section.title,
@@ -73,7 +82,7 @@ def _point(section: Section, variant: str, key: Key, place: int, shift: float) -
     n, mean, sd = (table.loc[variant, key] for table in (section.n, section.mean, section.sd))
     seeds = section.per_seed[key].get(variant, pd.Series(dtype=float)).dropna()
     return Point(
-        name=variant,
+        name=section.name(variant),
         x=place,
         y=mean,
         text=section.shown(mean) + (f" (n={n})" if n < section.full_n else "") if n else "missing",

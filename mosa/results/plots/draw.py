@@ -9,7 +9,10 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatt
 from mosa.results.plots.chart import Chart, Series
 from mosa.results.plots.figures import stack
 
+LEAST_DECADES = 0.8  # of a log axis, so that it has two labels or more
+_LEGEND_LINE = 0.178  # inches
 FILLS = ("full", "bottom", "left", "top", "right")  # of the markers of a method's first, second, ... series
+_MORE_MARKERS = ("^", "v", "<", ">", "p", "h", "*")  # of a method's series after those
 
 
 def chart_figure(charts: list[Chart], height: float = 2.9) -> Figure:
@@ -17,14 +20,19 @@ def chart_figure(charts: list[Chart], height: float = 2.9) -> Figure:
 
     Args:
         charts: What to draw, from top to bottom.
-        height: Inches of each panel.
+        height: Inches of each panel, at least; a long legend takes more.
     """
     titles, notes = [chart.title for chart in charts], [chart.note for chart in charts]
-    figure, parts = stack(titles, [height] * len(charts), notes)
+    heights = [max(height, _LEGEND_LINE * _legend_lines(chart) + 0.3) for chart in charts]
+    figure, parts = stack(titles, heights, notes)
     for part, chart in zip(parts, charts, strict=True):
         draw_chart(part.subplots(), chart)
         part.legend(loc="outside right upper", frameon=False, handlelength=3)
     return figure
+
+
+def _legend_lines(chart: Chart) -> int:
+    return sum(1 + series.label.count("\n") for series in chart.series)
 
 
 def draw_chart(axes: Axes, chart: Chart, y_ticks: int = 8) -> None:
@@ -50,7 +58,10 @@ def draw_chart(axes: Axes, chart: Chart, y_ticks: int = 8) -> None:
 
 def _draw_series(axes: Axes, chart: Chart, series: Series) -> None:
     color, marker, dash = series.style
-    fill = FILLS[series.variation % len(FILLS)]
+    rounds, place = divmod(series.variation, len(FILLS))
+    fill = FILLS[place]
+    markers = [marker, *(other for other in _MORE_MARKERS if other != marker)]
+    marker = markers[rounds % len(markers)]
     if series.level is not None:
         axes.axhline(series.level, color=color, linestyle=dash, linewidth=1, zorder=1)
         if not math.isnan(series.band):
@@ -82,4 +93,7 @@ def _set_log_axis(axes: Axes, chart: Chart) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(0.06, 0.08)
+    if places and decades < LEAST_DECADES:
+        middle, half = math.sqrt(max(places) * min(places)), 10 ** (LEAST_DECADES / 2)
+        axes.set_xlim(middle / half, middle * half)
     axes.grid()

@@ -4,13 +4,27 @@ import textwrap
 from collections.abc import Sequence
 
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.font_manager import fontManager
 
-from mosa.results.aggregate import Section, count
+from mosa.base.words import count
+from mosa.results.aggregate import Section
+from mosa.results.wrap import NAME, wrapped
+
+# Fonts of characters that matplotlib's own lacks: the first that is installed of each writing system.
+_CJK = ("Noto Sans CJK", "Source Han Sans", "WenQuanYi", "Hiragino", "Microsoft YaHei", "Arial Unicode")
+
+
+def font_families() -> list[str]:
+    """Return matplotlib's own font, and those installed that have Chinese, Japanese and Korean characters."""
+    installed = {font.name for font in fontManager.ttflist}
+    return ["DejaVu Sans", *(name for start in _CJK for name in sorted(installed) if name.startswith(start))]
+
 
 # Changes to matplotlib's own defaults. Sizes in points, for a figure printed at its size. A fixed salt makes
 # the names inside an SVG, and so its bytes, repeatable.
 STYLE = {
     "font.size": 8,
+    "font.family": font_families(),
     "axes.titlesize": 8.5,
     "axes.labelsize": 8,
     "xtick.labelsize": 7.5,
@@ -48,8 +62,10 @@ def stack(
         The figure, and its parts to draw into.
     """
     notes = [textwrap.fill(note, 138) for note in notes]
+    titles = ["\n".join(wrapped(title, 105)) for title in titles]
     heights = [
-        height + _LINE * (2 + note.count("\n")) + 0.2 for height, note in zip(heights, notes, strict=True)
+        height + _LINE * (2 + note.count("\n")) + 0.2 + 0.16 * title.count("\n")
+        for title, height, note in zip(titles, heights, notes, strict=True)
     ]
     figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
     parts = list(figure.subfigures(len(titles), 1, height_ratios=heights, squeeze=False)[:, 0])
@@ -57,6 +73,11 @@ def stack(
         part.suptitle(title, fontsize=9.5, x=0.01, ha="left")
         part.supxlabel(note, fontsize=7, x=0.01, ha="left", color=QUIET, linespacing=1.35)
     return figure, parts
+
+
+def broken(name: str, width: int = NAME) -> str:
+    """Return a name in as many lines as its place needs."""
+    return "\n".join(wrapped(name, width))
 
 
 def seeds_of(section: Section) -> str:

@@ -3,16 +3,19 @@
 import json
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure, SubFigure
 
+from mosa.base.words import count
 from mosa.experiment.curves import Curve, is_number, option_curves
-from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import draw_chart
-from mosa.results.plots.figures import seeds_of, stack
+from mosa.results.plots.figures import broken, seeds_of, stack
 from mosa.results.registry import plot
+from mosa.results.settings import differing, in_words, section_settings
 from mosa.results.style import MethodStyle
 from mosa.results.tables.columns import mean_label
 
@@ -75,15 +78,10 @@ def _draw_panels(part: SubFigure, charts: list[Chart]) -> None:
 
 def _curves(section: Section, order: Sequence[str]) -> dict[str, list[Curve]]:
     """Return the curves of a section, with the variants of the comparison first where two are the same."""
-    first = section.runs.drop_duplicates("variant").set_index("variant")
-    names = [*(name for name in order if name in first.index), *section.variants]
-    recipes = first["recipe"] if "recipe" in first else pd.Series([{}] * len(first), first.index)
+    settings = section_settings(section)
+    names = dict.fromkeys([*order, *section.variants])
     return option_curves(
-        {
-            name: (first.loc[name, "method"], first.loc[name, "options"], recipes[name])
-            for name in dict.fromkeys(names)
-            if name in first.index
-        }
+        {name: (section.methods[name], settings[name], {}) for name in names if name in settings}
     )
 
 
@@ -107,7 +105,8 @@ def option_chart(section: Section, option: str, curves: list[Curve], styles: dic
     for index, curve in enumerate(curves):
         names = {place[json.dumps(value)]: name for value, name in curve.variants}
         shift = _SHIFT * (index - (len(curves) - 1) / 2)
-        label = curve.method if curves_of[curve.method] == 1 else min(names.values(), key=len)
+        base = broken(section.name(min(names.values(), key=len)), 24)
+        label = curve.method if curves_of[curve.method] == 1 else base
         joined = all(is_number(value) for value, _ in curve.variants)
         points = _points(section, names, shift)
         series.append(Series(label, styles[curve.method], points, joined, drawn[curve.method]))
@@ -125,7 +124,7 @@ def option_chart(section: Section, option: str, curves: list[Curve], styles: dic
 def _points(section: Section, names: dict[int, str], shift: float) -> tuple[Point, ...]:
     mean, sd = section.mean[MEAN_OVER_TASKS], section.sd[MEAN_OVER_TASKS]
     return tuple(
-        Point(name, x, mean[name], section.shown(mean[name]), sd[name], shift)
+        Point(section.name(name), x, mean[name], section.shown(mean[name]), sd[name], shift)
         for x, name in names.items()
         if not pd.isna(mean[name])
     )
@@ -136,7 +135,7 @@ def _reference(section: Section, styles: dict[str, MethodStyle]) -> list[Series]
     if _DENSE not in section.mean.index or pd.isna(section.mean.loc[_DENSE, MEAN_OVER_TASKS]):
         return []
     mean, sd = (table.loc[_DENSE, MEAN_OVER_TASKS] for table in (section.mean, section.sd))
-    label = f"{_DENSE}: {section.shown(mean)}"
+    label = broken(f"{section.name(_DENSE)}: {section.shown(mean)}", 24)
     return [Series(label, styles[section.methods[_DENSE]], level=mean, band=sd)]
 
 
@@ -155,5 +154,18 @@ def _note(section: Section, curves: dict[str, list[Curve]]) -> str:
     return (
         f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}{spread if section.full_n > 1 else ''}. "
         f"Each panel changes one option and nothing else; values are equally spaced."
-        f"{sparsity if 'experts' in curves else ''}"
+        f"{sparsity if 'experts' in curves else ''}{_about_reference(section, curves)}"
     )
+
+
+def _about_reference(section: Section, curves: dict[str, list[Curve]]) -> str:
+    """Return in what the dense adapter's line differs from the curves beside it; empty if in nothing."""
+    settings = section_settings(section)
+    found: dict[str, tuple[Any, Any]] = {}
+    for option, drawn in curves.items():
+        beside = [] if any(curve.method == _DENSE for curve in drawn) else drawn
+        for curve in beside if _DENSE in settings else []:
+            for _, name in curve.variants:
+                found = differing(settings[_DENSE], settings[name], [option]) | found
+    dense = section.name(_DENSE)
+    return f" The line of {dense} differs in more ({dense} / curve): {in_words(found)}." if found else ""

@@ -1,12 +1,15 @@
 """The critical-difference diagram: average ranks over tasks, and which differences are not significant."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mosa.results.aggregate import Results, Section, count
-from mosa.results.plots.figures import QUIET, stack
+from mosa.base.words import count
+from mosa.results.aggregate import Results, Section
+from mosa.results.plots.figures import QUIET, broken, stack
 from mosa.results.registry import plot
 from mosa.results.stats import (
     CONFIDENCE,
@@ -17,7 +20,9 @@ from mosa.results.stats import (
     smallest_friedman_p,
 )
 
-_LINE = 0.17  # inches of one variant's line
+_LINE = 0.17  # inches of a line of text
+_ABOVE = 2.4  # lines above the axis
+_BAR = 0.28  # lines that a bar takes
 
 
 @plot(
@@ -35,7 +40,7 @@ def rank_figure(results: Results) -> Figure:
     """
     sections = results.compared
     ranked = [_ranks(section) for section in sections]
-    heights = [0.75 + _LINE * max(3, -(-len(ranks) // 2) + 2) for ranks in ranked]
+    heights = [_height(section, ranks) for section, ranks in zip(sections, ranked, strict=True)]
     notes = [_note(section, ranks) for section, ranks in zip(sections, ranked, strict=True)]
     figure, parts = stack([section.title for section in sections], heights, notes)
     styles = results.styles
@@ -66,44 +71,86 @@ def _scores(section: Section) -> pd.DataFrame:
     return section.mean.loc[section.complete(*tasks), tasks]
 
 
+def _height(section: Section, ranks: pd.Series) -> float:
+    below = _layout(section, ranks).below if _can_rank(section, ranks) else 2.0
+    return 0.35 + _LINE * (_ABOVE + below)
+
+
 def _can_rank(section: Section, ranks: pd.Series) -> bool:
     return len(ranks) >= 3 and len(section.task_names) >= 2
 
 
+class _Layout(NamedTuple):
+    """Where things stand, in lines of text above or below the axis of ranks.
+
+    Attributes:
+        bars: First and last place of the variants under each bar.
+        names: Names of the variants, in as many lines as they need.
+        first: Where the names begin, below all bars.
+        pitch: Lines of one name.
+        rows: Names on either side.
+    """
+
+    bars: list[tuple[int, int]]
+    names: list[str]
+    first: float
+    pitch: int
+    rows: int
+
+    @property
+    def below(self) -> float:
+        """Lines below the axis."""
+        return self.first + self.pitch * self.rows + 0.4
+
+
+def _layout(section: Section, ranks: pd.Series) -> _Layout:
+    names = [broken(section.name(variant), 24) for variant in ranks.index]
+    difference = critical_difference(len(ranks), len(section.task_names))
+    bars = cliques(ranks.to_numpy(), difference)
+    pitch = 1 + max(name.count("\n") for name in names)
+    return _Layout(bars, names, 0.35 + _BAR * len(bars), pitch, -(-len(names) // 2))
+
+
 def _draw(axes: Axes, section: Section, ranks: pd.Series, colors: dict[str, str]) -> None:
-    number = len(ranks)
-    difference = critical_difference(number, len(section.task_names))
+    number, layout = len(ranks), _layout(section, ranks)
     axes.set_xlim(-0.35 * (number - 1), 1.35 * (number - 1))  # rank 1 at 0; names stand on both sides
-    half = -(-number // 2)
-    axes.set_ylim(-half - 1.2, 2.4)
-    axes.plot([0, number - 1], [0, 0], color="black", linewidth=1)
-    for rank in range(1, number + 1):
-        axes.plot([rank - 1] * 2, [0, 0.25], color="black", linewidth=1)
-        axes.text(rank - 1, 0.4, str(rank), ha="center", va="bottom", fontsize=7.5)
-    shown = min(difference, number - 1)
-    axes.plot([0, shown], [1.9, 1.9], color="black", linewidth=1, marker="|", markersize=5)
-    wide = "" if difference <= number - 1 else " (wider than the axis)"
-    axes.text(
-        shown / 2, 2.0, f"critical difference {difference:.2f}{wide}", ha="center", va="bottom", fontsize=7
-    )
+    axes.set_ylim(-layout.below, _ABOVE)
+    _draw_axis(axes, number, critical_difference(number, len(section.task_names)))
     for place, (variant, rank) in enumerate(ranks.items()):
-        left = place < half
-        line = -(place if left else number - 1 - place) - 1
+        left = place < layout.rows
+        row = place if left else number - 1 - place
+        line = -layout.first - layout.pitch * (row + 0.5)
         end = -0.05 * (number - 1) if left else 1.05 * (number - 1)
         axes.plot([rank - 1, rank - 1, end], [0, line, line], color=colors[variant], linewidth=1)
-        text = f"{variant} {rank:.2f}" if left else f"{rank:.2f} {variant}"
+        name = layout.names[place]
+        text = f"{name} {rank:.2f}" if left else f"{rank:.2f} {name}"
         gap = -0.01 * (number - 1) if left else 0.01 * (number - 1)
         axes.text(end + gap, line, text, ha="right" if left else "left", va="center", fontsize=7.5)
-    for level, (first, last) in enumerate(cliques(ranks.to_numpy(), difference)):
-        height = -0.25 - 0.28 * level
+    for level, (first, last) in enumerate(layout.bars):
+        height = -0.25 - _BAR * level
         axes.plot(
             [ranks.iloc[first] - 1.04, ranks.iloc[last] - 0.96], [height] * 2, color="#444444", linewidth=2.5,
             solid_capstyle="butt", zorder=3,
         )  # fmt: skip
 
 
+def _draw_axis(axes: Axes, number: int, difference: float) -> None:
+    """Draw the axis of ranks, and the critical difference above it."""
+    axes.plot([0, number - 1], [0, 0], color="black", linewidth=1)
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, number) if number <= 16 * step)
+    for rank in range(1, number + 1):
+        axes.plot([rank - 1] * 2, [0, 0.25], color="black", linewidth=1)
+        if rank == 1 or rank % step == 0:
+            axes.text(rank - 1, 0.4, str(rank), ha="center", va="bottom", fontsize=7.5)
+    shown = min(difference, number - 1)
+    axes.plot([0, shown], [1.9, 1.9], color="black", linewidth=1, marker="|", markersize=5)
+    wide = "" if difference <= number - 1 else " (wider than the axis)"
+    text = f"critical difference {difference:.2f}{wide}"
+    axes.text(shown / 2, 2.0, text, ha="center", va="bottom", fontsize=7)
+
+
 def _note(section: Section, ranks: pd.Series) -> str:
-    absent = [variant for variant in section.variants if variant not in ranks.index]
+    absent = [section.name(variant) for variant in section.variants if variant not in ranks.index]
     left_out = f" Left out, as tasks or seeds are missing: {', '.join(absent)}." if absent else ""
     if not _can_rank(section, ranks):
         return f"Average ranks over tasks.{left_out}"

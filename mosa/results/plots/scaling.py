@@ -8,19 +8,22 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section, count
+from mosa.base.words import count
+from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section
 from mosa.results.costs import COSTS
 from mosa.results.learned import learned_note
 from mosa.results.plots.chart import Axis, Chart, Point, Series
-from mosa.results.plots.draw import chart_figure
-from mosa.results.plots.figures import seeds_of
+from mosa.results.plots.draw import LEAST_DECADES, chart_figure
+from mosa.results.plots.figures import broken, seeds_of
 from mosa.results.registry import plot
+from mosa.results.settings import section_settings, value_text
 from mosa.results.style import MethodStyle
 from mosa.results.tables.columns import mean_label
 
 _SIZE_OPTIONS = ("bottleneck", "rank")  # what a sweep changes to change the number of parameters
 _REFERENCES = ("linear", "full")  # what the sweeps are held against
 _SHIFT = 0.012  # of the range in decades: how far points of one size stand apart
+_SHIFTED = 0.07  # of the same: how far all points of one size reach at most
 
 
 @plot(
@@ -50,7 +53,8 @@ def cost_chart(
     """
     sizes, mean = COSTS[cost].of(section), section.mean[MEAN_OVER_TASKS]
     shown = sizes[(sizes > 0) & mean.notna()]
-    step = _SHIFT * math.log10(shown.max() / shown.min()) if len(shown) else 0
+    decades = max(LEAST_DECADES, math.log10(shown.max() / shown.min())) if len(shown) else 0
+    step = min(_SHIFT, _SHIFTED / shown.value_counts().max()) * decades if len(shown) else 0
     taken: Counter[float] = Counter()  # how many points have this size already
     drawn: Counter[str] = Counter()  # how many curves this method has already
     series = []
@@ -72,7 +76,7 @@ def cost_chart(
 
 def _point(section: Section, variant: str, size: float, shift: float) -> Point:
     mean, sd = (table.loc[variant, MEAN_OVER_TASKS] for table in (section.mean, section.sd))
-    return Point(variant, size, mean, section.shown(mean), sd, shift)
+    return Point(section.name(variant), size, mean, section.shown(mean), sd, shift)
 
 
 def _as_series(
@@ -94,17 +98,17 @@ def _as_series(
 
 
 def _curves(section: Section, order: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """Split the variants into curves, one method with all options equal except those that set the size."""
+    """Split the variants into curves, one method with all settings equal except those of the size."""
     curves: dict[tuple[str, str], list[str]] = defaultdict(list)
-    options = section.runs.drop_duplicates("variant").set_index("variant")["options"]
-    for variant in section.variants:
-        others = {name: value for name, value in options[variant].items() if name not in _SIZE_OPTIONS}
+    for variant, settings in section_settings(section).items():
+        others = {name: value for name, value in settings.items() if name not in _SIZE_OPTIONS}
         curves[section.methods[variant], json.dumps(others, sort_keys=True)].append(variant)
     curves_of = Counter(method for method, _ in curves)
     found = []
     for (method, _), variants in curves.items():
         base = next((variant for variant in order if variant in variants), min(variants, key=len))
-        found.append((method if curves_of[method] == 1 else base, variants))
+        given = section.name(base) != base
+        found.append((broken(section.name(base)) if given or curves_of[method] > 1 else method, variants))
     return found
 
 
@@ -112,12 +116,12 @@ def _sizes(section: Section, variants: list[str]) -> str:
     """Return the sizes of the points of a curve, such as "bottleneck 4, 16, 64"."""
     if len(variants) < 2:
         return ""
-    options = section.runs.drop_duplicates("variant").set_index("variant")["options"]
+    settings = section_settings(section)
     lines = []
     for name in _SIZE_OPTIONS:
-        values = [options[variant][name] for variant in variants if name in options[variant]]
+        values = [value_text(settings[variant][name]) for variant in variants if name in settings[variant]]
         if values:
-            lines.append(f"\n{name} {', '.join(map(str, values))}")
+            lines.append(f"\n{name} {', '.join(values)}")
     return "".join(lines)
 
 
@@ -126,10 +130,10 @@ def _note(section: Section) -> str:
     counts = section.n[MEAN_OVER_TASKS]
     seeds = seeds_of(section)
     bars = f"bars: ± one sample standard deviation over {seeds}" if section.full_n > 1 else seeds
-    missing = [variant for variant in section.variants if not counts[variant]]
+    missing = [section.name(variant) for variant in section.variants if not counts[variant]]
     absent = f" Not shown, as tasks are missing: {', '.join(missing)}." if missing else ""
     return (
         f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}; {bars}. "
-        "A curve joins the variants of one method that differ in size only. Points of the same size are "
-        f"drawn side by side. Horizontal lines: references.{absent} {learned_note(section.runs)}"
+        "A curve joins the variants of one method that differ in size only, neither in other options nor in "
+        f"the recipe. Points of the same size are drawn side by side. Horizontal lines: references.{absent} {learned_note(section.runs)}"
     ).rstrip()

@@ -1,12 +1,18 @@
 """Published numbers, each with its source, for comparison with measured ones.
 
-results.csv has one value a row: benchmark, backbone, pretraining, method, family, task (or mean),
-metric_percent, params_million, source, note. `family` names the protocol of a number: "vpt" and
-"noah" prepare images and choose hyper-parameters differently (docs/protocols.md), "peft-vision" is that
-study's own, and "other" is a protocol of the source's own, or one that could not be established.
+results.csv has one value a row: benchmark, backbone, pretraining, method, options, family, task (or mean),
+metric_percent, origin, params_million, source, note.
+
+- `options`: what the method was set to, as far as it is known, as a JSON object with this project's names;
+  "per task": chosen for each task.
+- `family` names the protocol of a number, which may depend on the benchmark: "vpt" and "noah" prepare images
+  and choose hyper-parameters differently (docs/protocols.md), "peft-vision" is that study's own, and "other"
+  is a protocol of the source's own, or one that could not be established.
+- `origin`: "quoted", or "computed" here from quoted values; `note` says from which.
 """
 
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +23,10 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results.csv"
 FAMILIES = ("vpt", "noah", "peft-vision", "other")
-COLUMNS = ("benchmark", "backbone", "pretraining", "method", "family", "task", "metric_percent")
-COLUMNS += ("params_million", "source", "note")
+ORIGINS = ("quoted", "computed")
+PER_TASK = "per task"  # of an option: chosen for each task
+COLUMNS = ("benchmark", "backbone", "pretraining", "method", "options", "family", "task", "metric_percent")
+COLUMNS += ("origin", "params_million", "source", "note")
 
 BENCHMARKS = {"VTAB-1k": "vtab1k", "FGVC": "fgvc", "General image classification": "general"}
 _TASKS = {
@@ -50,31 +58,32 @@ _BACKBONES = {
     ("vit_large_patch16_224", "npz"): ("ViT-L/16", "ImageNet-21k supervised"),
     ("vit_large_patch16_224", "hub:orig_in21k"): ("ViT-L/16", "ImageNet-21k supervised"),
 }
-# The method and options that a published name means. Names that are not here have no counterpart, or one
-# that their paper does not specify.
-_METHODS: dict[str, tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
-    "Full": ("full", lambda o: True),
-    "Linear": ("linear", lambda o: True),
-    "Bias": ("bias", lambda o: True),
-    "Partial-1": ("partial", lambda o: o.get("blocks") == 1),
-    "VPT-Shallow": ("vpt", lambda o: not o.get("deep")),
-    "VPT-Deep": ("vpt", lambda o: o.get("deep")),
-    "SSF": ("ssf", lambda o: True),
-    "LoRA": ("lora", lambda o: o.get("targets") == ["q", "v"]),
-    "AdaptFormer": ("adapter", lambda o: o.get("placement") == "adaptformer"),
-    "Houlsby Adapter": ("adapter", lambda o: o.get("placement") == "houlsby"),
-    "Pfeiffer Adapter": ("adapter", lambda o: o.get("placement") == "pfeiffer"),
-    "MoSA": ("mosa", lambda o: o.get("placement") == "adaptformer"),
-    "MoSL": ("mosl", lambda o: o.get("targets") == ["q", "v"]),
+# The method that a published name means. Names that are not here have no counterpart, or one that their
+# source does not specify.
+_METHODS = {
+    "Full": "full", "Linear": "linear", "Bias": "bias", "Partial-1": "partial", "VPT-Shallow": "vpt",
+    "VPT-Deep": "vpt", "SSF": "ssf", "LoRA": "lora", "AdaptFormer": "adapter", "Houlsby Adapter": "adapter",
+    "Pfeiffer Adapter": "adapter", "MoSA": "mosa", "MoSL": "mosl",
+}  # fmt: skip
+# That study gives its own numbers to the names of others, some for two sizes.
+_STUDY = " (PEFT-Vision)"
+_SIZED = {
+    "LoRA-8": "lora",
+    "LoRA-16": "lora",
+    "Houlsby Adapter-8": "adapter",
+    "Houlsby Adapter-64": "adapter",
 }
+_METHODS |= {f"{name}{_STUDY}": method for name, method in (_METHODS | _SIZED).items()}
+# Options that make another method rather than another setting of one.
+_KINDS = ("placement", "deep", "targets", "blocks")
 
 
 def load_published() -> "pd.DataFrame":
     """Return every published value.
 
     Returns:
-        The columns of results.csv, and in this project's words `benchmark`, `kind` and `name`: a task, a
-        group or an overall mean, as the columns of a table are named.
+        The columns of results.csv, `options` as mappings, and in this project's words `benchmark`, `kind` and
+        `name`: a task, a group or an overall mean, as the columns of a table are named.
 
     Raises:
         UserError: The file is damaged.
@@ -82,8 +91,10 @@ def load_published() -> "pd.DataFrame":
     import pandas as pd
 
     frame = pd.read_csv(RESULTS, keep_default_na=False, na_values={"params_million": [""]})
-    if tuple(frame.columns) != COLUMNS or not set(frame["family"]) <= set(FAMILIES):
+    known = tuple(frame.columns) == COLUMNS and set(frame["family"]) <= set(FAMILIES)
+    if not known or not set(frame["origin"]) <= set(ORIGINS):
         raise UserError(f"{RESULTS}: is damaged; check the package out again")
+    frame["options"] = [json.loads(text or "{}") for text in frame["options"]]
     frame["benchmark"] = frame["benchmark"].map(BENCHMARKS)
     keys = [_key(benchmark, task) for benchmark, task in zip(frame["benchmark"], frame["task"], strict=True)]
     frame["kind"], frame["name"] = zip(*keys, strict=True)
@@ -103,8 +114,14 @@ def published_backbone(architecture: str, kind: str | None, weights: str) -> tup
     return _BACKBONES.get((architecture, weights)) or _BACKBONES.get((architecture, kind or ""))
 
 
-def published_names(method: str, options: Mapping[str, Any]) -> list[str]:
-    """Return the names under which a method with these options is published."""
-    base = [name for name, (ours, fits) in _METHODS.items() if ours == method and fits(options)]
-    # That study gives its own numbers to the names of others.
-    return base + [f"{name} (PEFT-Vision)" for name in base]
+def is_counterpart(name: str, published: Mapping[str, Any], method: str, options: Mapping[str, Any]) -> bool:
+    """Return whether a published name means a method; its size and its other settings may differ.
+
+    Args:
+        name: The published name.
+        published: The options it was published for.
+        method: A method.
+        options: Its options.
+    """
+    same = all(options.get(key) == published[key] for key in _KINDS if key in published)
+    return _METHODS.get(name) == method and same

@@ -14,7 +14,7 @@ from mosa.base.files import written_atomically
 from mosa.base.words import count
 from mosa.data.metrics import Metric
 from mosa.experiment.outputs import KINDS, read_outputs
-from mosa.results.aggregate import MISSING, Results, Section
+from mosa.results.aggregate import MISSING, Results, Section, shown_names
 from mosa.results.choices import scope_of
 from mosa.results.provenance import code_of
 from mosa.results.report.data import TUNED_BY, page_charts, page_data, run_name, with_digits
@@ -53,6 +53,8 @@ def write_report(
         UserError: The records cannot be compared, or the file cannot be written.
     """
     frame = frame.sort_values(["benchmark", "task", "backbone", "variant", "seed"])
+    names = shown_names(frame)
+    choices = [choice | {"variant": names.get(choice["variant"], choice["variant"])} for choice in choices]
     results = Results(frame, None if order is None else list(order), metric)
     metrics = _metrics_of_runs(results.compared)
     charts = page_charts(results, choices)
@@ -64,7 +66,10 @@ def write_report(
         ],
         totals=_totals(frame, missing),
         metrics=metrics,
-        runs=[_run(row, metrics) for row in frame.itertuples(index=False)],
+        runs=[
+            _run(row, metrics) | {"variant": names.get(row.variant, row.variant)}
+            for row in frame.itertuples(index=False)
+        ],
         tuned_by=TUNED_BY,
         trials=charts["trials"],
         choices=[_choice(choice) for choice in choices],

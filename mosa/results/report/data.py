@@ -15,6 +15,7 @@ from mosa.results.plots.comparison import comparison_chart
 from mosa.results.plots.scaling import cost_chart
 from mosa.results.provenance import code_of
 from mosa.results.style import MethodStyle, method_styles
+from mosa.search.choose import describe
 
 TUNED_BY = get_metric("top1")  # what `mosa.search` compares trials by
 _AXES = ("adapter_parameters", "training_flops", "image_passes", "train_seconds", "peak_memory_mib")
@@ -56,18 +57,40 @@ def _trials_chart(choices: Sequence[dict[str, Any]], styles: dict[str, MethodSty
             Series(
                 f"{scope_of(choice)}, {choice['variant']}",
                 styles[choice["method"]],
-                tuple(_trial_point(choice, trial, section, key) for trial in _scored(choice)),
-                joined=True,
+                _trial_points(choice, section, key),
+                joined=_is_alone(choice, section, key),
             )
             for choice, section, key in drawn
         ),
     )
 
 
-def _trial_point(choice: dict[str, Any], trial: dict[str, Any], section: str, key: str) -> Point:
-    score, value = trial[TUNED_BY.name], trial[section][key]
-    chosen = value == choice["chosen"][section][key]
-    return Point(choice["variant"], value, score, with_digits(score), marked=chosen)
+def _trial_points(choice: dict[str, Any], section: str, key: str) -> tuple[Point, ...]:
+    """Return a point per trial, from left to right; its name says what else was tried with it."""
+    points = []
+    for trial in _scored(choice):
+        score = trial[TUNED_BY.name]
+        chosen = all(trial[part] == values for part, values in choice["chosen"].items())
+        name = ", ".join(filter(None, [choice["variant"], describe(_others(trial, section, key))]))
+        points.append(Point(name, trial[section][key], score, with_digits(score), marked=chosen))
+    return tuple(sorted(points, key=lambda point: point.x))
+
+
+def _others(trial: dict[str, Any], section: str, key: str) -> dict[str, Any]:
+    """Return what a trial tried beside one key."""
+    parts = {part: dict(trial[part]) for part in ("training", "options")}
+    del parts[section][key]
+    return parts
+
+
+def _is_alone(choice: dict[str, Any], section: str, key: str) -> bool:
+    """Return whether the trials differ in one key only, so that a line may join them."""
+    scored = _scored(choice)
+    return all(
+        _others(trial, section, key) == _others(scored[0], section, key)
+        and trial["epochs"] == scored[0]["epochs"]
+        for trial in scored
+    )
 
 
 def _scored(choice: dict[str, Any]) -> list[dict[str, Any]]:

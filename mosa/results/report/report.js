@@ -122,6 +122,7 @@ function drawChart(div, chart) {
     ...(series.level === null ? [] : [levelOf(series, range, theme)]),
     ...(series.points.length || series.level === null ? [pointsOf(chart, series, theme)] : []),
   ]);
+  div.style.height = chart.series.length > 8 ? `${24 + (chart.series.length - 8) * 1.1}rem` : "";
   const { names, scale, label } = chart.x;
   const ticks = names.length ? { tickvals: names.map((_, place) => place), ticktext: names.map(escapeText), showgrid: false } : {};
   Plotly.react(div, traces, layout(theme, {

@@ -7,7 +7,7 @@ import pandas as pd
 from mosa.base.words import count
 from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Section
 from mosa.results.learned import learned_note
-from mosa.results.paired import differences
+from mosa.results.paired import differences, named
 from mosa.results.provenance import mixture
 from mosa.results.tables.columns import (
     Column,
@@ -30,11 +30,11 @@ def page_section(section: Section, name: str) -> dict[str, Any]:
         "id": name,
         "heading": heading(section),
         "summary": _summary(section),
-        "differences": [difference.sentence for difference in differences(section)],
+        "differences": [named(difference, section).sentence for difference in differences(section)],
         "columns": [{"title": " ".join(column.title.split()), "group": column.group} for column in columns],
         "rows": [
-            {"variant": variant, "method": section.methods.get(variant, MISSING), "cells": cells}
-            for variant, cells in zip(section.variants, _cells(columns), strict=True)
+            {"variant": section.name(v), "method": section.methods.get(v, MISSING), "cells": cells}
+            for v, cells in zip(section.variants, _cells(columns), strict=True)
         ],
         "caption": caption(section),
         "metric_in_words": in_words(section),
@@ -48,7 +48,7 @@ def _summary(section: Section) -> list[str]:
     if means.empty:
         sentences = ["No variant has all tasks with one seed, so there is no mean to compare."]
     else:
-        missing = [variant for variant in section.variants if variant not in means.index]
+        missing = [section.name(variant) for variant in section.variants if variant not in means.index]
         absent = f"Some runs of {', '.join(missing)} are missing: no mean is shown." if missing else ""
         sentences = [*_best(section), section.about_seeds, absent]
     return [
@@ -80,7 +80,7 @@ def _scores(section: Section, variants: list[str]) -> str:
 def _score(section: Section, variant: str) -> str:
     sd = section.sd.loc[variant, MEAN_OVER_TASKS]
     spread = "" if pd.isna(sd) else f" ± {section.shown(sd)}"
-    score = f"{variant}, {section.shown(section.mean.loc[variant, MEAN_OVER_TASKS])}{spread}"
+    score = f"{section.name(variant)}, {section.shown(section.mean.loc[variant, MEAN_OVER_TASKS])}{spread}"
     return f"{score} {section.metric.unit}".rstrip()
 
 
@@ -112,5 +112,5 @@ def _efficiency(section: Section) -> dict[str, Any]:
             else {"sort": row[name], "value": form.format(row[name])}
             for name, (_, form) in columns.items()
         ]
-        rows.append({"variant": row["variant"], "cells": cells, "pareto": bool(row["pareto"])})
+        rows.append({"variant": section.name(row["variant"]), "cells": cells, "pareto": bool(row["pareto"])})
     return {"titles": [title for title, _ in columns.values()], "pareto": pareto, "rows": rows}

@@ -67,7 +67,7 @@ def compute_columns(section: Section) -> list[Column]:
     return [
         Column("image-passes\n(k)", [Cell(text) for text in passes]),
         Column(
-            f"training FLOPs\n({reference} = 1)",
+            f"training FLOPs\n({section.name(reference)} = 1)",
             [Cell(MISSING if pd.isna(number) else f"{number:.2f}") for number in cost],
         ),
     ]

@@ -1,29 +1,45 @@
 """Methods with and without the split into sparse experts, side by side: what the split adds to each."""
 
+from itertools import product
+from typing import Any, NamedTuple
+
 import pandas as pd
 
+from mosa.experiment.recipe import Recipe
 from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Results, Section
 from mosa.results.paired import Difference, difference, paired_scores
 from mosa.results.registry import table
+from mosa.results.settings import PASSES, differing, in_words, section_settings
 from mosa.results.tables.columns import heading
 from mosa.results.tables.render import csv_text, escape_markdown
 
-# The method that each splits. Their options have the same names; those of the split, and of the second pass
-# that comes with it, are not compared.
+# The method that each splits. Their options have the same names, except those of the split.
 DENSE = {"mosa": "adapter", "mosl": "lora"}
-_OF_THE_PASSES = ("consistency", "second_pass", "feature_consistency")
+# In what a pair may differ beside the split: the second pass that comes with it, and the learning rate, which
+# is chosen for each method.
+_ALSO = (*PASSES, "lr")
 
 _NOTE = (
-    "Pairs of variants whose other options are the same: the mean over tasks of both over their common "
-    "seeds, and the paired difference with its 95 % interval over seeds (Student's t, from three seeds on)."
+    "Pairs of variants with the same recipe and the same options, except those of the split and what `also "
+    "different` names (without / with): the mean over tasks of both over their common seeds, and the paired "
+    "difference with its 95 % interval over seeds (Student's t, from three seeds on)."
 )
+_NONE = "No variant has a counterpart that differs in the split alone."
+
+
+class Pair(NamedTuple):
+    """Two variants, without and with the split, and what else differs between them."""
+
+    dense: str
+    split: str
+    also: dict[str, tuple[Any, Any]]
 
 
 @table(
     "combination",
     label="with and without the split",
-    caption="Methods with and without the split (MoSA and adapter, MoSL and LoRA), where all other "
-    "options are the same.",
+    caption="Methods with and without the split (MoSA and adapter, MoSL and LoRA), with the same recipe and "
+    "otherwise the same options; what else differs is named.",
 )
 def combination_formats(results: Results) -> dict[str, str]:
     """Return the pairs within each section of the comparison."""
@@ -31,42 +47,50 @@ def combination_formats(results: Results) -> dict[str, str]:
     return {"csv": csv_text(combination_table(sections)), "md": combination_text(sections)}
 
 
-def pairs(section: Section) -> list[tuple[str, str]]:
-    """Return (dense, split) variants that differ in the split alone, in display order of the split ones."""
-    first = section.runs.drop_duplicates("variant").set_index("variant")
-    dense = {}
-    for variant in section.variants:
-        if variant in first.index and first.loc[variant, "method"] in DENSE.values():
-            options = first.loc[variant, "options"]
-            if not any(options.get(name) for name in _OF_THE_PASSES):
-                dense.setdefault(_key(first.loc[variant, "method"], options, options), variant)
+def pairs(section: Section) -> list[Pair]:
+    """Return the pairs that differ in the split and in what comes with it, in display order of the split."""
+    return [pair for pair in _candidates(section) if set(pair.also) <= set(_ALSO)]
+
+
+def _candidates(section: Section) -> list[Pair]:
+    """Return all pairs of a split method and its dense one whose options are the same but for `_ALSO`."""
+    settings = section_settings(section)
     found = []
-    for variant in section.variants:
-        method = first.loc[variant, "method"] if variant in first.index else None
-        if method in DENSE:
-            for key, other in dense.items():
-                names = dict(key[1])
-                if key == _key(DENSE[method], first.loc[variant, "options"], names):
-                    found.append((other, variant))
+    for split, dense in product(settings, settings):
+        if DENSE.get(section.methods[split]) == section.methods[dense]:
+            also = differing(settings[dense], settings[split])
+            if all(key in _ALSO or key in Recipe.model_fields for key in also):
+                found.append(Pair(dense, split, also))
     return found
 
 
-def _key(method: str, options: dict, names: dict) -> tuple:
-    kept = sorted(name for name in names if name not in _OF_THE_PASSES)
-    return method, tuple((name, str(options.get(name))) for name in kept)
+def _left_out(section: Section) -> str:
+    """Return a sentence on the split variants that have the options of a dense one and another recipe."""
+    paired = {pair.split for pair in pairs(section)}
+    nearest: dict[str, Pair] = {}
+    for pair in sorted(_candidates(section), key=lambda pair: len(pair.also)):
+        if pair.split not in paired:
+            nearest.setdefault(pair.split, pair)
+    found = []
+    for split, pair in nearest.items():
+        recipe = {key: values for key, values in pair.also.items() if key not in _ALSO}
+        found.append(f"{section.name(split)} ({in_words(recipe)} against {section.name(pair.dense)})")
+    return f"Not paired, as the recipes differ: {', '.join(found)}." if found else ""
 
 
 def combination_table(sections: list[Section]) -> pd.DataFrame:
-    """Return one row per pair: benchmark, backbone, both means over tasks, and the difference."""
+    """Return one row per pair: benchmark, backbone, both means, the difference, and what else differs."""
     rows = []
     for section in sections:
-        for dense, split in pairs(section):
+        for dense, split, also in pairs(section):
             without, with_it = _means(section, dense, split)
             place = {name: getattr(section, name) for name in ("benchmark", "backbone")}
             place["metric"] = section.metric.name
-            found = difference(section, split, dense)
-            rows.append(place | {"without": without, "with": with_it} | found._asdict())
-    columns = ["benchmark", "backbone", "metric", "without", "with", *Difference._fields]
+            found = difference(section, split, dense)._asdict()
+            rows.append(
+                place | {"without": without, "with": with_it} | found | {"also_different": in_words(also)}
+            )
+    columns = ["benchmark", "backbone", "metric", "without", "with", *Difference._fields, "also_different"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -80,17 +104,20 @@ def combination_text(sections: list[Section]) -> str:
     parts = []
     for section in sections:
         label = section.metric.label
-        lines = [["without the split", label, "with it", label, "difference", "better on"]]
-        lines.append([":--", "--:", ":--", "--:", "--:", "--:"])
-        for dense, split in pairs(section):
+        lines = [["without the split", label, "with it", label, "difference", "better on", "also different"]]
+        lines.append([":--", "--:", ":--", "--:", "--:", "--:", ":--"])
+        for dense, split, also in pairs(section):
             means = _means(section, dense, split)
             scores = [MISSING if pd.isna(mean) else section.shown(mean) for mean in means]
             found = difference(section, split, dense)
             on = f"{found.better} of {found.tasks}" if found.seeds else MISSING
-            names = [escape_markdown(v) for v in (dense, split)]
-            shown = escape_markdown(found.shown_with_caveat)
-            lines.append([names[0], scores[0], names[1], scores[1], shown, on])
+            names = [section.name(variant) for variant in (dense, split)]
+            cells = [names[0], scores[0], names[1], scores[1], found.shown_with_caveat, on, in_words(also)]
+            lines.append([*map(escape_markdown, cells)])
+        about = [escape_markdown(_left_out(section))]
         if len(lines) > 2:
-            table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-            parts.append(f"## {escape_markdown(heading(section))}: with the split\n\n{table}\n\n{_NOTE}\n")
-    return "\n".join(parts) or "No variant has a counterpart that differs in the split alone.\n"
+            about = ["\n".join(f"| {' | '.join(line)} |" for line in lines), _NOTE, *about]
+        if any(about):
+            title = f"## {escape_markdown(heading(section))}: with the split"
+            parts.append("\n\n".join(filter(None, [title, *about])) + "\n")
+    return "\n".join(parts) or f"{_NONE}\n"

@@ -6,7 +6,7 @@ import pandas as pd
 
 from mosa.base.words import count
 from mosa.results.aggregate import Results, Section
-from mosa.results.paired import MIN_SEEDS, MIN_TASKS, Difference, differences
+from mosa.results.paired import MIN_SEEDS, MIN_TASKS, Difference, differences, named
 from mosa.results.registry import table
 from mosa.results.stats import CONFIDENCE, smallest_wilcoxon_p
 from mosa.results.tables.columns import heading
@@ -48,7 +48,7 @@ def differences_text(sections: list[Section]) -> str:
     lines = []
     for section in sections:
         lines += [f"## {escape_markdown(heading(section))}", ""]
-        found = differences(section)
+        found = [named(one, section) for one in differences(section)]
         lines += [f"- {escape_markdown(one.sentence)}" for one in found]
         direction = "the higher" if section.metric.higher_is_better else "the lower"
         note = _NOTE.format(label=section.metric.label, direction=direction, seeds=MIN_SEEDS)

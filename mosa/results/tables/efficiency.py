@@ -3,7 +3,7 @@
 import pandas as pd
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Results, Section
-from mosa.results.costs import COSTS
+from mosa.results.costs import BACKBONE_IS_ONE, COSTS
 from mosa.results.registry import table
 from mosa.results.stats import pareto_front, ppt
 from mosa.results.tables.columns import heading, mean_label
@@ -34,8 +34,8 @@ def _note(section: Section) -> str:
     about_ppt = "PPT: accuracy discounted by tuned parameters (V-PETL Bench). " * _is_accuracy(section)
     return (
         "Means over the runs of a variant. Stored: what a task adds after merging, classifier included, at 4 "
-        "bytes a parameter. Training seconds: of the loop, on the machine that the records name. Inference "
-        "FLOPs: relative to the variant with the least of those shown. "
+        "bytes a parameter. Training seconds: of the loop, on the machine that the records name. "
+        f"{BACKBONE_IS_ONE} "
         f"{about_ppt}On the Pareto front: no other variant has at most as many tuned parameters and a better "
         f"mean. {MISSING}: no record gives it. {section.about_seeds}"
     ).rstrip()
@@ -59,10 +59,9 @@ def efficiency_table(sections: list[Section]) -> pd.DataFrame:
     Columns: benchmark, backbone, metric, variant; mean_over_tasks (in the metric's unit);
     adapter_parameters (tuned, without head);
     storage_mib (of these and the classifier, 4 bytes each); image_passes and train_seconds of a run;
-    peak_memory_mib; inference_overhead (FLOPs relative to the
-    variant of the section that has the fewest); ppt (see
-    `stats.ppt`; NaN unless the metric is an accuracy); pareto (whether no other variant has fewer tuned
-    parameters and a better mean).
+    peak_memory_mib; inference_overhead (FLOPs relative to the backbone's, see
+    `backbone_flops`); ppt (see `stats.ppt`; NaN unless the metric is an accuracy); pareto (whether no other
+    variant has fewer tuned parameters and a better mean).
     """
     rows = []
     for section in sections:
@@ -92,7 +91,7 @@ def efficiency_text(sections: list[Section]) -> str:
         lines = [["variant", *(title for title, _ in columns.values())], [":--", *["--:"] * len(columns)]]
         for row in table.to_dict("records"):
             cells = [_cell(row[name], form) for name, (_, form) in columns.items()]
-            lines.append([escape_markdown(row["variant"]), *cells])
+            lines.append([escape_markdown(section.name(row["variant"])), *cells])
         table_lines = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         parts.append(
             f"## {escape_markdown(heading(section))}: efficiency\n\n{table_lines}\n\n{_note(section)}\n"

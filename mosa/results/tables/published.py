@@ -1,27 +1,37 @@
 """The published table: measured scores next to published ones of the same task, backbone and method."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from mosa.data.catalogue import get_task, list_tasks
+from mosa.experiment.curves import ByTask
 from mosa.results.aggregate import MISSING, Key, Results, Section
-from mosa.results.published import BENCHMARKS, load_published, published_backbone, published_names
+from mosa.results.published import (
+    BENCHMARKS,
+    PER_TASK,
+    is_counterpart,
+    load_published,
+    published_backbone,
+)
 from mosa.results.registry import table
+from mosa.results.settings import Settings, differing, in_words, section_settings
 from mosa.results.tables.columns import heading
 from mosa.results.tables.render import csv_text, escape_markdown
 
 _COLUMNS = (
     "benchmark", "backbone", "protocol", "variant", "kind", "score", "measured", "sd", "n", "published",
-    "difference", "published_as", "family", "source",
+    "difference", "differs_in", "origin", "published_as", "family", "source",
 )  # fmt: skip
+_MARKS = {"quoted": "†", "computed": "‡"}
 
 
 @table(
     "published",
     label="measured and published",
-    caption="Measured scores next to published ones of the same backbone and method; only numbers of one "
-    "family are comparable.",
+    caption="Measured scores next to published ones of the same backbone and method, quoted or computed from "
+    "quoted ones; a difference only where family and known options are the same.",
     when="published_benchmark",
 )
 def published_formats(results: Results) -> dict[str, str] | None:
@@ -36,9 +46,11 @@ def published_table(sections: list[Section]) -> pd.DataFrame:
     """Return one row for each published value that a measured score of the sections corresponds to.
 
     Columns: benchmark, backbone, protocol, variant, kind and score (a task, a group or an overall mean),
-    measured (mean, NaN where it is missing), sd, n, published, difference (measured - published),
-    published_as (method), family and source. A mean over only some of its tasks corresponds to
-    none, nor does a score by another metric than top-1, which all published values are.
+    measured (mean, NaN where it is missing), sd, n, published, difference (measured - published; NaN unless
+    both are of the same family and of the same options), differs_in (family and options, measured /
+    published), origin (quoted or computed), published_as (method), family and source. A mean over only some
+    of its tasks corresponds to none, nor does a score by another metric than top-1, which all published
+    values are.
     """
     known = load_published()
     rows = []
@@ -52,34 +64,74 @@ def published_table(sections: list[Section]) -> pd.DataFrame:
             & (known["backbone"] == place[0])
             & (known["pretraining"] == place[1])
         ]
-        for variant in filter(section.methods.get, section.variants):
-            rows += _rows(section, variant, here)
+        for variant, settings in section_settings(section).items():
+            for _, published in here.groupby("method", sort=False):
+                rows += _rows(section, variant, settings, published)
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
-def _rows(section: Section, variant: str, published: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return a row for each published value of the section's place that a variant has a counterpart of."""
-    options = section.runs.loc[section.runs["variant"] == variant, "options"].iloc[0]
-    names = published_names(section.methods[variant], options)
+def _rows(
+    section: Section, variant: str, settings: Settings, published: pd.DataFrame
+) -> list[dict[str, Any]]:
+    """Return a row for each value of a published method, if it is the counterpart of a variant."""
+    # Options by task: those of a group or a mean are those of its tasks.
+    by_task = {value.name: value.options for value in published.itertuples() if value.kind == "task"}
+    protocol = section.runs["protocol"].iloc[0]
     rows = []
-    for value in published[published["method"].isin(names)].itertuples():
+    for value in published.itertuples():
         key = (value.kind, value.name)
-        if key not in section.mean.columns or not _has_all_tasks(section, key):
+        tasks = _tasks_of(section.benchmark, key)
+        counterpart = all(
+            is_counterpart(value.method, value.options, section.methods[variant], _at(settings, task))
+            for task in tasks
+        )
+        if not counterpart or key not in section.mean.columns or not set(tasks) <= set(section.task_names):
             continue
         mean, sd, n = (table.loc[variant, key] for table in (section.mean, section.sd, section.n))
+        others = _differences(settings, {task: by_task.get(task, value.options) for task in tasks})
+        if protocol != value.family:
+            others = {"family": (protocol, value.family)} | others
         row = (
             *(section.benchmark, section.backbone, section.protocol, variant, *key),
-            *(mean, sd, n, value.metric_percent, mean - value.metric_percent),
-            *(value.method, value.family, value.source),
+            *(mean, sd, n, value.metric_percent),
+            *(float("nan") if others else mean - value.metric_percent, in_words(others)),
+            *(value.origin, value.method, value.family, value.source),
         )
         rows.append(dict(zip(_COLUMNS, row, strict=True)))
     return rows
 
 
-def _has_all_tasks(section: Section, key: Key) -> bool:
-    tasks = [get_task(f"{section.benchmark}/{name}") for name in list_tasks(section.benchmark)]
-    wanted = {task.name for task in tasks if key[0] == "overall" or task.group == key[1]}
-    return key[0] == "task" or wanted <= set(section.task_names)
+def _tasks_of(benchmark: str, key: Key) -> list[str]:
+    """Return the tasks of a column."""
+    kind, name = key
+    tasks = [get_task(f"{benchmark}/{task}") for task in list_tasks(benchmark)]
+    return [t.name for t in tasks if kind == "overall" or name == (t.name if kind == "task" else t.group)]
+
+
+def _at(settings: Settings, task: str) -> Settings:
+    """Return the settings of one task."""
+    return {key: value.get(task) if isinstance(value, ByTask) else value for key, value in settings.items()}
+
+
+def _differences(settings: Settings, published: Mapping[str, Settings]) -> dict[str, tuple[Any, Any]]:
+    """Return the options that differ from the published ones of any task, with both values.
+
+    An option that differs on some tasks only is named with them.
+    """
+    found: dict[tuple[str, str, str], list[str]] = {}
+    values = {}
+    for task, options in published.items():
+        ours = dict.fromkeys(options) | dict(_at(settings, task))
+        chosen = [
+            key for key in options if options[key] == PER_TASK and isinstance(settings.get(key), ByTask)
+        ]
+        for key, pair in differing(ours, options, chosen).items():
+            found.setdefault((key, repr(pair[0]), repr(pair[1])), []).append(task)
+            values[key, repr(pair[0]), repr(pair[1])] = pair
+    return {
+        key if len(tasks) == len(published) else f"{key} ({', '.join(tasks)})": values[key, *pair]
+        for (key, *pair), tasks in found.items()
+    }
 
 
 def published_text(sections: list[Section]) -> str:
@@ -93,24 +145,33 @@ def published_text(sections: list[Section]) -> str:
         keys = [key for key in section.keys if key[0] != "task"]
         groups = [key for key in keys if key[0] == "group"]
         keys = [key for key in keys if len(groups) > 1 or key == ("overall", "mean over tasks")]
-        header = ["variant", "published as", "family", *(key[1] for key in keys), "source"]
-        lines = [header, [":--"] * 3 + ["--:"] * len(keys) + [":--"]]
+        header = ["variant", "published as", "family", *(key[1] for key in keys), "differs in", "source"]
+        lines = [header, [":--"] * 3 + ["--:"] * len(keys) + [":--"] * 2]
         for (variant, name, family), rows in mine.groupby(["variant", "published_as", "family"], sort=False):
             cells = [_cell(rows, key) for key in keys]
             if any(cells):
-                sources = "; ".join(dict.fromkeys(rows["source"]))
-                lines.append(
-                    [*map(escape_markdown, (variant, name, family)), *cells, escape_markdown(sources)]
-                )
+                shown = rows[[key in keys for key in zip(rows["kind"], rows["score"], strict=True)]]
+                others = "; ".join(dict.fromkeys(filter(None, shown["differs_in"])))
+                sources = "; ".join(dict.fromkeys(shown["source"]))
+                texts = (section.name(variant), name, family, others, sources)
+                texts = [escape_markdown(text) for text in texts]
+                lines.append([*texts[:3], *cells, *texts[3:]])
         table_lines = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        about = (
-            f"Measured / published† (difference), {section.metric.label}. † Quoted from the source, not "
-            "measured here. Family names the protocol that a number was made with: only those of one family "
-            f"are comparable with each other. Measured with protocol {section.protocol}. "
-            f"{MISSING}: not measured here. An empty cell: not published."
+        parts.append(
+            f"## {escape_markdown(heading(section))}: published\n\n{table_lines}\n\n{_about(section)}\n"
         )
-        parts.append(f"## {escape_markdown(heading(section))}: published\n\n{table_lines}\n\n{about}\n")
     return "\n".join(parts) or "No measured variant has a published counterpart (docs/published.md).\n"
+
+
+def _about(section: Section) -> str:
+    return (
+        f"Measured / published, {section.metric.label}. † Quoted from the source. ‡ Computed here from what "
+        "the source has. Neither was measured here. Family names the protocol that a number was made "
+        f"with; measured with protocol {section.protocol}. Differs in: the family and the options, as far "
+        "as the source states them, measured / published, in brackets the tasks if not all. The difference "
+        f"(measured - published) is given only where nothing differs. {MISSING}: not measured here. An empty "
+        "cell: not published."
+    )
 
 
 def _cell(rows: pd.DataFrame, key: Key) -> str:
@@ -118,6 +179,9 @@ def _cell(rows: pd.DataFrame, key: Key) -> str:
     if found.empty:
         return ""
     row = found.iloc[0]
+    printed = f"{row['published']:.2f}".removesuffix("0")  # with the digits that it has
+    published = f"{printed}{_MARKS[row['origin']]}"
     if pd.isna(row["measured"]):
-        return f"{MISSING} / {row['published']:.1f}†"
-    return f"{row['measured']:.1f} / {row['published']:.1f}† ({row['difference']:+.1f})"
+        return f"{MISSING} / {published}"
+    difference = "" if pd.isna(row["difference"]) else f" ({row['difference']:+.1f})"
+    return f"{row['measured']:.1f} / {published}{difference}"

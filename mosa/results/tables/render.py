@@ -24,6 +24,7 @@ from mosa.results.tables.columns import (
     overview,
 )
 from mosa.results.tables.tidy import tidy_table
+from mosa.results.wrap import display_width, pad, wrapped
 
 WIDTH = 120  # characters of a table as plain text
 
@@ -52,7 +53,7 @@ def _grid(section: Section, columns: list[Column], name: Callable[[str], str], c
     """Return the table's rows of text, headings first, with the variants on the left."""
     header = ["variant", *(_one_line(column.title) for column in columns)]
     cells = zip(*(column.cells for column in columns), strict=True)
-    rows = [[name(v), *map(cell, row)] for v, row in zip(section.variants, cells, strict=True)]
+    rows = [[name(section.name(v)), *map(cell, row)] for v, row in zip(section.variants, cells, strict=True)]
     return [[name(title) for title in header], *rows]
 
 
@@ -74,11 +75,12 @@ def terminal_section(section: Section, width: int) -> str:
             [_one_line(title) + " " * (i > 0) for i, title in enumerate(line)]
             for line in zip(*titles, strict=True)
         ] + rows
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
         for block in _blocks(widths, width):
             lines.append("")
             for row in rows:
-                line = row[0].ljust(widths[0]) + "".join(" " + row[i].rjust(widths[i]) for i in block)
+                others = "".join(" " + pad(row[i], widths[i], left=False) for i in block)
+                line = pad(row[0], widths[0]) + others
                 lines.append(line.rstrip())
     spread = ("± sample sd over " if section.full_n > 1 else "") + count(section.full_n, "seed") + "; "
     lines += ["", f"{spread}* best of the column; {MISSING} missing, or a mean with missing tasks"]
@@ -167,7 +169,7 @@ def _html_table(section: Section, columns: list[Column], identity: str) -> Style
     titles = [f"{column.title} ({column.group})" if column.group else column.title for column in columns]
     # Two columns may have the same title: their numbers name them.
     by_number = {place: column.cells for place, column in enumerate(columns)}
-    cells = pd.DataFrame(by_number, index=section.variants, dtype=object)
+    cells = pd.DataFrame(by_number, index=section.variants, dtype=object).rename(section.name)
     cells.columns.name = "variant"  # is printed above the index
     return (
         Styler(cells.map(lambda cell: _plain(cell._replace(best=False))), uuid=identity, cell_ids=False)
@@ -181,6 +183,8 @@ def _html_table(section: Section, columns: list[Column], identity: str) -> Style
 
 # --- LaTeX
 
+_LATEX_NAME = 40  # characters of a name's line
+_LATEX_BREAK = r"\\"
 _LATEX_COLUMNS = 12  # a page's width holds no more columns with spreads
 _LATEX = {
     **{character: f"\\{character}" for character in "&%$#_{}"},
@@ -200,6 +204,12 @@ _LATEX = {
 def escape_latex(text: str) -> str:
     """Escape every character that LaTeX would not print as itself."""
     return _one_line(text).translate(str.maketrans(_LATEX))
+
+
+def _latex_name(text: str) -> str:
+    """Return a name in as many lines as it needs, so that the table is not made small for it."""
+    lines = [escape_latex(line) for line in wrapped(_one_line(text), _LATEX_NAME)]
+    return lines[0] if len(lines) == 1 else rf"\shortstack[l]{{{_LATEX_BREAK.join(lines)}}}"
 
 
 def _latex(cell: Cell) -> str:
@@ -229,6 +239,7 @@ def latex_section(section: Section, name: str) -> str:
     about_tasks = f"{in_words(section)} by task ({heading(section)}), {what}."
     return (
         "% Made from the records; needs \\usepackage{booktabs} and \\usepackage{graphicx}.\n"
+        + _about_script(section)
         + _latex_table(
             section, overview(section) + compute_columns(section), caption(section), f"tab:{label}"
         )
@@ -236,8 +247,19 @@ def latex_section(section: Section, name: str) -> str:
     )
 
 
+def _about_script(section: Section) -> str:
+    """Return a comment on what the names need, if pdfLaTeX cannot print their characters."""
+    names = [heading(section), *section.groups, *section.task_names, *map(section.name, section.variants)]
+    if all(ord(character) < 0x250 for name in names for character in name):  # Latin letters, with any accent
+        return ""
+    return (
+        "% Its names have characters that pdfLaTeX lacks: compile with XeLaTeX or LuaLaTeX, and a font that\n"
+        "% has them; for Chinese, Japanese, Korean: \\usepackage{xeCJK} (XeLaTeX), luatexja (LuaLaTeX).\n"
+    )
+
+
 def _latex_table(section: Section, columns: list[Column], text: str, label: str) -> str:
-    _, *rows = _grid(section, columns, escape_latex, _latex)
+    _, *rows = _grid(section, columns, _latex_name, _latex)
     header = " & ".join(["variant", *map(_latex_title, columns)]) + r" \\"
     lines = [
         r"\begin{table}[t]",
