@@ -1,7 +1,14 @@
 """The one exception whose message is written for users."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+_LONGEST = 800  # characters of a sentence that quotes strangers
+
+_short = reprlib.Repr()
+_short.maxstring = _short.maxother = 120
+_short.maxlevel = _short.maxdict = _short.maxlist = _short.maxtuple = _short.maxset = 2
 
 
 class UserError(Exception):
@@ -10,6 +17,19 @@ class UserError(Exception):
     The command line prints the sentence after ``error:`` and exits with status 2; everything
     else that is raised is a defect of this package and keeps its traceback.
     """
+
+
+def shown(value: object) -> str:
+    """Return a value as an error quotes it: in one line, and short whatever it is."""
+    return _short.repr(value)
+
+
+def plain(text: str) -> str:
+    """Return what quotes strangers as one line that any terminal prints, without its middle if long."""
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 def suggest(name: object, allowed: Iterable[str]) -> str:
