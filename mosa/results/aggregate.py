@@ -152,7 +152,7 @@ class Section:
         """A sentence that names the variants whose means lack seeds, and the seeds they have; "" if none."""
         scores = self.per_seed[MEAN_OVER_TASKS].dropna()
         short = [
-            f"{variant} (has {', '.join(map(str, scores[variant].index))})"
+            f"{self.name(variant)} (has {', '.join(map(str, scores[variant].index))})"
             for variant, n in self.n[MEAN_OVER_TASKS].items()
             if 0 < n < self.full_n
         ]

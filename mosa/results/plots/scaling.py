@@ -135,5 +135,6 @@ def _note(section: Section) -> str:
     return (
         f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}; {bars}. "
         "A curve joins the variants of one method that differ in size only, neither in other options nor in "
-        f"the recipe. Points of the same size are drawn side by side. Horizontal lines: references.{absent} {learned_note(section.runs)}"
+        "the recipe. Points of the same size are drawn side by side. Horizontal lines: references."
+        f"{absent} {learned_note(section.runs)}"
     ).rstrip()
