@@ -4,10 +4,7 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
-<<<<<<< HEAD
 LISTED = 5  # names that one error lists at most
-=======
->>>>>>> own
 _LONGEST = 800  # characters of a sentence that quotes strangers
 
 _short = reprlib.Repr()
@@ -37,19 +34,6 @@ class Shortage(UserError):
     """
 
     label, status = "error, worth a retry", 75  # EX_TEMPFAIL of sysexits.h
-
-
-def shown(value: object) -> str:
-    """Return a value as an error quotes it: in one line, and short whatever it is."""
-    return _short.repr(value)
-
-
-def plain(text: str) -> str:
-    """Return what quotes strangers as one line that any terminal prints, without its middle if long."""
-    if not text.isprintable():
-        text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-    half = _LONGEST // 2
-    return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
 def shown(value: object) -> str:
