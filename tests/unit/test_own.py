@@ -269,7 +269,7 @@ def test_columns_that_are_not_read_are_said(tmp_path):
         ("path,label\nx.png,cat\ny.png,Cat\nz.png,dog\n", "the classes 'Cat', 'cat' look like one"),
         ("path,label\nx.png,cat\ny.png,cat \nz.png,dog\n", "the classes 'cat', 'cat ' look like one"),
         ("path,label\nx.png,01\ny.png,1\nz.png,2\n", "the classes '01', '1' look like one"),
-        ("path,label\nx.png," + "1" * 5000 + "\ny.png,2\nz.png,2\n", "too few images"),
+        ("path,label\nx.png," + "1" * 5000 + "\ny.png,2\nz.png,2\n", "line 2: label '1+"),
     ],
 )  # fmt: skip
 def test_problems_of_a_csv(text, words, tmp_path):
