@@ -10,10 +10,10 @@ from mosa.base.errors import suggest, unknown
 
 def check_name(name):
     """Refuse a name of neither a rule nor a file that is there, or that a rule makes."""
-    rules_by_name = {rule.name: rule for rule in workflow.rules}
+    rules_by_name = {one.name: one for one in workflow.rules}
     if name in rules_by_name or Path(name).exists():
         return
-    if any(rule.is_producer(name) for rule in workflow.rules):
+    if any(one.is_producer(name) for one in workflow.rules):
         return
     if "/" in name:
         raise UserError(f"no rule makes {name!r}{suggest(name, [*RUNS, *TABLES, *PLOTS, REPORT])}")
