@@ -14,8 +14,6 @@ from typing import NamedTuple
 from mosa.base.errors import shown
 from mosa.data.naming import IMAGE_SUFFIXES, SPLITS, few, hidden, like_a_split, split_named
 from mosa.data.problems import Report, why_absent
-from mosa.data.task import Task
-from mosa.data.texts import read_text
 
 HOLD_OUT = 0.1  # share of each class of train that becomes val if there is none
 TEST_SHARE = 0.2  # the same for test, which is held out before val
@@ -399,34 +397,3 @@ def share_of(count: int, share: float, keep_one: bool = True) -> int:
     """
     number = max(1, int(share * count + 0.5))
     return min(number, count - 1) if keep_one else number
-
-
-def count_own(task: Task) -> dict[str, int]:
-    """Return the number of images of each split of a user's own task, as its lists and folders have them.
-
-    Returns:
-        The numbers, with those held out of train; empty where nothing is found, or train is not.
-    """
-    root, report = Path(task.root or ""), Report()
-    counts: dict[str, Counter[str]] = {}
-    if task.layout == "folder":
-        for split, classes in read_tree(root, report).images.items():
-            counts[split] = Counter({name: len(images) for name, images in classes.items() if images})
-    elif task.layout == "csv":
-        for row in read_table(root, report) or ():
-            counts.setdefault(row.split, Counter())[row.label] += 1
-    elif os.path.isdir(root):
-        for split, name in find_lists(root, report).items():
-            counts[split] = Counter(line.split(" ")[-1] for line in _lines(root / name))
-    if ALL in counts:
-        counts["train"] = counts.pop(ALL)
-    if not counts.get("train"):
-        return {}
-    for split, share in list(held_out_of_train(counts)):
-        held = Counter({name: share_of(count, share) for name, count in counts["train"].items()})
-        counts["train"], counts[split] = counts["train"] - held, held
-    return {split: counts[split].total() for split in SPLITS}
-
-
-def _lines(file: Path) -> list[str]:
-    return (read_text(file, Report(), "") or "").rstrip().splitlines()

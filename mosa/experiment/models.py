@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from mosa.backbones.kinds import KINDS, NORMALIZATIONS
+from mosa.data.formats import OWN_LAYOUTS
 from mosa.data.metrics import METRICS
 from mosa.experiment.declared import Declared, Name, Seeds, Unique, option
 from mosa.experiment.protocol import PRESETS
@@ -70,10 +71,8 @@ class Packing(Declared):
 class OwnTask(Declared):
     """Where the images of a task are, and how to prepare them."""
 
-    layout: Literal["folder", "csv", "lists"] = option(
-        description="`folder`: a folder per class; `csv`: path,label[,split]; `lists`: {train,val,test}.txt "
-        "with "
-        "a path and a label per line."
+    layout: Literal[*OWN_LAYOUTS] = option(
+        description="; ".join(f"`{name}`: {description}" for name, description in OWN_LAYOUTS.items()) + "."
     )
     root: Text = option(description="The folder, or the CSV file.")
     group: Name = option("own", description="Group of tasks that are averaged together.")

@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from mosa.base.words import count
-from mosa.data.discover import count_own
+from mosa.data.formats import count_own
 from mosa.data.task import OWN, Task
 from mosa.experiment.cost import assumed_rate, image_passes
 from mosa.experiment.expand import Run, config_tasks, expand, left_out

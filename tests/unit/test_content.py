@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from standin import image, make_aircraft, make_cifar100, make_fgvc, make_food101, make_vtab, save
 
-from mosa.data import content, digests
+from mosa.data import digests
 from mosa.data.catalogue import get_task, list_tasks
 from mosa.data.content import file_content, task_content
-from mosa.data.layouts import Report, fgvc, read_source
+from mosa.data.layouts import Report, read_source
 from mosa.data.task import pack_name, task_from_config
 
 LAYOUTS = ("vtab", "fgvc", "cifar100", "aircraft", "food101", "lists", "folder", "csv")
@@ -200,10 +200,6 @@ def test_what_a_reader_reads_is_what_is_identified(data):
     with opened_below(data.root) as identified:
         data.identify()
     assert identified == read
-
-
-def test_folders_are_those_of_the_reader():
-    assert content.FGVC_IMAGES == fgvc._IMAGES
 
 
 def test_the_content_is_made_as_it_says(data):

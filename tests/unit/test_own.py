@@ -15,7 +15,7 @@ from mosa.base.errors import UserError
 from mosa.data import make_pack
 from mosa.data.catalogue import get_task
 from mosa.data.content import task_content
-from mosa.data.discover import count_own
+from mosa.data.formats import count_own
 from mosa.data.layouts import Report, read_source
 from mosa.data.naming import like_a_split, split_named
 from mosa.data.packs import Pack

@@ -3,24 +3,14 @@
 from pathlib import Path
 
 from mosa.data.catalogue import get_task
-from mosa.data.layouts import cifar, fgvc, general, lists, own
+from mosa.data.formats import LAYOUTS
+from mosa.data.layouts import own
 from mosa.data.layouts.checks import check_source
 from mosa.data.layouts.source import Entry, Report, Source
 from mosa.data.problems import Problem
 from mosa.data.task import OWN, Task
 
 __all__ = ["Entry", "Problem", "Report", "Source", "read_source"]
-
-_READERS = {
-    "vtab": lists.read_vtab,
-    "fgvc": fgvc.read_fgvc,
-    "cifar100": cifar.read_cifar100,
-    "aircraft": general.read_aircraft,
-    "food101": general.read_food101,
-    "lists": own.read_lists,
-    "folder": own.read_folder,
-    "csv": own.read_csv,
-}
 
 
 def read_source(task: Task, root: Path, report: Report) -> Source | None:
@@ -39,7 +29,7 @@ def read_source(task: Task, root: Path, report: Report) -> Source | None:
     if task.layout == "union":
         source = _read_union(task, root, report)
     else:
-        source = _READERS[task.layout](task, Path(task.root or root), report)
+        source = LAYOUTS[task.layout].read()(task, Path(task.root or root), report)
     if source is not None:
         check_source(task, source, report)
     return source

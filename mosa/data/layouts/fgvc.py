@@ -4,11 +4,11 @@ import re
 from pathlib import Path
 
 from mosa.base.errors import shown
+from mosa.data.formats import FGVC_IMAGES
 from mosa.data.layouts.source import Entry, Report, Source, find_folder, find_image
 from mosa.data.task import Task
 from mosa.data.texts import Listed, read_object
 
-_IMAGES = {"cub": "images", "nabirds": "images", "dogs": "Images", "flowers": "", "cars": ""}
 _SPLITS = ("train", "val", "test")
 
 
@@ -37,7 +37,7 @@ def read_fgvc(task: Task, root: Path, report: Report) -> Source | None:
     if len(ids) != task.num_classes:
         report.error(folder, f"{len(ids)} class ids in its splits, expected {task.num_classes}")
     label_of = {class_id: label for label, class_id in enumerate(ids)}
-    images = folder / _IMAGES[task.name]
+    images = folder / FGVC_IMAGES[task.name]
     splits: dict[str, list[Entry]] = {}
     for split, file in files.items():
         splits[split] = []
