@@ -57,8 +57,14 @@ class BackboneFound(Declared):
     image_size: int = option(
         ge=1, description="Side of the square input, in pixels.", json_schema_extra=column()
     )
-    mean: Statistics = option(description="Mean per channel of the normalisation, for pixels in 0 ... 1.")
-    std: Statistics = option(description="Standard deviation per channel of the normalisation.")
+    mean: Statistics = option(
+        description="Mean per channel of the normalisation, for pixels in 0 ... 1.",
+        json_schema_extra=column("input_mean"),
+    )
+    std: Statistics = option(
+        description="Standard deviation per channel of the normalisation.",
+        json_schema_extra=column("input_std"),
+    )
     guessed: bool = option(
         False,
         optional=True,

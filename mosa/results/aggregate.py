@@ -34,6 +34,8 @@ _MUST_AGREE = {
     "group": ["benchmark", "task"],
     "data_digest": ["benchmark", "task"],
     "weights_sha256": ["backbone"],
+    "input_mean": ["benchmark", "backbone"],
+    "input_std": ["benchmark", "backbone"],
     "method": ["variant"],
     "options": ["benchmark", "task", "backbone", "variant"],
     "epochs": ["benchmark", "task", "backbone", "variant"],
@@ -282,7 +284,9 @@ def _checked(frame: pd.DataFrame, metric: str | None) -> pd.DataFrame:
         if column not in frame:
             continue
         for where, values in frame.groupby(within)[column] if within else [((), frame[column])]:
-            found = sorted({json.dumps(v, sort_keys=True) if isinstance(v, dict) else str(v) for v in values})
+            found = sorted(
+                {json.dumps(v, sort_keys=True) if isinstance(v, dict | list) else str(v) for v in values}
+            )
             if len(found) > 1:
                 place = f" for {'/'.join(map(str, where))}" if within else ""
                 raise UserError(

@@ -20,6 +20,7 @@ DERIVED: dict[str, Callable[[dict[str, Any]], Any]] = {
     "benchmark": lambda record: record["specification"]["task"].partition("/")[0],
     "task": lambda record: record["specification"]["task"].partition("/")[2],
     COLUMN: learned_nothing,
+    "normalization": lambda record: "guessed" if record["backbone"].get("guessed") else "known",
 }
 _OF_SPECIFICATION = {
     "backbone": "specification.backbone.name",

@@ -1,6 +1,8 @@
-"""The code and versions that results come from, and whether one table mixes several."""
+"""The code and versions that results come from, whether one table mixes several, and what is a guess."""
 
 import pandas as pd
+
+from mosa.results.learned import learned_note
 
 _PACKAGES = {"torch": "torch", "mosa-benchmark": "this package"}  # that can change a score
 
@@ -10,6 +12,27 @@ def code_of(commit: str | None, dirty: bool | None) -> str:
     if not isinstance(commit, str):
         return "not a checkout"
     return f"{commit} (with uncommitted changes)" if dirty else commit
+
+
+def notes(runs: pd.DataFrame) -> list[str]:
+    """Return what a reader of a table has to know of its runs, in sentences; empty if there is nothing.
+
+    Args:
+        runs: Rows of the records' frame.
+    """
+    return [note for note in (learned_note(runs), guesses(runs), mixture(runs)) if note]
+
+
+def guesses(runs: pd.DataFrame) -> str:
+    """Return a sentence on the backbones whose normalisation is a guess; empty if there is none.
+
+    Args:
+        runs: Rows of the records' frame.
+    """
+    if "normalization" not in runs:
+        return ""
+    found = sorted(set(runs.loc[runs["normalization"] == "guessed", "backbone"]))
+    return f"The normalisation of {', '.join(found)} is a guess (docs/weights.md)." if found else ""
 
 
 def mixture(runs: pd.DataFrame) -> str:

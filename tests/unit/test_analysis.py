@@ -225,6 +225,18 @@ def test_runs_that_are_not_comparable_are_refused(column, value):
             summarise(frame)
 
 
+def test_records_of_other_normalisations_are_not_mixed():
+    """Weights whose statistics were guessed differently by two versions have one specification."""
+    frame = make_frame().assign(normalization="known")
+    frame["input_mean"] = [[0.5] * 3 for _ in range(len(frame))]
+    assert "is a guess" not in caption(compare(frame)[0])
+    frame["normalization"] = "guessed"
+    assert "The normalisation of tiny is a guess" in caption(compare(frame)[0])
+    frame.at[0, "input_mean"] = [0.485, 0.456, 0.406]
+    with pytest.raises(UserError, match=r"different input_mean cannot be compared for toys/tiny"):
+        compare(frame)
+
+
 def test_val_and_test_are_refused_even_in_different_benchmarks():
     with pytest.raises(UserError, match=r"different eval_split .* got test, val"):
         compare(pd.concat([make_frame(), make_frame(benchmark="blocks", eval_split="val")]))

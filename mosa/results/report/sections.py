@@ -6,9 +6,8 @@ import pandas as pd
 
 from mosa.base.words import count
 from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Section
-from mosa.results.learned import learned_note
 from mosa.results.paired import differences, named
-from mosa.results.provenance import mixture
+from mosa.results.provenance import notes
 from mosa.results.tables.columns import (
     Column,
     by_task,
@@ -51,9 +50,7 @@ def _summary(section: Section) -> list[str]:
         missing = [section.name(variant) for variant in section.variants if variant not in means.index]
         absent = f"Some runs of {', '.join(missing)} are missing: no mean is shown." if missing else ""
         sentences = [*_best(section), section.about_seeds, absent]
-    return [
-        sentence for sentence in [*sentences, learned_note(section.runs), mixture(section.runs)] if sentence
-    ]
+    return [sentence for sentence in [*sentences, *notes(section.runs)] if sentence]
 
 
 def _best(section: Section) -> list[str]:

@@ -6,8 +6,8 @@ import pandas as pd
 
 from mosa.base.words import count
 from mosa.results.aggregate import MEAN_OF_GROUPS, MEAN_OVER_TASKS, MISSING, Key, Section
-from mosa.results.learned import MARK, learned_note, marked
-from mosa.results.provenance import mixture
+from mosa.results.learned import MARK, marked
+from mosa.results.provenance import notes
 
 
 class Cell(NamedTuple):
@@ -156,11 +156,7 @@ def caption(section: Section) -> str:
         f"{MISSING}: no record, or a mean with missing tasks. "
         f"Bold: the {'highest' if section.metric.higher_is_better else 'lowest'} mean of a column among "
         "those with all seeds; underlined: the second."
-        + "".join(
-            f" {sentence}"
-            for sentence in (section.about_seeds, learned_note(section.runs), mixture(section.runs))
-            if sentence
-        )
+        + "".join(f" {sentence}" for sentence in (section.about_seeds, *notes(section.runs)) if sentence)
     )
 
 
