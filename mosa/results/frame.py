@@ -109,7 +109,9 @@ def to_frame(records: Iterable[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
             raise UserError(f"{path}: the same run as {rows[identity]['path']}; keep one of the two")
         rows[identity] = row
     ordered = [rows[identity] for identity in sorted(rows)]
-    return pd.DataFrame(ordered, columns=[*COLUMNS, "path"])
+    frame = pd.DataFrame(ordered, columns=[*COLUMNS, "path"])
+    nothing = [name for name in NUMBERS if frame[name].isna().all()]
+    return frame.astype(dict.fromkeys(nothing, float))  # as from a CSV
 
 
 def _row(record: dict[str, Any], path: Path) -> dict[str, Any]:
