@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mosa.cli.options import FILE, FOLDER, Options
+from mosa.cli.options import FILE, FOLDER, OneOf, Options
 
 
 @click.command("make-data")
@@ -21,9 +21,7 @@ from mosa.cli.options import FILE, FOLDER, Options
     show_default=True,
     help="Side of the images that the backbone takes; the demo's are rendered in theirs.",
 )
-@click.option(
-    "--interpolation", type=click.Choice(["bicubic", "bilinear"]), default="bicubic", show_default=True
-)
+@click.option("--interpolation", type=OneOf(["bicubic", "bilinear"]), default="bicubic", show_default=True)
 @click.option("--content", help="Digest of the files as the workflow found them; other files are refused.")
 @click.option("--limit-gib", type=click.FloatRange(min=0, min_open=True), help="Largest pack, in GiB.")
 @click.option(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mosa.base.errors import UserError, unknown
+from mosa.base.errors import UserError, expected, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +32,14 @@ class Options(click.ParamType):
         if not isinstance(parsed, dict):
             self.fail(f"{value!r} is not a JSON object; expected one such as '{{\"lr\": 0.001}}'")
         return parsed
+
+
+class OneOf(click.Choice):
+    """One of some names; another one is refused as everywhere: with few names, and the nearest."""
+
+    def get_invalid_choice_message(self, value, ctx):
+        """Return what is said of another name."""
+        return f"{value!r}: {expected(value, self.choices)}"
 
 
 def numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:

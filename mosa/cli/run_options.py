@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import click
 
 from mosa.base.errors import UserError
-from mosa.cli.options import FILE, FOLDER, Options
+from mosa.cli.options import FILE, FOLDER, OneOf, Options
 from mosa.experiment.protocol import PRESETS
 from mosa.experiment.specification import (
     BackboneUsed,
@@ -52,7 +52,7 @@ _MACHINE = [
     click.option(
         "--compile",
         envvar="MOSA_COMPILE",
-        type=click.Choice(["none", "blocks", "cuda_graphs"]),
+        type=OneOf(["none", "blocks", "cuda_graphs"]),
         default="none",
         show_default=True,
         help="What torch.compile compiles; as graphs, on a GPU.",
@@ -96,9 +96,9 @@ def _flat_option(name: str) -> Callable:
     field = model.model_fields[name]
     kind = field.annotation
     if get_origin(kind) is Literal:
-        kind = click.Choice(get_args(kind))
+        kind = OneOf(get_args(kind))
     elif name == "protocol":
-        kind = click.Choice(list(PRESETS))
+        kind = OneOf(list(PRESETS))
     elif name in ("options", "training"):
         kind = Options()
     elif name == "image_size":

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from mosa.base.words import count
-from mosa.cli.options import FILE, FOLDER, Options, listed, numbers
+from mosa.cli.options import FILE, FOLDER, OneOf, Options, listed, numbers
 from mosa.cli.run_options import run_options, take_machine, take_specification
 
 
@@ -43,7 +43,7 @@ def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -
     required=True,
     help='What is tried, as JSON: {"training": {"lr": [0.01, 0.1]}}.',
 )
-@click.option("--search", type=click.Choice(["grid", "random", "sobol"]), default="grid", show_default=True)
+@click.option("--search", type=OneOf(["grid", "random", "sobol"]), default="grid", show_default=True)
 @click.option("--trials", type=click.IntRange(min=1), help="Number of trials, for random and sobol.")
 @click.option("--search-seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option(
@@ -90,7 +90,7 @@ def choose(trials: tuple[Path, ...], output: Path) -> None:
 
 @click.command()
 @click.argument("manifest", type=FILE)
-@click.option("--per", type=click.Choice(["task", "benchmark"]), default="task", show_default=True)
+@click.option("--per", type=OneOf(["task", "benchmark"]), default="task", show_default=True)
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def choices(manifest: Path, per: str, output: Path) -> None:
     """Write tables of what is chosen among trials, from the files of `mosa tune` that MANIFEST lists."""
