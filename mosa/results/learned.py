@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -27,13 +28,11 @@ def learned_nothing(record: Mapping[str, Any]) -> str:
     Args:
         record: The record. One of a task of your own that does not state the number of classes is not judged.
     """
-    from scipy.stats import binom
-
     metrics, classes = record["metrics"], record["data"]["classes"] or _classes_of(record)
     if not classes or classes < 2:
         return ""
     guess, images = 100 / classes, metrics["examples"]
-    limit = 100 * float(binom.ppf(0.975, images, 1 / classes)) / images
+    limit = 100 * _most_by_guessing(images, classes) / images
     found = []
     if metrics["top1"] is not None and metrics["top1"] <= limit:
         found.append(f"top-1 {metrics['top1']:.1f} %, a guess up to {limit:.1f} %")
@@ -45,6 +44,14 @@ def learned_nothing(record: Mapping[str, Any]) -> str:
     if not options.get("feature_consistency", 0) and len(losses) > 1 and losses[-1] > loss:
         found.append(f"training loss {losses[-1]:.2f}, a guess {loss:.2f}")
     return "; ".join(found)
+
+
+@cache  # thousands of records are of a few test sets
+def _most_by_guessing(images: int, classes: int) -> float:
+    """Return how many images a guess gets right at most, with 97.5 % probability."""
+    from scipy.stats import binom
+
+    return float(binom.ppf(0.975, images, 1 / classes))
 
 
 def _classes_of(record: Mapping[str, Any]) -> int | None:
