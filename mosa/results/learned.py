@@ -62,9 +62,10 @@ def _classes_of(record: Mapping[str, Any]) -> int | None:
         return None
 
 
-def marked(runs: pd.DataFrame, variant: str, tasks: Iterable[str]) -> bool:
-    """Return whether a run of a variant on one of the tasks learned nothing."""
-    return bool(((_nothing(runs)["variant"] == variant) & _nothing(runs)["task"].isin(list(tasks))).any())
+def marked(runs: pd.DataFrame, tasks: Iterable[str]) -> set[str]:
+    """Return the variants with a run on one of the tasks that learned nothing."""
+    found = _nothing(runs)
+    return set(found.loc[found["task"].isin(list(tasks)), "variant"])
 
 
 def learned_note(runs: pd.DataFrame) -> str:

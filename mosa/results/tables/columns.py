@@ -90,13 +90,14 @@ def by_task(section: Section) -> list[Column]:
 
 def _scores(section: Section, key: Key) -> list[Cell]:
     mean, sd, n = section.mean[key], section.sd[key], section.n[key]
+    nothing = marked(section.runs, tasks_of(section, key))
     best = section.best(key)
     second = section.best(key, set(section.variants) - set(best)) if best else []
     return [
         Cell(
             value=section.shown(mean[variant]),
             sd="" if pd.isna(sd[variant]) else section.shown(sd[variant]),
-            note=_notes(section, variant, key),
+            note=_notes(section, variant, key, nothing),
             best=variant in best,
             second=variant in second,
         )
@@ -106,11 +107,11 @@ def _scores(section: Section, key: Key) -> list[Cell]:
     ]
 
 
-def _notes(section: Section, variant: str, key: Key) -> str:
+def _notes(section: Section, variant: str, key: Key, nothing: set[str]) -> str:
     """Return what is said beside a number: seeds that it lacks, and runs that learned nothing."""
     n = section.n[key][variant]
     notes = [] if n == section.full_n else [f"(n={n})"]
-    notes += [MARK] if marked(section.runs, variant, tasks_of(section, key)) else []
+    notes += [MARK] if variant in nothing else []
     return " ".join(notes)
 
 
