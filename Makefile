@@ -38,7 +38,7 @@ test-cluster: $(INSTALLED) ## Run all tests of the Slurm profiles (root; Debian'
 	pytest tests/cluster -m cluster
 
 test-faults: $(INSTALLED) ## Kill every stage at 20 moments, and fuzz every reader ten times longer.
-	MOSA_FAULTS=20 MOSA_FUZZ=600 pytest -m "" tests/unit/test_faults.py tests/unit/test_hostile.py
+	MOSA_FAULTS=20 MOSA_FUZZ=600 pytest tests/unit/test_faults.py tests/unit/test_hostile.py
 
 bench: $(INSTALLED) ## Run the benchmarks of speed and write docs/performance.md.
 	python benchmarks/run_all.py

@@ -268,7 +268,7 @@ def test_gpus_are_asked_for(place):
 BAD = {"method": "full", "training": {"lr": 1e30, "warmup_epochs": 0}}
 
 
-@pytest.mark.parametrize("profile", ["slurm", pytest.param("slurm-packed", marks=pytest.mark.thorough)])
+@pytest.mark.parametrize("profile", ["slurm", "slurm-packed"])
 def test_a_run_that_diverged_is_submitted_once_and_takes_no_other_with_it(place, profile):
     config = CONFIG | {"variants": {"short": CONFIG["variants"]["short"], "bad": BAD}}
     code, head = finish(start(place, "--until", "train", profile=profile, config=config), place, 900)

@@ -79,9 +79,7 @@ def outcome(path):
     return {key: record[key] for key in ("specification", "seed", "metrics", "parameters", "data")}
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param(name, marks=pytest.mark.thorough) if "forked" in name else name for name in STAGES]
-)
+@pytest.mark.parametrize("stage", STAGES)
 def test_killed_at_any_moment_and_started_again(stage, tmp_path):
     command, outputs = STAGES[stage]
     whole, folder = tmp_path / "whole", tmp_path / "killed"

@@ -29,7 +29,6 @@ CHANGED = SMALL | {
     "training": {"epochs": 2, "batch_size": 64, "lr": 0.5},
 }
 MTIME = ("--rerun-triggers", "mtime")
-TABLES = {"collect": 1, "write_tables": 1, "tables": 1}  # what makes the tables alone
 
 
 def run_to_the_end(workspace, *arguments):
@@ -65,7 +64,7 @@ def test_a_copy_without_metadata_has_nothing_to_do(workspace):
     assert workspace.planned(*MTIME) == {}
 
 
-@pytest.mark.parametrize("triggers", [(), MTIME])
+@pytest.mark.parametrize("triggers", [(), MTIME, ("--rerun-triggers", "params")])
 def test_changed_options_repeat_their_runs_whatever_snakemake_remembers(workspace, triggers):
     workspace.configure(CHANGED)
     assert workspace.planned(*triggers) == {"train": 4} | REFRESH
@@ -73,9 +72,9 @@ def test_changed_options_repeat_their_runs_whatever_snakemake_remembers(workspac
 
 def test_options_that_change_back_and_forth_repeat_their_runs(workspace):
     workspace.configure(CHANGED)
-    run_to_the_end(workspace, "tables", *MTIME)
+    run_to_the_end(workspace, *MTIME)
     assert {trained_with(path) for path in workspace.records()} == {(2, 0.5, None), (2, 0.5, 2)}
-    assert workspace.planned("tables", *MTIME) == {}
+    assert workspace.planned(*MTIME) == {}
     workspace.configure(SMALL)  # the file of this specification is older than the records now
     assert workspace.planned(*MTIME) == {"train": 4} | REFRESH
 
@@ -128,7 +127,7 @@ def test_an_edited_record_is_refused(workspace):
     assert result.returncode != 0
     assert f"{path.name}: was changed after it was written; delete it" in result.stdout + result.stderr
     path.unlink()
-    run_to_the_end(workspace, "tables")
+    run_to_the_end(workspace)
 
 
 def test_partial_lists_what_is_stale_and_leaves_it_out(workspace):
@@ -145,11 +144,11 @@ def test_tables_follow_the_config_also_back_and_forth(workspace):
     table = workspace.folder / "results/tables/comparison.txt"
     both = table.read_text()
     workspace.configure(SMALL | {"variants": {"linear": {"method": "linear"}}})
-    run_to_the_end(workspace, "tables", *MTIME)
+    run_to_the_end(workspace, *MTIME)
     assert "lora" not in table.read_text()
     workspace.configure(SMALL)
-    assert workspace.planned("tables", *MTIME) == TABLES
-    run_to_the_end(workspace, "tables", *MTIME)
+    assert workspace.planned(*MTIME) == REFRESH
+    run_to_the_end(workspace, *MTIME)
     assert table.read_text() == both
 
 
@@ -173,18 +172,18 @@ def test_changed_images_make_a_new_pack_and_repeat_their_runs(tmp_path):
         "variants": {"linear": {"method": "linear"}},
     }
     workspace.configure(own)
-    run_to_the_end(workspace, "tables")
-    assert workspace.planned("tables") == {}
+    run_to_the_end(workspace)
+    assert workspace.planned() == {}
     before = load_record(workspace.records()[0])
     for path in images.rglob("*.png"):  # touched, as by a copy: the same content
         os.utime(path)
-    assert workspace.planned("tables") == {}
+    assert workspace.planned() == {}
     write_images(images, 5, start=30)
-    again = {"check_data": 1, "make_data": 1, "train": 2} | TABLES
-    assert workspace.planned("tables", *MTIME) == again
+    again = {"check_data": 1, "make_data": 1, "train": 2} | REFRESH
+    assert workspace.planned(*MTIME) == again
     workspace.configure(own | {"seeds": [0, 1, 2]})
-    assert workspace.planned("tables", *MTIME) == again | {"train": 3}
-    run_to_the_end(workspace, "tables", *MTIME)
+    assert workspace.planned(*MTIME) == again | {"train": 3}
+    run_to_the_end(workspace, *MTIME)
     records = [load_record(path) for path in workspace.records()]
     assert len({record["data"]["digest"] for record in records}) == 1
     assert records[0]["data"]["digest"] != before["data"]["digest"]
@@ -235,9 +234,9 @@ def test_a_search_of_other_settings_is_not_taken(tmp_path):
         "tune": {"variants": {"linear": {"training": {"lr": [1e-9, 0.01]}}}},
     }
     workspace.configure(config)
-    run_to_the_end(workspace, "tables")
+    run_to_the_end(workspace)
     shutil.rmtree(workspace.folder / ".snakemake")
-    assert workspace.planned("tables", *MTIME) == {}
+    assert workspace.planned(*MTIME) == {}
     workspace.configure(config | {"tune": config["tune"] | {"seeds": [0, 1]}})
     planned = workspace.planned(*MTIME)
     assert planned["search"] == 1 and planned["choose"] == 1
