@@ -1,6 +1,6 @@
 """What can go wrong while a run, a pack or a table is made: nothing is lost, nothing is half there.
 
-MOSA_FAULTS is the number of moments at which each stage is killed: 2 by default, 20 by `make test-faults`.
+MOSA_FAULTS is the number of moments at which each stage is killed: 3 by default, 20 by `make test-faults`.
 """
 
 import json
@@ -28,7 +28,7 @@ from mosa.results.collect import collect
 from test_records import make_record  # isort: skip
 
 ROOT = Path(__file__).parents[2]
-MOMENTS = int(os.environ.get("MOSA_FAULTS", "2"))
+MOMENTS = int(os.environ.get("MOSA_FAULTS", "3"))
 MOSA = [sys.executable, "-m", "mosa.cli"]
 TRAIN = ["train", "--task", "demo/digits", "--method", "mosa", "--options", '{"bottleneck": 4}']
 TRAIN += ["--training", '{"epochs": 3, "batch_size": 64}', "--resume-folder", "kept", "--save-every", "0"]
