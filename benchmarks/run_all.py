@@ -41,7 +41,7 @@ What is done once, and not again:
   workflow results/packs/features; equal to the plain loop within float error, tests/unit/test_features.py).
   Its image-passes and FLOPs in tables are still those of the plain loop. Where images are cropped and
   flipped at random, `training.views: 8` gives each image eight views, whose features are kept as well;
-- torch is imported once for all runs of the workflow on a machine (mosa/cli/warm.py; `MOSA_WARM=` in the
+- torch is imported once for all commands of the workflow on a machine (mosa/cli/warm.py; `MOSA_WARM=` in the
   environment turns it off);
 - the test split is evaluated once, after the last epoch, with the merged model;
 - tables, plots and the report import no torch.

@@ -6,6 +6,7 @@ content, and, against a manifest, that its specification is the one that is mean
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -312,8 +313,9 @@ def load_record(path: Path) -> dict[str, Any]:
 
 def _validated(record: Any, source: str) -> dict[str, Any]:
     try:
+        if isinstance(record, dict) and isinstance(record.get("specification"), dict):
+            record = record | {"specification": _specification(json.dumps(record["specification"]))}
         found = Record.model_validate(record, context=STORED)
-        complete(found.specification.method, found.specification.options)
     except ValidationError as error:
         raise UserError(f"{source}: not a valid record, {explain(error, (), Places())}") from None
     except (KeyError, UserError) as error:
@@ -325,6 +327,22 @@ def _validated(record: Any, source: str) -> dict[str, Any]:
             f"{found.specification_digest[:16]}; delete it and run again"
         )
     return found.model_dump()
+
+
+@lru_cache(maxsize=4096)
+def _specification(text: str) -> Specification | dict[str, Any]:
+    """Return a specification, which the seeds of a variant share; plain data, for its errors, if it is none.
+
+    Raises:
+        KeyError, UserError: The method is unknown, or its options are not allowed.
+    """
+    plain = json.loads(text)
+    try:
+        found = Specification.model_validate(plain, context=STORED)
+    except ValidationError:
+        return plain
+    complete(found.method, found.options)
+    return found
 
 
 def check_specification(record: Mapping[str, Any], meant: Specification, path: Path) -> None:

@@ -34,12 +34,12 @@ def main(warm: bool = True) -> None:
     """Run the command line; a `UserError` ends it with one sentence, and its status.
 
     Args:
-        warm: If MOSA_WARM is set, let a server that has imported torch do the run (see `mosa.cli.warm`).
+        warm: If MOSA_WARM is set, let a server that has imported torch do the work (see `mosa.cli.warm`).
     """
-    if warm and os.environ.get("MOSA_WARM"):
-        from mosa.cli.warm import COMMANDS, run_warm
+    if warm and os.environ.get("MOSA_WARM") and sys.argv[1:]:
+        from mosa.cli.warm import run_warm
 
-        status = run_warm(sys.argv[1:]) if sys.argv[1:2] and sys.argv[1] in COMMANDS else None
+        status = run_warm(sys.argv[1:])
         if status is not None:
             sys.exit(status)
     try:

@@ -1,4 +1,4 @@
-"""The server of `mosa.cli.warm`: it imports what runs need, and forks for each command that connects.
+"""The server of `mosa.cli.warm`: it imports what commands need, and forks for each that connects.
 
 It is started as `python -m mosa.cli.serve ADDRESS FILENO IDLE`, with the number of a socket that listens.
 """
@@ -11,22 +11,23 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-import mosa.engine.run
-import mosa.search.trials  # noqa: F401
 from mosa.cli import main
 from mosa.cli.warm import BEGUN
 
 
-def serve(address: Path, listening: socket.socket, idle: float) -> None:
+def serve(address: Path, listening: socket.socket, idle: float, program: Callable[[], None]) -> None:
     """Fork for each command that connects.
 
     Args:
         address: Path of the socket, which is removed at the end.
         listening: The socket.
         idle: Seconds without a command after which this ends.
+        program: What a command calls, with its arguments in `sys.argv`.
     """
     os.chdir("/")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
@@ -37,11 +38,11 @@ def serve(address: Path, listening: socket.socket, idle: float) -> None:
             with connection:
                 if os.fork() == 0:
                     listening.close()
-                    _be_the_run(connection)
+                    _be_the_run(connection, program)
     address.unlink(missing_ok=True)
 
 
-def _be_the_run(connection: socket.socket) -> NoReturn:
+def _be_the_run(connection: socket.socket, program: Callable[[], None]) -> NoReturn:
     """Do the run of the command at the other end in this process, send its exit status, and end."""
     status = 1
     try:
@@ -52,7 +53,7 @@ def _be_the_run(connection: socket.socket) -> NoReturn:
         _take_over(json.loads(message), streams)
         threading.Thread(target=_obey, args=[connection], daemon=True).start()
         connection.send(BEGUN)
-        main(warm=False)
+        program()
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -75,7 +76,7 @@ def _take_over(run: dict, streams: list[int]) -> None:
     os.environ.update(run["environment"])
     os.umask(run["umask"])
     os.chdir(run["folder"])
-    sys.argv = ["mosa", *run["arguments"]]
+    sys.argv[1:] = run["arguments"]
 
 
 def _obey(connection: socket.socket) -> None:
@@ -86,5 +87,20 @@ def _obey(connection: socket.socket) -> None:
     os._exit(128 + signal.SIGKILL)
 
 
+def _import_all() -> None:
+    """Import what commands need."""
+    import mosa.engine.preflight
+    import mosa.engine.run
+    import mosa.results.report.build
+    import mosa.search.trials  # noqa: F401
+    from mosa.results.registry import KINDS, registered
+
+    for kind in KINDS:
+        registered(kind)  # imports the modules of all
+
+
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), socket.socket(fileno=int(sys.argv[2])), float(sys.argv[3]))
+    place, number, seconds = sys.argv[1:]
+    _import_all()
+    sys.argv[0] = "mosa"
+    serve(Path(place), socket.socket(fileno=int(number)), float(seconds), partial(main, warm=False))

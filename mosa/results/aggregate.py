@@ -44,7 +44,7 @@ _MUST_AGREE = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Section:
     """One benchmark on one backbone: what one table or one row of panels compares.
 
@@ -130,8 +130,8 @@ class Section:
         Args:
             keys: Columns; all of them have to be complete.
         """
-        has_all = (self.n[list(keys)] == self.full_n).all(axis=1)
-        return [variant for variant in self.variants if has_all[variant]]
+        counts = [self.n[key].to_dict() for key in keys]
+        return [v for v in self.variants if all(count[v] == self.full_n for count in counts)]
 
     def best(self, key: Key, among: Iterable[str] | None = None) -> list[str]:
         """Return the variants with the best complete score; several if they are equal as printed.
@@ -143,11 +143,11 @@ class Section:
         Returns:
             Variants in display order; none unless two complete scores can be compared.
         """
-        rivals = [v for v in self.complete(key) if among is None or v in set(among)]
-        if len(rivals) < 2:
+        means = self.mean[key].loc[[v for v in self.complete(key) if among is None or v in set(among)]]
+        if len(means) < 2:
             return []
-        best = self.shown((self.sign * self.mean.loc[rivals, key]).max() * self.sign)
-        return [variant for variant in rivals if self.shown(self.mean.loc[variant, key]) == best]
+        best = self.shown((self.sign * means).max() * self.sign)
+        return [variant for variant, mean in means.items() if self.shown(mean) == best]
 
     @property
     def about_seeds(self) -> str:
@@ -281,23 +281,30 @@ def _checked(frame: pd.DataFrame, metric: str | None) -> pd.DataFrame:
     if frame.empty:
         raise UserError("there is no record to summarise: expected at least one finished run")
     for column, within in _MUST_AGREE.items():
-        if column not in frame:
-            continue
-        for where, values in frame.groupby(within)[column] if within else [((), frame[column])]:
-            found = sorted(
-                {json.dumps(v, sort_keys=True) if isinstance(v, dict | list) else str(v) for v in values}
-            )
-            if len(found) > 1:
-                place = f" for {'/'.join(map(str, where))}" if within else ""
-                raise UserError(
-                    f"records with different {column} cannot be compared{place}: got "
-                    f"{', '.join(found)}; select the records of one of them"
-                )
+        if column in frame:
+            _check_agreement(frame, column, within)
     repeated = frame[frame.duplicated(_RUN)]
     if len(repeated):
         run = ", ".join(f"{name} {repeated.iloc[0][name]}" for name in _RUN)
         raise UserError(f"two records of the same run ({run}): keep one of them")
     return frame.sort_values(_RUN).assign(backbone_flops_per_image=backbone_flops)
+
+
+def _check_agreement(frame: pd.DataFrame, column: str, within: list[str]) -> None:
+    """Raise if a column has several values within one of the sets of runs."""
+    values = frame[column].tolist()
+    texts = [json.dumps(v, sort_keys=True) if isinstance(v, dict | list) else str(v) for v in values]
+    distinct = frame[within].assign(found=texts).drop_duplicates()
+    several = distinct[distinct.duplicated(within)].sort_values(within) if within else distinct[1:]
+    if several.empty:
+        return
+    where = several.iloc[0][within]
+    found = distinct.loc[(distinct[within] == where).all(axis=1), "found"]
+    place = f" for {'/'.join(map(str, where))}" if within else ""
+    raise UserError(
+        f"records with different {column} cannot be compared{place}: got {', '.join(sorted(found))}; select "
+        "the records of one of them"
+    )
 
 
 def _reported(runs: pd.DataFrame) -> list[str]:

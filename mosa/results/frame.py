@@ -53,6 +53,7 @@ COLUMNS = (
     | dict(_marked(Record))
     | {name: f"specification.training.{name}" for name in Recipe.model_fields}
 )
+_KEYS = {name: where.split(".") if where else [] for name, where in COLUMNS.items()}
 
 
 def _type_of(where: str) -> Any:
@@ -116,11 +117,11 @@ def to_frame(records: Iterable[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
 
 def _row(record: dict[str, Any], path: Path) -> dict[str, Any]:
     row: dict[str, Any] = {}
-    for name, where in COLUMNS.items():
+    for name, keys in _KEYS.items():
         value: Any = record
-        for key in where.split(".") if where else ():
+        for key in keys:
             value = value[key]
-        row[name] = value if where else DERIVED[name](record)
+        row[name] = value if keys else DERIVED[name](record)
     return row | {"path": str(path)}
 
 

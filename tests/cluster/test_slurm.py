@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from forked import run_snakemake
 
 from mosa.data import make_pack
 from mosa.engine.run import execute
@@ -194,8 +195,7 @@ def test_a_cancelled_job_is_submitted_again_and_goes_on(place):
 def test_jobs_that_wait_in_the_queue_do_what_was_meant(place):
     """The config is edited and broken while the jobs wait: they train with what they were submitted with."""
     (place / "config.yaml").write_text(yaml.safe_dump(QUICK, sort_keys=False))
-    packed = [sys.executable, "-m", "snakemake", "--until", "make_data"]
-    subprocess.run(packed, cwd=place, check=True, capture_output=True)
+    assert run_snakemake(place, "--until", "make_data").returncode == 0
     subprocess.run(["scontrol", "update", "PartitionName=main", "State=DOWN"], check=True)
     try:
         process = start(place, config=QUICK)
@@ -210,9 +210,7 @@ def test_jobs_that_wait_in_the_queue_do_what_was_meant(place):
     specification = record(place, "long")["specification"]
     assert (specification["options"]["rank"], specification["training"]["epochs"]) == (2, 2)
     (place / "config.yaml").write_text(yaml.safe_dump(edited, sort_keys=False))
-    planned = subprocess.run(
-        [sys.executable, "-m", "snakemake", "-n"], cwd=place, check=True, capture_output=True, text=True
-    )
+    planned = run_snakemake(place, "-n")
     assert re.search(r"^train +1$", planned.stdout, re.MULTILINE)
 
 
@@ -238,9 +236,7 @@ def test_a_head_that_is_killed_and_started_again_repeats_nothing(place):
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = short.stat().st_mtime_ns
-    subprocess.run(
-        [sys.executable, "-m", "snakemake", "--unlock"], cwd=place, check=True, capture_output=True
-    )
+    assert run_snakemake(place, "--unlock").returncode == 0
     code, head = finish(start(place), place)
     assert code == 0, head[-3000:]
     assert short.stat().st_mtime_ns == before

@@ -5,14 +5,14 @@ import subprocess
 import sys
 
 import pytest
+from forked import run_mosa
 
 from mosa.base.files import SCHEMAS
 from mosa.peft.describe import methods_schema
 
 
-def mosa(*arguments, cwd=None):
-    command = [sys.executable, "-m", "mosa.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
+def mosa(*arguments, cwd="."):
+    return run_mosa(cwd, *arguments)
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["tasks"], ["train", "--help"]])

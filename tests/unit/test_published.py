@@ -10,7 +10,7 @@ from mosa.data.catalogue import get_task, list_groups, list_tasks
 from mosa.experiment.specification import list_known
 from mosa.experiment.validation import options_model
 from mosa.results.aggregate import compare
-from mosa.results.published import FAMILIES, is_counterpart, load_published, published_backbone
+from mosa.results.published import FAMILIES, is_same_kind, load_published, method_of, published_backbone
 from mosa.results.tables.published import published_table, published_text
 from mosa.results.tables.write import write_tables
 
@@ -69,7 +69,8 @@ def test_a_recipe_of_its_own_is_not_vpts(benchmark):
 
 def test_options_are_those_that_methods_have():
     for row in PUBLISHED.itertuples():
-        method = next(m for m in (*list_known(), "") if is_counterpart(row.method, {}, m, {}) or not m)
+        method = method_of(row.method)
+        assert method is None or method in list_known()
         if row.options:
             assert method and set(row.options) <= set(options_model(method).model_fields), row
     sizes = PUBLISHED[PUBLISHED["method"].isin(["MoSA", "AdaptFormer", "LoRA", "MoSL"])]
@@ -119,10 +120,11 @@ def test_what_is_published_of_mosa_and_nothing_more():
 
 def test_names_and_backbones():
     vpt = {"prompts": 10, "deep": True}
-    assert is_counterpart("VPT-Deep (PEFT-Vision)", {"deep": True, "prompts": "per task"}, "vpt", vpt)
-    assert not is_counterpart("VPT-Shallow", {"deep": False}, "vpt", vpt)
-    assert not is_counterpart("LoRA", {"targets": ["q", "v"]}, "lora", {"targets": ["fc1"]})
-    assert not is_counterpart("AdaMix", {}, "adamix", {})
+    assert method_of("VPT-Deep (PEFT-Vision)") == method_of("VPT-Shallow") == "vpt"
+    assert is_same_kind({"deep": True, "prompts": "per task"}, vpt)
+    assert not is_same_kind({"deep": False}, vpt)
+    assert not is_same_kind({"targets": ["q", "v"]}, {"targets": ["fc1"]})
+    assert method_of("AdaMix") is None
     assert published_backbone("vit_base_patch16_224", "mae", "weights/x.pth") == (
         "ViT-B/16",
         "ImageNet-1k MAE",

@@ -146,14 +146,15 @@ def test_two_at_a_time_share_one_server(pack, tmp_path, environment):
 def test_what_is_not_alike_has_a_server_of_its_own(environment, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", None)  # where TMPDIR is looked up anew, and put back
 
-    def address(**changes):
+    def address(verb, **changes):
         for name, value in (environment | changes).items():
             monkeypatch.setenv(name, value)
-        return warm._address()
+        return warm._address(warm._settings(verb))
 
-    assert address() is not None
-    assert address(HOME="/elsewhere") == address()
-    assert address() != address(OMP_NUM_THREADS="2")
+    assert address("train") is not None
+    assert address("train", HOME="/elsewhere") == address("train")
+    assert address("train") != address("train", OMP_NUM_THREADS="2")
+    assert address("check", OMP_NUM_THREADS="2") == address("check", OMP_NUM_THREADS="1")
 
 
 def test_a_folder_that_others_can_enter_is_not_used(pack, tmp_path):
@@ -171,7 +172,7 @@ def test_commands_start_one_server_which_ends_when_there_is_nothing_to_do(enviro
     with tempfile.TemporaryDirectory() as folder:
         address = Path(folder) / "socket"
         with ThreadPoolExecutor(8) as commands:
-            connections = list(commands.map(lambda _: warm.connect(address, idle=1), range(8)))
+            connections = list(commands.map(lambda _: warm.connect(address, {}, idle=1), range(8)))
         assert len(waiting(folder)) == 1  # that of the first one, which is still importing
         for connection in connections:
             connection.close()
@@ -188,7 +189,7 @@ def test_a_run_that_has_begun_is_not_done_again_by_its_command(monkeypatch, caps
         theirs.send(warm.BEGUN)
         theirs.close()  # with what it was sent unread, which resets the connection
 
-    monkeypatch.setattr(warm, "connect", lambda address: ours)
+    monkeypatch.setattr(warm, "connect", lambda *arguments, start: ours)
     server = threading.Thread(target=begin_and_die)
     server.start()
     assert warm.run_warm(["train"]) == 128 + signal.SIGKILL

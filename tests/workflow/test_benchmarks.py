@@ -1,10 +1,7 @@
 """The published experiments on stand-ins in their exact layouts: checked, planned, a run of each layout."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import checkpoints
@@ -13,6 +10,7 @@ import pytest
 import standin
 import torch
 import yaml
+from forked import run_mosa, run_snakemake
 
 from mosa.base.timm import timm
 from mosa.data.catalogue import get_task
@@ -65,13 +63,6 @@ def folder(tmp_path_factory):
     return folder
 
 
-def call(folder, *command):
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, text=True
-    )
-
-
 def files(name):
     return ["--configfile", f"configs/{name}.yaml", f"small-{name}.yaml"]
 
@@ -83,12 +74,12 @@ def runs_of(name):
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_every_experiment_is_in_order(name, folder):
     overlays = [f"--configfile={path}" for path in files(name)[1:]]
-    checked = call(folder, "mosa.cli", "check", "--quick", *overlays)
+    checked = run_mosa(folder, "check", "--quick", *overlays)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert "error" not in checked.stdout
-    planned = call(folder, "mosa.cli", "plan", *overlays)
+    planned = run_mosa(folder, "plan", *overlays)
     assert planned.returncode == 0 and re.search(rf"^all +{runs_of(name)} +0 ", planned.stdout, re.MULTILINE)
-    dry = call(folder, "snakemake", "-n", "--quiet", "rules", *files(name))
+    dry = run_snakemake(folder, "-n", "--quiet", "rules", *files(name))
     assert dry.returncode == 0, dry.stderr[-3000:]
     assert re.search(rf"^train +{runs_of(name)}$", dry.stdout + dry.stderr, re.MULTILINE)
 
@@ -105,7 +96,7 @@ LAYOUTS = {
 def test_one_run_of_each(name, folder):
     where, expected = LAYOUTS[name]
     record = f"results/{name}/runs/{where}/seed0.json"
-    done = call(folder, "snakemake", "--cores", "2", *files(name), "--", record)
+    done = run_snakemake(folder, "--cores", "2", *files(name), "--", record)
     assert done.returncode == 0, done.stderr[-3000:]
     content = load_record(folder / record)
     assert expected.items() <= content["data"].items()
@@ -113,16 +104,14 @@ def test_one_run_of_each(name, folder):
     assert content["backbone"]["mean"] == [0.485, 0.456, 0.406]
     assert content["splits"]["train"] == get_task(where.rsplit("/", 2)[0]).final_train
     assert content["backbone"]["image_size"] == 224 and content["backbone"]["sha256"]
-    assert (
-        "Nothing to be done" in call(folder, "snakemake", "--cores", "2", *files(name), "--", record).stderr
-    )
+    assert "Nothing to be done" in run_snakemake(folder, "--cores", "2", *files(name), "--", record).stderr
 
 
 def test_a_union_has_the_accuracy_of_each_of_its_data_sets(folder):
     small = {"image_size": 32, "architecture": VIT, "weights": "random", "kind": "auto"}
     (folder / "tiny.yaml").write_text(yaml.safe_dump({"backbones": {"vit_b16_in21k": small}}))
     record = "results/multi-task/runs/multitask/fgvc/vit_b16_in21k/linear/seed0.json"
-    done = call(folder, "snakemake", "--cores", "2", *files("multi-task"), "tiny.yaml", "--", record)
+    done = run_snakemake(folder, "--cores", "2", *files("multi-task"), "tiny.yaml", "--", record)
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = load_record(folder / record)["metrics"]
     assert list(metrics["per_set"]) == ["cub", "nabirds", "flowers", "dogs", "cars"]
@@ -140,8 +129,7 @@ def test_ones_own_images_by_config_alone(folder):
         "training": {"epochs": 2},
     }
     (folder / "own.yaml").write_text(yaml.safe_dump(overlay))
-    result = call(
-        folder, "snakemake", "--cores", "2", "--configfile", "own.yaml", "--config",
+    result = run_snakemake(folder, "--cores", "2", "--configfile", "own.yaml", "--config",
         'backbones={"micro_vit": {"architecture": "mosa_vit_micro", "weights": "builtin"}}',
         "--", "results/own/runs/own/trees/micro_vit/mosa/seed0.json",
     )  # fmt: skip
@@ -156,13 +144,13 @@ def test_nothing_is_trained_where_something_is_missing(folder):
     text = lists.read_text()
     lists.write_text(text.replace("000001.jpg 1", "000001.jpg 4"))
     try:
-        result = call(
-            folder, "snakemake", "--cores", "1", *files("vtab1k"), "--config", 'paths={"results": "broken"}'
+        result = run_snakemake(
+            folder, "--cores", "1", *files("vtab1k"), "--config", 'paths={"results": "broken"}'
         )
         assert result.returncode == 1
         assert "test.txt, line 2: label 4: expected a whole number, 0 to 3" in result.stdout + result.stderr
         assert not list(folder.glob("broken/runs/**/*.json"))
-        checked = call(folder, "mosa.cli", "check", *[f"--configfile={path}" for path in files("vtab1k")[1:]])
+        checked = run_mosa(folder, "check", *[f"--configfile={path}" for path in files("vtab1k")[1:]])
         assert checked.returncode == 1 and "vtab1k/kitti: 1 error" in checked.stdout
     finally:
         lists.write_text(text)
@@ -172,9 +160,9 @@ def test_a_first_start_says_what_to_get(folder):
     """Without data and weights nothing fails but the check, which names every one of them."""
     paths = 'paths={"results": "first", "data": {"vtab1k": "x"}}'
     arguments = ["--configfile", "configs/vtab1k.yaml", "--config", paths]
-    dry = call(folder, "snakemake", "-n", "--quiet", "rules", *arguments)
+    dry = run_snakemake(folder, "-n", "--quiet", "rules", *arguments)
     assert dry.returncode == 0, dry.stderr[-3000:]
-    result = call(folder, "snakemake", "--cores", "1", *arguments)
+    result = run_snakemake(folder, "--cores", "1", *arguments)
     assert result.returncode == 1
     output = result.stdout + result.stderr
     assert output.count("x: no such folder; put the tasks of the config there (19: ") == 1

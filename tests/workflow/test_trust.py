@@ -93,17 +93,7 @@ def test_records_of_another_specification_are_refused_by_name(workspace):
     assert result.returncode == 0, result.stderr[-2000:]
     assert {path: path.read_bytes() for path in kept} == kept
     manifest = max((workspace.folder / "results/manifests").glob("runs-*.json"), key=os.path.getmtime)
-    command = [
-        *SNAKEMAKE[:1],
-        "-m",
-        "mosa.cli",
-        "collect",
-        "--manifest",
-        str(manifest),
-        "--output",
-        "runs.csv",
-    ]
-    result = subprocess.run(command, cwd=workspace.folder, capture_output=True, text=True)
+    result = workspace.mosa("collect", "--manifest", manifest, "--output", "runs.csv")
     assert result.returncode == 2 and not (workspace.folder / "runs.csv").exists()
     assert re.search(r"seed0\.json: the record of another specification: ", result.stderr)
     assert "training.epochs is 1, expected 2" in result.stderr and "lr is 0.03, expected 0.5" in result.stderr
@@ -248,18 +238,13 @@ def test_a_search_of_other_settings_is_not_taken(tmp_path):
     assert workspace.planned(*MTIME)["train"] == 1  # the record has another choice
 
 
-def mosa(workspace, *arguments):
-    command = [SNAKEMAKE[0], "-m", "mosa.cli", *arguments]
-    return subprocess.run(command, cwd=workspace.folder, capture_output=True, text=True)
-
-
 def test_records_are_verified_against_the_config_and_reproduced(workspace):
-    result = mosa(workspace, "verify")
+    result = workspace.mosa("verify")
     assert result.returncode == 0 and "4 of 4 records are in order" in result.stdout
     path = "results/runs/demo/digits/micro_vit/lora/seed1.json"
-    result = mosa(workspace, "reproduce", path)
+    result = workspace.mosa("reproduce", path)
     assert result.returncode == 0 and result.stdout == f"{path}: bit-equal\n", result.stdout + result.stderr
     workspace.configure(CHANGED)
-    result = mosa(workspace, "verify")
+    result = workspace.mosa("verify")
     assert result.returncode == 1 and "0 of 4 records are in order" in result.stdout
     assert result.stdout.count("the record of another specification: ") == 4

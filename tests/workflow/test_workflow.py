@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -223,8 +221,7 @@ def test_the_same_seed_gives_the_same_record(workspace):
     first = json.loads(path.read_text())
     (pack,) = workspace.folder.glob("results/packs/demo/digits-*.safetensors")
     spec = workspace.folder / f"results/specifications/{first['specification_digest'][:16]}.json"
-    command = [sys.executable, "-m", "mosa.cli", "train", "--spec", str(spec), "--pack", str(pack)]
-    command += ["--seed", "1", "--output", "again.json"]
-    subprocess.run(command, cwd=workspace.folder, check=True, capture_output=True)
+    arguments = ["--spec", spec, "--pack", pack, "--seed", 1, "--output", "again.json"]
+    assert workspace.mosa("train", *arguments).returncode == 0
     again = json.loads((workspace.folder / "again.json").read_text())
     assert again["metrics"] == first["metrics"]

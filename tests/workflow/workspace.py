@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import yaml
+from forked import run_mosa, run_snakemake
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
@@ -42,9 +43,10 @@ class Workspace:
         (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [*SNAKEMAKE, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True
-        )
+        return run_snakemake(self.folder, *arguments, environment=self.environment)
+
+    def mosa(self, *arguments: object) -> subprocess.CompletedProcess:
+        return run_mosa(self.folder, *arguments)
 
     def planned(self, *arguments: str) -> dict[str, int]:
         """What a dry run would do: jobs by rule."""

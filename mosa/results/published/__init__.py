@@ -114,14 +114,16 @@ def published_backbone(architecture: str, kind: str | None, weights: str) -> tup
     return _BACKBONES.get((architecture, weights)) or _BACKBONES.get((architecture, kind or ""))
 
 
-def is_counterpart(name: str, published: Mapping[str, Any], method: str, options: Mapping[str, Any]) -> bool:
-    """Return whether a published name means a method; its size and its other settings may differ.
+def method_of(name: str) -> str | None:
+    """Return the method that a published name means, or None."""
+    return _METHODS.get(name)
+
+
+def is_same_kind(published: Mapping[str, Any], options: Mapping[str, Any]) -> bool:
+    """Return whether options are those of the method as published; its size and other settings may differ.
 
     Args:
-        name: The published name.
-        published: The options it was published for.
-        method: A method.
-        options: Its options.
+        published: The options that a value was published for.
+        options: Those of a run by the same method.
     """
-    same = all(options.get(key) == published[key] for key in _KINDS if key in published)
-    return _METHODS.get(name) == method and same
+    return all(options.get(key) == published[key] for key in _KINDS if key in published)

@@ -1,5 +1,6 @@
 """The columns of a table as text, its heading and its caption."""
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import pandas as pd
@@ -88,6 +89,7 @@ def by_task(section: Section) -> list[Column]:
     ]
 
 
+@lru_cache(maxsize=1024)  # every format shows them
 def _scores(section: Section, key: Key) -> list[Cell]:
     mean, sd, n = section.mean[key], section.sd[key], section.n[key]
     nothing = marked(section.runs, tasks_of(section, key))

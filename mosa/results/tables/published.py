@@ -1,6 +1,7 @@
 """The published table: measured scores next to published ones of the same task, backbone and method."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import pandas as pd
@@ -11,8 +12,9 @@ from mosa.results.aggregate import MISSING, Key, Results, Section
 from mosa.results.published import (
     BENCHMARKS,
     PER_TASK,
-    is_counterpart,
+    is_same_kind,
     load_published,
+    method_of,
     published_backbone,
 )
 from mosa.results.registry import table
@@ -64,8 +66,9 @@ def published_table(sections: list[Section]) -> pd.DataFrame:
             & (known["backbone"] == place[0])
             & (known["pretraining"] == place[1])
         ]
+        meant = here["method"].map(method_of)
         for variant, settings in section_settings(section).items():
-            for _, published in here.groupby("method", sort=False):
+            for _, published in here[meant == section.methods[variant]].groupby("method", sort=False):
                 rows += _rows(section, variant, settings, published)
     return pd.DataFrame(rows, columns=_COLUMNS)
 
@@ -73,7 +76,7 @@ def published_table(sections: list[Section]) -> pd.DataFrame:
 def _rows(
     section: Section, variant: str, settings: Settings, published: pd.DataFrame
 ) -> list[dict[str, Any]]:
-    """Return a row for each value of a published method, if it is the counterpart of a variant."""
+    """Return a row for each value of the published method that is the counterpart of a variant."""
     # Options by task: those of a group or a mean are those of its tasks.
     by_task = {value.name: value.options for value in published.itertuples() if value.kind == "task"}
     protocol = section.runs["protocol"].iloc[0]
@@ -81,11 +84,9 @@ def _rows(
     for value in published.itertuples():
         key = (value.kind, value.name)
         tasks = _tasks_of(section.benchmark, key)
-        counterpart = all(
-            is_counterpart(value.method, value.options, section.methods[variant], _at(settings, task))
-            for task in tasks
-        )
-        if not counterpart or key not in section.mean.columns or not set(tasks) <= set(section.task_names):
+        if key not in section.mean.columns or not set(tasks) <= set(section.task_names):
+            continue
+        if not all(is_same_kind(value.options, _at(settings, task)) for task in tasks):
             continue
         mean, sd, n = (table.loc[variant, key] for table in (section.mean, section.sd, section.n))
         others = _differences(settings, {task: by_task.get(task, value.options) for task in tasks})
@@ -101,6 +102,7 @@ def _rows(
     return rows
 
 
+@cache
 def _tasks_of(benchmark: str, key: Key) -> list[str]:
     """Return the tasks of a column."""
     kind, name = key
