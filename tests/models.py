@@ -39,6 +39,11 @@ CASES = {
     "adapter, pfeiffer": ("adapter", {"bottleneck": 8, "placement": "pfeiffer"}),
     "adapter, houlsby": ("adapter", {"bottleneck": 8, "placement": "houlsby", "norm": False}),
     "adapter, sequential": ("adapter", {"bottleneck": 8, "placement": "sequential", "learn_scale": True}),
+    "adapter, residuals": (
+        "adapter",
+        {"bottleneck": 8, "placement": "residuals", "scale": 1.0, "dropout": 0.0},
+    ),
+    "mosa, residuals": ("mosa", {"bottleneck": 8, "placement": "residuals", "split": "up"}),
     "mosa, pfeiffer": ("mosa", {"bottleneck": 8, "placement": "pfeiffer", "split": "down"}),
     "mosa, houlsby": ("mosa", {"bottleneck": 8, "placement": "houlsby", "split": "both"}),
     "mosa, sequential": ("mosa", {"bottleneck": 8, "placement": "sequential", "split_bias": True}),

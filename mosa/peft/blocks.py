@@ -13,12 +13,14 @@ class Sites(NamedTuple):
 
     Attributes:
         residual: Its input is the residual stream before the MLP; None where that is the block's own input.
-        attention: Its output is added to the residual stream; None where there is no attention.
+        attention: The attention; None where there is none.
+        attended: What it adds to the block's input is its output; None where there is no attention.
         mlp: Its output is added to the residual stream.
     """
 
     residual: str | None
     attention: str | None
+    attended: str | None
     mlp: str
 
 
@@ -28,9 +30,9 @@ class Sites(NamedTuple):
 FAMILIES = {"ViT": Block, "Swin": SwinTransformerBlock, "ConvNeXt": ConvNeXtBlock}
 _FAMILY_OF = {block: name for name, block in FAMILIES.items()}
 SITES = {
-    Block: Sites("norm2", "attn", "mlp"),
-    SwinTransformerBlock: Sites("norm2", "attn", "mlp"),
-    ConvNeXtBlock: Sites(None, None, "mlp"),
+    Block: Sites("norm2", "attn", "drop_path1", "mlp"),
+    SwinTransformerBlock: Sites("norm2", "attn", "drop_path1", "mlp"),
+    ConvNeXtBlock: Sites(None, None, None, "mlp"),
 }
 
 

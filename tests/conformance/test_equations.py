@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from models import batch, build, train_steps
 from torch import nn
@@ -90,6 +91,31 @@ def test_houlsby_stands_on_the_outputs_of_attention_and_mlp():
     torch.testing.assert_close(block(x), expected, atol=1e-12, rtol=0)
     assert block.adapter_attention.up.weight.any() and block.adapter.up.weight.any()
     assert len(model.peft.method.branches(model)) == 2 * len(model.blocks)
+
+
+@pytest.mark.parametrize("architecture", ["vit", "vit_layerscale_droppath", "swin"])
+def test_residuals_stand_on_the_sums_after_attention_and_mlp(architecture):
+    """As houlsby in MoSA's released code: scale 1, neither LayerNorm nor dropout, after the additions."""
+    released = {"bottleneck": 8, "placement": "residuals", "norm": False, "scale": 1.0, "dropout": 0.0}
+    model = peft.attach(build(architecture, dtype=F64), "adapter", **released)
+    train_steps(model, lr=0.1)
+    block = find_blocks(model)[1]
+    x = torch.randn(2, *((16, 16, 16) if architecture == "swin" else (17, 32)), dtype=F64)
+    read = []
+    with block.norm2.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0])):
+        out = block(x)
+    plain = peft.attach(build(architecture, dtype=F64), "linear").eval()
+    other = find_blocks(plain)[1]
+    with other.norm2.register_forward_pre_hook(lambda module, inputs: read.append(inputs[0])):
+        other(x)
+    found, h = read
+    h = h.view_as(found) + branch(block.adapter_attention, h.view_as(found), F.silu, norm=False, scale=1.0)
+    torch.testing.assert_close(found, h, atol=1e-12, rtol=0)
+    scaled = getattr(other, "ls2", nn.Identity())
+    y = h + scaled(other.mlp(other.norm2(h)))
+    y = y + branch(block.adapter, y, F.silu, norm=False, scale=1.0).view_as(y)
+    torch.testing.assert_close(out.view_as(y), y, atol=1e-12, rtol=0)
+    assert block.adapter_attention.up.weight.any() and block.adapter.up.weight.any()
 
 
 def test_sequential_stands_on_the_output_of_the_block():

@@ -1,4 +1,4 @@
-"""The bottleneck adapter, in its four usual places in a block."""
+"""The bottleneck adapter, in its usual places in a block."""
 
 import math
 from typing import Any, ClassVar, Literal
@@ -13,7 +13,10 @@ from mosa.peft.method import BranchShape, Method
 from mosa.peft.routing import repeat_batch
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
-USUAL_ACTIVATION = {"adaptformer": "gelu", "sequential": "gelu", "pfeiffer": "relu", "houlsby": "silu"}
+USUAL_ACTIVATION = {
+    "adaptformer": "gelu", "sequential": "gelu", "pfeiffer": "relu", "houlsby": "silu", "residuals": "silu",
+}  # fmt: skip
+_TWO = ("houlsby", "residuals")  # placements with a branch after the attention, too
 
 
 class Adapter(Method):
@@ -24,12 +27,13 @@ class Adapter(Method):
     - adaptformer: y = h + m + A(h), beside the MLP;
     - pfeiffer: y = h + m + A(m), on the output of the MLP, before the residual addition;
     - houlsby: the same, and another one on the output of the attention;
-    - sequential: y = h + m + A(h + m), on the output of the block.
+    - sequential: y = h + m + A(h + m), on the output of the block;
+    - residuals: the same, and another one on h, as houlsby in MoSA's released code.
 
     LN is the branch's own trainable LayerNorm. Down is Kaiming-uniform with zero bias and Up is zero,
-    so the model starts as the backbone. ConvNeXt has no attention, so houlsby does not fit it, and its h
-    is the block's input. Tuned parameters per branch of width d: 2 b d + d + b; LN adds 2 d, and a
-    learned scale 1.
+    so the model starts as the backbone. ConvNeXt has no attention, so houlsby and residuals do not fit
+    it, and its h is the block's input. Tuned parameters per branch of width d: 2 b d + d + b; LN adds
+    2 d, and a learned scale 1.
     """
 
     name: ClassVar[str] = "adapter"
@@ -39,7 +43,7 @@ class Adapter(Method):
     )
 
     bottleneck: int = Field(64, ge=1, description="Channels b between the two projections.")
-    placement: Literal["adaptformer", "pfeiffer", "houlsby", "sequential"] = Field(
+    placement: Literal["adaptformer", "pfeiffer", "houlsby", "sequential", "residuals"] = Field(
         "adaptformer", description="Place of the branch in the block."
     )
     scale: float = Field(0.1, description="Factor s of the branch.")
@@ -55,7 +59,7 @@ class Adapter(Method):
     activation: Literal["gelu", "relu", "silu"] | None = Field(
         None,
         description="Activation of the branch; null: the placement's usual one (gelu for adaptformer "
-        "and sequential, relu for pfeiffer, silu for houlsby).",
+        "and sequential, relu for pfeiffer, silu for houlsby and residuals).",
     )
 
     @model_validator(mode="before")
@@ -70,10 +74,10 @@ class Adapter(Method):
         if reason := super().unfit(model):
             return reason
         for block in find_blocks(model):
-            if self.placement == "houlsby" and SITES[type(block)].attention is None:
+            if self.placement in _TWO and SITES[type(block)].attention is None:
                 return (
-                    f"placement 'houlsby': {type(block).__name__} has no attention, whose output it adapts; "
-                    f"take 'pfeiffer', 'adaptformer' or 'sequential'"
+                    f"placement {self.placement!r}: {type(block).__name__} has no attention, whose output it "
+                    f"adapts; take 'pfeiffer', 'adaptformer' or 'sequential'"
                 )
         return None
 
@@ -82,7 +86,7 @@ class Adapter(Method):
         for block in find_blocks(model):
             sites = SITES[type(block)]
             mlp = getattr(block, sites.mlp)
-            place = block if self.placement in ("adaptformer", "sequential") else mlp
+            place = mlp if self.placement in ("pfeiffer", "houlsby") else block
             block.adapter = self.build_branch(block, place, rng)
             if self.placement == "adaptformer":
                 residual = block if sites.residual is None else getattr(block, sites.residual)
@@ -94,6 +98,11 @@ class Adapter(Method):
                 attention = getattr(block, sites.attention)
                 block.adapter_attention = self.build_branch(block, attention, rng)
                 attention.register_forward_hook(block.adapter_attention.add_to_output)
+            elif self.placement == "residuals":
+                block.adapter_attention = self.build_branch(block, block, rng)
+                block.register_forward_pre_hook(block.adapter_attention.read_residual)
+                attended = getattr(block, sites.attended)
+                attended.register_forward_hook(block.adapter_attention.add_to_sum)
 
     def build_branch(self, block: nn.Module, place: nn.Module, rng: torch.Generator) -> "Bottleneck":
         """Return the branch of a block, for tensors laid out as the output of `place`."""
@@ -102,17 +111,17 @@ class Adapter(Method):
 
     def branches(self, model: nn.Module) -> list[nn.Module]:
         blocks = find_blocks(model)
-        names = ("adapter_attention", "adapter") if self.placement == "houlsby" else ("adapter",)
+        names = ("adapter_attention", "adapter") if self.placement in _TWO else ("adapter",)
         return [getattr(block, name) for block in blocks for name in names]
 
     def fork_point(self, model: nn.Module) -> nn.Module:
-        if self.placement in ("pfeiffer", "houlsby"):  # the output that it is added to must be per pass, too
+        if self.placement in ("pfeiffer", *_TWO):  # the output that it is added to must be per pass, too
             return find_blocks(model)[0]
         return self.branches(model)[0].fork
 
     def branch_shapes(self, block: nn.Module) -> list[BranchShape]:
         width = block_width(block)
-        return [BranchShape(width, self.bottleneck, width, True)] * (1 + (self.placement == "houlsby"))
+        return [BranchShape(width, self.bottleneck, width, True)] * (1 + (self.placement in _TWO))
 
     def block_parameters(self, block: nn.Module) -> int:
         width = block_width(block)
@@ -170,6 +179,12 @@ class Bottleneck(nn.Module):
     def add_to_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Add the branch on a module's output to that output (a forward hook)."""
         return self._add(output, self(output))
+
+    def add_to_sum(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Add the branch on the sum of the kept h and a module's output to that output (a forward hook)."""
+        h, self.residual = self.residual, None
+        h = repeat_batch(h, len(output) // len(h))  # the passes may separate at the block's input
+        return self._add(output, self(h + output))
 
     @staticmethod
     def _add(output: Tensor, branch: Tensor) -> Tensor:
