@@ -16,6 +16,7 @@ from mosa.backbones.kinds import FOUND_KINDS
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.data.metrics import METRICS
+from mosa.data.task import INTERPOLATIONS
 from mosa.experiment.declared import STORED, Declared, digest_of_data, option
 from mosa.experiment.specification import Specification, complete
 from mosa.experiment.validation import Places, explain
@@ -97,7 +98,7 @@ class DataFound(Declared):
     resize: Literal["direct", "shorter"] = option(
         description="Straight to the square, or the shorter side and then a crop."
     )
-    interpolation: Literal["bicubic", "bilinear"] | None = option(
+    interpolation: Literal[INTERPOLATIONS] | None = option(
         description="Of the resizing; null where images are rendered."
     )
     augment: Literal["none", "crop_flip"] = option(description="Augmentation while training.")

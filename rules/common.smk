@@ -70,8 +70,8 @@ MACHINE = {
     "MOSA_GRADIENT_CHECKPOINTING": str(CONFIG["gradient_checkpointing"]),
     "MOSA_RESUME": f"{RESULTS}/resume",
     "MOSA_FEATURES": f"{PACKS}/features",
-    # Jobs of this process are many on one machine; one of a cluster is alone there.
-    "MOSA_WARM": os.environ.get("MOSA_WARM", "1") if workflow.is_main_process else "",
+    # Jobs of this process are many on one machine; one of a cluster is alone there, unless the user says otherwise.
+    "MOSA_WARM": os.environ.get("MOSA_WARM", "1" if workflow.is_main_process else ""),
 }
 EXPORTS = " ".join(f"{name}={shlex.quote(value)}" for name, value in MACHINE.items())
 shell.prefix(f"set -euo pipefail; export {EXPORTS} PATH={':'.join(PATHS)}; ")

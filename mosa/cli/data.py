@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from mosa.cli.options import FILE, FOLDER, OneOf, Options
+from mosa.data.task import INTERPOLATIONS
 
 
 @click.command("make-data")
@@ -21,7 +22,7 @@ from mosa.cli.options import FILE, FOLDER, OneOf, Options
     show_default=True,
     help="Side of the images that the backbone takes; the demo's are rendered in theirs.",
 )
-@click.option("--interpolation", type=OneOf(["bicubic", "bilinear"]), default="bicubic", show_default=True)
+@click.option("--interpolation", type=OneOf(list(INTERPOLATIONS)), default="bicubic", show_default=True)
 @click.option("--content", help="Digest of the files as the workflow found them; other files are refused.")
 @click.option("--limit-gib", type=click.FloatRange(min=0, min_open=True), help="Largest pack, in GiB.")
 @click.option(

@@ -30,7 +30,7 @@ def make_pack(
         output: Path of the pack; an existing file is replaced.
         root: Folder of the task's benchmark, for a task that is read from disk.
         image_size: Side of the images that the backbone takes, in pixels; rendered tasks have a fixed size.
-        interpolation: "bicubic" or "bilinear".
+        interpolation: One of `mosa.data.task.INTERPOLATIONS`.
         limit_gib: Largest pack, in GiB; a larger set is only listed, and decoded during training.
         threads: Threads that decode.
         content: Identifies the files of a task on disk, as `mosa.data.content.task_content` does; it is

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from mosa.base.errors import UserError
 from mosa.data.pixels import Coding, to_rgb
 
-INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 _SHORTER = 256 / 224  # the shorter side before the crop, relative to the crop
 _LONGEST = 32  # times the shorter side: what is longer takes memory without end once the shorter is enlarged
 _ANEW = "copy it again, or save it anew as an 8-bit PNG"
@@ -36,7 +36,7 @@ def read_image(
         image: Its file, or its pixels.
         size: Side of the square that the model takes.
         resize: "direct" or "shorter", see `mosa.data.task.Task`.
-        interpolation: "bicubic" or "bilinear", both with antialiasing.
+        interpolation: One of `mosa.data.task.INTERPOLATIONS`.
         notes: As for `decode`.
 
     Returns:
@@ -51,9 +51,32 @@ def read_image(
     else:
         short = round(size * _SHORTER)
         target = tuple(int(short * side / min(rgb.size)) for side in rgb.size)  # as torchvision rounds
-    if target != rgb.size:
-        rgb = rgb.resize(target, INTERPOLATIONS[interpolation])
-    return np.asarray(rgb)
+    if interpolation == "legacy_bilinear":
+        return resize_legacy(np.asarray(rgb), target[::-1])
+    return np.asarray(rgb if target == rgb.size else rgb.resize(target, _RESAMPLING[interpolation]))
+
+
+def resize_legacy(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Resize as TensorFlow 1's `tf.image.resize_bilinear`: neither antialiasing nor half-pixel centres.
+
+    Pixel i of n is read at i * N / n of N, between its two neighbours; the last one is its own neighbour.
+
+    Args:
+        pixels: uint8 of shape (height, width, channels).
+        size: Height and width.
+
+    Returns:
+        uint8 of shape (*size, channels); where TensorFlow gives fractions, the nearest whole numbers.
+    """
+    values = pixels.astype(np.float32)
+    for axis, length in ((1, size[1]), (0, size[0])):
+        count = values.shape[axis]
+        place = np.arange(length, dtype=np.float32) * np.float32(count / length)
+        lower = np.minimum(place.astype(np.int64), count - 1)
+        weight = np.expand_dims(place - lower, [other for other in range(3) if other != axis])
+        low, high = (values.take(index, axis) for index in (lower, np.minimum(lower + 1, count - 1)))
+        values = low + (high - low) * weight
+    return values.round().astype(np.uint8)
 
 
 def decode_for(path: Path, resize: str, notes: list[str] | None = None) -> Image.Image:

@@ -78,7 +78,7 @@ def pack_source(
         task: The task.
         source: What its lists say.
         size: Side of the square that the backbone takes, in pixels.
-        interpolation: "bicubic" or "bilinear".
+        interpolation: One of `mosa.data.task.INTERPOLATIONS`.
         limit_gib: Largest pack, in GiB; a larger set is decoded while training. None: no limit.
         threads: Threads that decode.
         content: Identifies the files, see `mosa.data.content.task_content`; it is stored in the pack.

@@ -9,6 +9,7 @@ from typing import Any
 from mosa.base.errors import UserError
 
 PACK_FORMAT = "mosa-pack-2"
+INTERPOLATIONS = ("bicubic", "bilinear", "legacy_bilinear")  # the last without antialiasing
 OWN = "own"  # the benchmark of the tasks that a config defines
 
 
@@ -74,7 +75,7 @@ def pack_name(task: Task, image_size: int, interpolation: str = "bicubic", conte
     Args:
         task: The task.
         image_size: Side of the images that the backbone takes; a task with a size of its own keeps that.
-        interpolation: "bicubic" or "bilinear".
+        interpolation: One of `INTERPOLATIONS`.
         content: Identifies the files of a task on disk, see `mosa.data.content.task_content`. None for a
             rendered task, which has none, and where they are not known.
     """

@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 
 from mosa.base.errors import UserError
 from mosa.data import make_pack
+from mosa.data.catalogue import get_task
 from mosa.data.metrics import METRICS, get_metric
 from mosa.data.task import OWN, task_from_config
 from mosa.engine.machine import Machine
 from mosa.engine.run import execute
 from mosa.experiment.declared import differences
 from mosa.experiment.expand import Run
-from mosa.experiment.protocol import PRESETS, PROTOCOL_VERSION
+from mosa.experiment.protocol import PRESETS
 from mosa.experiment.specification import Specification
 from mosa.records import load_record
 
@@ -60,10 +61,11 @@ def reproduce(path: Path, packs: Path | None = None, threads: int | None = None)
     """
     old = load_record(path)
     specification = Specification.model_validate(old["specification"])
-    if specification.protocol.version != PROTOCOL_VERSION:
+    version = PRESETS[specification.protocol.name].version
+    if specification.protocol.version != version:
         raise UserError(
             f"{path}: is of version {specification.protocol.version} of the protocol, and this code has "
-            f"{PROTOCOL_VERSION}; check out the commit that the record names ({old['git']['commit']})"
+            f"{version}; check out the commit that the record names ({old['git']['commit']})"
         )
     device = old["device"]
     machine = Machine(
@@ -87,13 +89,13 @@ def _pack(specification: Specification, folder: Path) -> Path:
     if path.is_file():
         return path
     benchmark, _, name = specification.task.partition("/")
-    task = task_from_config(name, data.own) if benchmark == OWN else specification.task
+    task = task_from_config(name, data.own) if benchmark == OWN else get_task(specification.task)
     make_pack(
         task,
         path,
         Path(data.root) if data.root else None,
         specification.backbone.image_size or 224,
-        PRESETS[specification.protocol.name].interpolation,
+        PRESETS[specification.protocol.name].interpolation_for(task.resize),
         content=data.source,
         cache=folder,
     )

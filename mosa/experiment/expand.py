@@ -10,7 +10,7 @@ from mosa.data.catalogue import get_task
 from mosa.data.content import file_content, task_content
 from mosa.data.task import OWN, Task, pack_name, task_from_config
 from mosa.experiment.families import unfit
-from mosa.experiment.protocol import PRESETS, PROTOCOL_VERSION
+from mosa.experiment.protocol import PRESETS
 from mosa.experiment.recipe import Recipe
 from mosa.experiment.specification import (
     BackboneUsed,
@@ -99,7 +99,7 @@ def expand(config: Mapping[str, Any], identities: Identities | None = None) -> l
                 options=options,
                 training=Recipe(**training),
                 stage=config["stage"],
-                protocol=ProtocolUsed(name=config["protocol"], version=PROTOCOL_VERSION),
+                protocol=ProtocolUsed(name=config["protocol"], version=PRESETS[config["protocol"]].version),
                 data=data,
             )
             choice = f"{scope}/{backbone}/{bases.get(name, name)}" if tune else ""
@@ -157,8 +157,9 @@ def _data_used(
     config: Mapping[str, Any], task: Task, model: BackboneUsed, identities: Identities
 ) -> DataUsed:
     source = identities.sources.get(task.full_name)
+    interpolation = PRESETS[config["protocol"]].interpolation_for(task.resize)
     return DataUsed(
-        pack=pack_name(task, model.image_size, PRESETS[config["protocol"]].interpolation, source),
+        pack=pack_name(task, model.image_size, interpolation, source),
         source=source,
         root=str(root_of(task, config["paths"]["data"])) if task.on_disk else None,
         own=config["tasks"][task.name] if task.benchmark == OWN else None,

@@ -168,7 +168,8 @@ class Workflow:
         data = specification.data
         own = ["--own", json.dumps(data.own)] if task.benchmark == OWN else ["--root", data.root]
         size = ["--image-size", str(specification.backbone.image_size)]
-        how = ["--interpolation", PRESETS[specification.protocol.name].interpolation]
+        preset = PRESETS[specification.protocol.name]
+        how = ["--interpolation", preset.interpolation_for(task.resize)]
         content = ["--content", data.source] if data.source else []
         return [*own, *size, *how, *content, "--limit-gib", str(self.config["packing"]["limit_gib"])]
 

@@ -11,7 +11,8 @@ from standin import make_fgvc
 from mosa.base.errors import UserError
 from mosa.data import make_pack
 from mosa.data.catalogue import get_task
-from mosa.data.images import decode, decode_for, read_image
+from mosa.data.images import decode, decode_for, read_image, resize_legacy
+from mosa.experiment.protocol import PRESETS
 
 
 def inspect(path, resize):
@@ -327,3 +328,42 @@ def test_packing_warns_of_what_it_notes(tmp_path, capsys):
     make_pack("fgvc/cub", tmp_path / "pack", tmp_path, image_size=8)
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "EXIF" in line]
     assert line.startswith("warning: ") and "test.json, line 3: " in line and "(and 1 more: " in line
+
+
+# --- the resizing of TensorFlow 1
+
+
+def test_legacy_resizing_has_the_values_worked_out_by_hand():
+    """Pixel i of n is N i / n of N: neither a half pixel is added nor a neighbourhood averaged."""
+    row = np.array([0, 10, 20, 90], np.uint8)
+    image = np.broadcast_to(row[None, :, None], (4, 4, 3))
+    smaller = resize_legacy(image, (4, 3))  # read at 0, 4/3, 8/3
+    assert smaller[0, :, 0].tolist() == [0, 13, 67]  # 10 + 10/3, 20 + 70 * 2/3 = 66.7
+    larger = resize_legacy(image, (4, 8))  # read at 0, 0.5, 1, ... 3.5, where the last is its own neighbour
+    assert larger[0, :, 0].tolist() == [0, 5, 10, 15, 20, 55, 90, 90]
+    half = resize_legacy(image, (2, 2))  # every second pixel, however the others look
+    assert half[..., 0].tolist() == [[0, 20], [0, 20]]
+    assert (resize_legacy(image.transpose(1, 0, 2), (3, 4)) == smaller.transpose(1, 0, 2)).all()
+    assert (resize_legacy(image, (4, 4)) == image).all() and smaller.dtype == np.uint8
+
+
+def test_legacy_resizing_interpolates_both_ways_before_it_rounds():
+    image = np.array([[0, 1], [1, 4]], np.uint8)[..., None]
+    assert resize_legacy(image, (4, 4))[..., 0].tolist() == [
+        [0, 0, 1, 1],
+        [0, 2, 2, 2],
+        [1, 2, 4, 4],
+        [1, 2, 4, 4],
+    ]
+
+
+def test_the_family_of_vpt_reads_vtab_as_tensorflow_1(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    legacy, plain = (
+        read_image(tmp_path / "image.png", 16, "direct", how) for how in ("legacy_bilinear", "bilinear")
+    )
+    assert (legacy == resize_legacy(pixels, (16, 16))).all() and (legacy != plain).mean() > 0.9
+    assert PRESETS["vpt"].interpolation_for("direct") == "legacy_bilinear"
+    assert PRESETS["vpt"].interpolation_for("shorter") == "bilinear"
+    assert {PRESETS[name].interpolation_for("direct") for name in ("standard", "noah")} == {"bicubic"}

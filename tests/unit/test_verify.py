@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,10 @@ from mosa.cli import cli
 from mosa.data.catalogue import get_task
 from mosa.data.packing import write_pack
 from mosa.data.packs import Pack
-from mosa.engine import reproduce as reproducing
 from mosa.engine.reproduce import compare, reproduce
 from mosa.engine.run import execute
 from mosa.engine.verify import Wanted, describe, verify
+from mosa.experiment.protocol import PRESETS
 from mosa.records import load_record, seal
 
 
@@ -143,7 +144,7 @@ def test_what_differs_is_reported(folder):
 
 
 def test_another_version_of_the_protocol_is_refused(folder, monkeypatch):
-    monkeypatch.setattr(reproducing, "PROTOCOL_VERSION", 99)
+    monkeypatch.setitem(PRESETS, "demo", replace(PRESETS["demo"], version=99))
     with pytest.raises(UserError, match=r"version \d+ of the protocol, and this code has 99; check out"):
         reproduce(folder / "runs" / "seed0.json", folder / "packs")
 

@@ -18,7 +18,7 @@ from mosa.records import load_record
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ("vtab1k", "fgvc", "general", "backbones", "released-recipe", "low-resource", "multi-task")
-VIT, SWIN = "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"
+VIT, SWIN = "test_vit", "swin_tiny_patch4_window7_224"  # the smallest that timm has
 # Small files in the genuine formats, for the backbones that the configs name.
 SMALL = {
     "vit_b16_in21k": (VIT, "vit.npz"),
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
             standin.save(folder / "trees" / name / f"{number}.png", standin.image(rng, label))
     (folder / "weights").mkdir()
     torch.manual_seed(0)
-    vit, swin = (timm.create_model(name, num_classes=5) for name in (VIT, SWIN))
+    vit, swin = (timm.create_model(name, num_classes=5, img_size=224) for name in (VIT, SWIN))
     np.savez(folder / "weights/vit.npz", **checkpoints.npz_arrays(vit))
     torch.save(checkpoints.mae(vit), folder / "weights/mae.pth")
     torch.save(checkpoints.mocov3(vit), folder / "weights/mocov3.pth")
@@ -54,7 +54,11 @@ def folder(tmp_path_factory):
     for name in PUBLISHED:
         wanted = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())["backbones"]
         small = {
-            backbone: {"architecture": SMALL[backbone][0], "weights": f"weights/{SMALL[backbone][1]}"}
+            backbone: {
+                "architecture": SMALL[backbone][0],
+                "weights": f"weights/{SMALL[backbone][1]}",
+                "image_size": 224,
+            }
             for backbone, entry in wanted.items()
             if entry is not None
         }
@@ -85,7 +89,7 @@ def test_every_experiment_is_in_order(name, folder):
 
 
 LAYOUTS = {
-    "vtab1k": ("vtab1k/cifar/vit_b16_in21k/mosa", {"resize": "direct", "interpolation": "bilinear"}),
+    "vtab1k": ("vtab1k/cifar/vit_b16_in21k/mosa", {"resize": "direct", "interpolation": "legacy_bilinear"}),
     "fgvc": ("fgvc/flowers/vit_b16_in21k/adapter", {"augment": "crop_flip", "train_examples": 102}),
     "general": ("general/cifar100/vit_b16_in21k/linear", {"train_examples": 200, "eval_examples": 100}),
     "backbones": ("vtab1k/kitti/swin_b_in22k/mosa", {"train_examples": 14}),
