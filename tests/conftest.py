@@ -6,14 +6,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes run side by side
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
-import numpy as np
 import pytest
 import torch
-from standin import make_fgvc
+from standin import make_fgvc, write_small_pack
 
 from mosa.data import make_pack
 from mosa.data.catalogue import get_task
-from mosa.data.packing import write_pack
 
 torch.set_num_threads(1)
 
@@ -26,17 +24,9 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session")
 def pack(tmp_path_factory):
-    """A pack in the form of demo/digits, small and learnable: the class is the brightness."""
-    task = get_task("demo/digits")
-    rng = np.random.default_rng(0)
-    splits = {}
-    for split, size in {"train": 40, "val": 20, "test": 30}.items():
-        labels = rng.permutation(np.arange(size) % 10)
-        noise = rng.integers(0, 20, (size, 32, 32, 3))
-        splits[split] = ((labels[:, None, None, None] * 23 + noise).astype(np.uint8), labels.astype(np.int64))
+    """A pack in the form of demo/digits, see `standin.write_small_pack`."""
     path = tmp_path_factory.mktemp("packs") / "digits.safetensors"
-    write_pack(path, task, splits)
-    return path
+    return write_small_pack(path, {"train": 40, "val": 20, "test": 30})
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,8 @@
 """Small timm models and training steps for the tests."""
 
+import copy
+from functools import cache
+
 import torch
 from torch import nn
 
@@ -74,12 +77,20 @@ CASES = {
 
 def build(architecture: str = "vit", classes: int = 5, seed: int = 0, dtype=torch.float32) -> nn.Module:
     """Build a model with random but realistic weights: no bias and no scale is left at its trivial value."""
+    model, state = _built(architecture, classes, seed)
+    torch.set_rng_state(state)
+    return copy.deepcopy(model).to(dtype)
+
+
+@cache  # timm takes longer to build one than most tests to use it
+def _built(architecture: str, classes: int, seed: int) -> tuple[nn.Module, torch.Tensor]:
+    """Return a model, and the state of torch's generator after it was drawn."""
     torch.manual_seed(seed)
     model = ARCHITECTURES[architecture](classes)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
-    return model.to(dtype)
+    return model, torch.get_rng_state()
 
 
 def batch(size: int = 6, classes: int = 5, seed: int = 1, dtype=torch.float32):

@@ -2,13 +2,14 @@
 
 import json
 import pickle
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from mosa.data.catalogue import get_task, list_tasks
+from mosa.data.packing import write_pack
 from mosa.data.task import Task
 
 SIDE = 12  # pixels of an image
@@ -24,6 +25,18 @@ def image(rng: np.random.Generator, label: int = 0, size: tuple[int, int] = (SID
 def save(path: Path, pixels: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(pixels).save(path)
+
+
+def write_small_pack(path: Path, sizes: Mapping[str, int]) -> Path:
+    """Write a pack in the form of demo/digits, small and learnable: the class is the brightness."""
+    rng = np.random.default_rng(0)
+    splits = {}
+    for split, size in sizes.items():
+        labels = rng.permutation(np.arange(size) % 10)
+        noise = rng.integers(0, 20, (size, 32, 32, 3))
+        splits[split] = ((labels[:, None, None, None] * 23 + noise).astype(np.uint8), labels.astype(np.int64))
+    write_pack(path, get_task("demo/digits"), splits)
+    return path
 
 
 def make_vtab(root: Path, task: Task, sizes: tuple[int, int, int] = (10, 4, 6), suffix: str = "jpg") -> Path:

@@ -10,6 +10,7 @@ import zipfile
 import pytest
 import torch
 from models import spec
+from standin import write_small_pack
 
 from mosa.engine import loop as training
 from mosa.engine.machine import Machine
@@ -17,12 +18,18 @@ from mosa.engine.resume import Interrupted, ResumeFile
 from mosa.engine.run import execute
 from mosa.peft import list_methods
 
-STEPS = 10  # of the runs below: 40 + 20 images in batches of 32 make two steps in each of five epochs
+STEPS = 10  # of the runs below: 14 + 6 images in batches of 12 make two steps in each of five epochs
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    path = tmp_path_factory.mktemp("packs") / "digits.safetensors"
+    return write_small_pack(path, {"train": 14, "val": 6, "test": 10})
 
 
 def tiny(method, seed=0, options=None, **changes):
     what = {} if options is None else {"options": options}
-    return spec(method, seed=seed, training={"epochs": 5, "batch_size": 32, "lr": 0.01} | changes, **what)
+    return spec(method, seed=seed, training={"epochs": 5, "batch_size": 12, "lr": 0.01} | changes, **what)
 
 
 def stop_after(monkeypatch, steps, number=signal.SIGTERM):
@@ -61,19 +68,22 @@ def test_every_method_goes_on_bit_by_bit(method, pack, tmp_path, monkeypatch, ca
     assert list((tmp_path / "kept").iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def whole(pack, tmp_path_factory):
+    """What the run of the next test gives if nobody stops it."""
+    return results(execute(tiny("mosa", drop_path=0.1), pack, tmp_path_factory.mktemp("whole") / "run.json"))
+
+
 @pytest.mark.parametrize("stops", [(1,), (2,), (9,), (10,), (1, 1, 1, 1, 1, 1), (3, 4)])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
-def test_any_step_and_any_number_of_stops(stops, number, pack, tmp_path, monkeypatch):
+def test_any_step_and_any_number_of_stops(stops, number, whole, pack, tmp_path, monkeypatch):
     run = tiny("mosa", drop_path=0.1)
-    whole = execute(run, pack, tmp_path / "whole.json")
     for steps in stops:
         with monkeypatch.context() as patch:
             stop_after(patch, steps, number)
             with pytest.raises(Interrupted):
                 execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path))
-    assert results(execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path))) == results(
-        whole
-    )
+    assert results(execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path))) == whole
 
 
 def test_a_killed_run_goes_on_from_its_last_epoch(pack, tmp_path, monkeypatch, capsys):
@@ -162,14 +172,14 @@ def test_a_step_that_does_not_fit_is_done_in_parts(pack, tmp_path, monkeypatch, 
     loss = training.tuning_loss
 
     def full(model, images, *rest):
-        if len(images) > 10:
+        if len(images) > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return loss(model, images, *rest)
 
     monkeypatch.setattr(training, "tuning_loss", full)
     record = execute(run, pack, tmp_path / "run.json")
     assert record["steps"]["accumulation"] == 4 and whole["steps"]["accumulation"] == 1
-    assert "out of memory; a step of 32 is done in 4 parts" in capsys.readouterr().err
+    assert "out of memory; a step of 12 is done in 4 parts" in capsys.readouterr().err
     assert record["metrics"]["train_loss"] == pytest.approx(whole["metrics"]["train_loss"], rel=1e-3)
     monkeypatch.setattr(training, "tuning_loss", lambda *_: full(None, [0] * 99))
     with pytest.raises(Exception, match="not even one image"):

@@ -97,7 +97,7 @@ def test_mistakes_end_alike(pack, tmp_path, environment):
 
 def test_a_run_that_is_told_to_stop_saves_and_goes_on(pack, tmp_path, environment):
     kept = ["--resume-folder", tmp_path / "kept", "--save-every", "0"]
-    long = command(pack, tmp_path, *kept, epochs=100)
+    long = command(pack, tmp_path, *kept, epochs=30)
     process = subprocess.Popen(long, env=environment, stderr=subprocess.PIPE, text=True)
     until(lambda: list((tmp_path / "kept").glob("*.pt")))
     process.send_signal(signal.SIGTERM)
