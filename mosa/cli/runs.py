@@ -54,6 +54,11 @@ def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -
     help="Seeds of every trial, comma-separated.",
 )
 @click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    help="Parts of train + val, each compared on once; without: trained on train, compared on val.",
+)
+@click.option(
     "--min-epochs", type=click.IntRange(min=1), help="Successive halving: epochs of the first round."
 )
 @click.option("--factor", type=click.IntRange(min=2), default=2, show_default=True, help="Of halving.")
@@ -67,7 +72,7 @@ def tune(pack: Path, folder: Path, output: Path, **options) -> None:
 
     machine, _held = take_machine(options)
     specification = take_specification(options, pack)
-    how = {name: options.pop(name) for name in ("trials", "seeds", "min_epochs", "factor")}
+    how = {name: options.pop(name) for name in ("trials", "seeds", "folds", "min_epochs", "factor")}
     search = Search(parse_space(options["space"]), options["search"], seed=options["search_seed"], **how)
     result = run_search(Run(specification), search, pack, folder, output, machine)
     done = count(len(result["trials"]), "trial")

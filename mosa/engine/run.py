@@ -7,13 +7,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 from mosa.backbones.build import Backbone, build_backbone
 from mosa.base.errors import UserError
 from mosa.base.seeding import derive_seed
-from mosa.data.layouts.source import stratified
+from mosa.data.layouts.source import deal, stratified
 from mosa.data.packs import Pack
 from mosa.data.splits import DataSplit
 from mosa.engine import provenance
@@ -27,7 +28,7 @@ from mosa.engine.resume import ResumeFile
 from mosa.experiment.declared import digest_of_data
 from mosa.experiment.expand import Run
 from mosa.experiment.protocol import STAGES
-from mosa.experiment.specification import Specification
+from mosa.experiment.specification import Fold, Specification
 from mosa.peft import Method, attach, build_method, count_parameters, merge
 from mosa.records import SCHEMA_VERSION, write_record
 
@@ -148,7 +149,7 @@ def _prepare(run: Run, pack_path: Path, machine: Machine) -> Prepared:
     train_flops = training_flops(model, backbone.image_size)
     machine.place(model)
     trained = count_parameters(model).total
-    split = _training_split(pack, splits[0], training.fraction, run.seed)
+    split = _training_split(pack, splits[0], specification, run.seed)
     augment = derive_seed(run.seed, "augment") if pack.task.augment == "crop_flip" else None
     train = Images(
         split, backbone.mean, backbone.std, place, augment, training.views,
@@ -208,13 +209,21 @@ def _build(run: Run, pack: Pack, pack_path: Path) -> tuple[nn.Module, Backbone]:
     return model, backbone
 
 
-def _training_split(pack: Pack, name: str, fraction: float, seed: int) -> DataSplit:
-    split = pack.split(name)
+def _training_split(pack: Pack, name: str, specification: Specification, seed: int) -> DataSplit:
+    split, fraction = _split(pack, name, specification.fold), specification.training.fraction
     if fraction == 1:
         return split
-    return split.subset(
-        pack.fraction(fraction, seed) if name == "train" else stratified(split.labels, fraction, seed)
-    )
+    given = name == "train" and specification.fold is None  # there may be a subset that came with the data
+    return split.subset(pack.fraction(fraction, seed) if given else stratified(split.labels, fraction, seed))
+
+
+def _split(pack: Pack, name: str, fold: Fold | None) -> DataSplit:
+    """Return a split, or what a fold has in its place."""
+    if fold is None:
+        return pack.split(name)
+    whole = pack.split("trainval")
+    held_out = deal(whole.labels, fold.of) == fold.number
+    return whole.subset(np.flatnonzero(held_out if name == "val" else ~held_out))
 
 
 def _train_on_features(ready: Prepared, augment: int | None) -> None:
@@ -232,8 +241,9 @@ def _train_on_features(ready: Prepared, augment: int | None) -> None:
 def _decides_features(ready: Prepared) -> list[Any]:
     """Return what the features of any split depend on; random weights are the seed's own."""
     own_seed = ready.run.seed if ready.backbone.sha256 is None else None
-    precision = ready.run.specification.training.precision
-    return [ready.pack.digest, asdict(ready.backbone), own_seed, precision]
+    precision, fold = ready.run.specification.training.precision, ready.run.specification.fold
+    decides = [ready.pack.digest, asdict(ready.backbone), own_seed, precision]
+    return decides if fold is None else [*decides, fold.model_dump()]
 
 
 def _resume_file(ready: Prepared) -> ResumeFile | None:
@@ -249,8 +259,9 @@ def _resume_file(ready: Prepared) -> ResumeFile | None:
 def _evaluate(ready: Prepared, progress: Progress) -> dict[str, Any]:
     """Open the evaluated split, and measure the merged model on it, once."""
     machine, training, split = ready.machine, ready.run.specification.training, ready.splits[1]
+    images = _split(ready.pack, split, ready.run.specification.fold)
     data = Images(
-        ready.pack.split(split), ready.backbone.mean, ready.backbone.std, ready.place,
+        images, ready.backbone.mean, ready.backbone.std, ready.place,
         channels_last=machine.channels_last, workers=machine.threads,
     )  # fmt: skip
     if ready.on_features:

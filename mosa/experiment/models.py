@@ -211,6 +211,11 @@ class Tune(Declared):
     )
     seed: int = option(0, ge=0, description="Seed of the sample.")
     seeds: Seeds = option([0], description="Seeds that every trial is trained with; their mean counts.")
+    folds: Annotated[int, Field(ge=2)] | None = option(
+        None,
+        description="Parts of train + val: every trial is trained once for each, on the others, and compared "
+        "on it; null: trained on train and compared on val.",
+    )
     per: Literal["task", "benchmark"] = option(
         "task",
         description="What a choice is made for: each task, or a benchmark by the mean over its tasks.",

@@ -106,7 +106,7 @@ def count_trainings(tune: Mapping[str, Any], variant: str, epochs: int) -> list[
     trials = tune["trials"] or grid_size(tune["variants"][variant])
     halving = tune["halving"] or {"min_epochs": epochs, "factor": 2}
     return [
-        (max(1, trials // halving["factor"] ** number) * len(tune["seeds"]), length)
+        (max(1, trials // halving["factor"] ** number) * len(tune["seeds"]) * (tune["folds"] or 1), length)
         for number, length in enumerate(round_lengths(epochs, **halving))
     ]
 
@@ -128,7 +128,7 @@ def search_settings(tune: Mapping[str, Any], specification: Specification) -> di
         "seeds": tune["seeds"],
         "rounds": round_lengths(epochs, **halving),
         "factor": halving["factor"],
-    }
+    } | ({"folds": tune["folds"]} if tune["folds"] else {})
 
 
 def round_lengths(epochs: int, min_epochs: int, factor: int) -> list[int]:

@@ -74,6 +74,13 @@ class BackboneUsed(Declared):
     )
 
 
+class Fold(Declared):
+    """Which part of train + val a trial is compared on, trained on the others."""
+
+    number: int = option(ge=0, description="Number of the part.")
+    of: int = option(ge=2, description="Number of parts, each with its share of every class.")
+
+
 class Specification(Declared):
     """Everything that decides the result of a run, except its seed."""
 
@@ -88,6 +95,9 @@ class Specification(Declared):
     )
     protocol: ProtocolUsed = option(description="The protocol.")
     data: DataUsed = option(description="The images.")
+    fold: Fold | None = option(
+        None, neutral=None, description="In a cross-validated selection: what takes the place of val."
+    )
 
     @cached_property
     def digest(self) -> str:

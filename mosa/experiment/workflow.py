@@ -199,7 +199,7 @@ class Workflow:
     def search_options(self, variant: str) -> dict[str, Any]:
         """Return how a variant is searched, as options of `mosa tune`."""
         tune = self.config["tune"]
-        names = {"search": "search", "trials": "trials", "seed": "search_seed"}
+        names = {"search": "search", "trials": "trials", "seed": "search_seed", "folds": "folds"}
         options = {option: tune[name] for name, option in names.items()} | (tune["halving"] or {})
         options["seeds"] = ",".join(map(str, tune["seeds"]))
         return options | {"space": json.dumps(tune["variants"][variant], sort_keys=True)}

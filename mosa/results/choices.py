@@ -17,7 +17,8 @@ from mosa.results.tables.render import escape_markdown
 from mosa.search.choose import Chosen, choose, describe, read_trials
 
 _NOTE = (
-    "Trained on train, compared on val; test was not opened. In brackets the top-1 on val of the choice. "
+    "Trained on train, compared on val; test was not opened. In brackets the top-1 on val of the choice, ± "
+    "its standard error: of the images of val (binomial) and between seeds, or between folds. "
     "* at the edge of what was tried: a wider search may find better."
 )
 
@@ -30,6 +31,7 @@ class _ShownTrial(Declared):
     status: Literal["complete", "pruned", "diverged"] = option(description="How it ended.")
     epochs: int = option(description="Epochs of its last round.")
     top1: float | None = option(description="Mean top-1 on val in percent; null if it diverged.")
+    standard_error: float | None = option(None, description="Its standard error; null if it is not known.")
     loss: float | None = option(description="Mean cross-entropy on val; null if it diverged.")
     notes: list[str] = option(description="Why it diverged.")
 
@@ -45,6 +47,7 @@ class _ShownChoice(Declared):
     search: dict[str, Any] = option(description="How the trials were made.")
     chosen: Chosen = option(description="What was chosen.")
     top1: float = option(description="Its mean top-1 on val in percent.")
+    standard_error: float | None = option(None, description="Its standard error; null if it is not known.")
     at_edge: list[str] = option(description="Chosen values at the edge of what was tried.")
     trials: Annotated[list[_ShownTrial], Field(min_length=1)] = option(description="All trials.")
 
@@ -108,6 +111,12 @@ def scope_of(choice: dict[str, Any]) -> str:
     return tasks[0] if len(tasks) == 1 else f"{tasks[0].partition('/')[0]} ({len(tasks)} tasks)"
 
 
+def _score(choice: dict[str, Any]) -> str:
+    """Return the top-1 of a choice with its standard error: "74.1 ± 0.8"."""
+    error = choice["standard_error"]
+    return f"{choice['top1']:.1f}" + ("" if error is None else f" ± {error:.1f}")
+
+
 def _csv(choices: list[dict[str, Any]]) -> str:
     rows, keys = [], {}
     for choice in choices:
@@ -116,11 +125,11 @@ def _csv(choices: list[dict[str, Any]]) -> str:
             chosen = all(trial[key] == value for key, value in choice["chosen"].items())
             keys |= dict.fromkeys(values)
             place = {"backbone": choice["backbone"], "scope": scope_of(choice), "variant": choice["variant"]}
-            result = {key: trial[key] for key in ("status", "epochs", "top1", "loss")}
+            result = {key: trial[key] for key in ("status", "epochs", "top1", "standard_error", "loss")}
             rows.append(place | {"trial": number, "chosen": chosen} | result | values)
     text = io.StringIO()
-    fixed = ["backbone", "scope", "variant", "trial", "chosen", "status", "epochs", "top1", "loss"]
-    writer = csv.DictWriter(text, [*fixed, *keys], lineterminator="\n")
+    fixed = ["backbone", "scope", "variant", "trial", "chosen", "status", "epochs", "top1", "standard_error"]
+    writer = csv.DictWriter(text, [*fixed, "loss", *keys], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -134,7 +143,7 @@ def _markdown(choices: list[dict[str, Any]]) -> str:
         variants = list(dict.fromkeys(choice["variant"] for choice in mine))
         cells = {
             (choice["variant"], scope_of(choice)): f"{escape_markdown(describe(choice['chosen']))}"
-            f"{'*' if choice['at_edge'] else ''} ({choice['top1']:.1f})".replace("*", "\\*")
+            f"{'*' if choice['at_edge'] else ''} ({_score(choice)})".replace("*", "\\*")
             for choice in mine
         }
         lines = [["variant", *map(escape_markdown, scopes), "trials"], [":--"] * (len(scopes) + 1) + ["--:"]]

@@ -1,9 +1,10 @@
 """The choice among trials, its rule, and the table of what was chosen. No torch."""
 
 import json
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, variance
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -32,6 +33,8 @@ class TriedTrial(Declared):
     top1: float | None = option(description="Top-1 on val in percent, mean over seeds; null if it diverged.")
     loss: float | None = option(description="Mean cross-entropy on val; null if it diverged.")
     seconds: float = option(0.0, description="Time of its last round.")
+    scores: list[float] = option([], description="Top-1 on val of each training: fold by fold, seed by seed.")
+    examples: int = option(0, ge=0, description="Images of val that each was compared on.")
     note: str = option("", description="Why it diverged.")
 
     @model_validator(mode="after")
@@ -85,7 +88,8 @@ def choose(paths: Iterable[Path]) -> dict[str, Any]:
 
     Returns:
         The choice: `chosen` has the `options` and `training` that final runs take, `top1` its mean on val,
-        `trials` all trials, and `at_edge` names the numbers whose chosen value is the smallest or largest
+        `standard_error` the standard error of that (None for trials of older versions), `trials` all
+        trials, and `at_edge` names the numbers whose chosen value is the smallest or largest
         that was tried.
 
     Raises:
@@ -116,6 +120,7 @@ def choose(paths: Iterable[Path]) -> dict[str, Any]:
                 "epochs": entries[0]["epochs"],
                 "top1": fmean(entry["top1"] for entry in known) if len(known) == len(entries) else None,
                 "loss": fmean(entry["loss"] for entry in known) if len(known) == len(entries) else None,
+                "standard_error": _standard_error(entries, first[1]["search"]),
                 "notes": [entry["note"] for entry in entries if entry["note"]],
             }
         )
@@ -135,9 +140,35 @@ def choose(paths: Iterable[Path]) -> dict[str, Any]:
         "search": first[1]["search"],
         "chosen": chosen,
         "top1": trials[best]["top1"],
+        "standard_error": trials[best]["standard_error"],
         "at_edge": _at_edge(chosen, trials),
         "trials": trials,
     }
+
+
+def _standard_error(entries: Sequence[Mapping[str, Any]], search: Mapping[str, Any]) -> float | None:
+    """Return the standard error of a trial's mean top-1 on val; None if its trainings are not known.
+
+    Seeds share the images of val, so the binomial error of these is added to what differs between seeds.
+    Folds have images of their own: what differs between them holds both.
+
+    Args:
+        entries: The trial on each task.
+        search: How it was made.
+    """
+    if not all(entry["scores"] and entry["examples"] for entry in entries):
+        return None
+    means = [fmean(scores) for scores in zip(*(entry["scores"] for entry in entries), strict=True)]
+    folds, images = search.get("folds"), 0.0
+    if folds:
+        size = len(means) // folds
+        means = [fmean(means[start : start + size]) for start in range(0, len(means), size)]
+    else:
+        for entry in entries:
+            share = fmean(entry["scores"]) / 100
+            images += 1e4 * share * (1 - share) / entry["examples"] / len(entries) ** 2
+    between = variance(means) / len(means) if len(means) > 1 else 0.0
+    return math.sqrt(between + images)
 
 
 def write_choice(choice: Mapping[str, Any], output: Path) -> None:

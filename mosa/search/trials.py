@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -32,6 +33,8 @@ class Search:
         trials: Number of trials, for "random" and "sobol".
         seed: Seeds the sample.
         seeds: Seeds that every trial is trained with.
+        folds: Parts of train + val, each compared on once, trained on the others; None: trained on train,
+            compared on val.
         min_epochs: Epochs of the first round of successive halving; None: every trial is trained in full.
         factor: One in `factor` trials goes on to the next round, which has `factor` times the epochs.
     """
@@ -41,6 +44,7 @@ class Search:
     trials: int | None = None
     seed: int = 0
     seeds: Sequence[int] = (0,)
+    folds: int | None = None
     min_epochs: int | None = None
     factor: int = 2
 
@@ -81,7 +85,7 @@ def run_search(
     alive = list(range(len(trials)))
     for number, epochs in enumerate(rounds):
         for index in alive:
-            entries[index] |= _try(run, trials[index], epochs, search.seeds, pack, folder, machine)
+            entries[index] |= _try(run, trials[index], epochs, search, pack, folder, machine)
             name = f"{what.task} {what.variant} trial {index + 1}/{len(trials)}, {epochs} epochs"
             print(f"{name}: {_outcome(entries[index])}", file=sys.stderr, flush=True)
         alive = _survivors(entries, alive, search, number, last=number == len(rounds) - 1)
@@ -102,7 +106,8 @@ def run_search(
             "seeds": list(search.seeds),
             "rounds": rounds,
             "factor": search.factor,
-        },
+        }
+        | ({"folds": search.folds} if search.folds else {}),
         "trials": entries,
     }
     with written_atomically(output) as temporary:
@@ -129,12 +134,13 @@ def _survivors(
 
 
 def _try(
-    run: Run, trial: Trial, epochs: int, seeds: Sequence[int], pack: Path, folder: Path, machine: Machine
+    run: Run, trial: Trial, epochs: int, search: Search, pack: Path, folder: Path, machine: Machine
 ) -> dict[str, Any]:
-    """Train a trial with every seed, or take the records that there are; return its means on val."""
-    specification = _of_trial(run.specification, trial, epochs)
-    scores, losses, seconds = [], [], 0.0
-    for seed in seeds:
+    """Train a trial on every fold with every seed, or take the records that there are; return its means."""
+    scores, losses, seconds, examples = [], [], 0.0, 0
+    folds = [{"number": number, "of": search.folds} for number in range(search.folds or 0)] or [None]
+    for fold, seed in product(folds, search.seeds):
+        specification = _of_trial(run.specification, trial, epochs, fold)
         path = folder / f"{digest_of_data([specification.digest, seed])[:16]}.json"
         try:
             record = _existing(path, specification) or execute(Run(specification, seed), pack, path, machine)
@@ -143,22 +149,27 @@ def _try(
         scores.append(record["metrics"]["top1"])
         losses.append(record["metrics"]["nll"])
         seconds += record["seconds"]["total"]
+        examples = record["metrics"]["examples"]
     return {
         "status": "complete",
         "epochs": epochs,
         "top1": fmean(scores),
         "loss": fmean(losses),
         "seconds": seconds,
+        "scores": scores,
+        "examples": examples,
     }
 
 
-def _of_trial(specification: Specification, trial: Trial, epochs: int) -> Specification:
+def _of_trial(
+    specification: Specification, trial: Trial, epochs: int, fold: dict[str, int] | None
+) -> Specification:
     """Return the specification of a trial; a shorter round has the same schedule, shorter."""
     tried = with_choice(specification, {"options": trial.options, "training": trial.training}).model_dump()
     recipe = tried["training"]
     recipe["warmup_epochs"] = recipe["warmup_epochs"] * epochs / recipe["epochs"]
     recipe["epochs"] = epochs
-    return Specification.model_validate(tried | {"stage": "selection"})
+    return Specification.model_validate(tried | {"stage": "selection", "fold": fold})
 
 
 def _existing(path: Path, specification: Specification) -> dict[str, Any] | None:

@@ -3,18 +3,22 @@
 import copy
 import csv
 import json
+import statistics
 
+import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
 
 from mosa.base.errors import UserError
 from mosa.cli import cli
+from mosa.data.layouts.source import deal
 from mosa.data.packs import Pack
+from mosa.engine import run as running
 from mosa.experiment.config import Run, expand, load_config
 from mosa.experiment.plan import plan
-from mosa.experiment.space import grid_size, make_trials
-from mosa.experiment.specification import make_specification
+from mosa.experiment.space import count_trainings, grid_size, make_trials, search_settings
+from mosa.experiment.specification import Specification, make_specification
 from mosa.records import load_record
 from mosa.results.choices import write_choices
 from mosa.search import trials as searches
@@ -357,3 +361,86 @@ def test_tables_show_every_trial_and_mark_the_choice(tmp_path):
     assert len(json.loads((tmp_path / "chosen.json").read_text())) == 2
     write_choices(paths, tmp_path, per="benchmark")
     assert "| v | lr 0.3 (70.0) | 3 |" in (tmp_path / "chosen.md").read_text()
+
+
+# --- folds, and how sure a choice is
+
+
+def test_folds_are_alike_and_have_every_image_once():
+    labels = np.random.default_rng(0).integers(0, 7, 203)
+    part = deal(labels, 5)
+    for label in range(7):
+        counts = np.bincount(part[labels == label], minlength=5)
+        assert counts.max() - counts.min() <= 1
+    assert np.bincount(part).tolist() == [41, 41, 41, 40, 40]
+    assert (deal(labels, 5) == part).all() and (np.diff(part) != 1).any()
+
+
+def test_folds_are_trained_on_the_others_and_compared_once(pack, tmp_path, monkeypatch):
+    read = []
+    images = running.Images.__init__
+
+    def watched(self, split, *arguments, **options):
+        read.append({tuple(place) for place in split.where})
+        images(self, split, *arguments, **options)
+
+    monkeypatch.setattr(running.Images, "__init__", watched)
+    search = Search({"training": {"lr": [0.1]}, "options": {}}, seeds=[0, 1], folds=3)
+    result = run_search(RUN, search, pack, tmp_path / "records", tmp_path / "trials.json")
+    trained, compared = read[::2], read[1::2]
+    assert len(trained) == len(compared) == 6
+    everything = {tuple(place) for place in Pack(pack).split("trainval").where}
+    assert all(
+        not here & there and here | there == everything for here, there in zip(trained, compared, strict=True)
+    )
+    assert [len(part) for part in compared] == [20] * 6 and compared[0] == compared[1] != compared[2]
+    (trial,) = result["trials"]
+    assert len(trial["scores"]) == 6 and trial["examples"] == 20 and result["search"]["folds"] == 3
+    records = [load_record(path) for path in (tmp_path / "records").iterdir()]
+    assert {record["specification"]["fold"]["number"] for record in records} == {0, 1, 2}
+    means = [sum(pair) / 2 for pair in batched(trial["scores"])]
+    found = choose([tmp_path / "trials.json"])
+    assert found["standard_error"] == pytest.approx(statistics.stdev(means) / 3**0.5)
+
+
+def batched(values):
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+def test_a_search_without_folds_is_the_search_that_it_was(pack, tmp_path):
+    """Neither its records nor what it says of itself change by an option that it does not use."""
+    result = run_search(RUN, GRID, pack, tmp_path / "records", tmp_path / "trials.json")
+    assert "folds" not in result["search"]
+    plain = Specification.model_validate(RUN.specification.model_dump() | {"stage": "selection"})
+    assert "fold" not in plain.decisive()
+
+
+def test_the_standard_error_of_a_choice(tmp_path):
+    """Two tasks, two seeds: the images of each val, and what differs between the seeds' means."""
+    scores = {"a": [60.0, 64.0], "b": [80.0, 90.0]}
+    paths = [
+        written(tmp_path / f"{name}.json", [entry(sum(s) / 2) | {"scores": s, "examples": 200}])
+        for name, s in scores.items()
+    ]
+    between = statistics.variance([70.0, 77.0]) / 2
+    images = sum(1e4 * p * (1 - p) / 200 for p in (0.62, 0.85)) / 4
+    found = choose(paths)
+    assert found["standard_error"] == pytest.approx((between + images) ** 0.5)
+    write_choices(paths, tmp_path, "benchmark")
+    assert "(73.5 ± 4.1)" in (tmp_path / "chosen.md").read_text()
+    one = written(tmp_path / "c.json", [entry(50.0) | {"scores": [50.0], "examples": 200}])
+    assert choose([one])["standard_error"] == pytest.approx(100 * (0.25 / 200) ** 0.5)
+    old = written(tmp_path / "d.json", [entry(50.0)])
+    assert choose([old])["standard_error"] is None
+
+
+def test_a_config_with_folds_says_so_to_every_search(tmp_path):
+    config = copy.deepcopy(CONFIG)
+    config["tune"]["folds"] = 5
+    loaded = load_config(config)
+    assert count_trainings(loaded["tune"], "linear", 4) == [(15, 4)]
+    settings = search_settings(loaded["tune"], expand(loaded)[0].specification)
+    assert settings["folds"] == 5
+    config["tune"]["folds"] = 1
+    with pytest.raises(UserError, match=r"tune\.folds.*2"):
+        load_config(config)

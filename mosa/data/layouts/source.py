@@ -178,3 +178,21 @@ def stratified(labels: Iterable[int], fraction: float, seed: int, keep_one: bool
 def held_out_note(count: int, split: str = "val", share: float = HOLD_OUT) -> str:
     """Return the note for a split that was held out of train."""
     return f"{split}: {count} images held out of train, {share:.0%} of each class, seed {HOLD_OUT_SEED}"
+
+
+def deal(labels: Iterable[int], parts: int) -> np.ndarray:
+    """Deal images into parts whose sizes, and shares of every class, differ by one image at most.
+
+    Args:
+        labels: The label of each image.
+        parts: Number of parts.
+
+    Returns:
+        The part of each image, 0 to parts - 1, int64; the same for the same labels.
+    """
+    labels = np.asarray(list(labels))
+    order = np.random.default_rng(0x666F6C64).permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]  # class by class, shuffled within each
+    part = np.empty(len(labels), np.int64)
+    part[order] = np.arange(len(labels)) % parts
+    return part
