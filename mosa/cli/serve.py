@@ -12,11 +12,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
-from mosa.cli import main
 from mosa.cli.warm import BEGUN
 
 
@@ -87,20 +85,22 @@ def _obey(connection: socket.socket) -> None:
     os._exit(128 + signal.SIGKILL)
 
 
-def _import_all() -> None:
-    """Import what commands need."""
+def _import_all() -> Callable[[], None]:
+    """Import what commands need, and return what each calls."""
     import mosa.engine.preflight
     import mosa.engine.run
     import mosa.results.report.build
     import mosa.search.trials  # noqa: F401
+    from mosa.cli.commands import run
     from mosa.results.registry import KINDS, registered
 
     for kind in KINDS:
         registered(kind)  # imports the modules of all
+    return run
 
 
 if __name__ == "__main__":
     place, number, seconds = sys.argv[1:]
-    _import_all()
+    program = _import_all()
     sys.argv[0] = "mosa"
-    serve(Path(place), socket.socket(fileno=int(number)), float(seconds), partial(main, warm=False))
+    serve(Path(place), socket.socket(fileno=int(number)), float(seconds), program)

@@ -107,23 +107,10 @@ def choose(paths: Iterable[Path]) -> dict[str, Any]:
                 )
         if [(trial["options"], trial["training"]) for trial in other["trials"]] != tried:
             raise UserError(f"{path}: other trials than {first[0]}; choose among the trials of one search")
-    trials = []
-    for entries in zip(*(file["trials"] for file in files.values()), strict=True):
-        states = {entry["status"] for entry in entries}
-        status = next((state for state in ("diverged", "pruned") if state in states), "complete")
-        known = [entry for entry in entries if entry["top1"] is not None]
-        trials.append(
-            {
-                "options": entries[0]["options"],
-                "training": entries[0]["training"],
-                "status": status,
-                "epochs": entries[0]["epochs"],
-                "top1": fmean(entry["top1"] for entry in known) if len(known) == len(entries) else None,
-                "loss": fmean(entry["loss"] for entry in known) if len(known) == len(entries) else None,
-                "standard_error": _standard_error(entries, first[1]["search"]),
-                "notes": [entry["note"] for entry in entries if entry["note"]],
-            }
-        )
+    search = first[1]["search"]
+    trials = [
+        _over_tasks(each, search) for each in zip(*(file["trials"] for file in files.values()), strict=True)
+    ]
     complete = [index for index, trial in enumerate(trials) if trial["status"] == "complete"]
     if not complete:
         raise UserError(
@@ -137,12 +124,28 @@ def choose(paths: Iterable[Path]) -> dict[str, Any]:
         "variant": first[1]["variant"],
         "method": first[1]["method"],
         "rule": RULE,
-        "search": first[1]["search"],
+        "search": search,
         "chosen": chosen,
         "top1": trials[best]["top1"],
         "standard_error": trials[best]["standard_error"],
         "at_edge": _at_edge(chosen, trials),
         "trials": trials,
+    }
+
+
+def _over_tasks(entries: Sequence[Mapping[str, Any]], search: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial by its means over tasks, see `_standard_error`."""
+    states = {entry["status"] for entry in entries}
+    known = all(entry["top1"] is not None for entry in entries)
+    return {
+        "options": entries[0]["options"],
+        "training": entries[0]["training"],
+        "status": next((state for state in ("diverged", "pruned") if state in states), "complete"),
+        "epochs": entries[0]["epochs"],
+        "top1": fmean(entry["top1"] for entry in entries) if known else None,
+        "loss": fmean(entry["loss"] for entry in entries) if known else None,
+        "standard_error": _standard_error(entries, search),
+        "notes": [entry["note"] for entry in entries if entry["note"]],
     }
 
 

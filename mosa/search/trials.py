@@ -98,21 +98,25 @@ def run_search(
         "backbone": what.backbone.name,
         "variant": what.variant,
         "method": what.method,
-        "search": {
-            "kind": search.kind,
-            "space": {section: dict(values) for section, values in search.space.items()},
-            "trials": search.trials,
-            "seed": search.seed,
-            "seeds": list(search.seeds),
-            "rounds": rounds,
-            "factor": search.factor,
-        }
-        | ({"folds": search.folds} if search.folds else {}),
+        "search": _described(search, rounds),
         "trials": entries,
     }
     with written_atomically(output) as temporary:
         temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return result
+
+
+def _described(search: Search, rounds: list[int]) -> dict[str, Any]:
+    """Return how trials were made, as `mosa.experiment.space.search_settings` means it."""
+    return {
+        "kind": search.kind,
+        "space": {section: dict(values) for section, values in search.space.items()},
+        "trials": search.trials,
+        "seed": search.seed,
+        "seeds": list(search.seeds),
+        "rounds": rounds,
+        "factor": search.factor,
+    } | ({"folds": search.folds} if search.folds else {})
 
 
 def _outcome(entry: Mapping[str, Any]) -> str:

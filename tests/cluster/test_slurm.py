@@ -30,10 +30,10 @@ CONFIG = {
     "benchmarks": {"demo": ["digits"]},
     "backbones": {"micro_vit": {"architecture": "mosa_vit_micro"}},
     "seeds": [0],
-    "training": {"epochs": 1, "batch_size": 64},
+    "training": {"epochs": 1, "batch_size": 64, "fraction": 0.1},
     "variants": {
         "short": {"method": "linear"},
-        "long": {"method": "lora", "options": {"rank": 2}, "training": {"epochs": 10}},
+        "long": {"method": "lora", "options": {"rank": 2}, "training": {"epochs": 60}},
     },
 }
 QUICK = CONFIG | {
@@ -176,7 +176,7 @@ def test_a_cancelled_job_is_submitted_again_and_goes_on(place):
     process = start(place, "--until", "train", warm=False)
     job = wait_for(lambda: running("long"))
     log = place / "results/logs/train/demo/digits/micro_vit/long/seed0.log"
-    wait_for(lambda: log.is_file() and "epoch 2/" in log.read_text())
+    wait_for(lambda: log.is_file() and "epoch 6/" in log.read_text())
     subprocess.run(["scancel", job], check=True)
     code, head = finish(process, place)
     assert code == 0, head[-3000:]
@@ -218,14 +218,14 @@ def test_jobs_that_wait_in_the_queue_do_what_was_meant(place):
 
 @pytest.mark.thorough
 def test_a_job_over_its_time_limit_goes_on(place):
-    long = CONFIG["variants"]["long"] | {"training": {"epochs": 160}}
+    long = CONFIG["variants"]["long"] | {"training": {"epochs": 1600}}
     config = CONFIG | {"variants": {"long": long}}
     process = start(place, "--set-resources", "train:runtime=1", config=config)
     code, head = finish(process, place)
     assert code == 0, head[-3000:]
     assert len([line for line in submissions(head) if "rule_train" in line]) >= 2
     log = (place / "results/logs/train/demo/digits/micro_vit/long/seed0.log").read_text()
-    assert "goes on at epoch" in log and record(place, "long")["specification"]["training"]["epochs"] == 160
+    assert "goes on at epoch" in log and record(place, "long")["specification"]["training"]["epochs"] == 1600
 
 
 @pytest.mark.thorough

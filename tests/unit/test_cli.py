@@ -18,7 +18,7 @@ def mosa(*arguments, cwd="."):
 @pytest.mark.parametrize("arguments", [["--help"], ["tasks"], ["train", "--help"]])
 def test_light_verbs_do_not_import_heavy_libraries(arguments):
     code = (
-        "import sys\nfrom mosa.cli import cli\n"
+        "import sys\nfrom mosa.cli.commands import cli\n"
         f"cli({arguments!r}, standalone_mode=False)\n"
         "heavy = {'torch', 'pandas', 'timm', 'matplotlib'} & set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"

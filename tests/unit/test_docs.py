@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_records import make_record
 
-from mosa.cli import cli
+from mosa.cli.commands import cli
 from mosa.peft.describe import methods_page
 from mosa.results.frame import to_frame, write_table
 

@@ -38,7 +38,7 @@ CONFIG = {
     "benchmarks": {"demo": ["digits"]},
     "backbones": {"micro_vit": {"architecture": "mosa_vit_micro"}},
     "seeds": [0, 1],
-    "training": {"epochs": 2, "batch_size": 64},
+    "training": {"epochs": 2, "batch_size": 64, "fraction": 0.1},
     "variants": {
         "linear": {"method": "linear"},
         "adapter": {"method": "adapter", "options": {"bottleneck": 4}},

@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 from test_records import make_record
 
-from mosa.cli import cli
+from mosa.cli.commands import cli
 from mosa.records import write_record
 from mosa.results.frame import to_frame, write_table
 

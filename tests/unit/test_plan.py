@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from standin import image, make_vtab, save
 from test_records import make_record
 
-from mosa.cli import cli
+from mosa.cli.commands import cli
 from mosa.data.catalogue import get_task
 from mosa.data.layouts import Report, read_source
 from mosa.data.task import task_from_config

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from test_records import make_record
 
 from mosa.base.files import PACKAGE
-from mosa.cli import cli
+from mosa.cli.commands import cli
 from mosa.records import write_record
 from mosa.results.aggregate import Results, compare
 from mosa.results.frame import COLUMNS, read_table

@@ -11,7 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from mosa.base.errors import UserError
-from mosa.cli import cli
+from mosa.cli.commands import cli
 from mosa.data.layouts.source import deal
 from mosa.data.packs import Pack
 from mosa.engine import run as running

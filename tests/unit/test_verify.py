@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from models import spec
 
 from mosa.base.errors import UserError
-from mosa.cli import cli
+from mosa.cli.commands import cli
 from mosa.data.catalogue import get_task
 from mosa.data.packing import write_pack
 from mosa.data.packs import Pack

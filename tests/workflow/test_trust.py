@@ -22,11 +22,11 @@ pytestmark = pytest.mark.slow
 SMALL = CONFIG | {
     "benchmarks": {"demo": ["digits"]},
     "variants": {"linear": {"method": "linear"}, "lora": {"method": "lora", "options": {"rank": 8}}},
-    "training": {"epochs": 1, "batch_size": 64, "lr": 0.03},
+    "training": {"epochs": 1, "batch_size": 64, "lr": 0.03, "fraction": 0.1},
 }
 CHANGED = SMALL | {
     "variants": {"linear": {"method": "linear"}, "lora": {"method": "lora", "options": {"rank": 2}}},
-    "training": {"epochs": 2, "batch_size": 64, "lr": 0.5},
+    "training": {"epochs": 2, "batch_size": 64, "lr": 0.5, "fraction": 0.1},
 }
 MTIME = ("--rerun-triggers", "mtime")
 
@@ -104,7 +104,7 @@ def test_a_record_of_another_folder_does_not_pass(workspace):
     """A seed of a run with other options is copied in: same name, same place, newest file."""
     other = workspace.records()[0]
     record = json.loads(other.read_text())
-    record["specification"]["training"]["fraction"] = 0.1
+    record["specification"]["training"]["fraction"] = 0.2
     other.write_text(json.dumps(seal(record)))
     output = run_to_the_end(workspace, "-n", *MTIME)
     assert re.search(r"train +1\n", output)
