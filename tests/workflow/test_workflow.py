@@ -179,7 +179,7 @@ def test_hyper_parameters_are_chosen_on_val_and_taken_by_the_final_runs(workspac
         "variants": variants,
         "sweeps": {"size": {"adapter": {"bottleneck": [4]}}},
         "tune": {"per": "benchmark", "variants": space},
-        "training": {"epochs": 1, "batch_size": 32, "fraction": 0.3},
+        "training": {"epochs": 1, "batch_size": 32},
     }
     workspace.configure(config)
     result = workspace.snakemake()
