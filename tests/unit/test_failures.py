@@ -8,9 +8,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from mosa import cli
 from mosa.base.errors import Shortage, UserError
 from mosa.base.files import written_atomically
+from mosa.cli import commands as cli
 from mosa.engine import provenance
 from mosa.engine.diverged import Diverged
 from mosa.engine.machine import Machine
@@ -72,7 +72,7 @@ def test_exit_status_and_words_tell_them_apart(error, status, label, monkeypatch
 
     monkeypatch.setattr(cli, "cli", fail)
     with pytest.raises(SystemExit) as end:
-        cli.main(warm=False)
+        cli.run()
     assert end.value.code == status and capsys.readouterr().err == f"{label}{error}\n"
 
 

@@ -9,8 +9,9 @@ from click.testing import CliRunner
 from models import ARCHITECTURES, SMALL, batch, build, spec, train_steps
 from torch import nn
 
-from mosa import cli, peft
+from mosa import peft
 from mosa.base.errors import UserError
+from mosa.cli import commands as cli
 from mosa.engine import devices
 from mosa.engine.batches import Images
 from mosa.engine.loop import EVALUATION_BATCH, evaluate, fit, in_large_batches

@@ -8,7 +8,8 @@ from click.testing import CliRunner
 from models import SMALL, batch, build
 from torch.profiler import ProfilerActivity, profile
 
-from mosa import cli, peft
+from mosa import peft
+from mosa.cli import commands as cli
 from mosa.engine.cost.memory import fitting, step_memory
 from mosa.engine.machine import CPU, Machine
 from mosa.engine.optimizer import build_optimizer

@@ -176,7 +176,7 @@ def test_commands_start_one_server_which_ends_when_there_is_nothing_to_do(enviro
         assert len(waiting(folder)) == 1  # that of the first one, which is still importing
         for connection in connections:
             connection.close()
-        until(lambda: not waiting(folder))
+        until(lambda: not waiting(folder), seconds=120)
         assert not address.exists()
 
 
