@@ -81,7 +81,7 @@ def test_times_of_tables_and_plots_are_those_of_the_benchmark():
     text = " ".join((DOCS / "tables-and-plots.md").read_text().split())
     cited = re.search(r"loaded in ([\d.]+) s, tables in ([\d.]+) s, plots in ([\d.]+) s", text).groups()
     measured = (DOCS / "performance.md").read_text()
-    names = ("load and validate", "all tables", "all plots")
+    names = ("load and verify", "all tables", "all plots")
     found = [float(re.search(rf"^{name} +([\d.]+) s", measured, re.MULTILINE)[1]) for name in names]
     assert [float(number) for number in cited] == [round(number, 1) for number in found]
 
