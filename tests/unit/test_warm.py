@@ -174,9 +174,11 @@ def test_commands_start_one_server_which_ends_when_there_is_nothing_to_do(enviro
         with ThreadPoolExecutor(8) as commands:
             connections = list(commands.map(lambda _: warm.connect(address, {}, idle=1), range(8)))
         assert len(waiting(folder)) == 1  # that of the first one, which is still importing
+        warm.hand_over(connections[0], ["--version"], folder, environment)
+        assert connections[0].recv(1) == warm.BEGUN  # it has imported
         for connection in connections:
             connection.close()
-        until(lambda: not waiting(folder), seconds=120)
+        until(lambda: not waiting(folder))
         assert not address.exists()
 
 
