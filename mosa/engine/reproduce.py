@@ -18,7 +18,7 @@ from mosa.engine.machine import Machine
 from mosa.engine.run import execute
 from mosa.experiment.declared import differences
 from mosa.experiment.expand import Run
-from mosa.experiment.protocol import PRESETS
+from mosa.experiment.protocol import get_preset
 from mosa.experiment.specification import Specification
 from mosa.records import load_record
 
@@ -61,7 +61,7 @@ def reproduce(path: Path, packs: Path | None = None, threads: int | None = None)
     """
     old = load_record(path)
     specification = Specification.model_validate(old["specification"])
-    version = PRESETS[specification.protocol.name].version
+    version = get_preset(specification.protocol.name).version
     if specification.protocol.version != version:
         raise UserError(
             f"{path}: is of version {specification.protocol.version} of the protocol, and this code has "
@@ -95,7 +95,7 @@ def _pack(specification: Specification, folder: Path) -> Path:
         path,
         Path(data.root) if data.root else None,
         specification.backbone.image_size or 224,
-        PRESETS[specification.protocol.name].interpolation_for(task.resize),
+        get_preset(specification.protocol.name).interpolation_for(task.resize),
         content=data.source,
         cache=folder,
     )

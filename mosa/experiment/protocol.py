@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from mosa.base.errors import unknown
+
 # stage -> (split that is trained on, split that is evaluated once after the last epoch); None: the task's
 STAGES = {"final": (None, "test"), "selection": ("train", "val")}
 
@@ -58,3 +60,14 @@ PRESETS = {
         version=2,
     ),
 }  # fmt: skip
+
+
+def get_preset(name: str) -> Preset:
+    """Return a preset by name.
+
+    Raises:
+        UserError: There is none.
+    """
+    if name not in PRESETS:
+        raise unknown("protocol", name, PRESETS)
+    return PRESETS[name]

@@ -16,7 +16,7 @@ from mosa.backbones.kinds import KINDS, NORMALIZATIONS
 from mosa.base.errors import UserError, unknown
 from mosa.base.files import PACKAGE, written_atomically
 from mosa.experiment.declared import STORED, Declared, decisive, differences, digest_of_data, option
-from mosa.experiment.protocol import PRESETS
+from mosa.experiment.protocol import get_preset
 from mosa.experiment.recipe import Recipe, problem_of
 from mosa.experiment.validation import Places, explain, options_model, read_schema, validated
 
@@ -201,7 +201,7 @@ def make_specification(
         "options": validated(options_model(method), dict(options or {}), ("options",), places).model_dump(),
         "training": recipe.model_dump(),
         "stage": stage,
-        "protocol": {"name": protocol, "version": PRESETS[protocol].version},
+        "protocol": {"name": protocol, "version": get_preset(protocol).version},
         "data": {"pack": "given", "source": source},
     }
     return validated(Specification, plain, (), places)

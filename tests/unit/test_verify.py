@@ -18,6 +18,7 @@ from mosa.engine.reproduce import compare, reproduce
 from mosa.engine.run import execute
 from mosa.engine.verify import Wanted, describe, verify
 from mosa.experiment.protocol import PRESETS
+from mosa.experiment.specification import Specification, make_specification
 from mosa.records import load_record, seal
 
 
@@ -147,6 +148,18 @@ def test_another_version_of_the_protocol_is_refused(folder, monkeypatch):
     monkeypatch.setitem(PRESETS, "demo", replace(PRESETS["demo"], version=99))
     with pytest.raises(UserError, match=r"version \d+ of the protocol, and this code has 99; check out"):
         reproduce(folder / "runs" / "seed0.json", folder / "packs")
+
+
+def test_an_unknown_protocol_is_told(folder):
+    path = folder / "runs" / "seed0.json"
+    record = json.loads(path.read_text())
+    record["specification"]["protocol"]["name"] = "dmeo"
+    found = Specification.model_validate(record["specification"])
+    path.write_text(json.dumps(seal(record | {"specification_digest": found.digest})))
+    with pytest.raises(UserError, match=r"unknown protocol 'dmeo'.*did you mean 'demo'"):
+        reproduce(path, folder / "packs")
+    with pytest.raises(UserError, match="unknown protocol 'dmeo'"):
+        make_specification("demo/digits", "linear", protocol="dmeo")
 
 
 def test_another_pack_is_not_trained_on_without_a_word(folder):
