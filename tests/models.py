@@ -55,6 +55,7 @@ CASES = {
     "mosa, single": ("mosa", {"bottleneck": 8, "merge": "single"}),
     "mosa, ensemble": ("mosa", {"bottleneck": 8, "merge": "ensemble", "split": "both"}),
     "mosa, features": ("mosa", {"bottleneck": 8, "feature_consistency": 0.01, "second_pass": 1.0}),
+    "mosa, every expert": ("mosa", {"bottleneck": 8, "every_expert": True, "consistency": 0.0}),
     "adapter, r-drop": ("adapter", {"bottleneck": 8, "consistency": 1.0}),
     "lora, all targets": ("lora", {"rank": 4, "targets": ["q", "k", "v", "proj", "fc1", "fc2"]}),
     "lora, mlp": ("lora", {"rank": 4, "targets": ["fc1", "fc2"], "dropout": 0.1, "scale": 0.5}),

@@ -103,6 +103,20 @@ class DataSplit:
         part.sets = None if self.sets is None else self.sets[index]
         return part
 
+    def with_label_noise(self, share: float, classes: int, rng: np.random.Generator) -> "DataSplit":
+        """Return the split with symmetric label noise: some images have another class, each alike likely.
+
+        Args:
+            share: Share of the images whose label is wrong, rounded to whole images.
+            classes: Number of classes of the task.
+            rng: Draws the images and their labels.
+        """
+        noisy = copy.copy(self)
+        wrong = rng.permutation(len(self))[: round(share * len(self))]
+        noisy.labels = self.labels.copy()
+        noisy.labels[wrong] = (self.labels[wrong] + rng.integers(1, classes, len(wrong))) % classes
+        return noisy
+
     @property
     def sizes(self) -> np.ndarray | None:
         """Height and width of each image as it is stored, int64 (n, 2); None if some are not known yet."""

@@ -210,11 +210,19 @@ def _build(run: Run, pack: Pack, pack_path: Path) -> tuple[nn.Module, Backbone]:
 
 
 def _training_split(pack: Pack, name: str, specification: Specification, seed: int) -> DataSplit:
-    split, fraction = _split(pack, name, specification.fold), specification.training.fraction
-    if fraction == 1:
-        return split
-    given = name == "train" and specification.fold is None  # there may be a subset that came with the data
-    return split.subset(pack.fraction(fraction, seed) if given else stratified(split.labels, fraction, seed))
+    split, training = _split(pack, name, specification.fold), specification.training
+    if training.fraction < 1:
+        given = name == "train" and specification.fold is None  # a subset may have come with the data
+        index = (
+            pack.fraction(training.fraction, seed)
+            if given
+            else stratified(split.labels, training.fraction, seed)
+        )
+        split = split.subset(index)
+    if training.label_noise:
+        rng = np.random.default_rng(derive_seed(seed, "label noise"))
+        split = split.with_label_noise(training.label_noise, pack.num_classes, rng)
+    return split
 
 
 def _split(pack: Pack, name: str, fold: Fold | None) -> DataSplit:

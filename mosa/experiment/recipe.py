@@ -62,6 +62,13 @@ class Recipe(Declared):
         description="Share of the training images to train on, class by class; FGVC takes its "
         "train_<fraction>.json.",
     )
+    label_noise: float = option(
+        0.0,
+        ge=0,
+        lt=1,
+        neutral=0.0,
+        description="Share of the training images that get the label of another class, drawn by the run's seed.",
+    )
     precision: Literal["float32", "bfloat16"] = option(
         "float32",
         neutral="float32",

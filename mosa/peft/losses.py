@@ -12,6 +12,7 @@ def tuning_loss(model: nn.Module, images: Tensor, labels: Tensor, label_smoothin
 
     L = CE(z1, y) + second_pass * CE(z2, y) + consistency * 1/2 [KL(sg p2 || p1) + KL(sg p1 || p2)]
     + feature_consistency * mean over the first six blocks of MSE(h1, h2).
+    With `every_expert`, L = mean over all passes of CE(z, y).
 
     Args:
         model: A model with a method attached, in training mode.
@@ -27,6 +28,8 @@ def tuning_loss(model: nn.Module, images: Tensor, labels: Tensor, label_smoothin
     logits = forward_passes(model, images, method.passes)
     if logits.dtype == torch.bfloat16:  # under autocast, which would also compute the logarithms in bfloat16
         logits = logits.float()
+    if method.labels_every_pass:
+        return F.cross_entropy(logits, labels.repeat(method.passes), label_smoothing=label_smoothing)
     loss = passes_loss(logits, labels, method.consistency, label_smoothing, method.second_pass)
     if method.feature_consistency:
         features, state.passes.features = state.passes.features, []  # drop them, so that the graph is freed

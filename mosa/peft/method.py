@@ -68,6 +68,11 @@ class Method(BaseModel):
         return 2 if self.consistency or self.second_pass or self.feature_consistency else 1
 
     @property
+    def labels_every_pass(self) -> bool:
+        """Whether the loss is the mean of the passes' cross-entropies, and nothing else."""
+        return False
+
+    @property
     def starts_as_backbone(self) -> bool:
         """Whether attaching leaves the output of the model unchanged."""
         return True

@@ -52,13 +52,18 @@ class Router(nn.Module):
     Because it draws once per forward, and not in each projection, the recomputation of activation
     checkpointing uses the same experts.
 
+    Args:
+        passes: How many passes a forward stacks.
+        seed: Seeds the draws.
+        every_expert: Draw for each projection a random order of all experts, one for each pass.
+
     Attributes:
         projections: The layers with experts, in the order in which they are drawn for.
     """
 
-    def __init__(self, passes: Passes, seed: int) -> None:
+    def __init__(self, passes: Passes, seed: int, every_expert: bool = False) -> None:
         super().__init__()
-        self.passes = passes
+        self.passes, self.every_expert = passes, every_expert
         self.generator = generator(seed, "routing")
         self.projections: list[nn.Module] = []  # a list, because they are registered in their blocks
 
@@ -67,7 +72,10 @@ class Router(nn.Module):
         if not model.training:
             return
         first, shape = self.projections[0], (len(self.projections), self.passes.count)
-        choice = torch.randint(first.experts, shape, generator=self.generator)
+        if self.every_expert and self.passes.count == first.experts:
+            choice = torch.rand(shape, generator=self.generator).argsort(dim=1)
+        else:
+            choice = torch.randint(first.experts, shape, generator=self.generator)
         # One copy to the device for all projections: reading the numbers would make the host wait for a GPU.
         choice = choice.to(first.weight.device, non_blocking=True)
         for projection, active in zip(self.projections, choice, strict=True):

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mosa.base.seeding import generator
@@ -45,9 +45,32 @@ class Splitting(Method):
         "passes and merged by the mean drifts N^-3/2 as far under AdamW as a dense one: 1/8 for N = 4.",
         json_schema_extra={"neutral": 1.0},
     )
+    every_expert: bool = Field(
+        False,
+        description="Train every expert in every step: N passes, of which each has another expert in each "
+        "projection, and the mean of their cross-entropies; a control, which needs consistency 0.",
+        json_schema_extra={"neutral": False},
+    )
     consistency: float = Field(
         1.0, ge=0, description="Weight of the symmetric KL term between the outputs of two forward passes."
     )
+
+    @model_validator(mode="after")
+    def _compares_two_passes(self) -> "Splitting":
+        if self.every_expert and super().passes > 1:
+            raise ValueError(
+                "with every_expert, set consistency, second_pass and feature_consistency to 0: each pass has "
+                "its cross-entropy, and no two are compared"
+            )
+        return self
+
+    @property
+    def passes(self) -> int:
+        return self.experts if self.every_expert else super().passes
+
+    @property
+    def labels_every_pass(self) -> bool:
+        return self.every_expert
 
     @property
     def split_names(self) -> tuple[str, ...]:
@@ -70,7 +93,7 @@ class Splitting(Method):
     def apply(self, model: nn.Module, seed: int) -> None:
         super().apply(model, seed)
         rng = generator(seed, "partition")
-        model.router = Router(model.peft.passes, seed)
+        model.router = Router(model.peft.passes, seed, self.every_expert)
         for branch in self.branches(model):
             for name in self.split_names:
                 layer = SplitLinear(

@@ -8,10 +8,12 @@ from models import batch, build, train_steps
 from naive_mosa import naive_loss, naive_split
 from safetensors.torch import save
 from torch import nn
+from torch.nn import functional as F
 
 from mosa import peft
+from mosa.base.errors import UserError
 from mosa.base.seeding import generator
-from mosa.peft.losses import passes_loss
+from mosa.peft.losses import passes_loss, tuning_loss
 from mosa.peft.split import SplitLinear, partition
 
 SPLITS = {"up": ("up",), "down": ("down",), "both": ("down", "up")}
@@ -64,6 +66,36 @@ def test_equals_the_naive_multi_copy_mixture(split):
             torch.testing.assert_close(
                 merged.bias, torch.stack([c.bias for c in copies]).mean(0), atol=1e-10, rtol=0
             )
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_expert_in_every_step_is_the_mean_over_passes_that_share_no_expert(split):
+    options = {"bottleneck": 8, "dropout": 0.0, "split": split, "every_expert": True, "consistency": 0.0}
+    model = peft.attach(build(dtype=torch.float64), "mosa", seed=2, **options)
+    train_steps(model, steps=20)  # the experts differ
+    model.train().zero_grad()
+    images, labels = batch(dtype=torch.float64)
+    loss = tuning_loss(model, images, labels)
+    loss.backward()
+    layers = [module for module in model.modules() if isinstance(module, SplitLinear)]
+    orders = torch.stack([layer.active for layer in layers])
+    assert torch.equal(orders.sort(dim=1).values, torch.arange(4).expand(len(layers), 4))
+    assert len({tuple(order.tolist()) for order in orders}) > 1  # drawn for each projection
+    model.router.hooks[0].remove()
+    alone = []
+    for active in orders.T:
+        for layer, expert in zip(layers, active, strict=True):
+            layer.active = expert.view(1)
+        alone.append(F.cross_entropy(model(images), labels))
+    torch.testing.assert_close(loss, torch.stack(alone).mean(), atol=1e-12, rtol=0)
+    for layer in layers:
+        for expert in range(4):
+            assert layer.weight.grad[layer.weight_expert_of == expert].any()
+
+
+def test_every_expert_compares_no_passes():
+    with pytest.raises(UserError, match="with every_expert, set consistency, "):
+        peft.build_method("mosa", every_expert=True)
 
 
 @pytest.mark.parametrize("split", SPLITS)

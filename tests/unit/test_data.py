@@ -15,6 +15,7 @@ from mosa.data.catalogue import get_task, list_benchmarks, list_groups, list_tas
 from mosa.data.demo import digits, render_split, render_splits
 from mosa.data.packing import write_pack
 from mosa.data.packs import Pack
+from mosa.data.splits import DataSplit, FixedStore
 
 TASKS = [get_task(f"demo/{name}") for name in list_tasks("demo")]
 RENDERED = [task for task in TASKS if task.name != "digits"]
@@ -215,3 +216,13 @@ def test_tissue_classes_differ_in_stained_area(splits):
     stained = (images[..., 1] < 130).mean((1, 2))
     means = [stained[labels == label].mean() for label in range(3)]
     assert means[1] > 1.3 * means[0] and means[2] > 1.3 * means[0]
+
+
+def test_label_noise_gives_a_share_of_the_images_another_class():
+    labels = np.repeat(np.arange(10), 10)
+    split = DataSplit.of(FixedStore(np.zeros((100, 4, 4, 3), np.uint8)), labels, 4)
+    noisy, again, other = (split.with_label_noise(0.3, 10, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert (noisy.labels != labels).sum() == 30 and noisy.labels.min() >= 0 and noisy.labels.max() <= 9
+    assert np.array_equal(noisy.labels, again.labels) and not np.array_equal(noisy.labels, other.labels)
+    assert len(set((noisy.labels - labels)[noisy.labels != labels] % 10)) > 5  # no class is preferred
+    assert np.array_equal(split.labels, labels)

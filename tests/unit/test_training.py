@@ -265,3 +265,22 @@ def test_wrong_specs(pack, tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
         execute(spec(**changes), pack, tmp_path / "record.json")
     assert not list(tmp_path.iterdir())
+
+
+def test_label_noise_is_in_the_training_labels_alone(pack, tmp_path):
+    seen = []
+
+    def watch(self, share, classes, rng):
+        noisy = with_label_noise(self, share, classes, rng)
+        seen.append((self.labels != noisy.labels).mean())
+        return noisy
+
+    with_label_noise = DataSplit.with_label_noise
+    run = spec("linear", training={"epochs": 1, "batch_size": 16, "label_noise": 0.5})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DataSplit, "with_label_noise", watch)
+        noisy = execute(run, pack, tmp_path / "record.json")
+    clean = execute(spec("linear", training={"epochs": 1, "batch_size": 16}), pack, tmp_path / "record.json")
+    assert seen == [0.5]
+    assert noisy["metrics"]["train_loss"] != clean["metrics"]["train_loss"]
+    assert noisy["metrics"]["examples"] == clean["metrics"]["examples"]
