@@ -67,7 +67,8 @@ class Recipe(Declared):
         ge=0,
         lt=1,
         neutral=0.0,
-        description="Share of the training images that get the label of another class, drawn by the run's seed.",
+        description="Share of the training images that get the label of another class, drawn by the seed "
+        "of the run.",
     )
     precision: Literal["float32", "bfloat16"] = option(
         "float32",
