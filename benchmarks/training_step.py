@@ -2,6 +2,7 @@
 
     python benchmarks/training_step.py
     python benchmarks/training_step.py --setting vit_base_patch16_224:64 --device cuda --precision bfloat16
+    python benchmarks/training_step.py --device cuda --compile blocks --methods adapter,mosa,full ...
 
 Methods take turns in every round, so that a machine whose speed drifts slows all of them; a ratio is the
 median over rounds of the ratio within a round. "norm" is the frozen backbone with norms and classifier tuned,
@@ -12,12 +13,14 @@ paper describes it: N copies with gradient masks, and two separate forwards (tes
 """
 
 import argparse
+import copy
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
+from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from mosa.backbones.build import build_backbone
@@ -39,15 +42,16 @@ SETTINGS += ("vit_small_patch16_224:8", "vit_base_patch16_224:4")
 class Step:
     """A training step of a method on random images, with all that it needs."""
 
-    def __init__(self, name: str, architecture: str, batch: int, machine: Machine, precision: str) -> None:
+    def __init__(
+        self, name: str, backbone: nn.Module, size: int, batch: int, machine: Machine, precision: str
+    ):
         device = torch.device(machine.device)
-        model, backbone = build_backbone(architecture, "random", 100)
+        model = copy.deepcopy(backbone)
         self.model = attach(model, "adapter" if name == NAIVE else name)
         machine.place(model)
         model.train()
         self.splits = naive_split(model, ("up",), 4, 0) if name == NAIVE else []
         self.routing = torch.Generator().manual_seed(0)
-        size = backbone.image_size
         self.images, self.labels = torch.randn(batch, 3, size, size), torch.randint(100, (batch,))
         self.images, self.labels = self.images.to(device), self.labels.to(device)
         self.tuned = [p for p in model.parameters() if p.requires_grad]
@@ -80,8 +84,9 @@ class Step:
         """Most bytes that are held during a step; call it after a step."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+            others = torch.cuda.memory_allocated() - self.resting_bytes()  # the other methods' models
             self()
-            return torch.cuda.max_memory_allocated()
+            return torch.cuda.max_memory_allocated() - others
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             self()
         events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
@@ -111,18 +116,23 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--compile", choices=COMPILE, default="none")
+    parser.add_argument("--methods", type=lambda text: text.split(","), help="comma-separated; all of them")
     arguments = parser.parse_args()
     machine = Machine(arguments.device, arguments.threads, compile=arguments.compile)
     machine.begin()
     torch.use_deterministic_algorithms(False)  # as the naive copies are not
     for setting in arguments.setting or SETTINGS:
         architecture, batch = setting.split(":")
-        measure(architecture, int(batch), machine, arguments.precision, arguments.seconds)
+        names = arguments.methods or [*list_methods(), NAIVE]
+        measure(names, architecture, int(batch), machine, arguments.precision, arguments.seconds)
 
 
-def measure(architecture: str, batch: int, machine: Machine, precision: str, budget: float) -> None:
-    names = [*list_methods(), NAIVE]
-    steps = {name: Step(name, architecture, batch, machine, precision) for name in names}
+def measure(
+    names: list[str], architecture: str, batch: int, machine: Machine, precision: str, budget: float
+) -> None:
+    model, backbone = build_backbone(architecture, "random", 100)
+    steps = {name: Step(name, model, backbone.image_size, batch, machine, precision) for name in names}
+    key = [name for name in KEY if name in names]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     memory = {}
     for name, step in steps.items():  # a step to warm up, one that is watched
@@ -135,9 +145,11 @@ def measure(architecture: str, batch: int, machine: Machine, precision: str, bud
     rounds = len(seconds[names[0]])
     start = time.perf_counter()
     while time.perf_counter() - start < 2 * budget:  # the first rounds are those of all methods
-        take_turns({name: steps[name] for name in KEY}, seconds, repeats)
+        take_turns({name: steps[name] for name in key}, seconds, repeats)
     how = f"{precision}, compile {machine.compile}"
-    how += f", {rounds} rounds, {len(seconds['mosa'])} of {', '.join(KEY)}"
+    if machine.device == "cuda":
+        how += f", {torch.cuda.get_device_name()}, torch {torch.__version__}"
+    how += f", {rounds} rounds, {len(seconds[key[0]])} of {', '.join(key)}"
     print(f"{architecture}, batch {batch}, {machine.device}, {machine.threads} thread(s), {how}")
     heads = (
         "images/s",

@@ -144,7 +144,7 @@ def _try(
     scores, losses, seconds, examples = [], [], 0.0, 0
     folds = [{"number": number, "of": search.folds} for number in range(search.folds or 0)] or [None]
     for fold, seed in product(folds, search.seeds):
-        specification = _of_trial(run.specification, trial, epochs, fold)
+        specification = of_trial(run.specification, trial, epochs, fold)
         path = folder / f"{digest_of_data([specification.digest, seed])[:16]}.json"
         try:
             record = _existing(path, specification) or execute(Run(specification, seed), pack, path, machine)
@@ -165,7 +165,7 @@ def _try(
     }
 
 
-def _of_trial(
+def of_trial(
     specification: Specification, trial: Trial, epochs: int, fold: dict[str, int] | None
 ) -> Specification:
     """Return the specification of a trial; a shorter round has the same schedule, shorter."""
