@@ -1,6 +1,6 @@
 """Train all runs of experiments on one machine, many side by side and in turn in each process.
 
-    python benchmarks/side_by_side.py configs/trial.yaml configs/trial-controls.yaml --device cuda
+    python benchmarks/side_by_side.py configs/trial.yaml --device cuda --compile step_graph
 
 For small models, whose start takes longer than their training, and for a GPU that many of them share.
 Records, searches and choices lie where the workflow expects them, so `snakemake` takes them as they are and
@@ -10,6 +10,7 @@ one the variants in their order; after --minutes nothing is begun any more.
 
 import argparse
 import fnmatch
+import gc
 import json
 import os
 import sys
@@ -28,7 +29,7 @@ from mosa.data import make_pack
 from mosa.engine import run as engine
 from mosa.engine.cost.flops import inference_flops, training_flops
 from mosa.engine.diverged import Diverged
-from mosa.engine.machine import Machine
+from mosa.engine.machine import COMPILE, Machine
 from mosa.experiment.declared import digest_of_data
 from mosa.experiment.expand import Run
 from mosa.experiment.manifest import peek, with_choice
@@ -123,6 +124,7 @@ def variants_of(workflow: Workflow) -> list[Variant]:
 
 def begin(log: Path) -> None:
     """Prepare a process: what runs report goes to a log, and arithmetic is counted once for alike models."""
+    gc.freeze()  # capturing a graph collects garbage, of which there is none in what is imported
     sys.stderr = (log / f"{os.getpid()}.log").open("w")
     engine.training_flops = counted_once(training_flops)
     engine.inference_flops = counted_once(inference_flops)
@@ -173,6 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("configs", nargs="+", type=Path)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--compile", choices=COMPILE, default="none", help="step_graph, for small models")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument(
@@ -184,7 +187,8 @@ def main() -> None:
     variants = [variant for workflow in workflows for variant in variants_of(workflow)]
     variants.sort(key=lambda variant: fnmatch.fnmatch(variant.name, arguments.last))
     results = Path(workflows[0].results)
-    machine = Machine(arguments.device, resume_folder=results / "resume", features=results / "features")
+    folders = {"resume_folder": results / "resume", "features": results / "features"}
+    machine = Machine(arguments.device, compile=arguments.compile, **folders)
     log = results / "logs" / "side_by_side"
     log.mkdir(parents=True, exist_ok=True)
     pool = ProcessPoolExecutor(arguments.processes, get_context("fork"), begin, (log,))

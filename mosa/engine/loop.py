@@ -27,6 +27,7 @@ from mosa.engine.resume import (
     set_random_state,
     trained_state,
 )
+from mosa.engine.step_graph import StepGraph, use_device_lr
 from mosa.experiment.recipe import Recipe
 from mosa.peft.losses import tuning_loss
 
@@ -58,6 +59,7 @@ def fit(
     seed: int,
     label: str = "train",
     resume: ResumeFile | None = None,
+    graph: bool = False,
 ) -> Progress:
     """Train the tuned part of a model, in place, for a fixed number of epochs.
 
@@ -72,6 +74,7 @@ def fit(
         seed: Seeds the order of the images, and dropout.
         label: Names the run in the progress display.
         resume: Where the state is saved, and found again; None: nowhere.
+        graph: Replay whole steps as CUDA graphs, see `mosa.engine.step_graph`; none is done in parts then.
 
     Returns:
         Losses, images and time.
@@ -80,7 +83,7 @@ def fit(
         Diverged: The loss became NaN or infinite.
         Interrupted: A signal asked to stop; the state is saved.
     """
-    return _Training(model, data, options, seed, label, resume).run()
+    return _Training(model, data, options, seed, label, resume, graph).run()
 
 
 class _Training:
@@ -94,6 +97,7 @@ class _Training:
         seed: int,
         label: str,
         resume: ResumeFile | None,
+        graph: bool,
     ) -> None:
         self.model, self.data, self.options, self.label, self.resume = model, data, options, label, resume
         self.steps_per_epoch = math.ceil(len(data) / options.batch_size)
@@ -111,10 +115,29 @@ class _Training:
         self.first, self.done, self.total = 1, 0, 0.0  # epoch; steps and loss within it
         self.drawn = self.order.get_state()  # before the order of the epoch was drawn
         self.recent: deque[float] = deque(maxlen=5)
+        self.graph = graph
+        self.step_graph: StepGraph | None = None
+
+    def _step_graph(self) -> StepGraph:
+        """Return what does the steps as CUDA graphs."""
+        options = self.options
+        if not options.bias_correction:
+            raise UserError(
+                f"{self.label}: compile step_graph needs bias_correction: true; set compile: none"
+            )
+        use_device_lr(self.optimizer, self.data.device)
+
+        def compute(images: Tensor, labels: Tensor) -> Tensor:
+            with autocast(labels.device, options.precision, cache_enabled=False):
+                return tuning_loss(self.model, images, labels, options.label_smoothing)
+
+        return StepGraph(self.model, self.optimizer, compute)
 
     def run(self) -> Progress:
         """Train to the last epoch."""
         self._restore()
+        if self.graph:
+            self.step_graph = self._step_graph()
         self.start = time.perf_counter() - self.progress.seconds
         with (
             self.resume.listening() if self.resume else nullcontext(),
@@ -147,9 +170,12 @@ class _Training:
 
     def _step(self, images: Tensor, labels: Tensor, epoch: int) -> float:
         """Do one step of the optimiser, and return its loss."""
-        loss = _backward(self.model, images, labels, self.options, self.progress, self.label)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        if self.step_graph is not None:
+            loss = self.step_graph(images, labels)
+        else:
+            loss = _backward(self.model, images, labels, self.options, self.progress, self.label)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
         value = loss.item()  # the host waits for the GPU here, with all of the step in its queue
         if not math.isfinite(value):
             raise Diverged(
@@ -234,9 +260,12 @@ def _backward(
         )
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager:
+def autocast(
+    device: torch.device, precision: str, cache_enabled: bool | None = None
+) -> AbstractContextManager:
     """Return the context in which a model computes in a precision, "float32" or "bfloat16"."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    enabled = precision == "bfloat16"
+    return torch.autocast(device.type, torch.bfloat16, enabled=enabled, cache_enabled=cache_enabled)
 
 
 def in_large_batches(compute: Callable[[int], T]) -> T:

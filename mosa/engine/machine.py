@@ -13,7 +13,7 @@ from mosa.base.errors import UserError
 from mosa.engine.resume import EVERY
 from mosa.peft.blocks import SITES
 
-COMPILE = ("none", "blocks", "cuda_graphs")
+COMPILE = ("none", "blocks", "cuda_graphs", "step_graph")
 _VARIANTS_OF_A_BLOCK = 64  # a Swin's blocks differ in width, heads and shift; each is compiled once
 
 
@@ -29,7 +29,8 @@ class Machine:
         save_every: Seconds between two saves at epoch ends.
         features: Folder in which features of the frozen backbone are kept, for runs that tune the classifier
             alone (see `mosa.engine.features`); None: every epoch computes them again.
-        compile: "none"; "blocks": torch.compile of every block; "cuda_graphs": the same, replayed as graphs.
+        compile: "none"; "blocks": torch.compile of every block; "cuda_graphs": the same, replayed as graphs;
+            "step_graph": nothing is compiled, and a whole training step is replayed as one CUDA graph.
         channels_last: Keep images, and the weights of convolutions, with channels last.
         gradient_checkpointing: Keep no activations within a block, and compute them again in the backward.
     """
@@ -65,6 +66,8 @@ class Machine:
         """
         if self.compile not in COMPILE:
             raise UserError(f"compile {self.compile!r}: expected one of {', '.join(COMPILE)}")
+        if self.compile == "step_graph" and not self.device.startswith("cuda"):
+            raise UserError("compile step_graph: needs a GPU; set device: cuda, or compile: none")
         model.to(self.device)
         if self.channels_last:
             model.to(memory_format=torch.channels_last)
@@ -75,7 +78,7 @@ class Machine:
                 raise UserError(
                     f"{type(model).__name__}: timm has no gradient checkpointing for it; leave it out"
                 ) from None
-        if self.compile != "none":
+        if self.compile in ("blocks", "cuda_graphs"):
             compile_blocks(model, self.compile == "cuda_graphs")
 
     def describe(self) -> dict[str, Any]:

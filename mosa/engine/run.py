@@ -116,7 +116,8 @@ def _execute(run: Run, pack_path: Path, output: Path, machine: Machine) -> dict[
     ready = _prepare(run, pack_path, machine)
     before, with_features = ready.seconds
     resume = _resume_file(ready)
-    progress = fit(ready.tuned, ready.train, run.specification.training, run.seed, ready.label, resume)
+    training, graph = run.specification.training, machine.compile == "step_graph"
+    progress = fit(ready.tuned, ready.train, training, run.seed, ready.label, resume, graph)
     progress.seconds += with_features - before
     adapter = ready.method.parameters(ready.model)
     merge(ready.model)

@@ -265,10 +265,10 @@ class Experiment(Declared):
     runs_per_gpu: int = option(
         1, ge=1, description="Runs that share a GPU of a workstation with several; see docs/cluster.md."
     )
-    compile: Literal["none", "blocks", "cuda_graphs"] = option(
+    compile: Literal["none", "blocks", "cuda_graphs", "step_graph"] = option(
         "none",
         description="`blocks`: torch.compile of every block; `cuda_graphs`: the same, replayed as CUDA "
-        "graphs. "
+        "graphs; `step_graph`: whole training steps replayed as CUDA graphs, nothing compiled. "
         "Changes results by float error at most, and repeats no run; see docs/performance.md for what it "
         "gains.",
     )

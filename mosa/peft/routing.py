@@ -59,6 +59,8 @@ class Router(nn.Module):
 
     Attributes:
         projections: The layers with experts, in the order in which they are drawn for.
+        choice: The last draw, of shape (projections, passes), on the model's device.
+        holds: Whether forwards keep that draw: while a step is captured as a CUDA graph.
     """
 
     def __init__(self, passes: Passes, seed: int, every_expert: bool = False) -> None:
@@ -66,20 +68,29 @@ class Router(nn.Module):
         self.passes, self.every_expert = passes, every_expert
         self.generator = generator(seed, "routing")
         self.projections: list[nn.Module] = []  # a list, because they are registered in their blocks
+        self.choice: Tensor | None = None
+        self.holds = False
 
     def draw(self, model: nn.Module, inputs: Any) -> None:
         """Choose the experts of the forward that is about to start: a forward pre-hook of the model."""
-        if not model.training:
+        if not model.training or self.holds:
             return
-        first, shape = self.projections[0], (len(self.projections), self.passes.count)
-        if self.every_expert and self.passes.count == first.experts:
-            choice = torch.rand(shape, generator=self.generator).argsort(dim=1)
-        else:
-            choice = torch.randint(first.experts, shape, generator=self.generator)
         # One copy to the device for all projections: reading the numbers would make the host wait for a GPU.
-        choice = choice.to(first.weight.device, non_blocking=True)
-        for projection, active in zip(self.projections, choice, strict=True):
+        device = self.projections[0].weight.device
+        self.choice = self._drawn(self.passes.count).to(device, non_blocking=True)
+        for projection, active in zip(self.projections, self.choice, strict=True):
             projection.active = active
+
+    def draw_again(self) -> None:
+        """Choose the experts of a forward that is replayed, in the memory that it reads."""
+        self.choice.copy_(self._drawn(self.choice.shape[1]), non_blocking=True)
+
+    def _drawn(self, passes: int) -> Tensor:
+        """Return the number of an expert for each projection and pass, on the CPU."""
+        experts, shape = self.projections[0].experts, (len(self.projections), passes)
+        if self.every_expert and passes == experts:
+            return torch.rand(shape, generator=self.generator).argsort(dim=1)
+        return torch.randint(experts, shape, generator=self.generator)
 
     def get_extra_state(self) -> Tensor:
         return self.generator.get_state()

@@ -74,3 +74,13 @@ def test_the_counted_memory_is_the_memory_that_is_taken(method, machine):
 def test_a_run_repeats_bit_by_bit(pack, tmp_path):
     first, second = (execute(spec(), pack, tmp_path / f"{i}.json", Machine("cuda")) for i in range(2))
     assert first["metrics"] == second["metrics"]
+
+
+@pytest.mark.parametrize("method", peft.list_methods())
+def test_a_step_replayed_as_a_graph_is_the_plain_step(pack, tmp_path, method):
+    """Batches of 16 and of 8 in turn: two graphs, one optimiser, and experts and dropout as drawn without."""
+    run = spec(method, training={"epochs": 6, "batch_size": 16, "lr": 0.01})
+    plain = execute(run, pack, tmp_path / "plain.json", Machine("cuda"))
+    graph = execute(run, pack, tmp_path / "graph.json", Machine("cuda", compile="step_graph"))
+    assert graph["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-3)
+    assert graph["metrics"]["nll"] == pytest.approx(plain["metrics"]["nll"], rel=1e-3)

@@ -1,0 +1,93 @@
+"""A whole training step as one CUDA graph: for small models, whose kernels are shorter than their launch."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from mosa.peft.routing import Router
+
+WARM_UP = 3  # steps of a size before it is captured: what they set up once may not be part of the graph
+
+
+def use_device_lr(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Keep the learning rates in the device's memory, from where a graph reads what the schedule writes."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(float(group["lr"]), device=device)
+        group["capturable"] = True
+
+
+class StepGraph:
+    """Does training steps, and replays them from the fourth of each batch size on.
+
+    The steps are those without it: the first are done as usual, experts are drawn by the same generator, and
+    dropout draws the same numbers, as a graph advances CUDA's generator by what its kernels use.
+
+    Args:
+        model: The model in training mode; its routers draw between replays.
+        optimizer: The optimiser, after `use_device_lr`.
+        compute: Computes the loss of a batch of images and labels.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        compute: Callable[[Tensor, Tensor], Tensor],
+    ) -> None:
+        self.optimizer, self.compute = optimizer, compute
+        self.routers = [module for module in model.modules() if isinstance(module, Router)]
+        self.stream = torch.cuda.Stream()
+        self.done: Counter[int] = Counter()
+        self.captured: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Do one step, and return its loss, which the next one overwrites.
+
+        Args:
+            images: Images of shape (batch, channels, height, width), on the GPU.
+            labels: Classes of shape (batch,).
+        """
+        size = len(labels)
+        self.done[size] += 1
+        if self.done[size] <= WARM_UP:
+            return self._aside(images, labels)
+        for router in self.routers:
+            router.draw_again()
+        if size not in self.captured:
+            self.captured[size] = self._capture(images, labels)
+        graph, its_images, its_labels, loss = self.captured[size]
+        its_images.copy_(images)
+        its_labels.copy_(labels)
+        graph.replay()
+        return loss
+
+    def _aside(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Do a step as usual, on a stream of its own, as capturing asks for."""
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            loss = self._step(images, labels)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        return loss
+
+    def _capture(self, images: Tensor, labels: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]:
+        """Record a step, without doing it; return the graph, and the memory of its input and of its loss."""
+        graph, images, labels = torch.cuda.CUDAGraph(), images.clone(), labels.clone()
+        for router in self.routers:
+            router.holds = True
+        try:
+            # thread_local: other threads may read images meanwhile.
+            with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+                loss = self._step(images, labels)
+        finally:
+            for router in self.routers:
+                router.holds = False
+        return graph, images, labels, loss
+
+    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
+        loss = self.compute(images, labels)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)  # so that the next backward writes, and adds nothing
+        return loss.detach()
