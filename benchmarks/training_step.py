@@ -20,12 +20,13 @@ import time
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 from mosa.backbones.build import build_backbone
 from mosa.engine.loop import autocast
 from mosa.engine.machine import COMPILE, Machine
+from mosa.engine.step_graph import WARM_UP, StepGraph, use_device_lr
 from mosa.peft import attach, list_methods, tuned_state_dict
 from mosa.peft.losses import tuning_loss
 
@@ -57,8 +58,19 @@ class Step:
         self.tuned = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(self.tuned, lr=1e-4, fused=True)
         self.precision, self.device = precision, device
+        self.graph = None
+        if machine.compile == "step_graph":
+            use_device_lr(self.optimizer, device)
+            self.graph = StepGraph(model, self.optimizer, self.loss)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        with autocast(self.device, self.precision, cache_enabled=False):
+            return tuning_loss(self.model, images, labels)
 
     def __call__(self) -> None:
+        if self.graph is not None:
+            self.graph(self.images, self.labels)
+            return
         with autocast(self.device, self.precision):
             if self.splits:
                 loss = naive_loss(self.model, self.splits, self.images, self.labels, 4, 1.0, self.routing)
@@ -123,7 +135,8 @@ def main() -> None:
     torch.use_deterministic_algorithms(False)  # as the naive copies are not
     for setting in arguments.setting or SETTINGS:
         architecture, batch = setting.split(":")
-        names = arguments.methods or [*list_methods(), NAIVE]
+        naive = [NAIVE] if arguments.compile == "none" else []
+        names = arguments.methods or [*list_methods(), *naive]
         measure(names, architecture, int(batch), machine, arguments.precision, arguments.seconds)
 
 
@@ -135,8 +148,9 @@ def measure(
     key = [name for name in KEY if name in names]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     memory = {}
-    for name, step in steps.items():  # a step to warm up, one that is watched
-        step()
+    for name, step in steps.items():  # steps to warm up, one that is watched
+        for _ in range(WARM_UP + 1 if step.graph else 1):
+            step()
         memory[name] = step.state_bytes(), step.peak_bytes()
     repeats = 3 if architecture == "mosa_vit_micro" else 1
     start = time.perf_counter()

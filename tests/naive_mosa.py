@@ -19,7 +19,7 @@ class NaiveSplit(nn.Module):
     def __init__(self, linear: nn.Linear, experts: int, rng: torch.Generator) -> None:
         super().__init__()
         self.initial = linear.weight.detach().clone()
-        expert_of = partition(linear.weight.shape, experts, rng)
+        expert_of = partition(linear.weight.shape, experts, rng).to(linear.weight.device)
         self.masks = [(expert_of == expert) for expert in range(experts)]
         self.copies = nn.ModuleList()
         for mask in self.masks:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,16 @@ def use_device_lr(optimizer: torch.optim.Optimizer, device: torch.device) -> Non
     for group in optimizer.param_groups:
         group["lr"] = torch.tensor(float(group["lr"]), device=device)
         group["capturable"] = True
+
+
+class Captured(NamedTuple):
+    """A graph, and the memory that is its own: what it reads, and its loss."""
+
+    graph: torch.cuda.CUDAGraph
+    images: Tensor
+    labels: Tensor
+    choices: list[Tensor]
+    loss: Tensor
 
 
 class StepGraph:
@@ -40,7 +51,7 @@ class StepGraph:
         self.routers = [module for module in model.modules() if isinstance(module, Router)]
         self.stream = torch.cuda.Stream()
         self.done: Counter[int] = Counter()
-        self.captured: dict[int, tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]] = {}
+        self.captured: dict[int, Captured] = {}
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Do one step, and return its loss, which the next one overwrites.
@@ -53,15 +64,15 @@ class StepGraph:
         self.done[size] += 1
         if self.done[size] <= WARM_UP:
             return self._aside(images, labels)
-        for router in self.routers:
-            router.draw_again()
         if size not in self.captured:
             self.captured[size] = self._capture(images, labels)
-        graph, its_images, its_labels, loss = self.captured[size]
-        its_images.copy_(images)
-        its_labels.copy_(labels)
-        graph.replay()
-        return loss
+        own = self.captured[size]
+        own.images.copy_(images)
+        own.labels.copy_(labels)
+        for router, choice in zip(self.routers, own.choices, strict=True):
+            router.draw_into(choice)
+        own.graph.replay()
+        return own.loss
 
     def _aside(self, images: Tensor, labels: Tensor) -> Tensor:
         """Do a step as usual, on a stream of its own, as capturing asks for."""
@@ -71,10 +82,12 @@ class StepGraph:
         torch.cuda.current_stream().wait_stream(self.stream)
         return loss
 
-    def _capture(self, images: Tensor, labels: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Tensor, Tensor]:
-        """Record a step, without doing it; return the graph, and the memory of its input and of its loss."""
+    def _capture(self, images: Tensor, labels: Tensor) -> Captured:
+        """Record a step, without doing it."""
         graph, images, labels = torch.cuda.CUDAGraph(), images.clone(), labels.clone()
-        for router in self.routers:
+        choices = [router.choice.clone() for router in self.routers]
+        for router, choice in zip(self.routers, choices, strict=True):
+            router.use(choice)
             router.holds = True
         try:
             # thread_local: other threads may read images meanwhile.
@@ -83,7 +96,7 @@ class StepGraph:
         finally:
             for router in self.routers:
                 router.holds = False
-        return graph, images, labels, loss
+        return Captured(graph, images, labels, choices, loss)
 
     def _step(self, images: Tensor, labels: Tensor) -> Tensor:
         loss = self.compute(images, labels)

@@ -73,17 +73,20 @@ class Router(nn.Module):
 
     def draw(self, model: nn.Module, inputs: Any) -> None:
         """Choose the experts of the forward that is about to start: a forward pre-hook of the model."""
-        if not model.training or self.holds:
-            return
-        # One copy to the device for all projections: reading the numbers would make the host wait for a GPU.
-        device = self.projections[0].weight.device
-        self.choice = self._drawn(self.passes.count).to(device, non_blocking=True)
-        for projection, active in zip(self.projections, self.choice, strict=True):
+        if model.training and not self.holds:
+            # One copy to the device for all projections: the host would wait for a GPU to read the numbers.
+            device = self.projections[0].weight.device
+            self.use(self._drawn(self.passes.count).to(device, non_blocking=True))
+
+    def use(self, choice: Tensor) -> None:
+        """Have the projections read their experts from a draw on the device, (projections, passes)."""
+        self.choice = choice
+        for projection, active in zip(self.projections, choice, strict=True):
             projection.active = active
 
-    def draw_again(self) -> None:
+    def draw_into(self, choice: Tensor) -> None:
         """Choose the experts of a forward that is replayed, in the memory that it reads."""
-        self.choice.copy_(self._drawn(self.choice.shape[1]), non_blocking=True)
+        choice.copy_(self._drawn(choice.shape[1]), non_blocking=True)
 
     def _drawn(self, passes: int) -> Tensor:
         """Return the number of an expert for each projection and pass, on the CPU."""
