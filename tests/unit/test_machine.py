@@ -158,7 +158,7 @@ def test_compiled_steps_draw_the_same_dropout_and_experts():
 
 @pytest.mark.slow
 def test_a_compiled_run_is_the_plain_one(pack, tmp_path, eager_graphs):
-    run = spec("mosa", training={"epochs": 1, "batch_size": 16})
+    run = spec("mosa", training={"epochs": 1, "batch_size": 20})
     plain = execute(run, pack, tmp_path / "plain.json")
     torch._dynamo.reset()
     compiled = execute(run, pack, tmp_path / "compiled.json", Machine(compile="blocks"))
