@@ -32,7 +32,7 @@ test: $(INSTALLED) lint ## Run all tests and the linters, several files at a tim
 	pytest $(PARALLEL)
 
 test-fast: $(INSTALLED) ## Run the tests that are not marked slow.
-	pytest $(PARALLEL) -m "not slow"
+	pytest $(PARALLEL) -m "not slow and not thorough"
 
 test-cluster: $(INSTALLED) ## Run all tests of the Slurm profiles (root; Debian's slurm-wlm and munge).
 	pytest tests/cluster -m cluster
