@@ -9,10 +9,10 @@ PARALLEL := -n $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)') --di
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup run test test-fast test-cluster test-faults bench lint schema clean
+.PHONY: help setup run test test-fast test-cluster test-architectures test-faults bench lint schema clean
 
 help: ## Show this help.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(INSTALLED) ## Create .venv with the pinned packages.
 
@@ -32,10 +32,13 @@ test: $(INSTALLED) lint ## Run all tests and the linters, several files at a tim
 	pytest $(PARALLEL)
 
 test-fast: $(INSTALLED) ## Run the tests that are not marked slow.
-	pytest $(PARALLEL) -m "not slow"
+	pytest $(PARALLEL) -m "not slow and not thorough"
 
 test-cluster: $(INSTALLED) ## Run all tests of the Slurm profiles (root; Debian's slurm-wlm and munge).
 	pytest tests/cluster -m cluster
+
+test-architectures: $(INSTALLED) ## Run every test of a method on every architecture.
+	pytest $(PARALLEL) tests/conformance tests/unit/test_machine.py -m "thorough or not thorough"
 
 test-faults: $(INSTALLED) ## Kill every stage at 20 moments, and fuzz every reader ten times longer.
 	MOSA_FAULTS=20 MOSA_FUZZ=600 pytest tests/unit/test_faults.py tests/unit/test_hostile.py

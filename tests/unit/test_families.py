@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import cache
 
 import pytest
 import torch
@@ -81,13 +82,18 @@ def test_unfit_pairs_have_a_sentence():
     assert unfit("vpt", "resnet50") is None  # left to attach, which sees the model
 
 
+@cache
+def without_values(architecture):
+    with torch.device("meta"):
+        return timm.create_model(architecture)
+
+
 @pytest.mark.parametrize("method", peft.list_methods())
 @pytest.mark.parametrize(
     "architecture", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto"]
 )
 def test_names_refuse_what_the_library_refuses(method, architecture):
-    with torch.device("meta"):
-        model = timm.create_model(architecture)
+    model = without_values(architecture)
     declared = peft.get_method(method).families
     reason = unfit(method, architecture)
     assert (reason is None) == (ANY_MODEL in declared or family_of(architecture) in declared)

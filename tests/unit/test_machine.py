@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from models import ARCHITECTURES, SMALL, batch, build, spec, train_steps
+from models import SMALL, batch, build, spec, train_steps
 from torch import nn
 
 from mosa import peft
@@ -38,14 +38,22 @@ def assert_close(got, expected, **tolerance):
         torch.testing.assert_close(got[name], expected[name], **tolerance, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "convnext"])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        "vit",
+        pytest.param("vit_avgpool", marks=pytest.mark.thorough),  # has the blocks of "vit"
+        "vit_layerscale_droppath",
+        "swin",
+    ],
+)
 @pytest.mark.parametrize("method", list_methods())
 def test_gradient_checkpointing_changes_no_gradient(architecture, method):
     try:
         model = peft.attach(build(architecture, dtype=torch.float64), method, **SMALL.get(method, {}))
     except UserError:
         pytest.skip("the method has no place in this architecture")
-    train_steps(model)
+    train_steps(model, steps=1)
     other = copy.deepcopy(model)
     Machine(gradient_checkpointing=True).place(other)
     expected = gradients(model)
@@ -66,34 +74,19 @@ def test_gradient_checkpointing_keeps_fewer_activations():
     assert kept[1] < 0.6 * kept[0]
 
 
-@pytest.mark.parametrize("setting", ["channels_last", "gradient_checkpointing"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_setting_changes_float_error_only(pack, tmp_path, method, setting):
+def test_a_setting_changes_float_error_only(pack, tmp_path, method):
     # MoSA's two passes are equal at the start, so the gradient of the consistency term is rounding error,
     # which AdamW scales to the size of a step: with that term, runs differ by more than rounding.
     options = {"bottleneck": 4, "consistency": 0.0} if method == "mosa" else {}
     run = spec(method, options=options, training={"epochs": 1, "batch_size": 16})
     plain = execute(run, pack, tmp_path / "plain.json")
-    other = execute(run, pack, tmp_path / "other.json", Machine(features=tmp_path, **{setting: True}))
-    assert other["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-4)
-    assert other["metrics"]["nll"] == pytest.approx(plain["metrics"]["nll"], rel=1e-4)
-    assert other["device"] == plain["device"] | {setting: True}
-
-
-class Filling(Machine):
-    """Fills new memory with NaN, which whoever reads it before writing would meet."""
-
-    def begin(self) -> torch.device:
-        place = super().begin()
-        torch.utils.deterministic.fill_uninitialized_memory = True
-        return place
-
-
-@pytest.mark.parametrize("method", list_methods())
-def test_no_memory_is_read_before_it_is_written(pack, tmp_path, method):
-    run = spec(method, training={"epochs": 1, "batch_size": 16})
-    runs = [execute(run, pack, tmp_path / f"{m.__name__}.json", m()) for m in (Machine, Filling)]
-    assert runs[0]["metrics"] == runs[1]["metrics"]
+    for setting in ("channels_last", "gradient_checkpointing"):
+        features = tmp_path / setting  # each setting computes its own
+        other = execute(run, pack, tmp_path / "other.json", Machine(features=features, **{setting: True}))
+        assert other["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-4)
+        assert other["metrics"]["nll"] == pytest.approx(plain["metrics"]["nll"], rel=1e-4)
+        assert other["device"] == plain["device"] | {setting: True}
 
 
 def test_new_memory_is_left_as_it_is():
@@ -164,8 +157,8 @@ def test_compiled_steps_draw_the_same_dropout_and_experts():
 
 
 @pytest.mark.slow
-def test_a_compiled_run_is_the_plain_one(pack, tmp_path):
-    run = spec("mosa", training={"epochs": 1, "batch_size": 16})
+def test_a_compiled_run_is_the_plain_one(pack, tmp_path, eager_graphs):
+    run = spec("mosa", training={"epochs": 1, "batch_size": 20})
     plain = execute(run, pack, tmp_path / "plain.json")
     torch._dynamo.reset()
     compiled = execute(run, pack, tmp_path / "compiled.json", Machine(compile="blocks"))
