@@ -9,7 +9,7 @@ PARALLEL := -n $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)') --di
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: help setup run test test-fast test-cluster test-architectures test-faults bench lint schema clean
+.PHONY: help setup run test pytest test-fast test-cluster test-architectures test-faults bench lint schema clean
 
 help: ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -28,7 +28,9 @@ run: $(INSTALLED) ## Run the default experiment and print its table.
 	@echo "Tables: results/tables/   Plots: results/plots/   Records: results/runs/"
 	@echo "Report: results/report.html (open it in a browser)"
 
-test: $(INSTALLED) lint ## Run all tests and the linters, several files at a time.
+test: lint pytest ## Run all tests and the linters, several files at a time.
+
+pytest: $(INSTALLED)
 	pytest $(PARALLEL)
 
 test-fast: $(INSTALLED) ## Run the tests that are not marked slow.

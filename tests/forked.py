@@ -22,6 +22,7 @@ from mosa.cli.serve import serve
 def run_mosa(folder: Path, *arguments: object) -> subprocess.CompletedProcess:
     """Run `mosa` in a folder, and return what it printed."""
     command = [sys.executable, "-m", "mosa.cli", *map(str, arguments)]
+    _mosa_server()
     environment = os.environ | {"MOSA_WARM": "1"}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
@@ -30,6 +31,7 @@ def run_snakemake(
     folder: Path, *arguments: object, environment: Mapping[str, str] = os.environ
 ) -> subprocess.CompletedProcess:
     """Run `snakemake` in a folder, and return what it printed."""
+    _mosa_server()
     with (
         socket.socket(socket.AF_UNIX) as connection,
         open(os.devnull) as nothing,
@@ -48,15 +50,33 @@ def run_snakemake(
 
 @cache
 def _server() -> Path:
-    """Start the server of this process, and return the path of its socket."""
+    """Start the server of this process that forks Snakemake, and return the path of its socket."""
     folder = Path(tempfile.mkdtemp(prefix="forked"))
-    address = folder / "socket"
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return _start(folder / "socket", [__file__])
+
+
+@cache
+def _mosa_server() -> None:
+    """Start the server of `mosa.cli.warm`, if there is none: one that commands start ends between tests."""
+    address = warm._address(warm._settings("train"))
+    if address is None:
+        return
+    with warm.locked(address), socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(str(address))
+        except OSError:
+            address.unlink(missing_ok=True)
+            _start(address, ["-m", "mosa.cli.serve"])
+
+
+def _start(address: Path, program: list[str]) -> Path:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(address))
-        listening.listen()
+        listening.listen(64)
         number = listening.fileno()
-        process = subprocess.Popen([sys.executable, __file__, address, str(number)], pass_fds=[number])
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        command = [sys.executable, *program, address, str(number), "3600"]
+        process = subprocess.Popen(command, pass_fds=[number])
     atexit.register(process.kill)
     return address
 
@@ -67,6 +87,6 @@ if __name__ == "__main__":
     import mosa.experiment.workflow  # noqa: F401
     from mosa.experiment import outputs, resources  # noqa: F401
 
-    place, number = sys.argv[1:]
+    place, number, seconds = sys.argv[1:]
     sys.argv[0] = "snakemake"
-    serve(Path(place), socket.socket(fileno=int(number)), 3600.0, snakemake.cli.main)
+    serve(Path(place), socket.socket(fileno=int(number)), float(seconds), snakemake.cli.main)

@@ -27,15 +27,16 @@ def save(path: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(path)
 
 
-def write_small_pack(path: Path, sizes: Mapping[str, int]) -> Path:
-    """Write a pack in the form of demo/digits, small and learnable: the class is the brightness."""
+def write_small_pack(path: Path, sizes: Mapping[str, int], name: str = "demo/digits") -> Path:
+    """Write a pack in the form of a demo task, small and learnable: the class is the brightness."""
+    task = get_task(name)
     rng = np.random.default_rng(0)
     splits = {}
     for split, size in sizes.items():
-        labels = rng.permutation(np.arange(size) % 10)
+        labels = rng.permutation(np.arange(size) % task.num_classes)
         noise = rng.integers(0, 20, (size, 32, 32, 3))
         splits[split] = ((labels[:, None, None, None] * 23 + noise).astype(np.uint8), labels.astype(np.int64))
-    write_pack(path, get_task("demo/digits"), splits)
+    write_pack(path, task, splits)
     return path
 
 

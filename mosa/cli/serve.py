@@ -4,6 +4,8 @@ It is started as `python -m mosa.cli.serve ADDRESS FILENO IDLE`, with the number
 """
 
 import contextlib
+import gc
+import importlib
 import json
 import os
 import signal
@@ -17,6 +19,10 @@ from typing import NoReturn
 
 from mosa.cli.warm import BEGUN
 
+# What libraries import when they first write a file: matplotlib one of each format, fontTools for PDF.
+_LATE = [f"matplotlib.backends.backend_{name}" for name in ("agg", "pdf", "svg")]
+_LATE += ["fontTools.subset", "plotly.offline"]
+
 
 def serve(address: Path, listening: socket.socket, idle: float, program: Callable[[], None]) -> None:
     """Fork for each command that connects.
@@ -28,6 +34,7 @@ def serve(address: Path, listening: socket.socket, idle: float, program: Callabl
         program: What a command calls, with its arguments in `sys.argv`.
     """
     os.chdir("/")
+    gc.freeze()  # a child's collector leaves what is imported alone, and with it the memory that they share
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     listening.settimeout(idle)
     with contextlib.suppress(TimeoutError):
@@ -96,6 +103,8 @@ def _import_all() -> Callable[[], None]:
 
     for kind in KINDS:
         registered(kind)  # imports the modules of all
+    for name in _LATE:
+        importlib.import_module(name)
     return run
 
 

@@ -18,13 +18,24 @@ from forked import run_snakemake
 from mosa.data import make_pack
 from mosa.engine.run import execute
 from mosa.experiment.config import expand, load_config
+from mosa.experiment.workflow import Workflow
 from mosa.records import load_record
 
 ROOT = Path(__file__).parents[2]
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol")
 SYSTEM = Path("/etc/slurm/slurm.conf")  # where the steps of a job look for it
 FOR_TESTS = ["--slurm-no-account", "--slurm-status-command", "squeue", "--latency-wait", "5"]
-FOR_TESTS += ["--slurm-init-seconds-before-status-checks", "2", "--seconds-between-status-checks", "1"]
+FOR_TESTS += ["--slurm-init-seconds-before-status-checks", "1"]
+# Snakemake, which looks each second how its jobs are; the plugin waits ten seconds longer each time.
+HEAD = """
+import sys
+import snakemake.cli
+from snakemake_executor_plugin_slurm import Executor
+
+Executor.next_seconds_between_status_checks = property(lambda self: 1, lambda self, seconds: None)
+sys.argv[0] = "snakemake"
+snakemake.cli.main()
+"""
 CONFIG = {
     "name": "cluster",
     "benchmarks": {"demo": ["digits"]},
@@ -33,7 +44,7 @@ CONFIG = {
     "training": {"epochs": 1, "batch_size": 64, "fraction": 0.1},
     "variants": {
         "short": {"method": "linear"},
-        "long": {"method": "lora", "options": {"rank": 2}, "training": {"epochs": 60}},
+        "long": {"method": "lora", "options": {"rank": 2}, "training": {"epochs": 25}},
     },
 }
 QUICK = CONFIG | {
@@ -112,6 +123,24 @@ def slurm(tmp_path_factory):
         gres.unlink()
 
 
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory):
+    """The pack of the config, as the workflow makes it."""
+    path = tmp_path_factory.mktemp("pack") / "pack"
+    make_pack("demo/digits", path, image_size=32)
+    return path
+
+
+@pytest.fixture
+def packed(place, pack):
+    """A folder with the workflow that has made its pack already."""
+    (name,) = Workflow.of(load_config(CONFIG)).packed
+    path = place / "results/packs" / name
+    path.parent.mkdir(parents=True)
+    shutil.copy(pack, path)
+    return place
+
+
 @pytest.fixture
 def place(slurm, tmp_path):
     """A folder with the workflow."""
@@ -124,7 +153,7 @@ def place(slurm, tmp_path):
 def start(place, *arguments, profile="slurm", config=CONFIG, warm=True):
     (place / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     log = (place / "head.log").open("a")
-    command = [sys.executable, "-m", "snakemake", "--profile", f"profiles/{profile}", "--verbose"]
+    command = [sys.executable, "-c", HEAD, "--profile", f"profiles/{profile}", "--verbose"]
     environment = os.environ | {"MOSA_WARM": "1" if warm else ""}
     command += [*FOR_TESTS, *arguments]
     return subprocess.Popen(command, cwd=place, env=environment, stdout=log, stderr=log)
@@ -157,11 +186,10 @@ def queued():
     return subprocess.run(["squeue", "-h", "-t", "PD", "-o", "%k"], capture_output=True, text=True).stdout
 
 
-def undisturbed(place, variant):
+def undisturbed(place, pack, variant):
     """The record of the same run, without any Slurm."""
     run = next(run for run in expand(load_config(CONFIG)) if run.specification.variant == variant)
-    make_pack("demo/digits", place / "pack", image_size=32)
-    return execute(run, place / "pack", place / "undisturbed.json")
+    return execute(run, pack, place / "undisturbed.json")
 
 
 def record(place, variant):
@@ -172,16 +200,16 @@ def submissions(log):
     return re.findall(r"^sbatch call: sbatch (.*?)--wrap", log, re.MULTILINE)
 
 
-def test_a_cancelled_job_is_submitted_again_and_goes_on(place):
+def test_a_cancelled_job_is_submitted_again_and_goes_on(place, pack):
     process = start(place, "--until", "train", warm=False)
     job = wait_for(lambda: running("long"))
     log = place / "results/logs/train/demo/digits/micro_vit/long/seed0.log"
-    wait_for(lambda: log.is_file() and "epoch 6/" in log.read_text())
+    wait_for(lambda: log.is_file() and "epoch 3/" in log.read_text())
     subprocess.run(["scancel", job], check=True)
     code, head = finish(process, place)
     assert code == 0, head[-3000:]
     assert "goes on at epoch" in log.read_text()
-    assert record(place, "long")["metrics"] == undisturbed(place, "long")["metrics"]
+    assert record(place, "long")["metrics"] == undisturbed(place, pack, "long")["metrics"]
     lines = [line for line in submissions(head) if "rule_train" in line]
     assert len(lines) == 3  # the long one twice
     first, *_, last = sorted(
@@ -193,10 +221,9 @@ def test_a_cancelled_job_is_submitted_again_and_goes_on(place):
     assert "gpu" not in first and not list((place / "results/resume").glob("*.pt"))
 
 
-def test_jobs_that_wait_in_the_queue_do_what_was_meant(place):
+def test_jobs_that_wait_in_the_queue_do_what_was_meant(packed):
     """The config is edited and broken while the jobs wait: they train with what they were submitted with."""
-    (place / "config.yaml").write_text(yaml.safe_dump(QUICK, sort_keys=False))
-    assert run_snakemake(place, "--until", "make_data").returncode == 0
+    place = packed
     subprocess.run(["scontrol", "update", "PartitionName=main", "State=DOWN"], check=True)
     try:
         process = start(place, config=QUICK)
@@ -229,7 +256,7 @@ def test_a_job_over_its_time_limit_goes_on(place):
 
 
 @pytest.mark.thorough
-def test_a_head_that_is_killed_and_started_again_repeats_nothing(place):
+def test_a_head_that_is_killed_and_started_again_repeats_nothing(place, pack):
     process = start(place)
     short = place / "results/runs/demo/digits/micro_vit/short/seed0.json"
     log = place / "head.log"
@@ -242,7 +269,7 @@ def test_a_head_that_is_killed_and_started_again_repeats_nothing(place):
     code, head = finish(start(place), place)
     assert code == 0, head[-3000:]
     assert short.stat().st_mtime_ns == before
-    assert record(place, "long")["metrics"] == undisturbed(place, "long")["metrics"]
+    assert record(place, "long")["metrics"] == undisturbed(place, pack, "long")["metrics"]
 
 
 @pytest.mark.thorough
@@ -267,7 +294,8 @@ BAD = {"method": "full", "training": {"lr": 1e30, "warmup_epochs": 0}}
 
 
 @pytest.mark.parametrize("profile", ["slurm", "slurm-packed"])
-def test_a_run_that_diverged_is_submitted_once_and_takes_no_other_with_it(place, profile):
+def test_a_run_that_diverged_is_submitted_once_and_takes_no_other_with_it(packed, profile):
+    place = packed
     config = CONFIG | {"variants": {"short": CONFIG["variants"]["short"], "bad": BAD}}
     code, head = finish(start(place, "--until", "train", profile=profile, config=config), place, 900)
     assert code != 0 and "Trying to restart job" not in head
@@ -278,7 +306,8 @@ def test_a_run_that_diverged_is_submitted_once_and_takes_no_other_with_it(place,
     assert len(submitted) == (2 if profile == "slurm" else 1)
 
 
-def test_a_packed_suite_runs_to_its_end(place):
+def test_a_packed_suite_runs_to_its_end(packed):
+    place = packed
     code, head = finish(start(place, profile="slurm-packed", config=QUICK), place)
     assert code == 0, head[-3000:]
     assert json.dumps(record(place, "short")["metrics"]) and record(place, "long")

@@ -3,9 +3,12 @@
 import pytest
 import torch
 from models import SMALL, build
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from mosa import peft
-from mosa.engine.cost.flops import inference_flops, training_flops
+from mosa.engine.cost.flops import Counter, inference_flops, training_flops
+from mosa.peft.losses import tuning_loss
 
 # One image of the tests' ViT: 16 patches of 8x8x3 pixels and a class token, width 32, 3 blocks.
 TOKENS, WIDTH = 17, 32
@@ -39,4 +42,23 @@ def test_counting_leaves_the_model_and_the_generators_alone(method):
     training_flops(model, 32), inference_flops(model, 32)
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters()) and model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(module.training for module in model.modules())
+    model.eval()
+    next(model.children()).train()
+    modes = [module.training for module in model.modules()]
+    inference_flops(model, 32)
+    assert [module.training for module in model.modules()] == modes
+
+
+@pytest.mark.parametrize("method", ["linear", "full", "adapter", "lora", "mosa", "vpt"])
+def test_the_count_is_that_of_torch(method):
+    model = peft.attach(build(), method, **SMALL.get(method, {}))
+    images, labels = torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.long)
+    counts = []
+    for counter in (FlopCounterMode(display=False), Counter()):
+        torch.manual_seed(0)
+        with sdpa_kernel(SDPBackend.MATH), counter:
+            tuning_loss(model, images, labels).backward()
+        counts.append(counter.total if isinstance(counter, Counter) else counter.get_total_flops())
+    assert counts[0] == counts[1] == 2 * training_flops(model, 32) > 0

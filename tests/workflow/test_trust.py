@@ -7,13 +7,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from workspace import CONFIG, REFRESH, SNAKEMAKE, Workspace
+from workspace import CONFIG, REFRESH, Workspace
 
 from mosa.records import load_record, seal
 
@@ -41,6 +40,7 @@ def run_to_the_end(workspace, *arguments):
 def finished(tmp_path_factory):
     workspace = Workspace(tmp_path_factory.mktemp("trust"))
     workspace.configure(SMALL)
+    workspace.give_small_packs()
     run_to_the_end(workspace)
     return workspace
 
@@ -72,9 +72,9 @@ def test_changed_options_repeat_their_runs_whatever_snakemake_remembers(workspac
 
 def test_options_that_change_back_and_forth_repeat_their_runs(workspace):
     workspace.configure(CHANGED)
-    run_to_the_end(workspace, *MTIME)
+    run_to_the_end(workspace, "tables", *MTIME)
     assert {trained_with(path) for path in workspace.records()} == {(2, 0.5, None), (2, 0.5, 2)}
-    assert workspace.planned(*MTIME) == {}
+    assert workspace.planned("tables", *MTIME) == {}
     workspace.configure(SMALL)  # the file of this specification is older than the records now
     assert workspace.planned(*MTIME) == {"train": 4} | REFRESH
 
@@ -134,11 +134,11 @@ def test_tables_follow_the_config_also_back_and_forth(workspace):
     table = workspace.folder / "results/tables/comparison.txt"
     both = table.read_text()
     workspace.configure(SMALL | {"variants": {"linear": {"method": "linear"}}})
-    run_to_the_end(workspace, *MTIME)
+    run_to_the_end(workspace, "tables", *MTIME)
     assert "lora" not in table.read_text()
     workspace.configure(SMALL)
     assert workspace.planned(*MTIME) == REFRESH
-    run_to_the_end(workspace, *MTIME)
+    run_to_the_end(workspace, "tables", *MTIME)
     assert table.read_text() == both
 
 
@@ -162,18 +162,18 @@ def test_changed_images_make_a_new_pack_and_repeat_their_runs(tmp_path):
         "variants": {"linear": {"method": "linear"}},
     }
     workspace.configure(own)
-    run_to_the_end(workspace)
-    assert workspace.planned() == {}
+    run_to_the_end(workspace, "tables")
+    assert workspace.planned("tables") == {}
     before = load_record(workspace.records()[0])
     for path in images.rglob("*.png"):  # touched, as by a copy: the same content
         os.utime(path)
-    assert workspace.planned() == {}
+    assert workspace.planned("tables") == {}
     write_images(images, 5, start=30)
     again = {"check_data": 1, "make_data": 1, "train": 2} | REFRESH
     assert workspace.planned(*MTIME) == again
     workspace.configure(own | {"seeds": [0, 1, 2]})
     assert workspace.planned(*MTIME) == again | {"train": 3}
-    run_to_the_end(workspace, *MTIME)
+    run_to_the_end(workspace, "tables", *MTIME)
     records = [load_record(path) for path in workspace.records()]
     assert len({record["data"]["digest"] for record in records}) == 1
     assert records[0]["data"]["digest"] != before["data"]["digest"]
@@ -184,11 +184,6 @@ def test_changed_images_make_a_new_pack_and_repeat_their_runs(tmp_path):
     assert workspace.planned(*MTIME)["make_data"] == 1
 
 
-def started(command, workspace, known):
-    environment = workspace.environment | known
-    return subprocess.run(command, cwd=workspace.folder, env=environment, capture_output=True, text=True)
-
-
 def test_a_job_does_what_was_frozen_when_it_was_submitted(workspace, tmp_path):
     """A job of a cluster starts after the config was edited, or made unreadable: it does what was meant."""
     shutil.rmtree(workspace.folder / "results/runs")
@@ -196,28 +191,24 @@ def test_a_job_does_what_was_frozen_when_it_was_submitted(workspace, tmp_path):
     (frozen,) = (workspace.folder / "results/manifests").glob("experiment-*.json")
     record = "results/runs/demo/digits/micro_vit/lora/seed0.json"
     job = ["train:benchmark=demo,task=digits,backbone=micro_vit,variant=lora,seed=0"]
-    command = [*SNAKEMAKE, "--mode", "remote", "--target-jobs", *job, "--force", "--cores", "1", "--nolock"]
+    command = ["--mode", "remote", "--target-jobs", *job, "--force", "--cores", "1", "--nolock"]
     command += ["--allowed-rules", "train", "--target-files-omit-workdir-adjustment", "--profile", "none"]
     command += ["--rerun-triggers", "mtime", "--executor", "local"]
     for content in (None, "seeds: [", "name: broken\n"):
         workspace.configure(CHANGED)
         if content is not None:
             (workspace.folder / "config.yaml").write_text(content)
-        environment = workspace.environment | {"MOSA_EXPERIMENT": str(frozen)}
-        result = subprocess.run(
-            command, cwd=workspace.folder, env=environment, capture_output=True, text=True
-        )
+        result = workspace.snakemake(*command, MOSA_EXPERIMENT=str(frozen), MOSA_WARM="1")
         assert result.returncode == 0, result.stdout + result.stderr
         assert trained_with(workspace.folder / record) == (1, 0.03, 8)
         (workspace.folder / record).unlink()
-    result = subprocess.run(
-        command, cwd=workspace.folder, env=workspace.environment, capture_output=True, text=True
-    )
+    result = workspace.snakemake(*command)
     assert result.returncode != 0 and "MOSA_EXPERIMENT is not set" in result.stdout + result.stderr
 
 
 def test_a_search_of_other_settings_is_not_taken(tmp_path):
     workspace = Workspace(tmp_path / "tuned")
+    workspace.give_small_packs()
     config = SMALL | {
         "seeds": [0],
         "variants": {"linear": {"method": "linear"}},
@@ -242,7 +233,7 @@ def test_records_are_verified_against_the_config_and_reproduced(workspace):
     result = workspace.mosa("verify")
     assert result.returncode == 0 and "4 of 4 records are in order" in result.stdout
     path = "results/runs/demo/digits/micro_vit/lora/seed1.json"
-    result = workspace.mosa("reproduce", path)
+    result = workspace.mosa("reproduce", path, "--packs", "results/packs")
     assert result.returncode == 0 and result.stdout == f"{path}: bit-equal\n", result.stdout + result.stderr
     workspace.configure(CHANGED)
     result = workspace.mosa("verify")

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.slow
 def finished(tmp_path_factory):
     """The tiny experiment, run to its end, in a folder whose name needs quoting."""
     workspace = Workspace(tmp_path_factory.mktemp("a 'work' folder $(touch hacked) `touch hacked`"))
+    workspace.give_small_packs()
     result = workspace.snakemake()
     assert result.returncode == 0, result.stderr[-3000:]
     return workspace
@@ -157,8 +158,11 @@ def test_a_wrong_overlay_is_told_by_its_own_file_and_line(workspace):
     assert "overlay.yaml, line 2: seeds: 1 is listed twice" in result.stdout + result.stderr
 
 
+BAD = {"lr": 1e30, "warmup_epochs": 0, "batch_size": 4}
+
+
 def test_a_diverging_run_fails_alone_and_says_why(workspace):
-    variants = CONFIG["variants"] | {"bad": {"method": "full", "training": {"lr": 1e30, "warmup_epochs": 0}}}
+    variants = CONFIG["variants"] | {"bad": {"method": "full", "training": BAD}}
     workspace.configure(CONFIG | {"variants": variants, "seeds": [0], "benchmarks": {"demo": ["digits"]}})
     result = workspace.snakemake()
     assert result.returncode != 0
@@ -179,10 +183,11 @@ def test_hyper_parameters_are_chosen_on_val_and_taken_by_the_final_runs(workspac
         "variants": variants,
         "sweeps": {"size": {"adapter": {"bottleneck": [4]}}},
         "tune": {"per": "benchmark", "variants": space},
-        "training": {"epochs": 1, "batch_size": 32},
+        "training": {"epochs": 2, "batch_size": 8},
     }
+    targets = ("tables", "results/tuned/tables/chosen.md")
     workspace.configure(config)
-    result = workspace.snakemake()
+    result = workspace.snakemake(*targets)
     assert result.returncode == 0, result.stderr[-3000:]
     folder = workspace.folder / "results/tuned"
     records = [load_record(path) for path in folder.glob("runs/**/*.json")]
@@ -193,19 +198,19 @@ def test_hyper_parameters_are_chosen_on_val_and_taken_by_the_final_runs(workspac
     assert len(trained) == len(TASKS) * 2 * 2
     assert {load_record(path)["splits"]["eval"] for path in trained} == {"val"}
     assert "lr 0.01\\* (" in (folder / "tables/chosen.md").read_text()
-    assert workspace.planned() == {}
+    assert workspace.planned(*targets) == {}
 
     # A larger grid trains what is new.
     before = {path: path.stat().st_mtime_ns for path in trained}
     space = {name: {"training": {"lr": [1e-9, 1e-8, 0.01]}} for name in variants}
     workspace.configure(config | {"tune": {"per": "benchmark", "variants": space}})
-    assert workspace.snakemake().returncode == 0
+    assert workspace.snakemake(*targets).returncode == 0
     assert len(list(folder.glob("tune/records/**/*.json"))) == len(TASKS) * 2 * 3
     records = [load_record(path) for path in folder.glob("runs/**/*.json")]
     assert {record["specification"]["training"]["lr"] for record in records} == {0.01}
     assert len(records) == len(TASKS) * 3
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert workspace.planned() == {}
+    assert workspace.planned(*targets) == {}
 
 
 def test_a_report_holds_tables_and_plots(workspace):

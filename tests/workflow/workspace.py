@@ -9,6 +9,10 @@ from pathlib import Path
 
 import yaml
 from forked import run_mosa, run_snakemake
+from standin import write_small_pack
+
+from mosa.experiment.config import load_config
+from mosa.experiment.workflow import Workflow
 
 ROOT = Path(__file__).parents[2]
 SNAKEMAKE = [sys.executable, "-m", "snakemake"]
@@ -42,8 +46,15 @@ class Workspace:
     def configure(self, config: dict) -> None:
         (self.folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
-    def snakemake(self, *arguments: str) -> subprocess.CompletedProcess:
-        return run_snakemake(self.folder, *arguments, environment=self.environment)
+    def give_small_packs(self) -> None:
+        """Have packs of few images where the workflow makes and finds those of the demo's tasks."""
+        for pack, specification in Workflow.of(load_config(CONFIG)).packed.items():
+            path = self.folder / "results/packs" / pack
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_small_pack(path, {"train": 80, "val": 40, "test": 40}, specification.task)
+
+    def snakemake(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+        return run_snakemake(self.folder, *arguments, environment=self.environment | variables)
 
     def mosa(self, *arguments: object) -> subprocess.CompletedProcess:
         return run_mosa(self.folder, *arguments)

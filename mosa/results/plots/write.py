@@ -35,5 +35,5 @@ def write_plots(
 def _save(figure: Figure, path: Path, suffix: str) -> None:
     if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):  # laid out once, for all formats
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # with any, even "none", each file is drawn twice
     figure.savefig(path, format=suffix, metadata=_FORMATS[suffix])
