@@ -32,7 +32,7 @@ OPTIONS = {
     "channels last": ({"channels_last": True}, "float32"),
     "gradient checkpointing": ({"gradient_checkpointing": True}, "float32"),
     "compile blocks": ({"compile": "blocks"}, "float32"),
-    "compile cuda_graphs": ({"compile": "cuda_graphs"}, "float32"),
+    "compile step_graph": ({"compile": "step_graph"}, "float32"),
 }
 METHODS = ("adapter", "mosa")
 
@@ -88,7 +88,7 @@ def step_of(option: str, method: str, setting: str, machine: Machine) -> Step:
 def measure(method: str, setting: str, machine: Machine, budget: float) -> dict[str, str]:
     steps, notes = {}, {}
     for option in OPTIONS:
-        if option == "compile cuda_graphs" and machine.device == "cpu":
+        if option == "compile step_graph" and machine.device == "cpu":
             continue
         torch._dynamo.reset()
         steps[option] = step_of(option, method, setting, machine)

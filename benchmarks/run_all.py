@@ -51,7 +51,7 @@ What can be chosen:
 | setting | where | what it changes |
 |---|---|---|
 | `precision: bfloat16` | `training` in the config: part of the recipe | results, a little |
-| `compile: blocks`, `cuda_graphs` | top of the config, or `mosa train --compile` | float error |
+| `compile: blocks`, `step_graph` | top of the config, or `mosa train --compile` | float error |
 | `channels_last: true` | the same | float error |
 | `gradient_checkpointing: true` | the same | nothing but memory and time |
 | `--set-threads train=4` | `snakemake` | float error |

@@ -17,10 +17,11 @@ import copy
 import statistics
 import sys
 import time
+from functools import cache, partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from mosa.backbones.build import build_backbone
@@ -40,19 +41,21 @@ SETTINGS = ("mosa_vit_micro:32", "mosa_vit_micro:128", "vit_tiny_patch16_224:16"
 SETTINGS += ("vit_small_patch16_224:8", "vit_base_patch16_224:4")
 
 
+random_backbone = cache(partial(build_backbone, weights="random", num_classes=100))
+
+
 class Step:
     """A training step of a method on random images, with all that it needs."""
 
-    def __init__(
-        self, name: str, backbone: nn.Module, size: int, batch: int, machine: Machine, precision: str
-    ):
+    def __init__(self, name: str, architecture: str, batch: int, machine: Machine, precision: str) -> None:
         device = torch.device(machine.device)
-        model = copy.deepcopy(backbone)
+        model, backbone = copy.deepcopy(random_backbone(architecture))
         self.model = attach(model, "adapter" if name == NAIVE else name)
         machine.place(model)
         model.train()
         self.splits = naive_split(model, ("up",), 4, 0) if name == NAIVE else []
         self.routing = torch.Generator().manual_seed(0)
+        size = backbone.image_size
         self.images, self.labels = torch.randn(batch, 3, size, size), torch.randint(100, (batch,))
         self.images, self.labels = self.images.to(device), self.labels.to(device)
         self.tuned = [p for p in model.parameters() if p.requires_grad]
@@ -143,8 +146,7 @@ def main() -> None:
 def measure(
     names: list[str], architecture: str, batch: int, machine: Machine, precision: str, budget: float
 ) -> None:
-    model, backbone = build_backbone(architecture, "random", 100)
-    steps = {name: Step(name, model, backbone.image_size, batch, machine, precision) for name in names}
+    steps = {name: Step(name, architecture, batch, machine, precision) for name in names}
     key = [name for name in KEY if name in names]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     memory = {}

@@ -200,7 +200,7 @@ class Device(Declared):
     type: str = option(description="cpu or cuda.")
     name: str = option(description="Name of the processor or device.", json_schema_extra=column("device"))
     threads: int = option(ge=1, description="CPU threads of torch.")
-    compile: Literal["none", "blocks", "cuda_graphs", "step_graph"] = option(
+    compile: Literal["none", "blocks", "step_graph"] = option(
         "none", optional=True, description="What was compiled, or replayed as a graph."
     )
     channels_last: bool = option(

@@ -52,10 +52,10 @@ _MACHINE = [
     click.option(
         "--compile",
         envvar="MOSA_COMPILE",
-        type=OneOf(["none", "blocks", "cuda_graphs", "step_graph"]),
+        type=OneOf(["none", "blocks", "step_graph"]),
         default="none",
         show_default=True,
-        help="What torch.compile compiles; what is replayed as CUDA graphs, on a GPU.",
+        help="Compile every block, or replay whole steps as CUDA graphs, on a GPU.",
     ),
     click.option(
         "--channels-last",

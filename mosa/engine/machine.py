@@ -13,7 +13,7 @@ from mosa.base.errors import UserError
 from mosa.engine.resume import EVERY
 from mosa.peft.blocks import SITES
 
-COMPILE = ("none", "blocks", "cuda_graphs", "step_graph")
+COMPILE = ("none", "blocks", "step_graph")
 _VARIANTS_OF_A_BLOCK = 64  # a Swin's blocks differ in width, heads and shift; each is compiled once
 
 
@@ -29,8 +29,8 @@ class Machine:
         save_every: Seconds between two saves at epoch ends.
         features: Folder in which features of the frozen backbone are kept, for runs that tune the classifier
             alone (see `mosa.engine.features`); None: every epoch computes them again.
-        compile: "none"; "blocks": torch.compile of every block; "cuda_graphs": the same, replayed as graphs;
-            "step_graph": nothing is compiled, and a whole training step is replayed as one CUDA graph.
+        compile: "none"; "blocks": torch.compile of every block, in training; "step_graph": nothing is
+            compiled, and a whole training step is replayed as one CUDA graph, see `mosa.engine.step_graph`.
         channels_last: Keep images, and the weights of convolutions, with channels last.
         gradient_checkpointing: Keep no activations within a block, and compute them again in the backward.
     """
@@ -78,8 +78,8 @@ class Machine:
                 raise UserError(
                     f"{type(model).__name__}: timm has no gradient checkpointing for it; leave it out"
                 ) from None
-        if self.compile in ("blocks", "cuda_graphs"):
-            compile_blocks(model, self.compile == "cuda_graphs")
+        if self.compile == "blocks":
+            compile_blocks(model)
 
     def describe(self) -> dict[str, Any]:
         """Return the settings for the record that are not at their defaults and affect time or memory."""
@@ -90,7 +90,7 @@ class Machine:
 CPU = Machine()
 
 
-def compile_blocks(model: nn.Module, cuda_graphs: bool = False) -> None:
+def compile_blocks(model: nn.Module) -> None:
     """Compile every block of a model, in place; alike blocks share what is compiled.
 
     What is random stays as it is without compiling: the same dropout, the same experts.
@@ -102,9 +102,14 @@ def compile_blocks(model: nn.Module, cuda_graphs: bool = False) -> None:
     if not blocks:
         raise UserError(f"{type(model).__name__}: has no blocks that are known; set compile: none")
     torch._dynamo.config.recompile_limit = _VARIANTS_OF_A_BLOCK
-    options = {"fallback_random": True} | ({"triton.cudagraphs": True} if cuda_graphs else {})
     for block in blocks:
-        block.compile(options=options)
+        block.compile(options={"fallback_random": True})
+
+
+def uncompile_blocks(model: nn.Module) -> None:
+    """Take back `compile_blocks`: a test split is evaluated once, in less time than compiling takes."""
+    for module in model.modules():
+        module._compiled_call_impl = None
 
 
 def keep_memory() -> None:

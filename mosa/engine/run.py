@@ -23,7 +23,7 @@ from mosa.engine.cost.flops import inference_flops, training_flops
 from mosa.engine.diverged import Diverged, DivergedNote
 from mosa.engine.features import Head, cached_features, is_head_only
 from mosa.engine.loop import Progress, evaluate, fit
-from mosa.engine.machine import CPU, Machine
+from mosa.engine.machine import CPU, Machine, uncompile_blocks
 from mosa.engine.resume import ResumeFile
 from mosa.experiment.declared import digest_of_data
 from mosa.experiment.expand import Run
@@ -120,6 +120,7 @@ def _execute(run: Run, pack_path: Path, output: Path, machine: Machine) -> dict[
     progress = fit(ready.tuned, ready.train, training, run.seed, ready.label, resume, graph)
     progress.seconds += with_features - before
     adapter = ready.method.parameters(ready.model)
+    uncompile_blocks(ready.model)
     merge(ready.model)
     opened = time.perf_counter()
     metrics = _evaluate(ready, progress)

@@ -265,10 +265,10 @@ class Experiment(Declared):
     runs_per_gpu: int = option(
         1, ge=1, description="Runs that share a GPU of a workstation with several; see docs/cluster.md."
     )
-    compile: Literal["none", "blocks", "cuda_graphs", "step_graph"] = option(
+    compile: Literal["none", "blocks", "step_graph"] = option(
         "none",
-        description="`blocks`: torch.compile of every block; `cuda_graphs`: the same, replayed as CUDA "
-        "graphs; `step_graph`: whole training steps replayed as CUDA graphs, nothing compiled. "
+        description="`blocks`: torch.compile of every block; `step_graph`: nothing is compiled, and "
+        "whole training steps are replayed as CUDA graphs. "
         "Changes results by float error at most, and repeats no run; see docs/performance.md for what it "
         "gains.",
     )

@@ -237,7 +237,7 @@ def test_not_even_one_image_is_an_error():
 @pytest.mark.parametrize(
     ("machine", "model", "words"),
     [
-        (Machine(compile="all"), "vit", "expected one of none, blocks, cuda_graphs, step_graph"),
+        (Machine(compile="all"), "vit", "expected one of none, blocks, step_graph"),
         (Machine(compile="blocks"), "mlp", "has no blocks that are known"),
         (Machine(gradient_checkpointing=True), "mlp", "no gradient checkpointing"),
     ],
