@@ -134,8 +134,6 @@ def main() -> None:
     parser.add_argument("--methods", type=lambda text: text.split(","), help="comma-separated; all of them")
     arguments = parser.parse_args()
     machine = Machine(arguments.device, arguments.threads, compile=arguments.compile)
-    machine.begin()
-    torch.use_deterministic_algorithms(False)  # as the naive copies are not
     for setting in arguments.setting or SETTINGS:
         architecture, batch = setting.split(":")
         naive = [NAIVE] if arguments.compile == "none" else []
@@ -146,6 +144,8 @@ def main() -> None:
 def measure(
     names: list[str], architecture: str, batch: int, machine: Machine, precision: str, budget: float
 ) -> None:
+    machine.begin()
+    torch.use_deterministic_algorithms(False)  # as the naive copies are not
     steps = {name: Step(name, architecture, batch, machine, precision) for name in names}
     key = [name for name in KEY if name in names]
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -153,7 +153,7 @@ def measure(
     for name, step in steps.items():  # steps to warm up, one that is watched
         for _ in range(WARM_UP + 1 if step.graph else 1):
             step()
-        memory[name] = step.state_bytes(), step.peak_bytes()
+        memory[name] = step.state_bytes(), float("nan") if step.graph else step.peak_bytes()
     repeats = 3 if architecture == "mosa_vit_micro" else 1
     start = time.perf_counter()
     while len(seconds[names[0]]) < 3 or time.perf_counter() - start < budget:
@@ -187,7 +187,7 @@ def measure(
         cells = [f"{batch / statistics.median(seconds[name]):.1f}", *(f"{ratio:.2f}" for ratio in ratios)]
         cells += [f"{state / 2**20:.2f}", f"{state / memory['adapter'][0]:.2f}", f"{peak / 2**20:.0f}"]
         cells += [f"{peak / memory[base][1]:.2f}" for base in BASELINES]
-        print(f"{name:12}" + "".join(f"{cell:>13}" for cell in cells), flush=True)
+        print(f"{name:12}" + "".join(f"{cell.replace('nan', '-'):>13}" for cell in cells), flush=True)
     print()
 
 
