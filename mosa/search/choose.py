@@ -153,7 +153,8 @@ def _standard_error(entries: Sequence[Mapping[str, Any]], search: Mapping[str, A
     """Return the standard error of a trial's mean top-1 on val; None if its trainings are not known.
 
     Seeds share the images of val, so the binomial error of these is added to what differs between seeds.
-    Folds have images of their own: what differs between them holds both.
+    Folds have images of their own, and what differs between them holds both; but a few folds agree by chance,
+    so the error is not less than the binomial error of all their images.
 
     Args:
         entries: The trial on each task.
@@ -163,15 +164,14 @@ def _standard_error(entries: Sequence[Mapping[str, Any]], search: Mapping[str, A
         return None
     means = [fmean(scores) for scores in zip(*(entry["scores"] for entry in entries), strict=True)]
     folds, images = search.get("folds"), 0.0
+    for entry in entries:
+        share = fmean(entry["scores"]) / 100
+        images += 1e4 * share * (1 - share) / (entry["examples"] * (folds or 1)) / len(entries) ** 2
     if folds:
         size = len(means) // folds
         means = [fmean(means[start : start + size]) for start in range(0, len(means), size)]
-    else:
-        for entry in entries:
-            share = fmean(entry["scores"]) / 100
-            images += 1e4 * share * (1 - share) / entry["examples"] / len(entries) ** 2
     between = variance(means) / len(means) if len(means) > 1 else 0.0
-    return math.sqrt(between + images)
+    return math.sqrt(max(between, images) if folds else between + images)
 
 
 def write_choice(choice: Mapping[str, Any], output: Path) -> None:

@@ -5,10 +5,12 @@ import importlib
 import inspect
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from test_records import make_record
 
@@ -75,6 +77,23 @@ def test_findings_and_results_cite_the_same_numbers():
     cited = re.search(r"linear probing has ([\d.]+)", (DOCS / "findings.md").read_text())[1]
     mean = sum(float(cell.split()[0]) for cell in results["linear"]) / 4
     assert float(cited) == pytest.approx(mean, abs=0.051)
+
+
+@pytest.mark.parametrize(("name", "reference"), [("trial", "adapter_e100")])
+def test_findings_states_what_its_summaries_say(name, reference):
+    """Its tables are made from them, and every difference that is cited stands in a table."""
+    summary = runpy.run_path(str(DOCS.parent / "benchmarks" / "summary.py"))
+    runs, trials = (pd.read_csv(DOCS / "summaries" / f"{name}{part}.csv") for part in ("", "-search"))
+    tables = summary["table"](runs, reference), summary["search_table"](trials)
+    page = (DOCS / "findings.md").read_text()
+    assert all(table in page for table in tables)
+    section = page[page.index(tables[0]) : page.index("## At 8 epochs")]
+    readme = re.search(r"at the paper's 100 .*?\)\.", (DOCS.parent / "README.md").read_text(), re.DOTALL)[0]
+    told = section.replace(tables[0], "").replace(tables[1], "") + readme
+    known = {abs(float(number)) for table in tables for number in re.findall(r"\d+\.\d+", table)}
+    cited = {float(number) for number in re.findall(r"\d+\.\d+", told)} - {9.8}  # which is of 8 epochs
+    assert len(cited) > 10 and cited <= known
+    assert "- mosa - adapter: -9.8 " in page
 
 
 def test_times_of_tables_and_plots_are_those_of_the_benchmark():

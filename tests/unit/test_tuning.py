@@ -400,7 +400,20 @@ def test_folds_are_trained_on_the_others_and_compared_once(pack, tmp_path, monke
     assert {record["specification"]["fold"]["number"] for record in records} == {0, 1, 2}
     means = [sum(pair) / 2 for pair in batched(trial["scores"])]
     found = choose([tmp_path / "trials.json"])
-    assert found["standard_error"] == pytest.approx(statistics.stdev(means) / 3**0.5)
+    share = trial["top1"] / 100
+    images = 100 * (share * (1 - share) / 60) ** 0.5  # of all folds
+    assert found["standard_error"] == pytest.approx(max(statistics.stdev(means) / 3**0.5, images))
+
+
+def test_folds_that_agree_by_chance_do_not_make_a_choice_sure(tmp_path):
+    folds = {"kind": "grid", "folds": 3}
+    trial = entry(75.0) | {"scores": [75.0, 75.0, 75.0], "examples": 100}
+    apart = entry(75.0) | {"scores": [60.0, 75.0, 90.0], "examples": 100}
+    errors = [
+        choose([written(tmp_path / "trials.json", [one], search=folds)])["standard_error"]
+        for one in (trial, apart)
+    ]
+    assert errors == pytest.approx([100 * (0.75 * 0.25 / 300) ** 0.5, 15 / 3**0.5])
 
 
 def batched(values):

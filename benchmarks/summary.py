@@ -1,0 +1,121 @@
+"""What the documentation states of an experiment: two small CSVs, and the tables that are made of them.
+
+    python benchmarks/summary.py results/trial docs/summaries/trial adapter_e100
+
+Writes docs/summaries/trial.csv (its runs) and trial-search.csv (its trials), and prints the tables in
+Markdown. The page has them as they are: tests/unit/test_docs.py makes them again from the CSVs.
+"""
+
+import argparse
+from pathlib import Path
+
+import pandas as pd
+from scipy import stats
+
+from mosa.records import load_record
+from mosa.results.frame import find_records
+from mosa.results.stats import holm
+from mosa.search.choose import choose
+
+COLUMNS = ("variant", "task", "seed", "lr", "top1", "nll", "train_loss")
+
+
+def summarise(results: Path) -> pd.DataFrame:
+    """Return a row for each final run of a results folder."""
+    rows = []
+    for path in find_records(results / "runs"):
+        record = load_record(path)
+        made, metrics = record["specification"], record["metrics"]
+        values = made["variant"], made["task"].partition("/")[2], record["seed"], made["training"]["lr"]
+        rows.append((*values, metrics["top1"], round(metrics["nll"], 4), round(metrics["train_loss"][-1], 4)))
+    return pd.DataFrame(rows, columns=COLUMNS).sort_values(["variant", "task", "seed"])
+
+
+def table(runs: pd.DataFrame, reference: str) -> str:
+    """Return the table of an experiment: tasks, means, and the paired difference from a variant, in Markdown.
+
+    Differences are of the mean over tasks, paired by seed, with the 95 % interval and the p-value of
+    Student's t over seeds, the latter corrected for all comparisons of the table (Holm).
+
+    Args:
+        runs: As of `summarise`; every variant has every task and seed.
+        reference: The variant that the others are compared with.
+    """
+    tasks = list(runs.task.unique())
+    means = runs.pivot_table(index="seed", columns="variant", values="top1", aggfunc="mean")
+    compared = [variant for variant in means if variant != reference]
+    tests = [stats.ttest_rel(means[variant], means[reference]).pvalue for variant in compared]
+    corrected = dict(zip(compared, holm(tests), strict=True))
+    lines = [
+        f"| variant | lr | {' | '.join(tasks)} | mean | - {reference} | p | NLL | train loss |",
+        "| :-- | --: |" + " --: |" * (len(tasks) + 5),
+    ]
+    for variant in means.mean().sort_values(ascending=False, kind="stable").index:
+        own = runs[runs.variant == variant]
+        cells = [spread(own[own.task == task].top1) for task in tasks]
+        cells += [spread(means[variant])]
+        if variant == reference:
+            cells += ["", ""]
+        else:
+            cells += [interval(means[variant] - means[reference]), f"{corrected[variant]:.3f}"]
+        cells += [f"{own.nll.mean():.2f}", f"{own.train_loss.mean():.3f}"]
+        lines.append(f"| {variant} | {own.lr.iloc[0]:g} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def spread(values: pd.Series) -> str:
+    return f"{values.mean():.1f} ± {values.std():.1f}"
+
+
+def interval(values: pd.Series) -> str:
+    half = stats.t.ppf(0.975, len(values) - 1) * values.sem()
+    return f"{values.mean():+.1f} [{values.mean() - half:+.1f}, {values.mean() + half:+.1f}]"
+
+
+def searched(results: Path) -> pd.DataFrame:
+    """Return a row for each trial of the searches in a results folder, by the mean over its tasks."""
+    files: dict[str, list[Path]] = {}
+    for path in sorted((results / "tune" / "trials").rglob("*.json")):
+        files.setdefault(path.stem, []).append(path)
+    rows = []
+    for variant, paths in files.items():
+        choice = choose(paths)
+        for trial in choice["trials"]:
+            chosen = trial["training"] == choice["chosen"]["training"]
+            top1, error = round(trial["top1"], 3), round(trial["standard_error"], 3)
+            rows.append((variant, trial["training"]["lr"], top1, error, chosen))
+    return pd.DataFrame(rows, columns=("variant", "lr", "top1", "standard_error", "chosen"))
+
+
+def search_table(trials: pd.DataFrame) -> str:
+    """Return the table of a search of rates: top-1 on val, with the standard error of the choice."""
+    rates = sorted(trials.lr.unique())
+    lines = [
+        f"| variant | {' | '.join(f'{rate:g}' for rate in rates)} |",
+        "| :-- |" + " --: |" * len(rates),
+    ]
+    for variant, own in trials.groupby("variant", sort=False):
+        cells = [
+            f"**{trial.top1:.1f} ± {trial.standard_error:.1f}**" if trial.chosen else f"{trial.top1:.1f}"
+            for trial in own.sort_values("lr").itertuples()
+        ]
+        lines.append(f"| {variant} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("results", type=Path, help="the experiment's results folder")
+    parser.add_argument("output", type=Path, help="the CSVs to write, without their suffixes")
+    parser.add_argument("reference", help="the variant that the others are compared with")
+    arguments = parser.parse_args()
+    arguments.output.parent.mkdir(exist_ok=True)
+    runs, trials = summarise(arguments.results), searched(arguments.results)
+    trials = trials[trials.variant.isin(set(runs.variant))]
+    runs.to_csv(arguments.output.with_suffix(".csv"), index=False)
+    trials.to_csv(arguments.output.with_name(f"{arguments.output.name}-search.csv"), index=False)
+    print(table(runs, arguments.reference), search_table(trials), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
