@@ -11,7 +11,6 @@ one the variants in their order; after --minutes nothing is begun any more.
 import argparse
 import fnmatch
 import gc
-import json
 import os
 import sys
 import time
@@ -33,7 +32,7 @@ from mosa.engine.machine import COMPILE, Machine
 from mosa.experiment.declared import digest_of_data
 from mosa.experiment.expand import Run
 from mosa.experiment.manifest import peek, with_choice
-from mosa.experiment.space import make_trials, parse_space
+from mosa.experiment.space import make_trials
 from mosa.experiment.workflow import Workflow
 from mosa.search.choose import choose, read_choice, write_choice
 from mosa.search.trials import Search, of_trial, run_search
@@ -83,11 +82,9 @@ class Variant:
         """Yield the searches that its choices are made from: the result, the run that is tuned, and how."""
         for choice in self.choices:
             for path in self.workflow.choices[choice]:
-                run, how = self.workflow.searches[path], self.workflow.search_options(self.name)
-                space = parse_space(json.loads(how["space"]))
-                seeds = [int(seed) for seed in how["seeds"].split(",")]
-                search = Search(space, how["search"], how["trials"], how["search_seed"], seeds, how["folds"])
-                yield Path(path), run, search
+                tune, run = self.workflow.config["tune"], self.workflow.searches[path]
+                how = {name: tune[name] for name in ("trials", "seed", "seeds", "folds", "extend")}
+                yield Path(path), run, Search(tune["variants"][self.name], tune["search"], **how)
 
     def folder(self, search: Path) -> Path:
         """Return the folder of the records of a search."""

@@ -59,6 +59,12 @@ def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -
     help="Parts of train + val, each compared on once; without: trained on train, compared on val.",
 )
 @click.option(
+    "--extend",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Trials by which a grid may grow where its best value is at an edge.",
+)
+@click.option(
     "--min-epochs", type=click.IntRange(min=1), help="Successive halving: epochs of the first round."
 )
 @click.option("--factor", type=click.IntRange(min=2), default=2, show_default=True, help="Of halving.")
@@ -72,7 +78,7 @@ def tune(pack: Path, folder: Path, output: Path, **options) -> None:
 
     machine, _held = take_machine(options)
     specification = take_specification(options, pack)
-    how = {name: options.pop(name) for name in ("trials", "seeds", "folds", "min_epochs", "factor")}
+    how = {name: options.pop(name) for name in ("trials", "seeds", "folds", "extend", "min_epochs", "factor")}
     search = Search(parse_space(options["space"]), options["search"], seed=options["search_seed"], **how)
     result = run_search(Run(specification), search, pack, folder, output, machine)
     done = count(len(result["trials"]), "trial")

@@ -216,6 +216,12 @@ class Tune(Declared):
         description="Parts of train + val: every trial is trained once for each, on the others, and compared "
         "on it; null: trained on train and compared on val.",
     )
+    extend: int = option(
+        0,
+        ge=0,
+        description="Trials by which a grid may grow: while the best value of a number is its smallest or "
+        "largest, the next one in the same ratio is tried, with the best of the others. With `per: task`.",
+    )
     per: Literal["task", "benchmark"] = option(
         "task",
         description="What a choice is made for: each task, or a benchmark by the mean over its tasks.",

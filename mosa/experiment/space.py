@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
 
+from mosa.base.errors import UserError
 from mosa.experiment.declared import Declared
 from mosa.experiment.models import SearchSpace
 from mosa.experiment.recipe import Recipe
@@ -52,6 +53,12 @@ def check_tune(config: Mapping[str, Any], places: Places) -> None:
                 ("tune", "variants"), f"{name!r} has no entry; a comparison is fair if every variant is tuned"
             )
     _check_budget(tune, places)
+    if tune["extend"] and (tune["search"] != "grid" or tune["per"] == "benchmark"):
+        raise places.error(
+            ("tune", "extend"),
+            "grows the grid of a task where its own best value is at an edge; it needs `search: grid` and "
+            "`per: task`, and a choice per benchmark needs the same trials on all tasks",
+        )
     if tune["halving"] and tune["per"] == "benchmark":
         raise places.error(
             ("tune", "halving"),
@@ -105,10 +112,12 @@ def count_trainings(tune: Mapping[str, Any], variant: str, epochs: int) -> list[
     """
     trials = tune["trials"] or grid_size(tune["variants"][variant])
     halving = tune["halving"] or {"min_epochs": epochs, "factor": 2}
-    return [
-        (max(1, trials // halving["factor"] ** number) * len(tune["seeds"]) * (tune["folds"] or 1), length)
+    each = len(tune["seeds"]) * (tune["folds"] or 1)
+    rounds = [
+        (max(1, trials // halving["factor"] ** number) * each, length)
         for number, length in enumerate(round_lengths(epochs, **halving))
     ]
+    return [*rounds, (tune["extend"] * each, epochs)] if tune["extend"] else rounds
 
 
 def search_settings(tune: Mapping[str, Any], specification: Specification) -> dict[str, Any]:
@@ -128,7 +137,7 @@ def search_settings(tune: Mapping[str, Any], specification: Specification) -> di
         "seeds": tune["seeds"],
         "rounds": round_lengths(epochs, **halving),
         "factor": halving["factor"],
-    } | ({"folds": tune["folds"]} if tune["folds"] else {})
+    } | {name: tune[name] for name in ("folds", "extend") if tune[name]}
 
 
 def round_lengths(epochs: int, min_epochs: int, factor: int) -> list[int]:
@@ -181,6 +190,37 @@ def make_trials(
         if trial not in found:
             found.append(trial)
     return found
+
+
+def beyond(trials: list[Trial], best: Trial, method: str) -> Trial | None:
+    """Return the trial by which a grid grows: the best one, with one number a step further.
+
+    The number is the first whose best value is the smallest or largest that was tried; the step has the ratio
+    of the last two. None: no number is at an edge, or the next value is not allowed.
+
+    Args:
+        trials: What was tried.
+        best: The best of them.
+        method: Name of the method that the options are of.
+    """
+    for section, model in _models(method).items():
+        for key, value in getattr(best, section).items():
+            tried = {getattr(trial, section)[key] for trial in trials}
+            if len(tried) < 2 or not all(isinstance(one, int | float) and one > 0 for one in tried):
+                continue
+            ordered = sorted(tried, key=lambda one: abs(math.log(one / value)))  # from the best value on
+            if value not in (min(tried), max(tried)):
+                continue
+            further = _rounded(float(f"{value * value / ordered[1]:.4g}"), model, key)
+            try:
+                further = check_option(model, key, further, (section, key), Places())
+            except UserError:
+                continue
+            changed = {section: getattr(best, section) | {key: further}}
+            trial = replace(best, **changed)
+            if trial not in trials:
+                return trial
+    return None
 
 
 def _unit_cube(search: str, rows: int, columns: int, seed: int) -> list[list[float]]:

@@ -200,6 +200,7 @@ class Workflow:
         """Return how a variant is searched, as options of `mosa tune`."""
         tune = self.config["tune"]
         names = {"search": "search", "trials": "trials", "seed": "search_seed", "folds": "folds"}
+        names |= {"extend": "extend"} if tune["extend"] else {}
         options = {option: tune[name] for name, option in names.items()} | (tune["halving"] or {})
         options["seeds"] = ",".join(map(str, tune["seeds"]))
         return options | {"space": json.dumps(tune["variants"][variant], sort_keys=True)}

@@ -19,7 +19,7 @@ from mosa.search.choose import Chosen, choose, describe, read_trials
 _NOTE = (
     "Trained on train, compared on val; test was not opened. In brackets the top-1 on val of the choice, ± "
     "its standard error: of the images of val (binomial) and between seeds, or between folds. "
-    "* at the edge of what was tried: a wider search may find better."
+    "* at the edge of what was tried: a wider search may find better. + beyond the grid, which grew there."
 )
 
 
@@ -32,6 +32,7 @@ class _ShownTrial(Declared):
     epochs: int = option(description="Epochs of its last round.")
     top1: float | None = option(description="Mean top-1 on val in percent; null if it diverged.")
     standard_error: float | None = option(None, description="Its standard error; null if it is not known.")
+    extended: bool = option(False, description="Whether it lies beyond the grid, which grew by it.")
     loss: float | None = option(description="Mean cross-entropy on val; null if it diverged.")
     notes: list[str] = option(description="Why it diverged.")
 
@@ -117,6 +118,15 @@ def _score(choice: dict[str, Any]) -> str:
     return f"{choice['top1']:.1f}" + ("" if error is None else f" ± {error:.1f}")
 
 
+def _is_beyond(choice: dict[str, Any]) -> bool:
+    """Return whether what was chosen lies beyond the grid of the config."""
+    chosen = choice["chosen"]
+    return any(
+        trial["extended"] and all(trial[key] == value for key, value in chosen.items())
+        for trial in choice["trials"]
+    )
+
+
 def _csv(choices: list[dict[str, Any]]) -> str:
     rows, keys = [], {}
     for choice in choices:
@@ -143,7 +153,8 @@ def _markdown(choices: list[dict[str, Any]]) -> str:
         variants = list(dict.fromkeys(choice["variant"] for choice in mine))
         cells = {
             (choice["variant"], scope_of(choice)): f"{escape_markdown(describe(choice['chosen']))}"
-            f"{'*' if choice['at_edge'] else ''} ({_score(choice)})".replace("*", "\\*")
+            f"{'*' if choice['at_edge'] else ''}{'+' if _is_beyond(choice) else ''} "
+            f"({_score(choice)})".replace("*", "\\*")
             for choice in mine
         }
         lines = [["variant", *map(escape_markdown, scopes), "trials"], [":--"] * (len(scopes) + 1) + ["--:"]]

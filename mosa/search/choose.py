@@ -34,6 +34,7 @@ class TriedTrial(Declared):
     loss: float | None = option(description="Mean cross-entropy on val; null if it diverged.")
     seconds: float = option(0.0, description="Time of its last round.")
     scores: list[float] = option([], description="Top-1 on val of each training: fold by fold, seed by seed.")
+    extended: bool = option(False, description="Whether it lies beyond the grid, which grew by it.")
     examples: int = option(0, ge=0, description="Images of val that each was compared on.")
     note: str = option("", description="Why it diverged.")
 
@@ -140,6 +141,7 @@ def _over_tasks(entries: Sequence[Mapping[str, Any]], search: Mapping[str, Any])
     return {
         "options": entries[0]["options"],
         "training": entries[0]["training"],
+        "extended": entries[0]["extended"],
         "status": next((state for state in ("diverged", "pruned") if state in states), "complete"),
         "epochs": entries[0]["epochs"],
         "top1": fmean(entry["top1"] for entry in entries) if known else None,

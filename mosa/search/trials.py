@@ -17,7 +17,7 @@ from mosa.engine.run import execute
 from mosa.experiment.declared import digest_of_data
 from mosa.experiment.expand import Run
 from mosa.experiment.manifest import with_choice
-from mosa.experiment.space import Trial, make_trials, round_lengths
+from mosa.experiment.space import Trial, beyond, make_trials, round_lengths
 from mosa.experiment.specification import Specification
 from mosa.records import check_specification, load_record
 from mosa.search.choose import TRIALS_VERSION, order_key
@@ -35,6 +35,7 @@ class Search:
         seeds: Seeds that every trial is trained with.
         folds: Parts of train + val, each compared on once, trained on the others; None: trained on train,
             compared on val.
+        extend: Trials by which a grid may grow where its best value is at an edge, see `beyond`.
         min_epochs: Epochs of the first round of successive halving; None: every trial is trained in full.
         factor: One in `factor` trials goes on to the next round, which has `factor` times the epochs.
     """
@@ -45,6 +46,7 @@ class Search:
     seed: int = 0
     seeds: Sequence[int] = (0,)
     folds: int | None = None
+    extend: int = 0
     min_epochs: int | None = None
     factor: int = 2
 
@@ -91,6 +93,21 @@ def run_search(
         alive = _survivors(entries, alive, search, number, last=number == len(rounds) - 1)
     if not alive:
         raise UserError(f"{what.task} {what.variant}: every trial diverged; try smaller learning rates")
+    for _ in range(search.extend):
+        best = min(alive, key=lambda index: order_key(entries[index], index))
+        trial = beyond(trials, trials[best], what.method)
+        if trial is None:
+            break
+        entry = {"options": trial.options, "training": trial.training, "status": "complete", "extended": True}
+        entries.append(entry | _try(run, trial, full, search, pack, folder, machine))
+        trials.append(trial)
+        if entries[-1]["status"] == "complete":
+            alive.append(len(trials) - 1)
+        print(
+            f"{what.task} {what.variant} trial {len(trials)}, beyond the edge: {_outcome(entries[-1])}",
+            file=sys.stderr,
+            flush=True,
+        )
     result = {
         "version": TRIALS_VERSION,
         "specification": what.digest,
@@ -116,7 +133,7 @@ def _described(search: Search, rounds: list[int]) -> dict[str, Any]:
         "seeds": list(search.seeds),
         "rounds": rounds,
         "factor": search.factor,
-    } | ({"folds": search.folds} if search.folds else {})
+    } | {name: getattr(search, name) for name in ("folds", "extend") if getattr(search, name)}
 
 
 def _outcome(entry: Mapping[str, Any]) -> str:

@@ -32,7 +32,14 @@ ROOT = Path(__file__).parents[2]
 MOMENTS = int(os.environ.get("MOSA_FAULTS", "3"))
 MOSA = [sys.executable, "-m", "mosa.cli"]
 TRAIN = ["train", "--task", "demo/digits", "--method", "mosa", "--options", '{"bottleneck": 4}']
-TRAIN += ["--training", '{"epochs": 3, "batch_size": 16, "fraction": 0.2}', "--resume-folder", "kept", "--save-every", "0"]
+TRAIN += [
+    "--training",
+    '{"epochs": 3, "batch_size": 16, "fraction": 0.2}',
+    "--resume-folder",
+    "kept",
+    "--save-every",
+    "0",
+]
 CONFIG = {
     "name": "faults",
     "benchmarks": {"demo": ["digits"]},

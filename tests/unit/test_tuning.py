@@ -3,6 +3,7 @@
 import copy
 import csv
 import json
+import math
 import statistics
 
 import numpy as np
@@ -17,7 +18,7 @@ from mosa.data.packs import Pack
 from mosa.engine import run as running
 from mosa.experiment.config import Run, expand, load_config
 from mosa.experiment.plan import plan
-from mosa.experiment.space import count_trainings, grid_size, make_trials, search_settings
+from mosa.experiment.space import Trial, beyond, count_trainings, grid_size, make_trials, search_settings
 from mosa.experiment.specification import Specification, make_specification
 from mosa.records import load_record
 from mosa.results.choices import write_choices
@@ -130,6 +131,7 @@ def test_samples_are_seeded_in_range_and_begin_with_shorter_ones(kind):
         (("search",), "random", "needs `trials`"),
         (("search",), "bayes", "expected one of grid, random, sobol"),
         (("halving",), {"min_epochs": 1}, "set `per: task`"),
+        (("extend",), 2, "needs `search: grid` and `per: task`"),
     ],
 )  # fmt: skip
 def test_unfair_or_meaningless_searches_are_refused(tmp_path, path, value, words):
@@ -376,6 +378,65 @@ def test_folds_are_alike_and_have_every_image_once():
     assert (deal(labels, 5) == part).all() and (np.diff(part) != 1).any()
 
 
+@pytest.mark.parametrize(
+    ("tried", "best", "method", "further"),
+    [
+        ({"training": {"lr": [0.01, 0.1, 1.0]}}, {"lr": 0.01}, "linear", {"lr": 0.001}),
+        ({"training": {"lr": [0.01, 0.03]}}, {"lr": 0.03}, "linear", {"lr": 0.09}),
+        ({"training": {"lr": [0.01, 0.03, 0.1]}}, {"lr": 0.03}, "linear", None),
+        ({"training": {"lr": [0.01]}}, {"lr": 0.01}, "linear", None),
+        ({"options": {"bottleneck": [4, 16]}}, {"bottleneck": 16}, "adapter", {"bottleneck": 64}),
+        ({"options": {"bottleneck": [1, 4]}}, {"bottleneck": 1}, "adapter", None),  # 0.25 channels
+        ({"options": {"dropout": [0.1, 0.5]}}, {"dropout": 0.5}, "adapter", None),  # 2.5 is no rate
+        ({"options": {"norm": [True, False]}}, {"norm": True}, "adapter", None),
+        ({"training": {"weight_decay": [0.0, 0.1]}}, {"weight_decay": 0.1}, "adapter", None),  # no ratio
+    ],
+)
+def test_a_grid_grows_beyond_its_edge_in_the_same_ratio(tried, best, method, further):
+    ((section, _),) = tried.items()
+    trials = make_trials({"training": {}, "options": {}} | tried, method)
+    trial = beyond(trials, Trial(**{section: best}), method)
+    assert trial == (further and Trial(**{section: further}))
+
+
+def test_a_number_grows_with_the_best_of_the_others():
+    space = {"training": {"lr": [0.01, 0.1], "weight_decay": [0.001, 0.01, 0.1]}, "options": {}}
+    best = Trial(training={"lr": 0.1, "weight_decay": 0.01})
+    trial = beyond(make_trials(space, "linear"), best, "linear")
+    assert trial == Trial(training={"lr": 1.0, "weight_decay": 0.01})
+
+
+def test_a_search_grows_until_its_best_is_inside(pack, tmp_path, monkeypatch):
+    """The score rises to a rate of 0.3 and falls: two trials are added, and a third is not."""
+
+    def scored(score):
+        def trained(run, trial, *rest):
+            return entry(score(trial.training["lr"]), lr=trial.training["lr"])
+
+        monkeypatch.setattr(searches, "_try", trained)
+
+    scored(lambda lr: 50 - abs(math.log(lr / 0.3)))
+    found = {}
+    for extend in (0, 1, 5):
+        search = Search({"training": {"lr": [0.01, 0.1]}, "options": {}}, extend=extend)
+        output = tmp_path / f"{extend}.json"
+        run_search(RUN, search, pack, tmp_path / "records", output)
+        found[extend] = choose([output])
+    rates = {extend: [t["training"]["lr"] for t in choice["trials"]] for extend, choice in found.items()}
+    assert rates == {0: [0.01, 0.1], 1: [0.01, 0.1, 1.0], 5: [0.01, 0.1, 1.0]}
+    assert [choice["at_edge"] for choice in found.values()] == [["lr"], [], []]
+    assert "extend" not in found[0]["search"] and found[5]["search"]["extend"] == 5
+
+    scored(lambda lr: lr)
+    search = Search({"training": {"lr": [0.01, 0.1]}, "options": {}}, extend=2)
+    run_search(RUN, search, pack, tmp_path / "records", tmp_path / "edge.json")
+    choice = choose([tmp_path / "edge.json"])
+    assert [trial["extended"] for trial in choice["trials"]] == [False, False, True, True]
+    assert choice["chosen"]["training"] == {"lr": 10.0} and choice["at_edge"] == ["lr"]
+    write_choices([tmp_path / "edge.json"], tmp_path, "task")
+    assert r"lr 10\*+ (" in (tmp_path / "chosen.md").read_text()
+
+
 def test_folds_are_trained_on_the_others_and_compared_once(pack, tmp_path, monkeypatch):
     read = []
     images = running.Images.__init__
@@ -452,6 +513,7 @@ def test_a_config_with_folds_says_so_to_every_search(tmp_path):
     config["tune"]["folds"] = 5
     loaded = load_config(config)
     assert count_trainings(loaded["tune"], "linear", 4) == [(15, 4)]
+    assert count_trainings(loaded["tune"] | {"extend": 2}, "linear", 4) == [(15, 4), (10, 4)]
     settings = search_settings(loaded["tune"], expand(loaded)[0].specification)
     assert settings["folds"] == 5
     config["tune"]["folds"] = 1
