@@ -200,7 +200,8 @@ def submissions(log):
     return re.findall(r"^sbatch call: sbatch (.*?)--wrap", log, re.MULTILINE)
 
 
-def test_a_cancelled_job_is_submitted_again_and_goes_on(place, pack):
+def test_a_cancelled_job_is_submitted_again_and_goes_on(packed, pack):
+    place = packed
     process = start(place, "--until", "train", warm=False)
     job = wait_for(lambda: running("long"))
     log = place / "results/logs/train/demo/digits/micro_vit/long/seed0.log"

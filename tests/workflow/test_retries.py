@@ -98,7 +98,7 @@ def test_a_refused_input_is_not_tried_again(workspace):
 
 
 def test_a_killed_run_is_done_again(workspace):
-    long = {"method": "lora", "training": {"epochs": 20}}
+    long = {"method": "lora", "training": {"epochs": 10}}
     workspace.configure(SMALL | {"variants": {"long": long}})
     output = workspace.folder / "out.log"
     with output.open("w") as file:
