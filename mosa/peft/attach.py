@@ -17,6 +17,7 @@ from mosa.base.tensors import misfit
 from mosa.peft.blocks import find_blocks, find_head
 from mosa.peft.method import Method, build_method
 from mosa.peft.routing import Passes, is_stochastic, repeat_batch
+from mosa.peft.statistics import has_statistics, is_frozen, keep_statistics
 
 
 @dataclass
@@ -26,14 +27,15 @@ class Attachment:
     Attributes:
         method: The method and its options.
         passes: How many passes a forward stacks.
-        buffers: Names of the buffers that belong to the method's state.
-        hook: Handle of the hook that starts the passes of each forward.
+        buffers: Names of the buffers that belong to the tuned state: those of inserted modules, and the
+            running statistics of norms that are tuned.
+        hooks: Handles of the hooks on the model and on its frozen norms.
         fork: Handle of the hook that separates the passes inside the model; None: they separate at its input.
     """
 
     method: Method
     passes: Passes
-    hook: RemovableHandle
+    hooks: list[RemovableHandle]
     fork: RemovableHandle | None = None
     buffers: tuple[str, ...] = ()
 
@@ -76,20 +78,36 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
         )
     if isinstance(method, str):
         method = build_method(method, **options)
+    elif not isinstance(method, Method):
+        raise UserError(f"method {method!r}: expected a name, such as 'mosa', or what build_method returns")
+    elif options:
+        raise UserError(
+            f"{', '.join(options)}: the method {method.name!r} is built already, with its options; give "
+            f"these to build_method, or give attach the method's name"
+        )
     head = find_head(model)
     if reason := method.unfit(model):
         raise UserError(reason)
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise UserError(
+            f"{type(model).__name__} is on the meta device, where tensors have no values: build and load "
+            f"it on a CPU or a GPU before a method is attached"
+        )
     backbone = set(model.modules())
-    _insert(model, method, seed)
+    with torch.device("cpu"):  # whatever the caller's default: the generators are the CPU's
+        _insert(model, method, seed)
     head.requires_grad_(True)
     inserted = {name: module for name, module in model.named_modules() if module not in backbone}
     for module in inserted.values():
         module.training = model.training
+    statistics = {name: module for name, module in model.named_modules() if has_statistics(module)}
+    tuned_norms = {name: module for name, module in statistics.items() if not is_frozen(module)}
     model.peft.buffers = tuple(
         f"{prefix}.{name}"
-        for prefix, module in inserted.items()
+        for prefix, module in (inserted | tuned_norms).items()
         for name, _ in module.named_buffers(recurse=False)
     )
+    model.peft.hooks += [norm.register_forward_pre_hook(keep_statistics) for norm in statistics.values()]
     _hook_passes(model, backbone)
     return model
 
@@ -98,7 +116,7 @@ def _insert(model: nn.Module, method: Method, seed: int) -> None:
     """Freeze the model and let the method insert its modules."""
     model.requires_grad_(False)
     passes = Passes()
-    model.peft = Attachment(method, passes, model.register_forward_pre_hook(passes.begin))
+    model.peft = Attachment(method, passes, passes.register(model))
     try:
         with torch.random.fork_rng(devices=[]):  # new layers draw from it before they are initialised
             method.apply(model, seed)
@@ -135,14 +153,19 @@ def forward_passes(model: nn.Module, images: Tensor, passes: int) -> Tensor:
     What precedes the first stochastic module is computed once for all passes.
 
     Args:
-        model: A model with a method attached, in training mode.
+        model: A model with a method attached; what of it is in training mode draws.
         images: Input of shape (batch, channels, height, width).
-        passes: Number of passes.
+        passes: Number of passes, 1 or more.
 
     Returns:
         Outputs of shape (passes * batch, classes), the chunks of `batch` rows being the passes.
+
+    Raises:
+        UserError: Nothing is attached, the number is not allowed, or an ensemble is in evaluation mode.
     """
     state = attachment(model)
+    if passes < 1:
+        raise UserError(f"passes={passes}: expected 1 or more")
     if state.fork is None:
         images = repeat_batch(images, passes)
     state.passes.requested = passes
@@ -166,14 +189,23 @@ def merge(model: nn.Module) -> nn.Module:
     if state.fork is not None:
         state.fork.remove()
         state.fork = None
-    state.buffers = ()
+    state.buffers = tuple(name for name in state.buffers if _has_buffer(model, name))
     if state.method is None:
         _detach(model)
     return model
 
 
+def _has_buffer(model: nn.Module, name: str) -> bool:
+    owner, _, buffer = name.rpartition(".")
+    try:
+        return buffer in model.get_submodule(owner)._buffers
+    except AttributeError:  # the module is merged
+        return False
+
+
 def _detach(model: nn.Module) -> None:
-    model.peft.hook.remove()
+    for hook in model.peft.hooks:
+        hook.remove()
     del model.peft
 
 
