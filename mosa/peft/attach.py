@@ -29,7 +29,7 @@ class Attachment:
         passes: How many passes a forward stacks.
         buffers: Names of the buffers that belong to the tuned state: those of inserted modules, and the
             running statistics of norms that are tuned.
-        hooks: Handles of the hooks on the model and on its frozen norms.
+        hooks: Handles of the hooks on the model and on its norms with running statistics.
         fork: Handle of the hook that separates the passes inside the model; None: they separate at its input.
     """
 
@@ -52,20 +52,22 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
     """Attach a method to a built and loaded timm model, in place; freeze everything that it does not tune.
 
     The output of the model does not change, except for methods whose `starts_as_backbone` is false.
-    Every method tunes the classifier, starting from its present values.
+    Every method tunes the classifier, starting from its present values. The running statistics of a BatchNorm
+    are frozen, unless it has a tuned parameter: then they belong to the tuned state. No weight is copied.
 
     Args:
         model: A model made by `timm.create_model`, with its weights loaded.
         method: Name of a method (see `list_methods`), or a method from `build_method`.
         seed: Seeds initial values, partitions and routing; the global generator is not touched.
-        **options: Options of the method by name, such as `bottleneck=64`.
+        **options: Options of the method by name, such as `bottleneck=64`; none with a method that is built.
 
     Returns:
         The same model.
 
     Raises:
-        UserError: Unknown method or option, a value that is not allowed, a model that the method does
-            not fit (`Method.unfit` gives the reason), or a model that has a method attached already.
+        UserError: Unknown method or option, a value that is not allowed, options of a method that is built
+            already, or a model that the method does not fit (`Method.unfit` gives the reason), that is on the
+            meta device, or that has a method attached already.
 
     Example:
         >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
@@ -76,15 +78,7 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
             f"the model has {attached.method.name!r} attached already: build a new model, "
             f"because a second method would freeze and wrap the first"
         )
-    if isinstance(method, str):
-        method = build_method(method, **options)
-    elif not isinstance(method, Method):
-        raise UserError(f"method {method!r}: expected a name, such as 'mosa', or what build_method returns")
-    elif options:
-        raise UserError(
-            f"{', '.join(options)}: the method {method.name!r} is built already, with its options; give "
-            f"these to build_method, or give attach the method's name"
-        )
+    method = _built(method, options)
     head = find_head(model)
     if reason := method.unfit(model):
         raise UserError(reason)
@@ -100,16 +94,35 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
     inserted = {name: module for name, module in model.named_modules() if module not in backbone}
     for module in inserted.values():
         module.training = model.training
-    statistics = {name: module for name, module in model.named_modules() if has_statistics(module)}
-    tuned_norms = {name: module for name, module in statistics.items() if not is_frozen(module)}
-    model.peft.buffers = tuple(
-        f"{prefix}.{name}"
-        for prefix, module in (inserted | tuned_norms).items()
-        for name, _ in module.named_buffers(recurse=False)
-    )
-    model.peft.hooks += [norm.register_forward_pre_hook(keep_statistics) for norm in statistics.values()]
+    _own_buffers(model, inserted)
     _hook_passes(model, backbone)
     return model
+
+
+def _built(method: str | Method, options: dict[str, Any]) -> Method:
+    """Return the method that `attach` is given by name or as it is."""
+    if isinstance(method, str):
+        return build_method(method, **options)
+    if not isinstance(method, Method):
+        raise UserError(f"method {method!r}: expected a name, such as 'mosa', or what build_method returns")
+    if options:
+        raise UserError(
+            f"{', '.join(options)}: the method {method.name!r} is built already, with its options; give "
+            f"these to build_method, or give attach the method's name"
+        )
+    return method
+
+
+def _own_buffers(model: nn.Module, inserted: dict[str, nn.Module]) -> None:
+    """Make buffers of inserted modules and tuned norms part of the tuned state; freeze the other norms'."""
+    norms = {name: module for name, module in model.named_modules() if has_statistics(module)}
+    tuned = {name: norm for name, norm in norms.items() if not is_frozen(norm)}
+    model.peft.buffers = tuple(
+        f"{prefix}.{name}"
+        for prefix, module in (inserted | tuned).items()
+        for name, _ in module.named_buffers(recurse=False)
+    )
+    model.peft.hooks += [norm.register_forward_pre_hook(keep_statistics) for norm in norms.values()]
 
 
 def _insert(model: nn.Module, method: Method, seed: int) -> None:
@@ -210,7 +223,9 @@ def _detach(model: nn.Module) -> None:
 
 
 def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tuned parameters and the method's buffers by name: what differs from the backbone.
+    """Return the tuned parameters and their buffers by name: what differs from the backbone.
+
+    Buffers are those of the method's modules, and the running statistics of norms that are tuned.
 
     Returns:
         Detached tensors that share memory with the model; safetensors can save them as they are.

@@ -61,7 +61,7 @@ class Passes:
             choice = None if self.router is None else self.router.choice
             output.register_hook(partial(self._resume, self.count, choice))
         if in_backward():
-            _at_the_end_of_the_backward(self.forget)
+            _at_the_end_of_the_backward(self._finish)
         else:
             self.forget()
 
@@ -71,7 +71,7 @@ class Passes:
         if self.router is not None and choice is not None:
             self.router.use(choice)
             self.router.resumed = choice
-        _at_the_end_of_the_backward(self.forget)
+        _at_the_end_of_the_backward(self._finish)
 
     def forget(self) -> None:
         """Leave nothing of a forward for the next call."""
@@ -79,9 +79,14 @@ class Passes:
         if self.router is not None:
             self.router.forget()
 
+    def _finish(self) -> None:
+        """Leave nothing of a backward, in which blocks may have been repeated."""
+        self.forget()
+        self.features = []
+
     def keep_features(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         """Keep a block's output for the comparison of two passes: a forward hook."""
-        if block.training and torch.is_grad_enabled():
+        if block.training or self.count > 1:
             self.features.append(output)
 
     def separate(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -233,10 +238,11 @@ def in_backward() -> bool:
 def in_checkpoint() -> bool:
     """Return whether a backward may repeat the forward that is about to start.
 
-    Under an activation checkpoint, gradients are off, or hooks pack what is saved for the backward.
+    Under an activation checkpoint, gradients are off, or hooks pack what is saved for the backward. Before
+    torch 2.8, nothing says whether there are such hooks.
     """
-    hooks = torch._C._autograd._top_saved_tensors_default_hooks(False)
-    return not torch.is_grad_enabled() or hooks is not None
+    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return not torch.is_grad_enabled() or hooks is None or hooks(False) is not None
 
 
 def _at_the_end_of_the_backward(function: Callable[[], None]) -> None:
