@@ -174,9 +174,11 @@ def test_a_backward_through_a_checkpoint_may_come_again():
 def test_parts_of_a_model_are_one_pass_after_a_step_of_two(case, call):
     model = attached(case).train()
     images, labels = batch(size=4)
-    passes_loss(peft.forward_passes(model, images, 2), labels).backward()
-    output = getattr(model, call)(images)
-    assert len(output if call == "forward_features" else output[0]) == 4
+    loss = passes_loss(peft.forward_passes(model, images, 2), labels)
+    for _ in range(2):  # before and after its backward
+        output = getattr(model, call)(images)
+        assert len(output if call == "forward_features" else output[0]) == 4
+        loss.backward(retain_graph=True)
 
 
 @pytest.mark.parametrize("case", [*ROUTED, "mosa, ensemble"])
@@ -187,7 +189,10 @@ def test_parts_of_a_model_draw_no_experts(case, call):
     for _ in range(2):  # before and after a step and an evaluation
         with pytest.raises(RuntimeError, match="no expert is drawn: call the whole model"):
             getattr(model.train(), call)(images)
-        tuning_loss(model, images, labels).backward()
+        loss = tuning_loss(model, images, labels)
+        with pytest.raises(RuntimeError, match="no expert is drawn"):
+            getattr(model, call)(images)
+        loss.backward()
         model.eval()(images)
     if case == "mosa, ensemble":
         with pytest.raises(RuntimeError, match="no expert is drawn"):
