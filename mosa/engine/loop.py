@@ -110,7 +110,6 @@ class _Training:
         self.order = generator(seed, "order")
         torch.manual_seed(derive_seed(seed, "dropout"))
         model.train()
-        freeze_statistics(model)
         self.progress = Progress()
         self.first, self.done, self.total = 1, 0, 0.0  # epoch; steps and loss within it
         self.drawn = self.order.get_state()  # before the order of the epoch was drawn
@@ -286,13 +285,6 @@ def in_large_batches(compute: Callable[[int], T]) -> T:
         torch.cuda.empty_cache()
         size //= 2
         print(f"out of memory; batches of {size} are evaluated", file=sys.stderr)
-
-
-def freeze_statistics(model: nn.Module) -> None:
-    """Put every BatchNorm that is not tuned into evaluation mode: its running statistics are frozen too."""
-    for module in model.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train(module.training and any(p.requires_grad for p in module.parameters()))
 
 
 def lr_factor(step: int, steps: int, warmup: int) -> float:

@@ -17,6 +17,7 @@ from mosa.base.tensors import misfit
 from mosa.peft.blocks import find_blocks, find_head
 from mosa.peft.method import Method, build_method
 from mosa.peft.routing import Passes, is_stochastic, repeat_batch
+from mosa.peft.statistics import has_statistics, is_frozen, keep_statistics
 
 
 @dataclass
@@ -26,14 +27,15 @@ class Attachment:
     Attributes:
         method: The method and its options.
         passes: How many passes a forward stacks.
-        buffers: Names of the buffers that belong to the method's state.
-        hook: Handle of the hook that starts the passes of each forward.
+        buffers: Names of the buffers that belong to the tuned state: those of inserted modules, and the
+            running statistics of norms that are tuned.
+        hooks: Handles of the hooks on the model and on its norms with running statistics.
         fork: Handle of the hook that separates the passes inside the model; None: they separate at its input.
     """
 
     method: Method
     passes: Passes
-    hook: RemovableHandle
+    hooks: list[RemovableHandle]
     fork: RemovableHandle | None = None
     buffers: tuple[str, ...] = ()
 
@@ -50,20 +52,22 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
     """Attach a method to a built and loaded timm model, in place; freeze everything that it does not tune.
 
     The output of the model does not change, except for methods whose `starts_as_backbone` is false.
-    Every method tunes the classifier, starting from its present values.
+    Every method tunes the classifier, starting from its present values. The running statistics of a BatchNorm
+    are frozen, unless it has a tuned parameter: then they belong to the tuned state. No weight is copied.
 
     Args:
         model: A model made by `timm.create_model`, with its weights loaded.
         method: Name of a method (see `list_methods`), or a method from `build_method`.
         seed: Seeds initial values, partitions and routing; the global generator is not touched.
-        **options: Options of the method by name, such as `bottleneck=64`.
+        **options: Options of the method by name, such as `bottleneck=64`; none with a method that is built.
 
     Returns:
         The same model.
 
     Raises:
-        UserError: Unknown method or option, a value that is not allowed, a model that the method does
-            not fit (`Method.unfit` gives the reason), or a model that has a method attached already.
+        UserError: Unknown method or option, a value that is not allowed, options of a method that is built
+            already, or a model that the method does not fit (`Method.unfit` gives the reason), that is on the
+            meta device, or that has a method attached already.
 
     Example:
         >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
@@ -74,31 +78,58 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
             f"the model has {attached.method.name!r} attached already: build a new model, "
             f"because a second method would freeze and wrap the first"
         )
-    if isinstance(method, str):
-        method = build_method(method, **options)
+    method = _built(method, options)
     head = find_head(model)
     if reason := method.unfit(model):
         raise UserError(reason)
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise UserError(
+            f"{type(model).__name__} is on the meta device, where tensors have no values: build and load "
+            f"it on a CPU or a GPU before a method is attached"
+        )
     backbone = set(model.modules())
-    _insert(model, method, seed)
+    with torch.device("cpu"):  # whatever the caller's default: the generators are the CPU's
+        _insert(model, method, seed)
     head.requires_grad_(True)
     inserted = {name: module for name, module in model.named_modules() if module not in backbone}
     for module in inserted.values():
         module.training = model.training
-    model.peft.buffers = tuple(
-        f"{prefix}.{name}"
-        for prefix, module in inserted.items()
-        for name, _ in module.named_buffers(recurse=False)
-    )
+    _own_buffers(model, inserted)
     _hook_passes(model, backbone)
     return model
+
+
+def _built(method: str | Method, options: dict[str, Any]) -> Method:
+    """Return the method that `attach` is given by name or as it is."""
+    if isinstance(method, str):
+        return build_method(method, **options)
+    if not isinstance(method, Method):
+        raise UserError(f"method {method!r}: expected a name, such as 'mosa', or what build_method returns")
+    if options:
+        raise UserError(
+            f"{', '.join(options)}: the method {method.name!r} is built already, with its options; give "
+            f"these to build_method, or give attach the method's name"
+        )
+    return method
+
+
+def _own_buffers(model: nn.Module, inserted: dict[str, nn.Module]) -> None:
+    """Make buffers of inserted modules and tuned norms part of the tuned state; freeze the other norms'."""
+    norms = {name: module for name, module in model.named_modules() if has_statistics(module)}
+    tuned = {name: norm for name, norm in norms.items() if not is_frozen(norm)}
+    model.peft.buffers = tuple(
+        f"{prefix}.{name}"
+        for prefix, module in (inserted | tuned).items()
+        for name, _ in module.named_buffers(recurse=False)
+    )
+    model.peft.hooks += [norm.register_forward_pre_hook(keep_statistics) for norm in norms.values()]
 
 
 def _insert(model: nn.Module, method: Method, seed: int) -> None:
     """Freeze the model and let the method insert its modules."""
     model.requires_grad_(False)
     passes = Passes()
-    model.peft = Attachment(method, passes, model.register_forward_pre_hook(passes.begin))
+    model.peft = Attachment(method, passes, passes.register(model))
     try:
         with torch.random.fork_rng(devices=[]):  # new layers draw from it before they are initialised
             method.apply(model, seed)
@@ -135,14 +166,19 @@ def forward_passes(model: nn.Module, images: Tensor, passes: int) -> Tensor:
     What precedes the first stochastic module is computed once for all passes.
 
     Args:
-        model: A model with a method attached, in training mode.
+        model: A model with a method attached; what of it is in training mode draws.
         images: Input of shape (batch, channels, height, width).
-        passes: Number of passes.
+        passes: Number of passes, 1 or more.
 
     Returns:
         Outputs of shape (passes * batch, classes), the chunks of `batch` rows being the passes.
+
+    Raises:
+        UserError: Nothing is attached, the number is not allowed, or an ensemble is in evaluation mode.
     """
     state = attachment(model)
+    if passes < 1:
+        raise UserError(f"passes={passes}: expected 1 or more")
     if state.fork is None:
         images = repeat_batch(images, passes)
     state.passes.requested = passes
@@ -166,19 +202,30 @@ def merge(model: nn.Module) -> nn.Module:
     if state.fork is not None:
         state.fork.remove()
         state.fork = None
-    state.buffers = ()
+    state.buffers = tuple(name for name in state.buffers if _has_buffer(model, name))
     if state.method is None:
         _detach(model)
     return model
 
 
+def _has_buffer(model: nn.Module, name: str) -> bool:
+    owner, _, buffer = name.rpartition(".")
+    try:
+        return buffer in model.get_submodule(owner)._buffers
+    except AttributeError:  # the module is merged
+        return False
+
+
 def _detach(model: nn.Module) -> None:
-    model.peft.hook.remove()
+    for hook in model.peft.hooks:
+        hook.remove()
     del model.peft
 
 
 def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """Return the tuned parameters and the method's buffers by name: what differs from the backbone.
+    """Return the tuned parameters and their buffers by name: what differs from the backbone.
+
+    Buffers are those of the method's modules, and the running statistics of norms that are tuned.
 
     Returns:
         Detached tensors that share memory with the model; safetensors can save them as they are.

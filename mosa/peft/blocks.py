@@ -1,6 +1,6 @@
 """The parts of a model that methods use: its blocks, their sites and widths, and its classifier."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -34,6 +34,21 @@ SITES = {
     SwinTransformerBlock: Sites("norm2", "attn", "drop_path1", "mlp"),
     ConvNeXtBlock: Sites(None, None, None, "mlp"),
 }
+
+
+class BlockView:
+    """A block of which some parts are other functions, for one call: its type's `forward` runs on it.
+
+    Args:
+        block: The block, which is not changed.
+        **parts: Functions by the names of the parts whose place they take.
+    """
+
+    def __init__(self, block: nn.Module, **parts: Any) -> None:
+        self.__dict__.update(parts, viewed=block)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["viewed"], name)
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:

@@ -1,6 +1,7 @@
 """Split projections: a Linear whose weights are divided among experts (MoSA, section 3.2)."""
 
 from collections.abc import Sequence
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
@@ -8,11 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError
-from mosa.peft.routing import Router, linear_per_pass
+from mosa.peft.routing import Router, drawn, linear_per_pass
 
 MAX_EXPERTS = 256  # the index of a weight's expert is one byte
 Merge = Literal["mean", "sum", "single", "ensemble"]
 Structure = Literal["random", "rows", "columns"]
+
+# Whether an ensemble is evaluated here: its batch stacks a pass for each expert. Each thread has its own.
+averaged: ContextVar[bool] = ContextVar("averaged", default=False)
 
 
 class SplitLinear(nn.Module):
@@ -41,7 +45,7 @@ class SplitLinear(nn.Module):
         (passes * batch, ..., in) -> (passes * batch, ..., out).
 
     Attributes:
-        active: The expert of each pass of the current step, (passes,), set by the router.
+        active: The expert of each pass of the current forward, (passes,), set by the router; None: outside.
 
     Raises:
         UserError: There are fewer weights (or, with `split_bias`, biases) than experts.
@@ -131,9 +135,9 @@ class SplitLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training and self.merge != "ensemble":
             return F.linear(x, self.merged_weight(), self.merged_bias())
-        if self.active is None:
-            raise RuntimeError("no expert is drawn: call the whole model, whose pre-hook draws them")
-        return linear_per_pass(x, self.expert_weights(self.active), self.expert_biases(self.active))
+        everyone = self.merge == "ensemble" and averaged.get()
+        active = torch.arange(self.experts, device=x.device) if everyone else drawn(self.active)
+        return linear_per_pass(x, self.expert_weights(active), self.expert_biases(active))
 
     def merged(self) -> nn.Linear:
         """Return the merged layer as a plain Linear with the same device, dtype and mode."""

@@ -6,11 +6,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
 from mosa.peft.method import Method
-from mosa.peft.routing import Router, repeat_batch
-from mosa.peft.split import Merge, SplitLinear, Structure, too_many_experts
+from mosa.peft.routing import Passes, Router, repeat_batch
+from mosa.peft.split import Merge, SplitLinear, Structure, averaged, too_many_experts
 
 
 class Splitting(Method):
@@ -93,22 +94,22 @@ class Splitting(Method):
     def apply(self, model: nn.Module, seed: int) -> None:
         super().apply(model, seed)
         rng = generator(seed, "partition")
-        model.router = Router(model.peft.passes, seed, self.every_expert)
+        router = Router(model.peft.passes, seed, self.every_expert)
         for branch in self.branches(model):
             for name in self.split_names:
                 layer = SplitLinear(
                     getattr(branch, name),
                     self.experts,
-                    model.router,
+                    router,
                     rng,
                     self.split_bias,
                     self.merge,
                     self.structure,
                 )
                 setattr(branch, name, layer)
-        model.router.hooks = [model.register_forward_pre_hook(model.router.draw)]
+        router.register(model)
         if self.merge == "ensemble":
-            model.router.hooks += Ensemble(model.router, self.experts).register(model)
+            router.hooks += Ensemble(model.peft.passes, self.experts).register(model)
 
     def lr_factors(self, model: nn.Module) -> dict[nn.Parameter, float]:
         if self.split_lr == 1:
@@ -130,9 +131,7 @@ class Splitting(Method):
         for branch in self.branches(model):
             for name in self.split_names:
                 setattr(branch, name, getattr(branch, name).merged())
-        for hook in model.router.hooks:
-            hook.remove()
-        del model.router
+        model.router.remove(model)
         shared = set(self.dense.model_fields) - set(Method.model_fields)
         return self.dense(**self.model_dump(include=shared)).fold(model)
 
@@ -155,29 +154,44 @@ class Ensemble:
     """In evaluation, N passes over the images, pass i with expert i everywhere, and the mean of their logits.
 
     Args:
-        router: Holds the split projections, which are given the expert of each pass.
+        passes: How many passes a forward stacks otherwise.
         experts: Number of experts N.
     """
 
-    def __init__(self, router: Router, experts: int) -> None:
-        self.router, self.experts = router, experts
+    def __init__(self, passes: Passes, experts: int) -> None:
+        self.passes, self.experts = passes, experts
 
     def register(self, model: nn.Module) -> list[Any]:
         """Hook onto the model, and return the handles."""
         return [
-            model.register_forward_pre_hook(self.repeat),
-            model.register_forward_hook(self.average),
+            model.register_forward_pre_hook(self.repeat, with_kwargs=True),
+            model.register_forward_hook(self.average, always_call=True),
         ]
 
-    def repeat(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-        """Stack N copies of the images: a forward pre-hook."""
+    def repeat(
+        self, model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Stack N copies of the images, by position or by name: a forward pre-hook.
+
+        Raises:
+            UserError: Several passes are asked for.
+        """
         if model.training:
             return None
-        everyone = torch.arange(self.experts, device=inputs[0].device)
-        for projection in self.router.projections:
-            projection.active = everyone
-        return (repeat_batch(inputs[0], self.experts),)
+        if self.passes.count > 1:
+            raise UserError(
+                f"{self.passes.count} passes of an ensemble in evaluation, where it has one for each expert: "
+                f"call model.train() before"
+            )
+        averaged.set(True)
+        if inputs:
+            return (repeat_batch(inputs[0], self.experts), *inputs[1:]), named
+        (name, images), *others = named.items()
+        return inputs, {name: repeat_batch(images, self.experts), **dict(others)}
 
-    def average(self, model: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+    def average(self, model: nn.Module, inputs: Any, output: Tensor | None) -> Tensor | None:
         """Return the mean over the passes, (N batch, classes) -> (batch, classes): a forward hook."""
-        return None if model.training else torch.stack(output.chunk(self.experts)).mean(0)
+        averaged.set(False)
+        if model.training or output is None:  # None: the forward failed
+            return None
+        return torch.stack(output.chunk(self.experts)).mean(0)

@@ -291,7 +291,7 @@ def test_the_loss_is_the_sum_of_its_terms():
     train_steps(model, lr=0.1)
     images, labels = batch(dtype=F64)
     loss = tuning_loss(model.train(), images, labels)
-    outputs, routes = [], [projection.active for projection in model.router.projections]
+    outputs, routes = [], model.router.choice
     for number in range(2):
         single = copy.deepcopy(model)
         for hook in single.router.hooks:

@@ -14,7 +14,7 @@ from mosa import peft
 from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.peft.losses import passes_loss, tuning_loss
-from mosa.peft.split import SplitLinear, partition
+from mosa.peft.split import partition
 
 SPLITS = {"up": ("up",), "down": ("down",), "both": ("down", "up")}
 
@@ -77,8 +77,7 @@ def test_every_expert_in_every_step_is_the_mean_over_passes_that_share_no_expert
     images, labels = batch(dtype=torch.float64)
     loss = tuning_loss(model, images, labels)
     loss.backward()
-    layers = [module for module in model.modules() if isinstance(module, SplitLinear)]
-    orders = torch.stack([layer.active for layer in layers])
+    layers, orders = model.router.projections, model.router.choice
     assert torch.equal(orders.sort(dim=1).values, torch.arange(4).expand(len(layers), 4))
     assert len({tuple(order.tolist()) for order in orders}) > 1  # drawn for each projection
     model.router.hooks[0].remove()
@@ -105,10 +104,10 @@ def test_idle_experts_get_zero_gradients_not_none(split):
     model.train().zero_grad()
     images, labels = batch()
     passes_loss(peft.forward_passes(model, images, 2), labels, 1.0).backward()
-    for layer in (module for module in model.modules() if isinstance(module, SplitLinear)):
+    for layer, active in zip(model.router.projections, model.router.choice.tolist(), strict=True):
         for expert in range(layer.experts):
             own = layer.weight_expert_of == expert
-            busy = expert in layer.active.tolist()
+            busy = expert in active
             assert bool(layer.weight.grad[own].any()) == busy
             assert layer.bias[expert].grad is not None
             assert bool(layer.bias[expert].grad.any()) == busy

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import build
+from models import SMALL, build
 from torch import nn
 
 from mosa import peft
@@ -108,6 +108,56 @@ def test_attaching_twice():
     model = peft.attach(build(), "adapter", bottleneck=8)
     with pytest.raises(UserError, match="has 'adapter' attached already"):
         peft.attach(model, "lora")
+
+
+def test_options_beside_a_method_that_is_built():
+    model = build()
+    with pytest.raises(UserError, match=r"^bottleneck, experts: the method 'mosa' is built already"):
+        peft.attach(model, peft.build_method("mosa"), bottleneck=8, experts=2)
+    assert not hasattr(model, "peft")
+    assert peft.attach(model, peft.build_method("mosa", bottleneck=8)).peft.method.bottleneck == 8
+
+
+def test_what_is_no_method():
+    with pytest.raises(UserError, match="expected a name, such as 'mosa', or what build_method returns"):
+        peft.attach(build(), peft.get_method("mosa"))
+
+
+@pytest.mark.parametrize("method", peft.list_methods())
+def test_a_model_without_values(method):
+    with torch.device("meta"):
+        model = build().to("meta")
+        with pytest.raises(
+            UserError, match="VisionTransformer is on the meta device, where tensors have no val"
+        ):
+            peft.attach(model, method, **SMALL.get(method, {}))
+    assert not hasattr(model, "peft") and all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("method", peft.list_methods())
+def test_the_default_device_is_of_no_account(method):
+    """The model says where everything is; the default is often a GPU, whose generators are others."""
+    model = build()
+    with torch.device("meta"):
+        peft.attach(model, method, **SMALL.get(method, {}))
+    expected = peft.attach(build(), method, **SMALL.get(method, {}))
+    for name, value in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value), name
+
+
+def test_the_bridge_copies_no_weights(monkeypatch):
+    model = build()
+    own = {tensor.data_ptr() for tensor in model.parameters()}
+    clone = torch.Tensor.__deepcopy__
+
+    def refuse(tensor, memo):
+        assert tensor.data_ptr() not in own
+        return clone(tensor, memo)
+
+    monkeypatch.setattr(torch.nn.Parameter, "__deepcopy__", refuse)
+    method = peft.build_method("peft")
+    assert method.parameters(model) > 0
+    peft.attach(model, method)
 
 
 def test_attaching_again_after_lora_was_merged():

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves
 from mosa.backbones.build import build_backbone
 from mosa.base.errors import UserError
 from mosa.engine.batches import RESIDENT_SHARE
-from mosa.engine.loop import autocast, freeze_statistics
+from mosa.engine.loop import autocast
 from mosa.engine.machine import Machine
 from mosa.engine.optimizer import build_optimizer
 from mosa.experiment.config import config_tasks, expand
@@ -89,7 +89,6 @@ def step_memory(
     """
     fake = FakeTensorMode()
     model = _without_content(model, fake).train()
-    freeze_statistics(model)
     if machine.gradient_checkpointing:
         model.set_grad_checkpointing(True)
     live = LiveBytes()

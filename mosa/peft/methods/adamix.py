@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mosa.base.seeding import generator
 from mosa.peft.method import Method
 from mosa.peft.methods.adapter import Adapter
-from mosa.peft.routing import Router, linear_per_pass
+from mosa.peft.routing import Router, drawn, linear_per_pass
 
 
 class AdaMix(Adapter):
@@ -40,11 +40,11 @@ class AdaMix(Adapter):
     def apply(self, model: nn.Module, seed: int) -> None:
         super().apply(model, seed)
         rng = generator(seed, "experts")
-        model.router = Router(model.peft.passes, seed)
+        router = Router(model.peft.passes, seed)
         for branch in self.branches(model):
             for name in self.copied_names:
-                setattr(branch, name, DenseExperts(getattr(branch, name), self.experts, model.router, rng))
-        model.router.hooks = [model.register_forward_pre_hook(model.router.draw)]
+                setattr(branch, name, DenseExperts(getattr(branch, name), self.experts, router, rng))
+        router.register(model)
 
     def fork_point(self, model: nn.Module) -> nn.Module:
         point, first = super().fork_point(model), self.branches(model)[0]
@@ -54,9 +54,7 @@ class AdaMix(Adapter):
         for branch in self.branches(model):
             for name in self.copied_names:
                 setattr(branch, name, getattr(branch, name).merged())
-        for hook in model.router.hooks:
-            hook.remove()
-        del model.router
+        model.router.remove(model)
         return Adapter(**self.model_dump(include=set(Adapter.model_fields) - set(Method.model_fields)))
 
     def trained_block_parameters(self, block: nn.Module) -> int:
@@ -100,8 +98,8 @@ class DenseExperts(nn.Module):
         biases = torch.stack(tuple(self.bias))
         if not self.training:
             return F.linear(x, self.weight.mean(0), biases.mean(0))
-        weights = self.weight.index_select(0, self.active)
-        return linear_per_pass(x, weights, biases.index_select(0, self.active))
+        active = drawn(self.active)
+        return linear_per_pass(x, self.weight.index_select(0, active), biases.index_select(0, active))
 
     def merged(self) -> nn.Linear:
         """Return the mean of the experts as a plain Linear."""

@@ -1,6 +1,7 @@
 """The bottleneck adapter, in its usual places in a block."""
 
 import math
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -8,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mosa.base.seeding import generator
-from mosa.peft.blocks import SITES, block_width, channel_dim, find_blocks
+from mosa.peft.blocks import SITES, BlockView, block_width, channel_dim, find_blocks
 from mosa.peft.method import BranchShape, Method
 from mosa.peft.routing import repeat_batch
 
@@ -89,9 +90,7 @@ class Adapter(Method):
             place = mlp if self.placement in ("pfeiffer", "houlsby") else block
             block.adapter = self.build_branch(block, place, rng)
             if self.placement == "adaptformer":
-                residual = block if sites.residual is None else getattr(block, sites.residual)
-                residual.register_forward_pre_hook(block.adapter.read_residual)
-                block.register_forward_hook(block.adapter.add_to_residual)
+                block.forward = partial(block.adapter.beside_mlp, block)
             else:
                 place.register_forward_hook(block.adapter.add_to_output)
             if self.placement == "houlsby":
@@ -100,9 +99,7 @@ class Adapter(Method):
                 attention.register_forward_hook(block.adapter_attention.add_to_output)
             elif self.placement == "residuals":
                 block.adapter_attention = self.build_branch(block, block, rng)
-                block.register_forward_pre_hook(block.adapter_attention.read_residual)
-                attended = getattr(block, sites.attended)
-                attended.register_forward_hook(block.adapter_attention.add_to_sum)
+                block.forward = partial(block.adapter_attention.after_attention, block)
 
     def build_branch(self, block: nn.Module, place: nn.Module, rng: torch.Generator) -> "Bottleneck":
         """Return the branch of a block, for tensors laid out as the output of `place`."""
@@ -130,7 +127,9 @@ class Adapter(Method):
 
 
 class Bottleneck(nn.Module):
-    """One branch, connected by hooks, so that timm's block stays unchanged.
+    """One branch, connected by a hook or by the block's `forward`, so that timm's block stays unchanged.
+
+    It keeps nothing of a call, so that several threads may evaluate a model at once.
 
     Args:
         width: Channels d of the block.
@@ -152,7 +151,6 @@ class Bottleneck(nn.Module):
         self.up = nn.Linear(options.bottleneck, width)
         self.scale = nn.Parameter(torch.tensor(options.scale)) if options.learn_scale else options.scale
         self.dim = dim
-        self.residual: Tensor | None = None
         nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5), generator=rng)
         for zero in (self.down.bias, self.up.weight, self.up.bias):
             nn.init.zeros_(zero)
@@ -166,25 +164,33 @@ class Bottleneck(nn.Module):
         h = h.movedim(self.dim, -1)
         return (self.scale * self.up(self.drop(self.act(self.down(self.norm(h)))))).movedim(-1, self.dim)
 
-    def read_residual(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        """Keep h, the input of a module (a forward pre-hook)."""
-        self.residual = inputs[0]
+    def beside_mlp(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Run a block, and add the branch on h to its output: the block's `forward`."""
+        site = SITES[type(block)].residual
+        if site is None:
+            return self._add(type(block).forward(block, x, *args, **kwargs), self(x))
+        read = []
 
-    def add_to_residual(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Add the branch on the kept h to the block's output (a forward hook of the block)."""
-        # Clear it first: under gradient checkpointing the recomputation may stop inside the branch.
-        h, self.residual = self.residual, None
-        return self._add(output, self(h))
+        def reading(h: Tensor) -> Tensor:
+            read.append(h)
+            return getattr(block, site)(h)
+
+        output = type(block).forward(BlockView(block, **{site: reading}), x, *args, **kwargs)
+        return self._add(output, self(read[0]))
 
     def add_to_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         """Add the branch on a module's output to that output (a forward hook)."""
         return self._add(output, self(output))
 
-    def add_to_sum(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        """Add the branch on the sum of the kept h and a module's output to that output (a forward hook)."""
-        h, self.residual = self.residual, None
-        h = repeat_batch(h, len(output) // len(h))  # the passes may separate at the block's input
-        return self._add(output, self(h + output))
+    def after_attention(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Run a block, and add the branch on h to h: the block's `forward`."""
+        site = SITES[type(block)].attended
+
+        def adding(inner: Tensor) -> Tensor:
+            output = getattr(block, site)(inner)
+            return self._add(output, self(x + output))
+
+        return type(block).forward(BlockView(block, **{site: adding}), x, *args, **kwargs)
 
     @staticmethod
     def _add(output: Tensor, branch: Tensor) -> Tensor:

@@ -48,7 +48,6 @@ class GatedBottleneck(Bottleneck):
         self.experts = nn.ModuleList(Bottleneck(width, options, rng) for _ in range(options.experts))
         self.gate = nn.Linear(width, options.experts)
         self.dim = dim
-        self.residual: Tensor | None = None
         nn.init.zeros_(self.gate.weight), nn.init.zeros_(self.gate.bias)
 
     @property

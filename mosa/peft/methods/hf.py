@@ -42,7 +42,7 @@ class HuggingFacePeft(Method):
             return reason
         try:
             with torch.random.fork_rng(devices=[]):
-                self._inject(copy.deepcopy(model).to("meta"))
+                self._inject(_shape_of(model))
         except UserError as error:
             return str(error)
         return None
@@ -65,7 +65,7 @@ class HuggingFacePeft(Method):
 
     def parameters(self, model: nn.Module, training: bool = False) -> int:
         if not _tuner_layers(model):
-            model = copy.deepcopy(model).to("meta").requires_grad_(False)
+            model = _shape_of(model).requires_grad_(False)
             with torch.random.fork_rng(devices=[]):
                 self._inject(model)
         head = set(find_head(model).parameters())
@@ -102,6 +102,16 @@ def _library() -> ModuleType:
             "'mosa-benchmark[peft]'`, or take another method"
         ) from None
     return peft
+
+
+def _shape_of(model: nn.Module) -> nn.Module:
+    """Copy a model without copying a value: onto the meta device."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.to("meta")
+    return copy.deepcopy(model, memo)
 
 
 def _tuner_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -1,12 +1,13 @@
 """Visual prompt tuning, shallow and deep."""
 
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.peft.blocks import block_width, find_blocks
 from mosa.peft.method import Method
@@ -57,6 +58,8 @@ class Vpt(Method):
             block.register_forward_pre_hook(block.prompts.insert)
             last = block if self.deep else blocks[-1]
             last.register_forward_hook(block.prompts.remove)
+        if not self.deep:
+            model.forward_intermediates = _prompts_between_blocks
 
     def fork_point(self, model: nn.Module) -> nn.Module:
         return find_blocks(model)[0].prompts
@@ -64,6 +67,14 @@ class Vpt(Method):
     def parameters(self, model: nn.Module, training: bool = False) -> int:
         blocks = find_blocks(model)
         return sum(self.prompts * block_width(block) for block in (blocks if self.deep else blocks[:1]))
+
+
+def _prompts_between_blocks(*args: Any, **kwargs: Any) -> None:
+    """Take the place of timm's `forward_intermediates`, which would return the prompts as image tokens."""
+    raise UserError(
+        "forward_intermediates: the tokens between blocks hold the prompts of vpt with deep=false; "
+        "call forward_features, or take deep=true, whose prompts end in each block"
+    )
 
 
 class Prompts(nn.Module):
