@@ -30,6 +30,7 @@ from mosa.experiment.expand import Run
 from mosa.experiment.protocol import STAGES
 from mosa.experiment.specification import Fold, Specification
 from mosa.peft import Method, attach, build_method, count_parameters, merge
+from mosa.peft.blocks import find_head
 from mosa.records import SCHEMA_VERSION, write_record
 
 
@@ -289,7 +290,7 @@ def _evaluate(ready: Prepared, progress: Progress) -> dict[str, Any]:
 def _describe(ready: Prepared, progress: Progress, metrics: dict[str, Any], adapter: int) -> dict[str, Any]:
     """Return the part of the record that says what was run and measured."""
     specification, backbone, task = ready.run.specification, ready.backbone, ready.pack.task
-    head = sum(parameter.numel() for parameter in ready.model.get_classifier().parameters())
+    head = sum(parameter.numel() for parameter in find_head(ready.model).parameters())
     return {
         "schema_version": SCHEMA_VERSION,
         "status": "complete",

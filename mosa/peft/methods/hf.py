@@ -14,6 +14,9 @@ from mosa.base.seeding import derive_seed
 from mosa.peft.blocks import find_head
 from mosa.peft.method import Method
 
+# Exactly these: a layer that derives from one may use its weight in another way than the library knows.
+WRAPPED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.MultiheadAttention)
+
 
 class HuggingFacePeft(Method):
     """A method of the library Hugging Face PEFT, which wraps Linear layers of the backbone.
@@ -84,6 +87,7 @@ class HuggingFacePeft(Method):
             # The tuner itself, as inject_adapter_in_model refuses types whose layers share state (VeRA).
             tuners[kind](model, config, "default")
             del model.peft_config
+            _refuse_other_layers(model)
         except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
             message = " ".join(str(error).split())
             raise UserError(
@@ -102,6 +106,13 @@ def _library() -> ModuleType:
             "'mosa-benchmark[peft]'`, or take another method"
         ) from None
     return peft
+
+
+def _refuse_other_layers(model: nn.Module) -> None:
+    for name, layer in _tuner_layers(model).items():
+        base = layer.get_base_layer()
+        if type(base) not in WRAPPED:
+            raise ValueError(f"{name!r} is a {type(base).__name__}, not one of torch's own layers")
 
 
 def _tuner_layers(model: nn.Module) -> dict[str, nn.Module]:
