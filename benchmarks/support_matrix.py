@@ -2,9 +2,9 @@
 
     python benchmarks/support_matrix.py [MODULE...]
 
-One architecture stands for all of the same module types in a module of timm, at a size of at most 10 million
-parameters. Each pair does what tests/conformance/test_architectures.py asks of it. What was tried is kept in
-build/support.jsonl, and not tried again; with names of timm's modules, only they are tried, and no page is written.
+Each pair does what tests/conformance/test_architectures.py asks of it, on the same small architectures. What
+was tried is kept in build/support.jsonl, and not tried again. With names of timm's modules, only they are
+tried, and no page is written.
 """
 
 import json
@@ -27,61 +27,65 @@ PAGE = ROOT / "docs" / "support.md"
 
 
 def try_module(module: str) -> list[dict]:
-    """Return a row for each kind of architecture in a module of timm: what came of each method."""
+    """Return a row for each small architecture of a module of timm: what came of each method."""
     rows = []
-    for name, small in representatives(module).items():
-        row = {"module": module, "name": name, "arguments": small and small.arguments, "methods": {}}
-        if small is not None:
-            backbone = small.build()
-            for method in list_methods():
-                try:
-                    reason = refusal(backbone, method, SMALL.get(method, {}), small.size)
-                    reason = reason and reason.replace(type(backbone).__name__, "the model")
-                except Exception as error:
-                    reason = f"WRONG {type(error).__name__}: {error}"
-                row["methods"][method] = reason
+    for small in representatives(module):
+        row = {"module": module, "name": small.name, "methods": {}}
+        backbone = small.build()
+        for method in list_methods():
+            try:
+                reason = refusal(backbone, method, SMALL.get(method, {}))
+                reason = reason and reason.replace(type(backbone).__name__, "the model")
+            except Exception as error:  # neither fits nor is refused
+                reason = f"WRONG: {type(error).__name__}: {error}"
+            row["methods"][method] = reason
         rows.append(row)
-    return rows
+    return rows or [{"module": module, "name": None, "methods": {}}]
 
 
 def page(rows: list[dict]) -> str:
     """Return the page of what was tried, in Markdown."""
-    tried = [row for row in rows if row["methods"]]
-    left_out = sorted(row["name"] for row in rows if not row["methods"])
+    tried = sorted((row for row in rows if row["name"]), key=lambda row: (row["module"], row["name"]))
     methods = list_methods()
-    fits = Counter(method for row in tried for method, reason in row["methods"].items() if reason is None)
+    fits = {method: sum(row["methods"][method] is None for row in tried) for method in methods}
     lines = [
         "# Methods on timm's architectures",
         "",
-        f"Written by `python benchmarks/support_matrix.py` (timm {timm.__version__}); do not edit.",
+        f"Written by `python benchmarks/support_matrix.py`, with timm {timm.__version__}; do not edit.",
         "",
-        f"{len(tried)} architectures, each for all of its module of timm that are made of the same types, at its",
-        "smallest and with few blocks: random weights, options of tests/models.py. yes: `attach` proves that all",
-        "that it tunes has an effect, one training step reaches it, the output at the start is the backbone's",
-        "(where the method says so), and merging keeps the output. no: `attach` refuses with a reason, and leaves",
-        "the model as it was. Nothing else occurs.",
+        "An architecture stands for all in its module of timm made of the same types; modules without blocks",
+        "that methods know have one. Each was built with at most 10 million parameters, few blocks,",
+        "random weights and small images, and each method attached with the options of tests/models.py.",
+        "",
+        "- yes: `attach` proves that all that it tunes acts, one training step reaches it, the output",
+        "  at the start is the backbone's (where the method says so), and merging keeps the output;",
+        "- no: `attach` refuses in one sentence, and leaves the model as it was.",
+        "",
+        f"{len(tried) * len(methods):,} pairs were tried: {sum(fits.values()):,} fit, the others do not.",
         "",
         "| architecture | " + " | ".join(f"[`{method}`](methods.md#{method})" for method in methods) + " |",
         "|---|" + ":-:|" * len(methods),
         f"| fits, of {len(tried)} | " + " | ".join(str(fits[method]) for method in methods) + " |",
     ]
-    for row in sorted(tried, key=lambda row: (row["module"], row["name"])):
-        cells = ["yes" if row["methods"][method] is None else "no" for method in methods]
+    for row in tried:
+        outcomes = (row["methods"][method] for method in methods)
+        cells = ["yes" if one is None else "WRONG" if one.startswith("WRONG") else "no" for one in outcomes]
         lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
-    lines += ["", "## Reasons", "", "| method | architectures | reason, of one of them |", "|---|--:|---|"]
-    for method in methods:
-        reasons = Counter(_kind(row["methods"][method]) for row in tried if row["methods"][method])
-        examples = {
-            _kind(row["methods"][method]): row["methods"][method] for row in tried if row["methods"][method]
-        }
-        lines += [f"| `{method}` | {count} | {examples[key]} |" for key, count in reasons.most_common()]
     lines += [
         "",
-        "## Not tried",
+        "## Reasons",
         "",
-        f"{len(left_out)} that do not build with at most 10 million parameters, or",
+        "| method | architectures | reason, as one of them has it |",
+        "|---|--:|---|",
     ]
-    lines += ["do not run on images without values: " + ", ".join(left_out) + "."]
+    for method in methods:
+        reasons = [row["methods"][method] for row in tried if row["methods"][method]]
+        examples = {_kind(reason): reason for reason in reversed(reasons)}
+        counts = Counter(map(_kind, reasons)).most_common()
+        lines += [f"| `{method}` | {count} | {examples[kind]} |" for kind, count in counts]
+    without = sorted(row["module"] for row in rows if not row["name"])
+    if without:
+        lines += ["", f"Not tried, as none of them is small enough: {', '.join(without)}."]
     return "\n".join(lines) + "\n"
 
 

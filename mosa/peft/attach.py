@@ -67,7 +67,8 @@ def attach(
         model: A model made by `timm.create_model`, with its weights loaded.
         method: Name of a method (see `list_methods`), or a method from `build_method`.
         seed: Seeds initial values, partitions and routing; the global generator is not touched.
-        verify: Run that step, on images of the size that timm states for the model. It takes milliseconds.
+        verify: Run that step, on images of the size that timm states for the model. It takes some 50 ms for
+            a small model, and half a second for a ViT-B.
         **options: Options of the method by name, such as `bottleneck=64`.
 
     Returns:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 IMAGES = 2  # BatchNorm wants more than one value per channel
 # Parameters times pixels up to which computing with zeros takes less time than tracing the shapes.
-COMPUTED = 1e10
+COMPUTED = 5e10
 
 
 class Structure:

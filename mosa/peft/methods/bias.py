@@ -21,6 +21,11 @@ class Bias(Selection):
     name: ClassVar[str] = "bias"
     reference: ClassVar[str] = "Ben Zaken et al., BitFit, ACL 2022, arXiv 2106.10199"
 
+    def unfit(self, model: nn.Module) -> str | None:
+        if reason := super().unfit(model):
+            return reason
+        return None if self.selected(model) else f"{type(model).__name__} has no biases to tune"
+
     def selected(self, model: nn.Module) -> list[nn.Parameter]:
         own = (dict(module.named_parameters(recurse=False)) for module in backbone_modules(model))
         return [parameters[name] for parameters in own for name in BIASES if name in parameters]

@@ -19,6 +19,13 @@ class Norm(Selection):
     name: ClassVar[str] = "norm"
     reference: ClassVar[str] = "Basu et al., Strong baselines for few-shot tuning, 2023, arXiv 2304.01917"
 
+    def unfit(self, model: nn.Module) -> str | None:
+        if reason := super().unfit(model):
+            return reason
+        if not self.selected(model):
+            return f"{type(model).__name__} has no normalisation layer with a weight or a bias to tune"
+        return None
+
     def selected(self, model: nn.Module) -> list[nn.Parameter]:
         norms = (module for module in backbone_modules(model) if isinstance(module, NORM_LAYERS))
         return [parameter for norm in norms for parameter in norm.parameters(recurse=False)]
