@@ -8,6 +8,7 @@ tried, and no page is written.
 """
 
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -35,7 +36,7 @@ def try_module(module: str) -> list[dict]:
         for method in list_methods():
             try:
                 reason = refusal(backbone, method, SMALL.get(method, {}))
-                reason = reason and reason.replace(type(backbone).__name__, "the model")
+                reason = reason and re.sub(rf"\b{type(backbone).__name__}\b", "the model", reason)
             except Exception as error:  # neither fits nor is refused
                 reason = f"WRONG: {type(error).__name__}: {error}"
             row["methods"][method] = reason

@@ -60,7 +60,7 @@ SAMPLE = {
     ),
     "convnext_zepto_rms": ({"depths": (1, 1, 1, 1)}, 64, {"norm": None, "partial": None, "mosa": None}),
     "mobilevit_xxs": ({}, 64, {"mosa": None, "lora": None, "mosl": None, "ssf": None}),
-    "pit_ti_distilled_224": ({}, 64, {"mosa": None, "linear": None}),
+    "pit_ti_distilled_224": ({}, 64, {"mosa": None, "linear": None, "vpt": "expected a plain ViT"}),
     "deit_tiny_distilled_patch16_224": (
         {"depth": 1},
         32,

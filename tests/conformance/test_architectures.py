@@ -75,6 +75,49 @@ def test_a_method_without_effect_leaves_the_model_as_it_was():
     assert not calls
 
 
+def tuned(model):
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def test_biases_are_those_of_every_layer():
+    """Also where the attention keeps them itself; positions are no biases of a layer."""
+    attention = {"blocks.0.attn.q_bias", "blocks.0.attn.v_bias", "blocks.0.attn.proj.bias"}
+    names = tuned(peft.attach(beit(), "bias"))
+    assert attention <= names
+    assert names - attention - {"head.weight"} == {n for n in names - attention if n.endswith(".bias")}
+    assert "blocks.0.attn.relative_position_bias_table" not in names
+
+
+@pytest.mark.parametrize(
+    ("name", "norms"),
+    [
+        ("resnet10t", ("bn1", "bn2", "bn3", "conv1.1", "conv1.4", "downsample.2")),
+        ("vit_tiny_r_s16_p8_224", ("norm", "norm1", "norm2")),
+        ("convnext_zepto_rms", ("norm", "stem.1", "downsample.0", "head.norm")),
+    ],
+)
+def test_norms_are_those_of_every_kind(name, norms):
+    """Batch, group and layer normalisation, with an activation or without, and by the root mean square."""
+    arguments, size, _ = SAMPLE[name]
+    model = peft.attach(Small(name, arguments, size).build(), "norm")
+    kinds = {type(module) for module in model.modules() if "norm" in type(module).__name__.lower()}
+    found = {
+        name
+        for name, module in model.named_modules()
+        if type(module) in kinds and len([*module.children()]) < 3
+    }
+    layers = {one.rpartition(".")[0] for one in tuned(model)} - {"fc", "head", "head.fc"}
+    assert layers and all(layer.endswith(norms) for layer in layers)
+    assert {layer for layer in found if [*model.get_submodule(layer).parameters(recurse=False)]} == layers
+
+
+def test_a_layer_that_derives_from_torchs_is_not_wrapped():
+    arguments, size, _ = SAMPLE["vit_tiny_r_s16_p8_224"]
+    model = Small("vit_tiny_r_s16_p8_224", arguments, size).build()
+    with pytest.raises(UserError, match=r"backbone.conv' is a StdConv2dSame, not one of torch's own layers"):
+        peft.attach(model, "peft", targets=["backbone.conv"])
+
+
 def test_the_proof_can_be_left_out():
     model = peft.attach(beit(), "peft", verify=False)
     assert model.peft.method.name == "peft"
