@@ -4,7 +4,7 @@
 
 Each pair does what tests/conformance/test_architectures.py asks of it, on the same small architectures. What
 was tried is kept in build/support.jsonl, and not tried again. With names of timm's modules, only they are
-tried, and no page is written.
+tried now; the page names those that were not.
 """
 
 import json
@@ -84,9 +84,11 @@ def page(rows: list[dict]) -> str:
         examples = {_kind(reason): reason for reason in reversed(reasons)}
         counts = Counter(map(_kind, reasons)).most_common()
         lines += [f"| `{method}` | {count} | {examples[kind]} |" for kind, count in counts]
-    without = sorted(row["module"] for row in rows if not row["name"])
-    if without:
-        lines += ["", f"Not tried, as none of them is small enough: {', '.join(without)}."]
+    large = sorted(row["module"] for row in rows if not row["name"])
+    left = sorted({*modules()} - {row["module"] for row in rows})
+    for why, without in (("none of them is small enough", large), ("their turn has not come", left)):
+        if without:
+            lines += ["", f"Modules of timm that were not tried, as {why}: {', '.join(without)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -108,8 +110,7 @@ def main() -> None:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
             wrong = sum(str(reason).startswith("WRONG") for row in rows for reason in row["methods"].values())
             print(f"{module}: {len(rows)} architectures, {wrong} pairs wrong", flush=True)
-    if not sys.argv[1:]:
-        PAGE.write_text(page([json.loads(line) for line in TRIED.read_text().splitlines()]))
+    PAGE.write_text(page([json.loads(line) for line in TRIED.read_text().splitlines()]))
 
 
 if __name__ == "__main__":

@@ -111,6 +111,12 @@ def test_norms_are_those_of_every_kind(name, norms):
     assert {layer for layer in found if [*model.get_submodule(layer).parameters(recurse=False)]} == layers
 
 
+def test_last_norm_of_any_kind_is_tuned_with_the_last_block():
+    arguments, size, _ = SAMPLE["convnext_zepto_rms"]
+    model = Small("convnext_zepto_rms", arguments, size).build()
+    assert "head.norm.weight" in tuned(peft.attach(model, "partial"))
+
+
 def test_a_layer_that_derives_from_torchs_is_not_wrapped():
     arguments, size, _ = SAMPLE["vit_tiny_r_s16_p8_224"]
     model = Small("vit_tiny_r_s16_p8_224", arguments, size).build()
