@@ -55,7 +55,7 @@ def page(rows: list[dict]) -> str:
         f"Written by `python benchmarks/support_matrix.py`, with timm {timm.__version__}; do not edit.",
         "",
         "An architecture stands for all in its module of timm made of the same types; modules without blocks",
-        "that methods know have one. Each was built with at most 10 million parameters, few blocks,",
+        "that methods know have one. Each was built with at most 32 million parameters, few blocks,",
         "random weights and small images, and each method attached with the options of tests/models.py.",
         "",
         "- yes: `attach` proves that all that it tunes acts, one training step reaches it, the output",

@@ -4,6 +4,7 @@ import copy
 import re
 import sys
 from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from mosa.peft.losses import tuning_loss
 from mosa.peft.proof import example_images
 
 CLASSES = 3
-LARGEST = 10e6  # parameters
+LARGEST = (10e6, 32e6)  # parameters; the second where a module of timm has nothing smaller
 SIZES = (32, 64, 128, None)  # pixels; None: what the architecture is for
 # Arguments that make an architecture smaller: the first that it takes are used.
 SHALLOW = (
@@ -121,10 +122,11 @@ def representatives(module: str) -> list[Small]:
     Of a kind, it is the first name that can be made small.
     """
     found: dict[tuple, Small] = {}
-    for name in names():
-        if _module_of(name).rpartition(".")[2] != module or (found and not _has_known_blocks(name)):
-            continue
-        model, arguments = _shallow(name) or (None, None)
+    own = [name for name in names() if _module_of(name).rpartition(".")[2] == module]
+    for largest, name in product(LARGEST, own):
+        if found and (largest > LARGEST[0] or not _has_known_blocks(name)):
+            break
+        model, arguments = _shallow(name, largest) or (None, None)
         if model is not None and kind(model) not in found:
             small = _sized(name, arguments)
             if small is not None:
@@ -143,7 +145,7 @@ def _has_known_blocks(name: str) -> bool:
     return any(isinstance(value, type) and value in known for value in values)
 
 
-def _shallow(name: str) -> tuple[nn.Module, dict] | None:
+def _shallow(name: str, largest: float) -> tuple[nn.Module, dict] | None:
     """Return an architecture without values and the arguments that make it small enough, or None."""
     for arguments in SHALLOW:
         try:
@@ -151,7 +153,7 @@ def _shallow(name: str) -> tuple[nn.Module, dict] | None:
                 model = timm.create_model(name, num_classes=CLASSES, **arguments)
         except Exception:  # whatever an architecture says to arguments that it does not take
             continue
-        if sum(parameter.numel() for parameter in model.parameters()) <= LARGEST:
+        if sum(parameter.numel() for parameter in model.parameters()) <= largest:
             return model, arguments
     return None
 
