@@ -199,10 +199,12 @@ def _weights_path(architecture: str, weights: str) -> Path:
 
 
 def reset_head(model: nn.Module, seed: int) -> None:
-    """Initialise a model's linear classifier: Kaiming-normal over its outputs, bias -log(99).
+    """Initialise a model's linear classifiers: Kaiming-normal over their outputs, bias -log(99).
 
     The same for every method, as in the recipe that MoSA was released with.
     """
-    head = find_head(model)
-    nn.init.kaiming_normal_(head.weight, mode="fan_out", generator=generator(seed, "head"))
-    nn.init.constant_(head.bias, -math.log(99))
+    rng = generator(seed, "head")
+    for layer in find_head(model).modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", generator=rng)
+            nn.init.constant_(layer.bias, -math.log(99))

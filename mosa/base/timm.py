@@ -5,17 +5,41 @@ from mosa.base.torchvision import declare_missing_operators
 declare_missing_operators()
 
 import timm  # noqa: E402
-from timm.layers import DropPath, PatchDropout  # noqa: E402
+from timm.layers import (  # noqa: E402
+    Conv2dSame,
+    DropPath,
+    LayerNorm,
+    LayerNorm2d,
+    PatchDropout,
+    evo_norm,
+    filter_response_norm,
+    norm,
+    norm_act,
+)
 from timm.models import get_deprecated_models  # noqa: E402
-from timm.models.convnext import ConvNeXtBlock  # noqa: E402
-from timm.models.swin_transformer import SwinTransformerBlock  # noqa: E402
+from timm.models.convnext import ConvNeXt, ConvNeXtBlock  # noqa: E402
+from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock  # noqa: E402
 from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
 
+# timm's own normalisation layers: not all of them derive from torch's.
+NORMS = tuple(
+    cls
+    for module in (norm, norm_act, evo_norm, filter_response_norm)
+    for cls in vars(module).values()
+    if isinstance(cls, type) and cls.__module__ == module.__name__
+)
+
 __all__ = [
+    "NORMS",
     "Block",
+    "Conv2dSame",
+    "ConvNeXt",
     "ConvNeXtBlock",
     "DropPath",
+    "LayerNorm",
+    "LayerNorm2d",
     "PatchDropout",
+    "SwinTransformer",
     "SwinTransformerBlock",
     "VisionTransformer",
     "get_deprecated_models",

@@ -14,6 +14,7 @@ from mosa.base.files import locked, written_atomically
 from mosa.engine.batches import Images
 from mosa.engine.loop import autocast, in_large_batches
 from mosa.peft import attachment
+from mosa.peft.blocks import find_head
 from mosa.peft.routing import is_stochastic
 
 FORMAT = 2
@@ -67,7 +68,8 @@ def is_head_only(model: nn.Module) -> bool:
     """
     tuned = {parameter for parameter in model.parameters() if parameter.requires_grad}
     return (
-        tuned == set(model.get_classifier().parameters())
+        tuned == set(find_head(model).parameters())
+        and isinstance(model.get_classifier(), nn.Module)  # and not several, of other features each
         and attachment(model).method.passes == 1
         and not any(is_stochastic(module) for module in model.modules())
     )

@@ -27,9 +27,11 @@ from mosa.engine.machine import CPU, Machine, uncompile_blocks
 from mosa.engine.resume import ResumeFile
 from mosa.experiment.declared import digest_of_data
 from mosa.experiment.expand import Run
+from mosa.experiment.families import family_of
 from mosa.experiment.protocol import STAGES
 from mosa.experiment.specification import Fold, Specification
 from mosa.peft import Method, attach, build_method, count_parameters, merge
+from mosa.peft.blocks import find_head
 from mosa.records import SCHEMA_VERSION, write_record
 
 
@@ -147,7 +149,8 @@ def _prepare(run: Run, pack_path: Path, machine: Machine) -> Prepared:
     pack = _open(pack_path, specification)
     splits = (STAGES[stage][0] or pack.task.final_train, STAGES[stage][1])
     model, backbone = _build(run, pack, pack_path)
-    attach(model, method, seed=run.seed)
+    # Of these families, the tests prove every method.
+    attach(model, method, seed=run.seed, verify=family_of(backbone.architecture) is None)
     train_flops = training_flops(model, backbone.image_size)
     machine.place(model)
     trained = count_parameters(model).total
@@ -289,7 +292,7 @@ def _evaluate(ready: Prepared, progress: Progress) -> dict[str, Any]:
 def _describe(ready: Prepared, progress: Progress, metrics: dict[str, Any], adapter: int) -> dict[str, Any]:
     """Return the part of the record that says what was run and measured."""
     specification, backbone, task = ready.run.specification, ready.backbone, ready.pack.task
-    head = sum(parameter.numel() for parameter in ready.model.get_classifier().parameters())
+    head = sum(parameter.numel() for parameter in find_head(ready.model).parameters())
     return {
         "schema_version": SCHEMA_VERSION,
         "status": "complete",

@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mosa.base.errors import LISTED, UserError
+from mosa.base.errors import LISTED, UserError, plain
 from mosa.base.tensors import misfit
-from mosa.peft.blocks import find_blocks, find_head
+from mosa.peft.blocks import find_blocks, find_head, passes_can_separate
 from mosa.peft.method import Method, build_method
+from mosa.peft.proof import Structure, blank_copy, example_images, unreached, watch_calls
 from mosa.peft.routing import Passes, is_stochastic, repeat_batch
 from mosa.peft.statistics import has_statistics, is_frozen, keep_statistics
 
@@ -48,17 +49,29 @@ class ParameterCount(NamedTuple):
     total: int
 
 
-def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: Any) -> nn.Module:
+class StepError(Exception):
+    """The training step of a blank copy raised, or gave no output for each image."""
+
+
+def attach(
+    model: nn.Module, method: str | Method, *, seed: int = 0, verify: bool = True, **options: Any
+) -> nn.Module:
     """Attach a method to a built and loaded timm model, in place; freeze everything that it does not tune.
 
     The output of the model does not change, except for methods whose `starts_as_backbone` is false.
     Every method tunes the classifier, starting from its present values. The running statistics of a BatchNorm
     are frozen, unless it has a tuned parameter: then they belong to the tuned state. No weight is copied.
 
+    A training step is run on a copy with zeros, or traced where that takes long: every tuned tensor must
+    get a gradient. A layer that the model never calls, because it uses only the weight, would be wrapped
+    in vain.
+
     Args:
         model: A model made by `timm.create_model`, with its weights loaded.
         method: Name of a method (see `list_methods`), or a method from `build_method`.
         seed: Seeds initial values, partitions and routing; the global generator is not touched.
+        verify: Run that step, on images of the size that timm states for the model. It takes some 50 ms for
+            a small model, and half a second for a ViT-B.
         **options: Options of the method by name, such as `bottleneck=64`; none with a method that is built.
 
     Returns:
@@ -66,8 +79,9 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
 
     Raises:
         UserError: Unknown method or option, a value that is not allowed, options of a method that is built
-            already, or a model that the method does not fit (`Method.unfit` gives the reason), that is on the
-            meta device, or that has a method attached already.
+            already, a model that the method does not fit (`Method.unfit` gives the reason), that is on the
+            meta device, or that has a method attached already, a tuned tensor without effect, or a step that
+            fails. The model is as it was then.
 
     Example:
         >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
@@ -87,16 +101,39 @@ def attach(model: nn.Module, method: str | Method, *, seed: int = 0, **options: 
             f"{type(model).__name__} is on the meta device, where tensors have no values: build and load "
             f"it on a CPU or a GPU before a method is attached"
         )
+    before = Structure(model)
+    images = example_images(model) if verify else None
+    try:
+        _insert(model, method, seed, head)
+        reason = _fault(model, images) if verify else None
+    except StepError as error:
+        reason = str(error)
+        before.restore()
+        _check_backbone(model, images)
+    except Exception:
+        before.restore()
+        raise
+    if reason:
+        before.restore()
+        raise UserError(f"{method.name} does not fit {type(model).__name__}: {reason}")
+    return model
+
+
+def _insert(model: nn.Module, method: Method, seed: int, head: nn.Module) -> None:
+    """Freeze the model, let the method insert its modules, and unfreeze the classifier."""
     backbone = set(model.modules())
-    with torch.device("cpu"):  # whatever the caller's default: the generators are the CPU's
-        _insert(model, method, seed)
+    model.requires_grad_(False)
+    passes = Passes()
+    model.peft = Attachment(method, passes, passes.register(model))
+    # On the CPU, as the generators are; and new layers draw before they are initialised.
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        method.apply(model, seed)
     head.requires_grad_(True)
     inserted = {name: module for name, module in model.named_modules() if module not in backbone}
     for module in inserted.values():
         module.training = model.training
     _own_buffers(model, inserted)
     _hook_passes(model, backbone)
-    return model
 
 
 def _built(method: str | Method, options: dict[str, Any]) -> Method:
@@ -125,17 +162,39 @@ def _own_buffers(model: nn.Module, inserted: dict[str, nn.Module]) -> None:
     model.peft.hooks += [norm.register_forward_pre_hook(keep_statistics) for norm in norms.values()]
 
 
-def _insert(model: nn.Module, method: Method, seed: int) -> None:
-    """Freeze the model and let the method insert its modules."""
-    model.requires_grad_(False)
-    passes = Passes()
-    model.peft = Attachment(method, passes, passes.register(model))
-    try:
-        with torch.random.fork_rng(devices=[]):  # new layers draw from it before they are initialised
-            method.apply(model, seed)
-    except Exception:
-        _detach(model)
-        raise
+def _fault(model: nn.Module, images: Tensor) -> str | None:
+    """Return why a training step would not reach all that is tuned; None if it would.
+
+    A copy is run, so that neither the model nor any generator changes.
+
+    Raises:
+        StepError: The step fails.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        twin = blank_copy(model, images.device).train()
+        called = watch_calls(twin)
+        passes = twin.peft.method.passes
+        try:
+            output = forward_passes(twin, images, passes)
+            if not isinstance(output, Tensor) or len(output) != passes * len(images):
+                raise TypeError(f"the output is no tensor with {passes * len(images)} rows")
+            return unreached(twin, output, called)
+        except Exception as error:  # whatever timm, torch or a library raises
+            step = f"a training step on {len(images)} images of {'x'.join(map(str, images.shape[1:]))}"
+            raise StepError(f"{step} raises {type(error).__name__}: {plain(str(error))}") from error
+
+
+def _check_backbone(model: nn.Module, images: Tensor) -> None:
+    """Raise if the model cannot be run without a method, either."""
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        try:
+            blank_copy(model, images.device).train()(images)
+        except Exception as error:
+            raise UserError(
+                f"{type(model).__name__} itself cannot be run on images of {tuple(images.shape[1:])}, "
+                f"to see that all that is tuned has an effect: {type(error).__name__}: "
+                f"{plain(str(error))}; attach with verify=False, and test the gradients on your data"
+            ) from error
 
 
 def _hook_passes(model: nn.Module, backbone: set[nn.Module]) -> None:
@@ -144,7 +203,7 @@ def _hook_passes(model: nn.Module, backbone: set[nn.Module]) -> None:
     if state.method.feature_consistency:
         for block in find_blocks(model)[:6]:
             block.register_forward_hook(state.passes.keep_features)
-    fork_point = state.method.fork_point(model)
+    fork_point = state.method.fork_point(model) if passes_can_separate(model) else None
     if fork_point is not None and not any(is_stochastic(module) for module in backbone):
         state.fork = fork_point.register_forward_pre_hook(state.passes.separate)
 
@@ -174,11 +233,14 @@ def forward_passes(model: nn.Module, images: Tensor, passes: int) -> Tensor:
         Outputs of shape (passes * batch, classes), the chunks of `batch` rows being the passes.
 
     Raises:
-        UserError: Nothing is attached, the number is not allowed, or an ensemble is in evaluation mode.
+        UserError: Nothing is attached, the number is not allowed, an ensemble is in evaluation mode, or the
+            input is no tensor, such as a dict of NaFlexViT's patches, which has no copies.
     """
     state = attachment(model)
     if passes < 1:
         raise UserError(f"passes={passes}: expected 1 or more")
+    if passes > 1 and not isinstance(images, Tensor):
+        raise UserError(f"{passes} passes need a tensor of images, got a {type(images).__name__}")
     if state.fork is None:
         images = repeat_batch(images, passes)
     state.passes.requested = passes

@@ -5,7 +5,20 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from mosa.base.errors import UserError
-from mosa.base.timm import Block, ConvNeXtBlock, SwinTransformerBlock
+from mosa.base.timm import (
+    NORMS,
+    Block,
+    ConvNeXt,
+    ConvNeXtBlock,
+    LayerNorm2d,
+    SwinTransformer,
+    SwinTransformerBlock,
+    VisionTransformer,
+)
+
+# Layers that standardise their input, whatever their own activation. A GlobalResponseNorm is none: it weighs
+# the channels within an MLP.
+NORM_LAYERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase, *NORMS)
 
 
 class Sites(NamedTuple):
@@ -85,29 +98,41 @@ def block_width(block: nn.Module) -> int:
 
 def channel_dim(module: nn.Module) -> int:
     """Return the dimension of the channels in a module's output: 1 after convolutions, otherwise the last."""
-    two_dimensional = isinstance(module, ConvNeXtBlock | nn.Conv2d) or type(module).__name__ == "LayerNorm2d"
-    return 1 if two_dimensional or getattr(module, "use_conv", False) else -1
+    layer = getattr(module, "fc1", module)  # an MLP has the layout of its layers
+    return 1 if isinstance(layer, ConvNeXtBlock | nn.Conv2d | LayerNorm2d) else -1
+
+
+def passes_can_separate(model: nn.Module) -> bool:
+    """Return whether a batch may be repeated at a block, because all that follows takes its rows as they are.
+
+    MobileViT folds patches into the batch around its blocks, and CrossViT has two streams.
+    """
+    return isinstance(model, VisionTransformer | SwinTransformer | ConvNeXt)
 
 
 def final_norm(model: nn.Module) -> nn.Module | None:
-    """Return the LayerNorm between the last block and the classifier, or None."""
+    """Return the normalisation layer between the last block and the classifier, or None."""
     last_block = find_blocks(model)[-1]
     modules = list(model.modules())
     after = modules[modules.index(list(last_block.modules())[-1]) + 1 :]
-    return next((module for module in after if isinstance(module, nn.LayerNorm)), None)
+    return next((module for module in after if isinstance(module, NORM_LAYERS)), None)
+
+
+def backbone_modules(model: nn.Module) -> list[nn.Module]:
+    """Return the modules of a model outside its classifier, each once, from input to output."""
+    head = set(find_head(model).modules())
+    return [module for module in model.modules() if module not in head]
 
 
 def find_head(model: nn.Module) -> nn.Module:
-    """Return the classifier of a timm model.
+    """Return the classifier of a timm model, or a ModuleList of the classifiers of a distilled one.
 
     Raises:
-        UserError: The model has no `get_classifier()`, or has several classifiers.
+        UserError: The model has no `get_classifier()`.
     """
     if not hasattr(model, "get_classifier"):
         raise UserError(
             f"{type(model).__name__} has no get_classifier(): expected a model made by timm.create_model"
         )
     head = model.get_classifier()
-    if not isinstance(head, nn.Module):
-        raise UserError(f"{type(model).__name__} has {len(head)} classifiers: expected a model with one")
-    return head
+    return head if isinstance(head, nn.Module) else nn.ModuleList(head)

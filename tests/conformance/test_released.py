@@ -77,8 +77,9 @@ def released_step(model, state, rate):
 @pytest.mark.parametrize("split", SPLITS)
 def test_twenty_steps_equal_the_reference(split):
     experts, seed = 4, 11
-    ours = own_draws(peft.attach(backbone(), "mosa", seed=seed, experts=experts, split=split, **OPTIONS))
-    naive = own_draws(peft.attach(backbone(), "adapter", seed=seed, **OPTIONS))
+    plain = {"seed": seed, "verify": False, **OPTIONS}  # the dropouts draw for batches of another size
+    ours = own_draws(peft.attach(backbone(), "mosa", experts=experts, split=split, **plain))
+    naive = own_draws(peft.attach(backbone(), "adapter", **plain))
     splits = naive_split(naive, SPLITS[split], experts, seed)
     routing = generator(seed, "routing")
     ours.train(), naive.train()

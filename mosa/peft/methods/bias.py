@@ -4,22 +4,28 @@ from typing import ClassVar
 
 from torch import nn
 
-from mosa.peft.blocks import find_head
+from mosa.peft.blocks import backbone_modules
 from mosa.peft.method import Selection
+
+# Names of biases in timm's modules and torch's; some attentions keep those of their projections themselves.
+BIASES = ("bias", "q_bias", "k_bias", "v_bias", "mlp_bias", "in_proj_bias")
 
 
 class Bias(Selection):
     """Every bias of the backbone is tuned: of Linear layers, convolutions and norms; nothing is inserted.
 
+    Biases of relative positions in an attention are none: they are no shift of features.
     Tuned parameters of a ViT of width d and depth L: 11 d L + 2 d.
     """
 
     name: ClassVar[str] = "bias"
     reference: ClassVar[str] = "Ben Zaken et al., BitFit, ACL 2022, arXiv 2106.10199"
 
+    def unfit(self, model: nn.Module) -> str | None:
+        if reason := super().unfit(model):
+            return reason
+        return None if self.selected(model) else f"{type(model).__name__} has no biases to tune"
+
     def selected(self, model: nn.Module) -> list[nn.Parameter]:
-        head = set(find_head(model).modules())
-        own = (
-            dict(module.named_parameters(recurse=False)) for module in model.modules() if module not in head
-        )
-        return [parameters["bias"] for parameters in own if "bias" in parameters]
+        own = (dict(module.named_parameters(recurse=False)) for module in backbone_modules(model))
+        return [parameters[name] for parameters in own for name in BIASES if name in parameters]

@@ -1,6 +1,5 @@
 """A bridge to Hugging Face PEFT: its injectable methods on a timm model."""
 
-import copy
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -13,6 +12,10 @@ from mosa.base.families import ANY_MODEL
 from mosa.base.seeding import derive_seed
 from mosa.peft.blocks import find_head
 from mosa.peft.method import Method
+from mosa.peft.proof import blank_copy
+
+# Exactly these: a layer that derives from one may use its weight in another way than the library knows.
+WRAPPED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.MultiheadAttention)
 
 
 class HuggingFacePeft(Method):
@@ -42,7 +45,7 @@ class HuggingFacePeft(Method):
             return reason
         try:
             with torch.random.fork_rng(devices=[]):
-                self._inject(_shape_of(model))
+                self._inject(blank_copy(model, torch.device("meta")))
         except UserError as error:
             return str(error)
         return None
@@ -65,7 +68,7 @@ class HuggingFacePeft(Method):
 
     def parameters(self, model: nn.Module, training: bool = False) -> int:
         if not _tuner_layers(model):
-            model = _shape_of(model).requires_grad_(False)
+            model = blank_copy(model, torch.device("meta")).requires_grad_(False)
             with torch.random.fork_rng(devices=[]):
                 self._inject(model)
         head = set(find_head(model).parameters())
@@ -84,6 +87,7 @@ class HuggingFacePeft(Method):
             # The tuner itself, as inject_adapter_in_model refuses types whose layers share state (VeRA).
             tuners[kind](model, config, "default")
             del model.peft_config
+            _refuse_other_layers(model)
         except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
             message = " ".join(str(error).split())
             raise UserError(
@@ -104,14 +108,11 @@ def _library() -> ModuleType:
     return peft
 
 
-def _shape_of(model: nn.Module) -> nn.Module:
-    """Copy a model without copying a value: onto the meta device."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.to("meta")
-    return copy.deepcopy(model, memo)
+def _refuse_other_layers(model: nn.Module) -> None:
+    for name, layer in _tuner_layers(model).items():
+        base = layer.get_base_layer()
+        if type(base) not in WRAPPED:
+            raise ValueError(f"{name!r} is a {type(base).__name__}, not one of torch's own layers")
 
 
 def _tuner_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -36,6 +36,10 @@ class RepAdapter(Method):
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason
+        for block in find_blocks(model):
+            for owner, name in ((block.attn, "qkv"), (block.mlp, "fc1")):
+                if not isinstance(getattr(owner, name, None), nn.Linear):
+                    return f"{type(owner).__name__} has no Linear layer {name!r}, whose input it adapts"
         for layer in (layer for block in find_blocks(model) for layer in _layers(block)):
             for name, size in (("bottleneck", self.bottleneck), ("width", layer.in_features)):
                 if size % self.groups:

@@ -7,8 +7,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mosa.base.seeding import generator
-from mosa.peft.blocks import channel_dim, find_blocks, find_head
+from mosa.base.timm import Conv2dSame, LayerNorm, LayerNorm2d
+from mosa.peft.blocks import backbone_modules, channel_dim, find_blocks
 from mosa.peft.method import Method
+
+# Exactly these compute an affine function of their weight and bias, into which a scale and a shift merge;
+# others may standardise the weight first, or activate the output.
+AFFINE = (nn.Linear, nn.Conv2d, Conv2dSame, nn.LayerNorm, LayerNorm, LayerNorm2d)
 
 
 class Ssf(Method):
@@ -33,6 +38,12 @@ class Ssf(Method):
     def starts_as_backbone(self) -> bool:
         return self.spread == 0
 
+    def unfit(self, model: nn.Module) -> str | None:
+        if reason := super().unfit(model):
+            return reason
+        other = next((type(layer).__name__ for layer in _layers(model) if type(layer) not in AFFINE), None)
+        return other and f"a scale and a shift do not merge into the {other} of {type(model).__name__}"
+
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "ssf")
         for layer in _layers(model):
@@ -55,9 +66,8 @@ class Ssf(Method):
 
 def _layers(model: nn.Module) -> list[nn.Module]:
     find_blocks(model)  # raises if the backbone is unknown
-    head = set(find_head(model).modules())
     kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm)
-    return [module for module in model.modules() if isinstance(module, kinds) and module not in head]
+    return [module for module in backbone_modules(model) if isinstance(module, kinds)]
 
 
 class ScaleShift(nn.Module):

@@ -41,10 +41,10 @@ class Vpt(Method):
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason
-        if not hasattr(getattr(model, "patch_embed", None), "patch_size"):
-            return (
-                f"{type(model).__name__} has no patch embedding in front of its blocks: expected a plain ViT"
-            )
+        embedding = getattr(model, "patch_embed", None)
+        if not (hasattr(embedding, "patch_size") and hasattr(model, "num_prefix_tokens")):
+            kind = type(model).__name__
+            return f"{kind} has no patch embedding with class tokens before its blocks: expected a plain ViT"
         return None
 
     def apply(self, model: nn.Module, seed: int) -> None:

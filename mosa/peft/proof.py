@@ -1,0 +1,115 @@
+"""Proof that an attached method acts: one training step of a copy that is blank."""
+
+import copy
+import math
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+IMAGES = 2  # BatchNorm wants more than one value per channel
+# Parameters times pixels up to which computing with zeros takes less time than tracing the shapes.
+COMPUTED = 5e10
+
+
+class Structure:
+    """What a model is made of, so that all of it can be put back.
+
+    Args:
+        model: The model; nothing of it is copied but its dictionaries.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.attributes = [(module, dict(vars(module))) for module in model.modules()]
+        self.dictionaries = [
+            (value, value.copy())
+            for _, attributes in self.attributes
+            for value in attributes.values()
+            if isinstance(value, dict)
+        ]
+        self.parameters = [(each, each.data, each.requires_grad) for each in model.parameters()]
+
+    def restore(self) -> None:
+        """Put modules, parameters, buffers, hooks and attributes back, and what requires a gradient."""
+        for module, attributes in self.attributes:
+            vars(module).clear()
+            vars(module).update(attributes)
+        for dictionary, content in self.dictionaries:  # in place: handles of hooks refer to theirs
+            dictionary.clear()
+            dictionary.update(content)
+        for parameter, data, requires_grad in self.parameters:
+            parameter.data = data
+            parameter.requires_grad_(requires_grad)
+
+
+def blank_copy(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return a copy of a model whose parameters and buffers are zeros on a device."""
+    memo = {}
+    for tensor in chain(model.parameters(), model.buffers()):
+        zeros = torch.zeros_like(tensor, device=device, requires_grad=False)
+        is_parameter = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(zeros, tensor.requires_grad) if is_parameter else zeros
+    return copy.deepcopy(model, memo)
+
+
+def example_images(model: nn.Module) -> Tensor:
+    """Return blank images of the shape that a timm model takes, (2, channels, height, width).
+
+    They are on the CPU if the model is small, and otherwise on the device meta, where only shapes are traced.
+    """
+    config = getattr(model, "pretrained_cfg", None) or {}
+    channels, *size = config.get("input_size") or (3, 224, 224)
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or size
+    stem = config.get("first_conv")
+    stem = stem if isinstance(stem, str) else next(iter(stem or ()), "")
+    layers = dict(model.named_modules())
+    channels = getattr(layers.get(stem), "in_channels", channels)
+    dtype, parameters = next(model.parameters()).dtype, sum(value.numel() for value in model.parameters())
+    small = parameters * math.prod(size) <= COMPUTED and dtype in (torch.float32, torch.float64)
+    return torch.zeros(IMAGES, channels, *size, dtype=dtype, device="cpu" if small else "meta")
+
+
+def watch_calls(model: nn.Module) -> set[nn.Module]:
+    """Return the set that the modules of a model enter when they are called."""
+    called: set[nn.Module] = set()
+    for module in model.modules():
+        module.register_forward_pre_hook(lambda module, inputs: called.add(module))
+    return called
+
+
+def unreached(model: nn.Module, output: Tensor, called: set[nn.Module]) -> str | None:
+    """Return which tensors that require a gradient get none, and why; None if all get one.
+
+    Args:
+        model: The model that was run.
+        output: Its output.
+        called: The modules that were called, see `watch_calls`.
+    """
+    tuned = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    if not tuned:
+        return "the model has nothing of what it tunes, and no classifier"
+    gradients = (
+        torch.autograd.grad(output.sum(), tuple(tuned.values()), allow_unused=True)
+        if output.requires_grad
+        else [None] * len(tuned)
+    )
+    without = [name for name, gradient in zip(tuned, gradients, strict=True) if gradient is None]
+    if not without:
+        return None
+    count = f"{len(without)} of {len(tuned)} tuned tensors do not act on the output, such as {without[0]!r}"
+    bypassed = _outermost_not_called(model, without[0], called)
+    if bypassed is None:
+        return count
+    owner = model.get_submodule(bypassed.rpartition(".")[0])
+    return f"{count}, because {type(owner).__name__} never calls {bypassed!r}"
+
+
+def _outermost_not_called(model: nn.Module, parameter: str, called: set[nn.Module]) -> str | None:
+    """Return the name of the first module on the way to a parameter that has a forward and was not called."""
+    names = parameter.split(".")[:-1]
+    for depth in range(1, len(names) + 1):
+        name = ".".join(names[:depth])
+        module = model.get_submodule(name)
+        if module not in called and type(module).forward is not nn.Module.forward:
+            return name
+    return None
