@@ -96,11 +96,7 @@ def attach(
     head = find_head(model)
     if reason := method.unfit(model):
         raise UserError(reason)
-    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
-        raise UserError(
-            f"{type(model).__name__} is on the meta device, where tensors have no values: build and load "
-            f"it on a CPU or a GPU before a method is attached"
-        )
+    _refuse_meta(model)
     before = Structure(model)
     images = example_images(model) if verify else None
     try:
@@ -117,6 +113,14 @@ def attach(
         before.restore()
         raise UserError(f"{method.name} does not fit {type(model).__name__}: {reason}")
     return model
+
+
+def _refuse_meta(model: nn.Module) -> None:
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise UserError(
+            f"{type(model).__name__} is on the meta device, where tensors have no values: build and load "
+            f"it on a CPU or a GPU before a method is attached"
+        )
 
 
 def _insert(model: nn.Module, method: Method, seed: int, head: nn.Module) -> None:

@@ -1,8 +1,9 @@
 """A search: every trial of a variant on a task, trained on train and evaluated on val, in one process."""
 
+import functools
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -93,21 +94,8 @@ def run_search(
         alive = _survivors(entries, alive, search, number, last=number == len(rounds) - 1)
     if not alive:
         raise UserError(f"{what.task} {what.variant}: every trial diverged; try smaller learning rates")
-    for _ in range(search.extend):
-        best = min(alive, key=lambda index: order_key(entries[index], index))
-        trial = beyond(trials, trials[best], what.method)
-        if trial is None:
-            break
-        entry = {"options": trial.options, "training": trial.training, "status": "complete", "extended": True}
-        entries.append(entry | _try(run, trial, full, search, pack, folder, machine))
-        trials.append(trial)
-        if entries[-1]["status"] == "complete":
-            alive.append(len(trials) - 1)
-        print(
-            f"{what.task} {what.variant} trial {len(trials)}, beyond the edge: {_outcome(entries[-1])}",
-            file=sys.stderr,
-            flush=True,
-        )
+    trained = functools.partial(_try, run, search=search, pack=pack, folder=folder, machine=machine)
+    _extend(what, trials, entries, alive, search.extend, trained)
     result = {
         "version": TRIALS_VERSION,
         "specification": what.digest,
@@ -121,6 +109,38 @@ def run_search(
     with written_atomically(output) as temporary:
         temporary.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return result
+
+
+def _extend(
+    what: Specification,
+    trials: list[Trial],
+    entries: list[dict[str, Any]],
+    alive: list[int],
+    steps: int,
+    trained: Callable[..., dict[str, Any]],
+) -> None:
+    """Add trials beyond the edge of a grid to `trials` and `entries`, while the best one is there.
+
+    Args:
+        what: The specification that is searched for.
+        trials: What was tried.
+        entries: How each ended.
+        alive: Indices of those that were trained to the end.
+        steps: Trials that may be added.
+        trained: Trains a trial for a number of epochs, and returns its means.
+    """
+    for _ in range(steps):
+        best = min(alive, key=lambda index: order_key(entries[index], index))
+        trial = beyond(trials, trials[best], what.method)
+        if trial is None:
+            return
+        entry = {"options": trial.options, "training": trial.training, "status": "complete", "extended": True}
+        entries.append(entry | trained(trial, what.training.epochs))
+        trials.append(trial)
+        if entries[-1]["status"] == "complete":
+            alive.append(len(trials) - 1)
+        name = f"{what.task} {what.variant} trial {len(trials)}, beyond the edge"
+        print(f"{name}: {_outcome(entries[-1])}", file=sys.stderr, flush=True)
 
 
 def _described(search: Search, rounds: list[int]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from models import CASES, build
 from torch import nn
 
 from mosa import peft
+from mosa.backbones.build import build_backbone
 from mosa.base.errors import UserError
 from mosa.base.timm import timm
 
@@ -196,3 +197,13 @@ def test_page_fits_the_registry():
     assert {cell for row in cells for cell in row[1:]} == {"yes", "no"}
     for column, count in enumerate(counts[1:], start=1):
         assert sum(row[column] == "yes" for row in cells) == int(count)
+
+
+def test_norm_takes_the_norms_of_a_stem_unless_it_is_told_not_to():
+    tuned = {}
+    for kinds in ("all", "layer_norm"):
+        model, _ = build_backbone("mosa_vit_micro", "random", 5)
+        peft.attach(model, "norm", kinds=kinds)
+        owners = {name.rpartition(".")[0] for name in peft.tuned_state_dict(model)} - {"head"}
+        tuned[kinds] = {type(model.get_submodule(name)).__name__ for name in owners}
+    assert tuned == {"all": {"LayerNorm", "GroupNorm"}, "layer_norm": {"LayerNorm"}}

@@ -410,7 +410,7 @@ def test_a_search_grows_until_its_best_is_inside(pack, tmp_path, monkeypatch):
     """The score rises to a rate of 0.3 and falls: two trials are added, and a third is not."""
 
     def scored(score):
-        def trained(run, trial, *rest):
+        def trained(run, trial, *rest, **how):
             return entry(score(trial.training["lr"]), lr=trial.training["lr"])
 
         monkeypatch.setattr(searches, "_try", trained)
