@@ -199,6 +199,15 @@ def test_page_fits_the_registry():
         assert sum(row[column] == "yes" for row in cells) == int(count)
 
 
+def test_bias_takes_those_that_an_attention_keeps_unless_it_is_told_not_to():
+    tuned = {}
+    for names in ("all", "bias"):
+        model = Small("beit_base_patch16_224", {"depth": 1, "embed_dim": 32, "num_heads": 2}, 224).build()
+        tuned[names] = peft.tuned_state_dict(peft.attach(model, "bias", names=names)).keys()
+    assert tuned["all"] - tuned["bias"] == {"blocks.0.attn.q_bias", "blocks.0.attn.v_bias"}
+    assert tuned["bias"] < tuned["all"]
+
+
 def test_norm_takes_the_norms_of_a_stem_unless_it_is_told_not_to():
     tuned = {}
     for kinds in ("all", "layer_norm"):

@@ -1,7 +1,8 @@
 """BitFit: the biases of the backbone."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from pydantic import Field
 from torch import nn
 
 from mosa.peft.blocks import backbone_modules
@@ -21,6 +22,13 @@ class Bias(Selection):
     name: ClassVar[str] = "bias"
     reference: ClassVar[str] = "Ben Zaken et al., BitFit, ACL 2022, arXiv 2106.10199"
 
+    names: Literal["all", "bias"] = Field(
+        "all",
+        description="Which biases: all, with those that some attentions keep as q_bias, k_bias and v_bias, "
+        "or only those that are called bias.",
+        json_schema_extra={"neutral": "bias"},
+    )
+
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason
@@ -28,4 +36,5 @@ class Bias(Selection):
 
     def selected(self, model: nn.Module) -> list[nn.Parameter]:
         own = (dict(module.named_parameters(recurse=False)) for module in backbone_modules(model))
-        return [parameters[name] for parameters in own for name in BIASES if name in parameters]
+        names = BIASES if self.names == "all" else ("bias",)
+        return [parameters[name] for parameters in own for name in names if name in parameters]
