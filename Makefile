@@ -8,8 +8,9 @@ VENV := .venv
 PARALLEL := -n $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)') --dist loadfile --no-loadscope-reorder
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+unexport PYTHONDONTWRITEBYTECODE  # with it, every process compiles all that it imports
 
-.PHONY: help setup run test pytest test-fast test-cluster test-architectures test-faults bench lint schema clean
+.PHONY: help setup run test pytest test-fast test-cluster test-thorough test-faults bench lint schema clean
 
 help: ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -20,6 +21,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make run PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[test]"
+	@# Compile what all commands import, once.
+	@$(VENV)/bin/python -c 'import snakemake.cli, torch, mosa.base.timm, mosa.base.torchvision, pandas, scipy.stats, matplotlib.pyplot'
 	@touch $@
 
 run: $(INSTALLED) ## Run the default experiment and print its table.
@@ -39,8 +42,8 @@ test-fast: $(INSTALLED) ## Run the tests that are not marked slow.
 test-cluster: $(INSTALLED) ## Run all tests of the Slurm profiles (root; Debian's slurm-wlm and munge).
 	pytest tests/cluster -m cluster
 
-test-architectures: $(INSTALLED) ## Run every test of a method on every architecture.
-	pytest $(PARALLEL) tests/conformance tests/unit/test_machine.py -m "thorough or not thorough"
+test-thorough: $(INSTALLED) ## Run all tests, also those that take minutes and say little that others do not.
+	pytest $(PARALLEL) -m "thorough or not thorough"
 
 test-faults: $(INSTALLED) ## Kill every stage at 20 moments, and fuzz every reader ten times longer.
 	MOSA_FAULTS=20 MOSA_FUZZ=600 pytest tests/unit/test_faults.py tests/unit/test_hostile.py

@@ -4,6 +4,7 @@ import copy
 from functools import cache
 
 import torch
+from marks import thorough
 from torch import nn
 
 from mosa import peft
@@ -36,6 +37,10 @@ SMALL = {
     **{name: {"rank": 4} for name in ("lora", "mosl")},
     "vpt": {"prompts": 3},
 }
+# What every method does in the engine: here those that differ in kind (cached features, everything tuned, two
+# passes with routing, wrapped layers of another library, more tokens); `make test-thorough` takes all.
+_KINDS = ("linear", "full", "mosa", "peft", "vpt")
+METHODS = [*_KINDS, *thorough(*(name for name in peft.list_methods() if name not in _KINDS))]
 # What the conformance tests run: every method of the registry, and options that change its structure.
 CASES = {
     **{name: (name, SMALL.get(name, {})) for name in peft.list_methods()},

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from forked import run_snakemake
+from marks import thorough
 
 from mosa.data import make_pack
 from mosa.engine.run import execute
@@ -294,7 +295,7 @@ def test_gpus_are_asked_for(place):
 BAD = {"method": "full", "training": {"lr": 1e30, "warmup_epochs": 0}}
 
 
-@pytest.mark.parametrize("profile", ["slurm", "slurm-packed"])
+@pytest.mark.parametrize("profile", ["slurm-packed", *thorough("slurm")])
 def test_a_run_that_diverged_is_submitted_once_and_takes_no_other_with_it(packed, profile):
     place = packed
     config = CONFIG | {"variants": {"short": CONFIG["variants"]["short"], "bad": BAD}}
@@ -307,6 +308,7 @@ def test_a_run_that_diverged_is_submitted_once_and_takes_no_other_with_it(packed
     assert len(submitted) == (2 if profile == "slurm" else 1)
 
 
+@pytest.mark.thorough
 def test_a_packed_suite_runs_to_its_end(packed):
     place = packed
     code, head = finish(start(place, profile="slurm-packed", config=QUICK), place)

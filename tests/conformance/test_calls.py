@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from marks import thorough
 from models import CASES, batch, build, train_steps
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -16,20 +17,10 @@ from mosa.base.errors import UserError
 from mosa.peft.losses import passes_loss, tuning_loss
 
 F64 = torch.float64
-ROUTED = ["mosa", "mosl", "adamix"]
 PLACEMENTS = ["adapter", "adapter, pfeiffer", "adapter, houlsby", "adapter, sequential", "adapter, residuals"]
 # Methods and placements that differ in what they insert into a block, and how.
-INSERTED = [
-    *PLACEMENTS,
-    "gated",
-    "mosa",
-    "mosa, ensemble",
-    "repadapter",
-    "ssf",
-    "vpt",
-    "vpt, shallow",
-    "lora",
-]
+INSERTED = ["adapter", "mosa", "repadapter", "ssf", "vpt"]
+INSERTED += thorough(*PLACEMENTS[1:], "gated", "mosa, ensemble", "vpt, shallow", "lora")
 
 
 def attached(case, architecture="vit", dtype=torch.float32, **more):
@@ -91,7 +82,7 @@ def test_copies_and_files_of_a_model_are_whole(case):
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("region", ["model", "loss"])
 @pytest.mark.parametrize("blocks", [False, True], ids=["whole", "blocks within"])
-@pytest.mark.parametrize("case", [*ROUTED, "mosa, features", "dropconnect"])
+@pytest.mark.parametrize("case", ["mosa", *thorough("mosl", "adamix", "mosa, features", "dropconnect")])
 def test_a_checkpoint_around_the_model_repeats_its_experts(case, blocks, region, reentrant):
     """Of two forwards whose backward comes after both, and without a draw more than without checkpoints."""
     plain = attached(case, dtype=F64)
@@ -181,7 +172,7 @@ def test_parts_of_a_model_are_one_pass_after_a_step_of_two(case, call):
         loss.backward(retain_graph=True)
 
 
-@pytest.mark.parametrize("case", [*ROUTED, "mosa, ensemble"])
+@pytest.mark.parametrize("case", ["mosa", "mosl", "adamix", "mosa, ensemble"])
 @pytest.mark.parametrize("call", ["forward_features", "forward_intermediates"])
 def test_parts_of_a_model_draw_no_experts(case, call):
     model = attached(case)
@@ -202,7 +193,7 @@ def test_parts_of_a_model_draw_no_experts(case, call):
     assert model.forward_head(torch.zeros(2, 17, 32)).shape == (2, 5)
 
 
-@pytest.mark.parametrize("case", [*ROUTED, "mosa, ensemble", "adapter, houlsby", "vpt"])
+@pytest.mark.parametrize("case", ["mosa", "mosl", "adamix", "mosa, ensemble", "adapter, houlsby", "vpt"])
 def test_images_may_be_given_by_name(case):
     model = attached(case)
     train_steps(model)
@@ -214,7 +205,7 @@ def test_images_may_be_given_by_name(case):
     assert torch.equal(state[1].train()(x=images), expected)
 
 
-@pytest.mark.parametrize("case", ROUTED)
+@pytest.mark.parametrize("case", ["mosa", "mosl", "adamix"])
 def test_modules_in_training_mode_draw_whatever_the_models_mode(case):
     model = attached(case, **{"dropout": 0.0})
     train_steps(model, steps=20, lr=0.1)

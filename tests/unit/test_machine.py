@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from models import SMALL, batch, build, spec, train_steps
+from models import METHODS, SMALL, batch, build, spec, train_steps
 from torch import nn
 
 from mosa import peft
@@ -19,10 +19,7 @@ from mosa.engine.machine import CPU, Machine, compile_blocks
 from mosa.engine.run import execute
 from mosa.experiment.config import Run
 from mosa.experiment.recipe import Recipe
-from mosa.peft import list_methods
 from mosa.peft.losses import passes_loss, tuning_loss
-
-METHODS = ["adapter", "linear", "lora", "mosa"]
 
 
 def gradients(model: nn.Module, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -47,7 +44,7 @@ def assert_close(got, expected, **tolerance):
         "swin",
     ],
 )
-@pytest.mark.parametrize("method", list_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_gradient_checkpointing_changes_no_gradient(architecture, method):
     try:
         model = peft.attach(build(architecture, dtype=torch.float64), method, **SMALL.get(method, {}))
@@ -74,7 +71,7 @@ def test_gradient_checkpointing_keeps_fewer_activations():
     assert kept[1] < 0.6 * kept[0]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["adapter", "linear", "mosa"])
 def test_a_setting_changes_float_error_only(pack, tmp_path, method):
     # MoSA's two passes are equal at the start, so the gradient of the consistency term is rounding error,
     # which AdamW scales to the size of a step: with that term, runs differ by more than rounding.
@@ -116,9 +113,11 @@ def eager_graphs(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["adapter", "mosa"])
 def test_compiled_blocks_train_and_evaluate_as_plain_ones(method, eager_graphs):
-    model = peft.attach(build(dtype=torch.float64), method, **SMALL.get(method, {}))
+    model = build(dtype=torch.float64)
+    model.blocks = model.blocks[:1]  # each takes seconds
+    peft.attach(model, method, **SMALL.get(method, {}))
     train_steps(model)
     other = copy.deepcopy(model)
     torch._dynamo.reset()
@@ -127,16 +126,18 @@ def test_compiled_blocks_train_and_evaluate_as_plain_ones(method, eager_graphs):
     for seed in range(4):  # other experts each time
         assert_close(gradients(other, seed), gradients(model, seed), atol=1e-10, rtol=1e-8)
     stats = torch._dynamo.utils.counters
-    assert not stats["graph_break"] and stats["stats"]["unique_graphs"] <= 4  # none for each draw of experts
+    assert not stats["graph_break"] and stats["stats"]["unique_graphs"] == 1  # none for each draw of experts
     images, _ = batch(dtype=torch.float64)
     expected = peft.merge(model).eval()(images)
     torch.testing.assert_close(peft.merge(other).eval()(images), expected, atol=1e-10, rtol=1e-8)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_compiled_steps_draw_the_same_dropout_and_experts():
     """With the compiler itself, from a model whose two passes differ, and with batches of two sizes."""
-    model = peft.attach(build(), "mosa", bottleneck=8, dropout=0.5)
+    model = build()
+    model.blocks = model.blocks[:1]
+    peft.attach(model, "mosa", bottleneck=8, dropout=0.5)
     train_steps(model, steps=20, lr=0.05)
     other = copy.deepcopy(model)
     torch._dynamo.reset()
@@ -167,7 +168,7 @@ def test_a_compiled_run_is_the_plain_one(pack, tmp_path, eager_graphs):
     assert compiled["device"]["compile"] == "blocks"
 
 
-@pytest.mark.parametrize("method", list_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_bfloat16_is_close_and_its_weights_are_float32(pack, method):
     model = peft.attach(build(), method, **SMALL.get(method, {}))
     other = copy.deepcopy(model)

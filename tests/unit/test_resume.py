@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 import torch
-from models import SMALL, build, spec
+from models import METHODS, SMALL, build, spec
 from standin import write_small_pack
 
 from mosa import peft
@@ -20,7 +20,6 @@ from mosa.engine.machine import Machine
 from mosa.engine.resume import Interrupted, ResumeFile, trained_state
 from mosa.engine.run import execute
 from mosa.experiment.recipe import Recipe
-from mosa.peft import list_methods
 
 STEPS = 10  # of the runs below: 14 + 6 images in batches of 12 make two steps in each of five epochs
 
@@ -56,7 +55,7 @@ def results(record):
     return record["metrics"], record["parameters"], record["data"]
 
 
-@pytest.mark.parametrize("method", list_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_every_method_goes_on_bit_by_bit(method, pack, tmp_path, monkeypatch, capsys):
     recipe = Recipe(epochs=3, batch_size=12, lr=0.01)
     split = Pack(pack).split("trainval")  # two steps in each epoch

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from models import SMALL, build, spec
+from models import METHODS, SMALL, build, spec
 from torch import nn
 
 from mosa import peft
@@ -19,7 +19,6 @@ from mosa.engine.loop import Diverged, evaluate, fit, lr_factor
 from mosa.engine.machine import Machine
 from mosa.engine.run import execute
 from mosa.experiment.recipe import Recipe
-from mosa.peft import list_methods
 from mosa.peft.losses import passes_loss
 
 MEAN = STD = (0.5, 0.5, 0.5)
@@ -91,7 +90,7 @@ def test_divergence_stops_the_gradient_of_the_other_side():
     torch.testing.assert_close(z.grad[0], 0.5 * (p1 - p2) + p1 - nn.functional.one_hot(y, 3))
 
 
-@pytest.mark.parametrize("method", list_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_training_lowers_the_loss(method):
     model = peft.attach(build(), method, **SMALL.get(method, {}))
     progress = fit(model, images(), Recipe(epochs=15, batch_size=8, lr=1e-2, warmup_epochs=1), seed=0)
@@ -218,7 +217,7 @@ class Filling(Machine):
         return place
 
 
-@pytest.mark.parametrize("method", list_methods())
+@pytest.mark.parametrize("method", METHODS)
 def test_the_record_counts_parameters_and_no_memory_is_read_before_it_is_written(pack, tmp_path, method):
     run = spec(method, training={"epochs": 1, "batch_size": 16})
     record = execute(run, pack, tmp_path / "record.json")

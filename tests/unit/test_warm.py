@@ -63,11 +63,11 @@ def until(condition, seconds=30):
 def test_it_is_the_same_run(pack, tmp_path, environment):
     results = []
     plain = os.environ | {"OMP_NUM_THREADS": "1"}
-    for number, settings, mask in ((0, plain, 0o027), (1, environment, 0o077), (2, environment, 0o027)):
+    for number, settings, mask in ((0, plain, 0o027), (1, environment, 0o077)):
         folder = tmp_path / str(number)
         folder.mkdir()
         done = subprocess.run(
-            [*MOSA, *TRAIN, "--pack", pack, "--output", "run.json"],
+            [*command(pack, folder)[:-1], "run.json"],
             cwd=folder,
             env=settings,
             capture_output=True,
@@ -79,7 +79,7 @@ def test_it_is_the_same_run(pack, tmp_path, environment):
         record = json.loads((folder / "run.json").read_text())
         results.append((record["metrics"], record["parameters"], "top-1" in done.stdout))
         assert "epoch" in done.stderr
-    assert results[0] == results[1] == results[2]
+    assert results[0] == results[1]
     assert len(waiting(environment["TMPDIR"])) == 1
 
 
@@ -200,8 +200,10 @@ def test_a_run_that_has_begun_is_not_done_again_by_its_command(monkeypatch, caps
 
 
 def test_a_server_that_died_is_replaced(pack, tmp_path, environment):
-    assert subprocess.run(command(pack, tmp_path), env=environment).returncode == 0
-    for process in waiting(environment["TMPDIR"]):
+    subprocess.run([*MOSA, "check", "--help"], env=environment, check=True, capture_output=True)
+    before = waiting(environment["TMPDIR"])
+    assert before
+    for process in before:
         os.kill(process, signal.SIGKILL)
     assert subprocess.run(command(pack, tmp_path), env=environment).returncode == 0
     assert len(waiting(environment["TMPDIR"])) == 1

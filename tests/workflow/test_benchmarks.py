@@ -11,6 +11,7 @@ import standin
 import torch
 import yaml
 from forked import run_mosa, run_snakemake
+from marks import thorough
 
 from mosa.base.timm import timm
 from mosa.data.catalogue import get_task
@@ -86,6 +87,10 @@ def test_every_experiment_is_in_order(name, folder):
     assert "error" not in checked.stdout
     planned = run_mosa(folder, "plan", *overlays)
     assert planned.returncode == 0 and re.search(rf"^all +{runs_of(name)} +0 ", planned.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", [*PUBLISHED[-1:], *thorough(*PUBLISHED[:-1])])
+def test_a_dry_run_plans_every_run(name, folder):
     dry = run_snakemake(folder, "-n", "--quiet", "rules", *files(name))
     assert dry.returncode == 0, dry.stderr[-3000:]
     assert re.search(rf"^train +{runs_of(name)}$", dry.stdout + dry.stderr, re.MULTILINE)
@@ -102,7 +107,7 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", ["vtab1k", "fgvc", "general", *thorough("backbones")])
 def test_one_run_of_each(name, folder):
     where, expected = LAYOUTS[name]
     record = f"results/{name}/runs/{where}/seed0.json"
