@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mosa.base.errors import LISTED, UserError
+from mosa.base.words import count
 
 _DEPTH = 4  # of dictionaries within dictionaries
 _LONGEST = 300  # characters of a name that is looked at
@@ -174,6 +175,6 @@ def _choose(parts: list[Part], path: Path) -> Part:
         part.notes.append(f"the prefix {part.prefix!r} was taken off the names")
     if part.others:
         part.notes.append(
-            f"{len(part.others)} tensors without that prefix were left out, such as {part.others[0]!r}"
+            f"left out: {count(len(part.others), 'tensor')} without that prefix, such as {part.others[0]!r}"
         )
     return part

@@ -7,7 +7,16 @@ from collections.abc import Iterable
 LISTED = 5  # names that one error lists at most
 _LONGEST = 800  # characters of a sentence that quotes strangers
 
-_short = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        """Return a long integer by its length, which Python refuses to write."""
+        return (
+            super().repr_int(x, level) if x.bit_length() < 1000 else f"an integer of {x.bit_length():,} bits"
+        )
+
+
+_short = _Short()
 _short.maxstring = _short.maxother = 120
 _short.maxlevel = _short.maxdict = _short.maxlist = _short.maxtuple = _short.maxset = 2
 

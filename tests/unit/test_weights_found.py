@@ -183,7 +183,7 @@ def test_what_is_beside_the_prefix_is_named(vit, tmp_path):
     _, backbone = loaded(saved({"state_dict": state}, tmp_path))
     assert backbone.notes == (
         "the prefix 'backbone.' was taken off the names",
-        "2 tensors without that prefix were left out, such as 'projector.0.weight'",
+        "left out: 2 tensors without that prefix, such as 'projector.0.weight'",
     )
 
 
