@@ -97,4 +97,4 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> UserError:
         name: The name that was given.
         allowed: Every legal name, in the order in which to list them.
     """
-    return UserError(f"unknown {kind} {name!r}: {expected(name, allowed)}")
+    return UserError(f"unknown {kind} {shown(name)}: {expected(name, allowed)}")
