@@ -136,7 +136,7 @@ def test_round_trip(tmp_path):
         ("extra", 1, "extra: unknown key 'extra'"),
         ("splits.eval", "train", "splits.eval: 'train' is not allowed: expected one of val, test"),
         ("data.digest", "x", "data.digest: got 'x', expected text of the form"),
-        ("specification.training.lr", -1.0, "training.lr: -1.0 is less than or equal to the minimum of 0"),
+        ("specification.training.lr", -1.0, "training.lr: -1.0 is not above 0"),
         ("specification.options.experts", 0, "specification: options.experts: 0 is less than the minimum"),
         ("specification.training.lr", 0.5, "its specification has the digest [0-9a-f]{16}, not [0-9a-f]{16}"),
     ],
