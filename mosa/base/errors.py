@@ -58,6 +58,11 @@ def plain(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
+def reason_of(error: Exception) -> str:
+    """Return what an exception says, in one line, without Python's advice on its own settings."""
+    return " ".join(str(error).partition("; use sys.")[0].split())
+
+
 def suggest(name: object, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of the allowed names, or an empty string."""
     near = _nearest(_folded(str(name)), {_folded(each): each for each in allowed})
