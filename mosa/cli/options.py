@@ -91,6 +91,9 @@ def names(ctx: click.Context, param: click.Parameter, value: str | None) -> list
     found = [name.strip() for name in value.split(",")]
     if not all(found):
         raise click.BadParameter(f"{value!r}: expected names, such as linear,adapter")
+    twice = next((name for number, name in enumerate(found) if name in found[:number]), None)
+    if twice is not None:
+        raise click.BadParameter(f"{twice!r} is listed twice; list it once")
     return found
 
 

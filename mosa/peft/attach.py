@@ -230,7 +230,7 @@ def forward_passes(model: nn.Module, images: Tensor, passes: int) -> Tensor:
     What precedes the first stochastic module is computed once for all passes.
 
     Args:
-        model: A model with a method attached; what of it is in training mode draws.
+        model: A model with a method attached; its modules that are in training mode draw.
         images: Input of shape (batch, channels, height, width).
         passes: Number of passes, 1 or more.
 

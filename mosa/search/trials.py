@@ -66,7 +66,7 @@ def run_search(
     epochs, the best 1 / factor of them anew for factor times as many, until the full length.
 
     Args:
-        run: The run that is tuned; its seed and stage are replaced.
+        run: The run whose hyper-parameters are searched; its seed and stage are replaced.
         search: What is tried.
         pack: The packed task.
         folder: Where the trainings' records are kept.
