@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, create_model, model_serializer
 
 from mosa.backbones.kinds import FOUND_KINDS
-from mosa.base.errors import UserError
+from mosa.base.errors import UserError, reason_of
 from mosa.base.files import written_atomically
 from mosa.data.metrics import METRICS
 from mosa.data.task import INTERPOLATIONS
@@ -299,7 +299,7 @@ def load_record(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{path}: cannot read the record ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); delete it and run again") from None
+        raise UserError(f"{path}: not JSON ({reason_of(error)}); delete it and run again") from None
     if isinstance(record, dict) and record.get("schema_version") in (1, 2, 3):
         raise UserError(
             f"{path}: was written by an earlier version of this project and carries no specification; "

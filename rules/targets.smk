@@ -24,9 +24,9 @@ def check_partial():
     """Refuse tables of records that do not exist."""
     found = {record for record in RUNS if Path(record).is_file()}
     if not found - EXPERIMENT.stale_records():
-        others = f"; {len(found)} are of other specifications" if found else ""
+        others = f"; of another specification: {len(found)}" if found else ""
         raise UserError(
-            f"partial: none of the {len(RUNS)} records of this config exists yet{others}; run snakemake first"
+            f"partial: none of the records of this config exists yet ({len(RUNS)} meant){others}; run snakemake first"
         )
 
 

@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mosa.base.errors import LISTED, UserError
+from mosa.base.words import count
 
 _DEPTH = 4  # of dictionaries within dictionaries
 _LONGEST = 300  # characters of a name that is looked at
 # Of several complete sets of weights in a file, its authors evaluate the one with such a word in its place.
+_WRAPPERS = {"model", "state_dict", "module", "net"}  # say nothing of which weights they hold
 _EVALUATED = ("base_encoder", "teacher", "state_dict_ema", "model_ema")
 _CHUNK = re.compile(r"(^|\.)blocks\.\d+\.(\d+\.)")  # DINOv2's training numbers the chunks of blocks, too
 
@@ -170,10 +172,12 @@ def _choose(parts: list[Part], path: Path) -> Part:
     (part,) = chosen
     if len(parts) > 1:
         part.notes.append(f"of {len(parts)} sets of weights ({labels}), {part.label} was taken")
+    elif set(part.place) - _WRAPPERS.union(_EVALUATED):
+        part.notes.append(f"the weights are those under {'.'.join(part.place)!r}")
     if part.prefix:
         part.notes.append(f"the prefix {part.prefix!r} was taken off the names")
     if part.others:
         part.notes.append(
-            f"{len(part.others)} tensors without that prefix were left out, such as {part.others[0]!r}"
+            f"left out: {count(len(part.others), 'tensor')} without that prefix, such as {part.others[0]!r}"
         )
     return part

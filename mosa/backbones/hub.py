@@ -5,7 +5,7 @@ from typing import Any
 
 import mosa.backbones.micro_vit  # noqa: F401  registers our architecture with timm
 from mosa.backbones.kinds import NORMALIZATIONS, name_of
-from mosa.base.errors import UserError, suggest, unknown
+from mosa.base.errors import UserError, shown, suggest, unknown
 from mosa.base.timm import get_deprecated_models, timm
 
 HUB = "hub:"
@@ -25,7 +25,7 @@ def check_architecture(name: str) -> None:
     base, _, tag = (now or plain).partition(".")
     if base not in known:
         raise UserError(
-            f"unknown architecture {name!r}: expected a name of timm's, such as vit_base_patch16_224 "
+            f"unknown architecture {shown(name)}: expected a name of timm's, such as vit_base_patch16_224 "
             f"(timm.list_models() has all){suggest(base, known)}"
         )
     if tag and f"{HUB}{tag}" not in hub_names(base):

@@ -7,7 +7,16 @@ from collections.abc import Iterable
 LISTED = 5  # names that one error lists at most
 _LONGEST = 800  # characters of a sentence that quotes strangers
 
-_short = reprlib.Repr()
+
+class _Short(reprlib.Repr):
+    def repr_int(self, x: int, level: int) -> str:
+        """Return a long integer by its length, which Python refuses to write."""
+        return (
+            super().repr_int(x, level) if x.bit_length() < 1000 else f"an integer of {x.bit_length():,} bits"
+        )
+
+
+_short = _Short()
 _short.maxstring = _short.maxother = 120
 _short.maxlevel = _short.maxdict = _short.maxlist = _short.maxtuple = _short.maxset = 2
 
@@ -49,6 +58,11 @@ def plain(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
+def reason_of(error: Exception) -> str:
+    """Return what an exception says, in one line, without Python's advice on its own settings."""
+    return " ".join(str(error).partition("; use sys.")[0].split())
+
+
 def suggest(name: object, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of the allowed names, or an empty string."""
     near = _nearest(_folded(str(name)), {_folded(each): each for each in allowed})
@@ -88,4 +102,4 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> UserError:
         name: The name that was given.
         allowed: Every legal name, in the order in which to list them.
     """
-    return UserError(f"unknown {kind} {name!r}: {expected(name, allowed)}")
+    return UserError(f"unknown {kind} {shown(name)}: {expected(name, allowed)}")

@@ -110,7 +110,7 @@ def verify(records: tuple[Path, ...], files: tuple[Path, ...], alone: bool, pack
         ]
         if not wanted:
             raise UserError(
-                f"none of the {len(workflow.runs)} records of this config exists in {workflow.results}"
+                f"{workflow.results}: has none of the records of this config ({len(workflow.runs)} meant)"
             )
     lines, good = describe(verify(wanted, packs))
     click.echo("\n".join(lines))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mosa.base.errors import UserError, expected, unknown
+from mosa.base.errors import UserError, expected, reason_of, shown, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,10 +27,11 @@ class Options(click.ParamType):
             return value
         try:
             parsed = json.loads(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is not JSON ({error}); expected an object such as '{{\"lr\": 0.001}}'")
+        except (ValueError, RecursionError) as error:
+            reason = f"{shown(value)} is not JSON ({reason_of(error)})"
+            self.fail(f"{reason}; expected an object such as '{{\"lr\": 0.001}}'")
         if not isinstance(parsed, dict):
-            self.fail(f"{value!r} is not a JSON object; expected one such as '{{\"lr\": 0.001}}'")
+            self.fail(f"{shown(value)} is not a JSON object; expected one such as '{{\"lr\": 0.001}}'")
         return parsed
 
 
@@ -90,6 +91,9 @@ def names(ctx: click.Context, param: click.Parameter, value: str | None) -> list
     found = [name.strip() for name in value.split(",")]
     if not all(found):
         raise click.BadParameter(f"{value!r}: expected names, such as linear,adapter")
+    twice = next((name for number, name in enumerate(found) if name in found[:number]), None)
+    if twice is not None:
+        raise click.BadParameter(f"{twice!r} is listed twice; list it once")
     return found
 
 

@@ -4,16 +4,19 @@ Standard library only: the workflow identifies and counts the images by it, and 
 """
 
 import csv
+import io
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from mosa.base.errors import shown
-from mosa.data.naming import IMAGE_SUFFIXES, SPLITS, few, hidden, like_a_split, split_named
-from mosa.data.problems import Report, why_absent
+from mosa.base.words import count
+from mosa.data.naming import IMAGE_SUFFIXES, SPLITS, few, hidden, like_a_split, split_named, split_of_set
+from mosa.data.problems import Report
+from mosa.data.texts import read_text
 
 HOLD_OUT = 0.1  # share of each class of train that becomes val if there is none
 TEST_SHARE = 0.2  # the same for test, which is held out before val
@@ -114,6 +117,7 @@ def _splits(root: Path, inside: Mapping[str, _Listing], report: Report) -> dict[
     """Decide which folders are splits: those that are named so, and hold folders themselves."""
     named = {name: split for name in inside if (split := split_named(name))}
     if not any(like_a_split(name) and inside[name].folders for name in inside):
+        _tell_splits_of_sets(root, inside, report)
         return _no_splits(root, list(inside), list(named), report)
     places: dict[str, str] = {}
     for name, split in sorted(named.items(), key=lambda item: item[0] != item[1]):
@@ -140,12 +144,38 @@ def _splits(root: Path, inside: Mapping[str, _Listing], report: Report) -> dict[
         if images and not inside[name].folders:
             report.error(
                 root / name,
-                f"has {len(images):,} images and no folders of classes; sort them into a folder for each "
-                "class, or take the folder away",
+                f"has {count(len(images), 'image')} and no folders of classes; sort them into a folder for "
+                "each class, or take the folder away",
             )
         if name != split:
             report.note(root, f"{split}: read from the folder {name!r}")
     return {split: places[split] for split in SPLITS if split in places}
+
+
+def _tell_splits_of_sets(root: Path, inside: Mapping[str, _Listing], report: Report) -> None:
+    """Report folders that are no splits by their names alone, but by the folders beside or within them."""
+    nested = [name for name, listing in inside.items() if listing.folders]
+    parts: dict[str, dict[str, str]] = defaultdict(dict)  # by set, the folder of each split
+    for name in nested:
+        found = split_of_set(name)
+        if found is not None:
+            parts[found[0]][found[1]] = name
+    within: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for name in nested:
+        within[tuple(inside[name].folders)].append(name)
+    for folders in parts.values():
+        if len(folders) > 1:
+            report.error(
+                root, f"{few(list(folders.values()))} look like splits; name them train, val and test"
+            )
+            return
+    for classes, names in within.items():
+        if len(classes) > 1 and len(names) > 1:
+            report.warning(
+                root,
+                f"{few(names)} have the same folders within ({few(classes)}), and are taken for classes; if "
+                "they are splits, name them train, val and test",
+            )
 
 
 def _no_splits(root: Path, names: list[str], named: list[str], report: Report) -> dict[str, str]:
@@ -270,16 +300,15 @@ def read_table(file: Path, report: Report) -> list[Row] | None:
     Returns:
         The rows that have a path, a label and a split; None if there are none to be read.
     """
-    if not os.path.isfile(file):
-        report.error(file, f"{why_absent(file, 'file')}; expected a CSV: path,label[,split]")
+    expected = "expected a CSV: path,label[,split]"
+    text = read_text(file, report, expected)
+    if text is None:
         return None
+    reader = csv.reader(io.StringIO(text, newline=""))
     try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            reader = csv.reader(opened)
-            lines = [(reader.line_num, cells) for cells in reader if cells]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = getattr(error, "strerror", None) or error
-        report.error(file, f"cannot be read ({reason}); expected a CSV: path,label[,split]")
+        lines = [(reader.line_num, cells) for cells in reader if cells]
+    except csv.Error as error:
+        report.error(f"{file}, line {reader.line_num}", f"cannot be read ({error}); {expected}")
         return None
     head = lines[0][1] if lines else []
     columns = _columns(file, head, lines[1:], report)
@@ -321,7 +350,9 @@ def _columns(
     twice = [name for name in ("path", "label", "split") if names.count(name) > 1]
     if twice or not {"path", "label"} <= set(names):
         found = few(head) if head else "none"
-        report.error(f"{file}, line 1", f"has the columns {found}; expected path,label[,split]")
+        other = [f", and no comma but {mark!r} between them" for mark in ";\t|" if mark in "".join(head)]
+        between = other[0] if other and len(head) == 1 else ""
+        report.error(f"{file}, line 1", f"has the columns {found}{between}; expected path,label[,split]")
         return None
     others = [number for number, name in enumerate(names) if name not in ("path", "label", "split")]
     for number in others if "split" not in names else ():

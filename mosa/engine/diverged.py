@@ -45,7 +45,7 @@ class DivergedNote:
         try:
             found = json.loads(self.path.read_text(encoding="utf-8"))
             same, reason = found["decides"] == self._decides(), str(found["reason"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return
         if same:
             raise Diverged(

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mosa.base.errors import UserError
+from mosa.base.words import count
 from mosa.data.images import decode_for
 from mosa.data.layouts import Entry, Problem, Report, Source, read_source
 from mosa.data.layouts.checks import Overlap, same_file, tell_overlaps
@@ -73,14 +74,18 @@ def check(config: Mapping[str, Any], quick: bool = False, threads: int = 1) -> l
 
     Returns:
         One finding for each task that lies on disk, and for each backbone; one for all tasks of a benchmark
-        whose folders are missing.
+        whose folders are missing, and for all weights files that are.
     """
     findings = []
     present, missing = _find_folders(config)
     for root, tasks in missing.items():
         findings.append(_missing(root, tasks, present))
     findings += [_check_task(task, config, quick, threads) for task in present]
-    return findings + [_check_backbone(name, entry, config) for name, entry in config["backbones"].items()]
+    absent = _missing_weights(config["backbones"])
+    if len(absent) > 1:
+        findings.append(_without_weights(absent))
+    present_backbones = [name for name in config["backbones"] if len(absent) < 2 or name not in absent]
+    return findings + [_check_backbone(name, config["backbones"][name], config) for name in present_backbones]
 
 
 def _find_folders(config: Mapping[str, Any]) -> tuple[list[Task], dict[Path, list[Task]]]:
@@ -115,6 +120,23 @@ def _missing(root: Path, tasks: list[Task], present: list[Task]) -> Finding:
         )
     summary = f"{len(tasks)} task{'s are' if len(tasks) > 1 else ' is'} missing"
     return Finding(key, str(root), summary, problems=[Problem("error", str(root), message)])
+
+
+def _missing_weights(backbones: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the weights files that are not there, by the name of the backbone."""
+    places = {name: backbone["weights"] for name, backbone in backbones.items()}
+    files = {name: place for name, place in places.items() if "." in place and not place.startswith("hub:")}
+    return {name: place for name, place in files.items() if not os.path.exists(place)}
+
+
+def _without_weights(absent: Mapping[str, str]) -> Finding:
+    """Say once that several weights files are missing."""
+    message = (
+        f"no such files, of {count(len(absent), 'backbone')} ({few(list(absent))}); download the weights to "
+        "these paths, or set `weights` of each backbone (docs/weights.md)"
+    )
+    problem = Problem("error", few(list(absent.values())), message)
+    return Finding("weights", "-", f"{len(absent)} files are missing", problems=[problem])
 
 
 def _check_task(task: Task, config: Mapping[str, Any], quick: bool, threads: int) -> Finding:

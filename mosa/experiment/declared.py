@@ -109,5 +109,5 @@ def _each_once(values: Any) -> Any:
 
 
 Unique = AfterValidator(_each_once)
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=200)]  # a file's has 255 bytes
 Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), Unique]

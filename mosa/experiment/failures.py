@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mosa.base.errors import Shortage, UserError
+from mosa.base.words import count
 
 _TAIL = 2**14  # bytes of a log that are looked at
 _SHOWN = 5  # failures that are listed
@@ -58,7 +59,7 @@ def failures(results: Path, runs: Iterable[str]) -> list[str]:
         (run, words.text) for run in runs if (words := last_words(log_of(results, run))) and words.for_good
     ]
     lines = [f"failed: {run}: {reason}" for run, reason in found[:_SHOWN]]
-    return lines + ([f"failed: {len(found) - _SHOWN} runs more"] if len(found) > _SHOWN else [])
+    return lines + ([f"failed: {count(len(found) - _SHOWN, 'more run')}"] if len(found) > _SHOWN else [])
 
 
 def failed_for_good(log: Path, since: int) -> bool:

@@ -74,7 +74,7 @@ def _typed(value: Any) -> Any:
         return [_typed(child) for child in value]
     try:
         return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         return value
 
 
@@ -155,14 +155,33 @@ def read_config(*files: str | Path) -> dict[str, Any]:
     """
     merged: dict[str, Any] = {}
     for file in files:
-        try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
-            raise UserError(f"{file}: not a readable YAML file ({' '.join(str(error).split())})") from None
+        content = _read_yaml(file)
         if not isinstance(content, dict):
             raise UserError(f"{file}: expected a mapping of keys, see docs/configuration.md")
         merged = merge(merged, content)
     return load_config(merged, files)
+
+
+def _read_yaml(file: str | Path) -> Any:
+    """Read a YAML file, or say where it is not one."""
+    try:
+        return yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{file}{place}: not a readable YAML file ({error.problem})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is not text in UTF-8 (its byte {error.start} is none)") from None
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{file}: not a readable YAML file ({' '.join(str(error).split())})") from None
+    except RecursionError:
+        raise UserError(f"{file}: not a readable YAML file (nested too deeply)") from None
+    except ValueError:  # of Python, while YAML's number or date is made
+        raise UserError(
+            f"{file}: not a readable YAML file (a number has too many digits, or a date is none)"
+        ) from None
 
 
 def _check_image_size(config: Mapping[str, Any], name: str, places: Places) -> None:

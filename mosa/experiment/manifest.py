@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mosa.base.errors import UserError
+from mosa.base.errors import UserError, reason_of
 from mosa.base.files import written_atomically
 from mosa.experiment.expand import Run
 from mosa.experiment.specification import Specification, read_specification, write_specification
@@ -111,7 +111,9 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[Meant]]:
             for group in content["groups"]
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise UserError(f"{path}: not a manifest ({error}); run snakemake again, which writes it") from None
+        raise UserError(
+            f"{path}: not a manifest ({reason_of(error)}); run snakemake again, which writes it"
+        ) from None
     meant = []
     for file, seeds, choice in groups:
         specification = read_specification(file)

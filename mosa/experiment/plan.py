@@ -181,7 +181,7 @@ def _measured_rates(results: Path, runs: list[Run]) -> dict[tuple[str, str], flo
         try:
             record = json.loads((results / run.path).read_text(encoding="utf-8"))
             rate = record["images_per_second"] * record["steps"]["passes"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # the workflow reports a broken record
         backbone = run.specification.backbone.name
         found[backbone, run.specification.variant].append(rate)

@@ -50,7 +50,8 @@ def check_tune(config: Mapping[str, Any], places: Places) -> None:
     for name in config["variants"]:
         if name not in tune["variants"]:
             raise places.error(
-                ("tune", "variants"), f"{name!r} has no entry; a comparison is fair if every variant is tuned"
+                ("tune", "variants"),
+                f"{name!r} has no entry; give every variant one, so that the comparison is fair",
             )
     _check_budget(tune, places)
     if tune["extend"] and (tune["search"] != "grid" or tune["per"] == "benchmark"):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import Field, ValidationError, create_model
 
-from mosa.base.errors import LISTED, UserError, expected
+from mosa.base.errors import LISTED, UserError, expected, shown
 from mosa.base.files import SCHEMAS
 from mosa.experiment.declared import Declared, option
 
@@ -125,19 +125,19 @@ _TYPES = {
     "bool_type": "true or false",
 }
 _LIMITS = {
-    "greater_than": ("gt", "less than or equal to the minimum of"),
+    "greater_than": ("gt", "not above"),
     "greater_than_equal": ("ge", "less than the minimum of"),
-    "less_than": ("lt", "greater than or equal to the maximum of"),
+    "less_than": ("lt", "not below"),
     "less_than_equal": ("le", "greater than the maximum of"),
 }
 
 
 def _sentence(kind: str, got: Any, given: Mapping[str, Any]) -> str:
     if kind in _TYPES:
-        return f"got {got!r}, expected {_TYPES[kind]}{_hint(kind, got)}"
+        return f"got {shown(got)}, expected {_TYPES[kind]}{_hint(kind, got)}"
     if kind in _LIMITS:
         name, words = _LIMITS[kind]
-        return f"{got!r} is {words} {given[name]:g}"
+        return f"{shown(got)} is {words} {given[name]:g}"
     if kind == "expected":
         return f"got {got!r}, expected {given['expected']}"
     if kind == "twice":
@@ -145,6 +145,8 @@ def _sentence(kind: str, got: Any, given: Mapping[str, Any]) -> str:
     if kind == "too_long":
         found = ", ".join(map(str, list(got)[:LISTED]))
         return f"changes {found}; a sweep changes one option, name a second sweep"
+    if kind == "string_too_long":
+        return f"{shown(got)} has {len(got)} characters, expected at most {given['max_length']}"
     if kind in ("too_short", "string_too_short"):
         return "is empty; list at least one" if kind == "too_short" else "is empty"
     if kind == "string_pattern_mismatch":
@@ -195,7 +197,7 @@ class Places:
         for file in files:
             try:
                 tree = yaml.compose(Path(file).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-            except (OSError, UnicodeDecodeError, yaml.YAMLError):
+            except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
                 continue  # whoever reads the file reports it
             if tree is not None:
                 self._refuse_duplicates(tree, file)

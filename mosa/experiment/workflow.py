@@ -100,7 +100,7 @@ class Workflow:
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls(content["config"], Identities(**content["identities"]))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{path}: the frozen experiment cannot be read ({error}); run snakemake again"
             ) from None
@@ -232,7 +232,7 @@ class Workflow:
         try:
             choice = json.loads(Path(f"{self.results}/tune/choices/{run.choice}.json").read_text("utf-8"))
             return with_choice(run.specification, choice["chosen"]).digest
-        except (OSError, ValueError, KeyError, TypeError, UserError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
             return ""  # whatever is there is not of a choice that can be read
 
     def stale_searches(self) -> set[str]:
@@ -246,7 +246,7 @@ class Workflow:
                 )  # fmt: skip
             except FileNotFoundError:
                 continue
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 same = False
             if not same:
                 stale.add(path)

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mosa.base.errors import LISTED, UserError, plain
 from mosa.base.tensors import misfit
+from mosa.base.words import count
 from mosa.peft.blocks import find_blocks, find_head, passes_can_separate
 from mosa.peft.method import Method, build_method
 from mosa.peft.proof import Structure, blank_copy, example_images, unreached, watch_calls
@@ -229,7 +230,7 @@ def forward_passes(model: nn.Module, images: Tensor, passes: int) -> Tensor:
     What precedes the first stochastic module is computed once for all passes.
 
     Args:
-        model: A model with a method attached; what of it is in training mode draws.
+        model: A model with a method attached; its modules that are in training mode draw.
         images: Input of shape (batch, channels, height, width).
         passes: Number of passes, 1 or more.
 
@@ -320,8 +321,9 @@ def load_tuned_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> nn.M
     for kind, names in (("lacks", own.keys() - state.keys()), ("has", state.keys() - own.keys())):
         if names:
             raise UserError(
-                f"the state does not fit the attached method {name!r}: it {kind} {len(names)} tensors that "
-                f"the model {'needs' if kind == 'lacks' else 'does not have'}, such as {min(names)!r}; "
+                f"the state does not fit the attached method {name!r}: it {kind} "
+                f"{count(len(names), 'tensor')} that the model "
+                f"{'needs' if kind == 'lacks' else 'does not have'}, such as {min(names)!r}; "
                 f"attach the method and options that the state was made with"
             )
     for key, value in state.items():

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from mosa.base.errors import UserError
+from mosa.base.errors import UserError, reason_of
 from mosa.base.files import written_atomically
 from mosa.experiment.declared import Declared, option
 from mosa.experiment.validation import Places, explain
@@ -67,7 +67,7 @@ def read_choices(path: Path) -> list[dict[str, Any]]:
     except ValidationError as error:
         problem = explain(error, (), Places())
     except (OSError, ValueError, RecursionError) as error:
-        problem = f"not JSON ({error})"
+        problem = f"not JSON ({reason_of(error)})"
     raise UserError(f"{path}: not what `mosa choices` wrote, {problem}")
 
 

@@ -55,7 +55,9 @@ def collect(manifest: Path, output: Path, existing: bool = False) -> tuple[int, 
                 raise
             stale.append(str(error))
     if not records:
-        raise UserError(f"{manifest}: none of its {len(meant)} records exists yet; run snakemake first")
+        raise UserError(
+            f"{manifest}: none of its records exists yet ({len(meant)} meant); run snakemake first"
+        )
     frame = to_frame(records)
     write_table(frame.assign(display_name=frame["variant"].replace(head.get("display_names", {}))), output)
     made_from = digest_of_collected(manifest, ((path, record["digest"]) for record, path in records))

@@ -71,6 +71,8 @@ class Difference(NamedTuple):
     @property
     def shown_with_caveat(self) -> str:
         """The same, and what it cannot say."""
+        if not self.seeds:
+            return f"{MISSING}, as no seed has all tasks of both"
         return f"{self.shown} ({self.caveat})" if self.caveat else self.shown
 
     def _signed(self, number: float) -> str:
@@ -81,7 +83,7 @@ class Difference(NamedTuple):
         """The comparison in words, and what it cannot say."""
         pair = f"{self.variant} - {self.reference}"
         if not self.seeds:
-            return f"{pair}: {MISSING}, as no seed has all tasks of both"
+            return f"{pair}: {self.shown_with_caveat}"
         seeds = count(self.seeds, "seed")
         if self.seeds < self.of_seeds:
             seeds = f"{self.seeds} of {count(self.of_seeds, 'seed')}"

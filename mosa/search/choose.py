@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from mosa.base.errors import UserError
+from mosa.base.errors import UserError, reason_of
 from mosa.base.files import written_atomically
 from mosa.experiment.declared import Declared, option
 from mosa.experiment.manifest import Meant, with_choice
@@ -220,7 +220,7 @@ def _read(path: Path, form: type[Declared]) -> dict[str, Any]:
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, (), Places())}; delete it and run again") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it and run again") from None
+        raise UserError(f"{path}: cannot be read ({reason_of(error)}); delete it and run again") from None
 
 
 def meant_specification(meant: Meant) -> Specification:

@@ -12,6 +12,7 @@ from typing import Any
 
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
+from mosa.base.words import count
 from mosa.engine.diverged import Diverged
 from mosa.engine.machine import CPU, Machine
 from mosa.engine.run import execute
@@ -65,7 +66,7 @@ def run_search(
     epochs, the best 1 / factor of them anew for factor times as many, until the full length.
 
     Args:
-        run: The run that is tuned; its seed and stage are replaced.
+        run: The run whose hyper-parameters are searched; its seed and stage are replaced.
         search: What is tried.
         pack: The packed task.
         folder: Where the trainings' records are kept.
@@ -89,7 +90,7 @@ def run_search(
     for number, epochs in enumerate(rounds):
         for index in alive:
             entries[index] |= _try(run, trials[index], epochs, search, pack, folder, machine)
-            name = f"{what.task} {what.variant} trial {index + 1}/{len(trials)}, {epochs} epochs"
+            name = f"{what.task} {what.variant} trial {index + 1}/{len(trials)}, {count(epochs, 'epoch')}"
             print(f"{name}: {_outcome(entries[index])}", file=sys.stderr, flush=True)
         alive = _survivors(entries, alive, search, number, last=number == len(rounds) - 1)
     if not alive:

@@ -210,14 +210,19 @@ def test_a_pickle_takes_no_more_than_it_has(name, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t: t | {"fine_labels": [1.5, *t["fine_labels"][1:]]}, "is not a part of CIFAR-100"),
-        (lambda t: t | {"fine_labels": ["7", *t["fine_labels"][1:]]}, "is not a part of CIFAR-100"),
+        (lambda t: t | {"fine_labels": [1.5, *t["fine_labels"][1:]]}, "row 0: label 1.5: expected 0 to 99"),
+        (lambda t: t | {"fine_labels": ["7", *t["fine_labels"][1:]]}, "row 0: label '7': expected 0 to 99"),
+        (
+            lambda t: t | {"fine_labels": [10**5000, *t["fine_labels"][1:]]},
+            "row 0: label an integer of 16,610 bits",
+        ),
         (lambda t: t | {"fine_labels": [100, *t["fine_labels"][1:]]}, "row 0: label 100: expected 0 to 99"),
         (lambda t: t | {"fine_labels": [-1, *t["fine_labels"][1:]]}, "row 0: label -1: expected 0 to 99"),
         (lambda t: t | {"fine_labels": t["fine_labels"][1:]}, "99 labels"),
         (lambda t: t | {"data": t["data"].astype(np.float32)}, "an array of type 'f4'"),
         (lambda t: t | {"data": t["data"].astype(np.int64)}, "int64 (100, 3072)"),
-        (lambda t: {"data": t["data"], "labels": t["fine_labels"]}, "'fine_labels'"),
+        (lambda t: t | {"data": t["data"].reshape(-1, 32, 32, 3)}, "uint8 (100, 32, 32, 3)"),
+        (lambda t: {"data": t["data"], "labels": t["fine_labels"]}, "(it lacks 'fine_labels')"),
         (lambda t: [1], "is not a part of CIFAR-100"),
     ],
 )
@@ -257,6 +262,7 @@ AIRCRAFT = {
         TEST, lambda lines: [*lines, lines[0].split()[0] + " " + lines[5].partition(" ")[2]],
         f"{TEST}, line 101: image '0000200' is already listed in line 1",
     ),
+    "a row in two spellings": (TEST, lambda lines: [*lines, "./" + lines[0]], "image '0000200' is already"),
     "a row twice": (TEST, lambda lines: [*lines, lines[3]], f"{TEST}, line 101: image '0000203' is already"),
     "two variants more": (
         "variants.txt", lambda lines: [*lines, "A", "B"], "has 102 variants, expected 100"

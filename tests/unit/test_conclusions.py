@@ -123,6 +123,7 @@ def test_variants_without_a_common_seed_are_not_compared():
     ]  # fmt: skip
     (found,) = differences(section)
     assert found.seeds == 0 and "no seed has all tasks of both" in found.sentence
+    assert "| —, as no seed has all tasks of both | — |" in combination_text([section])
 
 
 def test_a_variant_that_is_alone_is_not_the_best():

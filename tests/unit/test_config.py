@@ -225,8 +225,8 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
         (("backbones", "micro_vit", "image_size"), 64, "takes images of 64 pixels and demo/digits has 32"),
         (("backbones", "micro_vit", "kind"), "npy", "'npy' is not allowed: .*did you mean 'npz'"),
         (("training", "warmup_epochs"), 2, "a warm-up of 2 epochs is longer than the 1 epoch of training"),
-        (("training", "drop_path"), 1.0, "drop_path: 1.0 is greater than or equal to the maximum of 1"),
-        (("training", "fraction"), 0, "fraction: 0 is less than or equal to the minimum of 0"),
+        (("training", "drop_path"), 1.0, "drop_path: 1.0 is not below 1"),
+        (("training", "fraction"), 0, "fraction: 0 is not above 0"),
         (("benchmarks", "own"), "all", "benchmarks.own: unknown benchmark 'own'"),
         (("tasks",), {"a": {"layout": "folder"}}, "tasks.a: key 'root' is missing"),
         (("tasks",), {"a": {"layout": "foldr", "root": "x"}}, "'foldr' is not allowed: .*mean 'folder'"),
@@ -239,7 +239,7 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
             "by_task.demo/digit: unknown task 'demo/digit': expected one of demo, .*mean 'demo/digits'",
         ),
         (("variants", "mosa", "by_task"), {"demo": {"options": {"expert": 2}}}, "unknown key 'expert'"),
-        (("variants", "mosa", "by_task"), {"demo": {"training": {"lr": -1}}}, "lr: -1 is less than or equal"),
+        (("variants", "mosa", "by_task"), {"demo": {"training": {"lr": -1}}}, "lr: -1 is not above 0"),
         (("name",), "../x", "name: the name '../x' cannot be part of a path"),
         (("paths",), {"results": "out/{x}"}, "paths.results: got 'out/{x}', expected a path without braces"),
         (("paths",), {"packs": "{packs}"}, "paths.packs: got '{packs}', expected a path without braces"),
@@ -273,6 +273,35 @@ def test_files_that_are_no_config(tmp_path, content):
     file = tmp_path / "config.yaml"
     file.write_bytes(content.encode("latin-1"))
     with pytest.raises(UserError, match=r"config\.yaml"):
+        read_config(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "seeds: [0]\nname: " + "9" * 5000,
+            ": not a readable YAML file .a number has too many digits, or a date",
+        ),
+        ("name: 2020-13-45", ": not a readable YAML file .a number has too many digits, or a date is none"),
+        ("name: x\nseeds: [0\nvariants: {}", ", line 3: not a readable YAML file .expected"),
+        ("name: x\n\tseeds: [0]", ", line 2: not a readable YAML file .found character"),
+        ("a: " + "[" * 3000, ": not a readable YAML file .nested too deeply"),
+        ("name: \xff", ": is not text in UTF-8 .its byte 6 is none"),
+    ],
+)
+def test_files_that_are_no_yaml_are_refused_in_our_words(text, words, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=f"config.yaml{words}") as error:
+        read_config(file)
+    assert "sys." not in str(error.value) and len(str(error.value)) < 300
+
+
+def test_a_name_that_no_disk_can_hold_is_refused(tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(changed(("variants", "a" * 300), {"method": "linear"})))
+    with pytest.raises(UserError, match=r"variants: .* has 300 characters, expected at most 200"):
         read_config(file)
 
 

@@ -30,3 +30,7 @@ def test_of_many_names_four_and_their_number_are_listed():
 def test_a_near_miss_is_near(name, near):
     allowed = ["mosa", "full_tuning", "samvit_base_patch16", "vit_base_patch16_224", "adapter", "lora"]
     assert suggest(name, allowed) == (f"; did you mean {near!r}?" if near else "")
+
+
+def test_a_long_name_is_quoted_shortly():
+    assert len(str(unknown("letter", "a" * 3000, ["alpha", "beta"]))) < 300

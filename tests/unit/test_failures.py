@@ -59,7 +59,7 @@ def test_failures_that_would_repeat_are_listed_with_their_reason(tmp_path):
         log.write_text("error: the loss is nan\n" if run != runs[1] else "epoch 1\n")
     lines = failures(tmp_path, runs)
     assert lines[0] == f"failed: {runs[0]}: the loss is nan" and len(lines) == 6
-    assert lines[-1] == "failed: 2 runs more" and not any(runs[1] in line for line in lines)
+    assert lines[-1] == "failed: 2 more runs" and not any(runs[1] in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -439,7 +439,7 @@ FGVC_PROBLEMS = {
     ),
     "ids of another release": (
         lambda f: _json(f, "test", lambda c: {k: v + 1 for k, v in c.items()}),
-        r"error .*test\.json: has 1 class ids that train\.json lacks \(201\)",
+        r"error .*test\.json: has 1 class id that train\.json lacks \(201\)",
     ),
     "a missing image": (
         lambda f: (f / "images/test/002 class/0.jpg").unlink(),
@@ -452,6 +452,14 @@ FGVC_PROBLEMS = {
     "an entry twice": (
         lambda f: (f / "val.json").write_text('{"val/000 class/0.jpg": 1,\n"val/000 class/0.jpg": 1}'),
         r"error .*val\.json, line 1: 'val/000 class/0\.jpg' is listed twice",
+    ),
+    "an entry in two spellings": (
+        lambda f: _json(f, "val", lambda c: c | {"./val//000 class/0.jpg": 7}),
+        r"error .*val\.json, line 202: './val//000 class/0\.jpg' is the image of line 2; keep one",
+    ),
+    "an entry of another suffix": (
+        lambda f: _json(f, "val", lambda c: c | {"val/000 class/0.png": 1}),
+        r"error .*val\.json, line 202: 'val/000 class/0\.png' is the image of line 2; keep one",
     ),
     "a subset with strangers": (
         lambda f: (f / "train_0.2.json").write_text('{"no.jpg": 1}'),

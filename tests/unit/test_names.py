@@ -30,6 +30,7 @@ def shown(tmp_path, *arguments):
     [
         (["--variants", "linear,lorra"], "unknown variant 'lorra'.*did you mean 'lora'"),
         (["--variants", "linear,,lora"], "expected names, such as linear,adapter"),
+        (["--variants", "linear,lora,linear"], "'linear' is listed twice"),
         (["--variants", ""], "expected names, such as linear,adapter"),
         (["--metric", "top-1"], "unknown metric 'top-1'.*did you mean 'top1'"),
     ],
@@ -113,4 +114,4 @@ def test_verifying_a_config_without_records_is_no_success(tmp_path, monkeypatch)
         "backbones: {m: {architecture: mosa_vit_micro}}\nvariants: {linear: {method: linear}}\n"
     )
     done = CliRunner().invoke(cli, ["verify"])
-    assert done.exit_code != 0 and "records of this config exists" in str(done.exception), done.output
+    assert done.exit_code != 0 and "has none of the records of this config (1 meant)" in str(done.exception)

@@ -71,7 +71,7 @@ def of_folder(root, **options):
     ("name", "split"),
     [
         *[(name, "train") for name in ("train", "Train", "TRAINING", "train_set", "trainset")],
-        *[(name, "train") for name in ("Train-Images", "trn")],
+        *[(name, "train") for name in ("Train-Images", "trn", "images_train", "1_Train", "01 - train")],
         *[(name, "val") for name in ("val", "valid", "Validation", "VAL", "dev", "val_data", "development")],
         *[(name, "test") for name in ("test", "Testing", "TEST", "test_set", "eval", "evaluation", "tests")],
         *[(name, None) for name in ("", "cat", "trainval", "train2017", "test_a", "trainer", "devil")],
@@ -125,6 +125,19 @@ def test_two_folders_for_one_split_are_refused(tmp_path):
         (tmp_path / f"{name}.txt").write_text(f"{name}/a/0.png 0\n")
     found = Told(own("lists", tmp_path), tmp_path)
     assert r"error .*'test.txt' and 'testing.txt' both stand for test" in found
+
+
+@pytest.mark.parametrize("names", [("birds_train", "birds_val"), ("Test-xy", "TRAIN-xy")])
+def test_splits_named_by_their_set_are_no_classes(names, tmp_path):
+    images(tmp_path, *(f"{split}/{name}" for split in names for name in "ab"))
+    assert f"error .*{', '.join(sorted(names))} look like splits; name them train, val" in of_folder(tmp_path)
+
+
+def test_classes_with_the_same_folders_within_are_said(tmp_path):
+    images(tmp_path, *(f"{split}/{name}" for split in ("entreno", "prueba") for name in "ab"))
+    told = of_folder(tmp_path)
+    assert "warning .*entreno, prueba have the same folders within .a, b., and are taken for classes" in told
+    assert not told.errors
 
 
 def test_splits_without_train_are_refused(tmp_path):
@@ -236,7 +249,7 @@ def test_images_that_no_list_names_are_said(tmp_path):
     rows = [f"i/{index}.png,{'ab'[index % 2]}" for index in range(10)]
     (tmp_path / "all.csv").write_text("\n".join(["path,label", *rows]))
     told = Told(own("csv", tmp_path / "all.csv"), tmp_path)
-    assert not told.errors and "warning .*2 images beside the listed ones are in none of its lines" in told
+    assert not told.errors and "warning .*2 images beside the listed ones in no line, and not read" in told
     (tmp_path / "train.txt").write_text("".join(f"i/{index}.png {index % 2}\n" for index in range(10)))
     (tmp_path / "train2.txt").write_text("")
     (tmp_path / "classes.txt").write_text("")
@@ -265,10 +278,16 @@ def test_columns_that_are_not_read_are_said(tmp_path):
         ("path,label,split\nx.png,1\n", "line 2: split '': expected train, val or test"),
         ("path,path,label\nx.png,x.png,1\n", "line 1: has the columns path, path, label; expected"),
         ("", "line 1: has the columns none; expected path,label"),
+        ("path;label\nx.png;1\n", "line 1: has the columns path;label, and no comma but ';' between"),
+        ("path\tlabel\nx.png\t1\n", r"line 1: .* and no comma but '\\t' between"),
+        ("path,label\na\\x.png,1\n", "line 2: .*no such image; write / between folders, not a backslash"),
+        ("path,label\nx\0.png,1\n", "line 2: .*is no path: it has a character with the code 0"),
         ("path,label\nx.png,1\n./x.png,1\n", r"line 3: './x.png' is already listed in line 2"),
         ("path,label\nx.png,cat\ny.png,Cat\nz.png,dog\n", "the classes 'Cat', 'cat' look like one"),
         ("path,label\nx.png,cat\ny.png,cat \nz.png,dog\n", "the classes 'cat', 'cat ' look like one"),
         ("path,label\nx.png,01\ny.png,1\nz.png,2\n", "the classes '01', '1' look like one"),
+        ("path,label\nx.png,1.0\ny.png,1\nz.png,2\n", "the classes '1', '1.0' look like one"),
+        ("path,label\nx.png,\u00e9\ny.png,e\u0301\nz.png,2\n", "the classes .* look like one"),
         ("path,label\nx.png," + "1" * 5000 + "\ny.png,2\nz.png,2\n", "line 2: label '1+"),
     ],
 )  # fmt: skip
@@ -279,6 +298,16 @@ def test_problems_of_a_csv(text, words, tmp_path):
     told = Told(own("csv", tmp_path / "all.csv"), tmp_path)
     assert rf"error .*all\.csv(: |, ){words}" in told, told
     assert all(len(line) < 1000 for line in told.lines)
+
+
+def test_a_csv_is_bounded_text_in_utf8(tmp_path):
+    (tmp_path / "all.csv").write_bytes("path,label\nx.png,1\n".encode("utf-16"))
+    task = own("csv", tmp_path / "all.csv")
+    assert "error .*all.csv: is not text in UTF-8 .its byte 0 is none.; expected a CSV" in Told(
+        task, tmp_path
+    )
+    os.truncate(tmp_path / "all.csv", 257 << 20)
+    assert "error .*all.csv: has 257 MiB, and a list at most 256" in Told(task, tmp_path)
 
 
 @pytest.mark.parametrize("second", ["./i/1.png", "i//1.png", "i/./1.png"])
@@ -370,6 +399,16 @@ def test_a_single_class_is_refused(layout, tmp_path):
     root = tmp_path / "all.csv" if layout == "csv" else tmp_path
     name = "0" if layout == "lists" else "'cat'"
     assert rf"error .*of one class only \({name}\)" in Told(own(layout, root), root)
+
+
+def test_a_single_class_of_train_is_refused(tmp_path):
+    images(tmp_path, "train/a", "val/a", "val/b", "test/a", "test/b")
+    assert r"error .*its images of train are of one class only \('a'\)" in of_folder(tmp_path)
+
+
+def test_classes_that_val_lacks_are_named(tmp_path):
+    images(tmp_path, "train/a", "train/b", "val/a", "test/a", "test/b")
+    assert of_folder(tmp_path).lines == [f"warning {tmp_path}: val has no image of 1 of 2 classes ('b')"]
 
 
 def test_classes_that_train_lacks_are_named(tmp_path):

@@ -173,6 +173,18 @@ def test_missing_weights_and_data_are_told_together(tmp_path):
     assert "ViT.npz: no such file; download the weights" in result.output
 
 
+def test_missing_weights_are_told_once(tmp_path):
+    config = json.loads(json.dumps(CONFIG)) | {"benchmarks": {"demo": ["digits"]}}
+    config["variants"] = {"linear": {"method": "linear"}}
+    names = [f"b{number}" for number in range(6)]
+    config["backbones"] = {
+        name: config["backbones"]["vit"] | {"weights": f"{tmp_path}/{name}.npz"} for name in names
+    }
+    result = checked(tmp_path, config)
+    assert result.exit_code == 1 and result.output.count("download the weights") == 1
+    assert "b4.npz, ...: no such files, of 6 backbones (b0, b1, b2, b3, b4, ...)" in result.output
+
+
 def test_a_missing_root_is_told_once_for_all_of_its_tasks(tmp_path):
     missing = CONFIG | {"benchmarks": {"vtab1k": "all"}, "paths": {"data": {"vtab1k": str(tmp_path / "x")}}}
     result = checked(tmp_path, missing)

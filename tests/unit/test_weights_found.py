@@ -172,6 +172,12 @@ def test_of_two_sets_of_weights_the_evaluated_one_is_taken_and_named(average, vi
     assert arrived(model, vit) and not backbone.notes
 
 
+def test_a_set_of_weights_under_a_telling_key_is_named(vit, tmp_path):
+    _, backbone = loaded(saved({"student": body(vit), "epoch": 3}, tmp_path))
+    assert backbone.notes == ("the weights are those under 'student'",)
+    assert not loaded(saved({"model": body(vit)}, tmp_path))[1].notes
+
+
 def test_two_sets_of_weights_without_a_preference_are_refused(vit, tmp_path):
     text = refused(saved({"first": body(vit), "second": {"net": body(vit)}}, tmp_path))
     assert "holds 2 sets of weights" in text and "(first, second.net)" in text
@@ -183,7 +189,7 @@ def test_what_is_beside_the_prefix_is_named(vit, tmp_path):
     _, backbone = loaded(saved({"state_dict": state}, tmp_path))
     assert backbone.notes == (
         "the prefix 'backbone.' was taken off the names",
-        "2 tensors without that prefix were left out, such as 'projector.0.weight'",
+        "left out: 2 tensors without that prefix, such as 'projector.0.weight'",
     )
 
 

@@ -120,7 +120,7 @@ def test_tuned_and_trained_states_that_cannot_be_copied_are_refused(name):
 def test_integer_keys_and_foreign_metadata_of_tuned_states_are_refused(tmp_path):
     model, _ = build_backbone("mosa_vit_micro", "random", 3)
     model = peft.attach(model, "linear")
-    with pytest.raises(UserError, match="it has 1 tensors that the model does not have, such as '7'"):
+    with pytest.raises(UserError, match="it has 1 tensor that the model does not have, such as '7'"):
         peft.load_tuned_state_dict(model, peft.tuned_state_dict(model) | {7: torch.zeros(1)})
     for metadata in ({"mosa.method": "{"}, {"mosa.method": "[1]"}, {"mosa.method": "3"}, {"format": "pt"}):
         save_file({"head.weight": torch.zeros(3, 96)}, tmp_path / "x.safetensors", metadata)

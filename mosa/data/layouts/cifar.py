@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import operator
 import pickle
 import re
 from pathlib import Path
@@ -45,17 +44,21 @@ def _read_part(file: Path, num_classes: int, report: Report) -> list[Entry] | No
     try:
         table = _ArraysOnly(io.BytesIO(content), encoding="latin1").load()
         pixels, labels = table["data"].values, table["fine_labels"]
-        labels = labels.values.tolist() if isinstance(labels, _Array) else list(map(operator.index, labels))
+        labels = labels.values.tolist() if isinstance(labels, _Array) else list(labels)
+        if pixels.dtype != np.uint8 or pixels.shape != (len(labels), 3 * 32 * 32):
+            raise ValueError(f"pixels {pixels.dtype} {pixels.shape} and {len(labels)} labels")
         images = pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-        if pixels.dtype != np.uint8 or len(images) != len(labels):
-            raise ValueError(f"{pixels.dtype} {pixels.shape} and {len(labels)} labels")
     except Exception as error:  # a hostile or broken pickle can raise anything
-        reason = shown(str(error)) if isinstance(error, KeyError) else str(error)[:200]
+        reason = f"it lacks {shown(*error.args)}" if isinstance(error, KeyError) else str(error)[:200]
         report.error(file, f"is not a part of CIFAR-100 ({reason}); unpack cifar-100-python.tar.gz again")
         return None
-    wrong = {index for index, label in enumerate(labels) if not 0 <= label < num_classes}
+    wrong = {
+        index
+        for index, label in enumerate(labels)
+        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < num_classes
+    }
     for index in sorted(wrong):
-        report.error(f"{file}, row {index}", f"label {labels[index]}: expected 0 to {num_classes - 1}")
+        report.error(f"{file}, row {index}", f"label {shown(labels[index])}: expected 0 to {num_classes - 1}")
     rows = enumerate(zip(images, labels, strict=True))
     return [Entry(image, label, f"{file}, row {row}") for row, (image, label) in rows if row not in wrong]
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from mosa.base.errors import shown
+from mosa.base.words import count
 from mosa.data.formats import FGVC_IMAGES
 from mosa.data.layouts.source import Entry, Report, Source, find_folder, find_image
 from mosa.data.task import Task
@@ -32,20 +33,30 @@ def read_fgvc(task: Task, root: Path, report: Report) -> Source | None:
             some = ", ".join(map(str, strange[:5]))
             report.error(
                 folder / f"{split}.json",
-                f"has {len(strange)} class ids that train.json lacks ({some}); take all files from one copy",
+                f"has {count(len(strange), 'class id')} that train.json lacks ({some}); take all files "
+                "from one copy",
             )
     if len(ids) != task.num_classes:
-        report.error(folder, f"{len(ids)} class ids in its splits, expected {task.num_classes}")
+        report.error(folder, f"{count(len(ids), 'class id')} in its splits, expected {task.num_classes}")
     label_of = {class_id: label for label, class_id in enumerate(ids)}
     images = folder / FGVC_IMAGES[task.name]
     splits: dict[str, list[Entry]] = {}
     for split, file in files.items():
         splits[split] = []
+        first: dict[Path, int] = {}
         for relative, class_id in file.content.items():
-            place = f"{folder / f'{split}.json'}, line {file.lines[relative]}"
+            line = file.lines[relative]
+            place = f"{folder / f'{split}.json'}, line {line}"
             image = find_image(images, relative, place, report)
-            if image is not None:
-                splits[split].append(Entry(image, label_of[class_id], place))
+            if image is None:
+                continue
+            if image in first:
+                report.error(
+                    place,
+                    f"{shown(relative)} is the image of line {first[image]}; keep one of the lines",
+                )
+            first.setdefault(image, line)
+            splits[split].append(Entry(image, label_of[class_id], place))
     return Source(folder, len(ids), splits, subsets=_read_subsets(folder, files["train"].content, report))
 
 

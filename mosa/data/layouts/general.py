@@ -1,5 +1,6 @@
 """FGVC-Aircraft and Food-101: the original archives, unpacked where torchvision expects them."""
 
+import os
 from pathlib import Path
 
 from mosa.base.errors import shown
@@ -22,6 +23,7 @@ def read_aircraft(task: Task, root: Path, report: Report) -> Source | None:
         splits[split], first = [], {}
         for place, line in read_lines(data / f"images_variant_{split}.txt", report) or ():
             image_id, _, variant = line.strip().partition(" ")
+            image_id = os.path.normpath(image_id)
             if image_id in first:
                 report.error(
                     place, f"image {shown(image_id)} is already listed in {first[image_id]}; keep one"

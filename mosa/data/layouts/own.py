@@ -1,10 +1,13 @@
 """A user's own images: a folder per class, a CSV, or lists."""
 
 import os
+import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from mosa.base.words import count
 from mosa.data.discover import ALL, find_lists, held_out_of_train, read_table, read_tree, unlisted
 from mosa.data.layouts.lists import read_list
 from mosa.data.layouts.source import (
@@ -96,8 +99,7 @@ def _tell_unlisted(root: Path, splits: dict[str, list[Entry]], report: Report) -
     if found:
         report.warning(
             root,
-            f"{len(found):,} images beside the listed ones are in none of its lines, and not read "
-            f"({few(found, 3)})",
+            f"{count(len(found), 'image')} beside the listed ones in no line, and not read ({few(found, 3)})",
         )
 
 
@@ -136,19 +138,30 @@ def _complete(
 def _check_names(source: Source, report: Report) -> None:
     """Refuse a single class, and classes that are likely one."""
     present = {entry.label for entries in source.splits.values() for entry in entries}
-    if len(present) == 1:
+    trained = {entry.label for entry in source.splits["train"]}
+    if len(trained) == 1:
+        whose = "its images" if present == trained else "its images of train"
         report.error(
             source.root,
-            f"its images are of one class only ({source.name_of(*present)}); there is nothing to tell apart: "
+            f"{whose} are of one class only ({source.name_of(*trained)}); there is nothing to tell apart: "
             "expected two classes or more",
         )
     alike = defaultdict(list)
     for name in source.names:
-        plain = name.lstrip("0") or "0" if _is_number(name) else "".join(name.casefold().split())
-        alike[plain].append(repr(name))
+        alike[_plain(name)].append(repr(name))
     for names in alike.values():
         if len(names) > 1:
             report.error(source.root, f"the classes {few(names)} look like one; use one name")
+
+
+def _plain(name: str) -> str:
+    """Return the same for names that are likely of one class.
+
+    Such are 1, 01 and 1.0; Cat and cat; and an accented letter that is stored as one
+    character or as two.
+    """
+    number = re.fullmatch(r"0*(\d+?)(?:\.0*)?", name, re.ASCII)
+    return number[1] if number else "".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
 def _check_counts(source: Source, counts: Counter[int], held: list[str], report: Report) -> None:
@@ -165,11 +178,12 @@ def _check_counts(source: Source, counts: Counter[int], held: list[str], report:
             f"{len(few_images)} of {source.num_classes} classes are not in every split: {why}, so a class "
             f"needs at least {need} images ({shown})",
         )
-    tested = {entry.label for entry in source.splits["test"]}
-    untested = [label for label in sorted(counts) if label not in tested]
-    if "test" not in held and untested:
-        report.warning(
-            source.root,
-            f"test has no image of {len(untested)} of {source.num_classes} classes "
-            f"({few([source.name_of(label) for label in untested])})",
-        )
+    for split in ("val", "test"):
+        found = {entry.label for entry in source.splits[split]}
+        absent = [label for label in sorted(counts) if label not in found]
+        if split not in held and absent:
+            report.warning(
+                source.root,
+                f"{split} has no image of {len(absent)} of {source.num_classes} classes "
+                f"({few([source.name_of(label) for label in absent])})",
+            )

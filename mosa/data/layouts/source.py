@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mosa.base.errors import shown
+from mosa.base.words import count as counted
 from mosa.data.discover import HOLD_OUT, share_of
 from mosa.data.naming import IMAGE_SUFFIXES
 from mosa.data.problems import Report, why_absent
@@ -83,7 +84,10 @@ def find_image(base: Path, relative: str, place: str, report: Report) -> Path | 
     Copies of a benchmark differ in their format: the same name with another suffix is accepted, too.
     """
     parts = Path(relative).parts
-    if not parts or Path(relative).is_absolute() or ".." in parts or "\0" in relative:
+    if "\0" in relative:
+        report.error(place, f"{relative!r} is no path: it has a character with the code 0; take the line out")
+        return None
+    if not parts or Path(relative).is_absolute() or ".." in parts:
         report.error(place, f"{relative!r} leads out of {base}; list images by their paths below it")
         return None
     path = base / relative
@@ -100,6 +104,8 @@ def find_image(base: Path, relative: str, place: str, report: Report) -> Path | 
         report.error(
             place, f"{path}: cannot be read (Permission denied); give yourself the right to its folder"
         )
+    elif "\\" in relative:
+        report.error(place, f"{path}: no such image; write / between folders, not a backslash")
     else:
         report.error(place, f"{path}: no such image; {report.repair}, or take the line out")
     return None
@@ -177,7 +183,8 @@ def stratified(labels: Iterable[int], fraction: float, seed: int, keep_one: bool
 
 def held_out_note(count: int, split: str = "val", share: float = HOLD_OUT) -> str:
     """Return the note for a split that was held out of train."""
-    return f"{split}: {count} images held out of train, {share:.0%} of each class, seed {HOLD_OUT_SEED}"
+    images = counted(count, "image")
+    return f"{split}: {images} held out of train, {share:.0%} of each class, seed {HOLD_OUT_SEED}"
 
 
 def deal(labels: Iterable[int], parts: int) -> np.ndarray:

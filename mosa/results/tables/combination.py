@@ -53,7 +53,7 @@ def pairs(section: Section) -> list[Pair]:
 
 
 def _candidates(section: Section) -> list[Pair]:
-    """Return all pairs of a split method and its dense one whose options are the same but for `_ALSO`."""
+    """Return all pairs of a split method and its dense one whose options are the same except `_ALSO`."""
     settings = section_settings(section)
     found = []
     for split, dense in product(settings, settings):
