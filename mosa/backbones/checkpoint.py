@@ -18,8 +18,8 @@ from mosa.base.words import count
 
 _DEPTH = 4  # of dictionaries within dictionaries
 _LONGEST = 300  # characters of a name that is looked at
-# Of several complete sets of weights in a file, its authors evaluate the one with such a word in its place.
 _WRAPPERS = {"model", "state_dict", "module", "net"}  # say nothing of which weights they hold
+# Of several complete sets of weights in a file, its authors evaluate the one with such a word in its place.
 _EVALUATED = ("base_encoder", "teacher", "state_dict_ema", "model_ema")
 _CHUNK = re.compile(r"(^|\.)blocks\.\d+\.(\d+\.)")  # DINOv2's training numbers the chunks of blocks, too
 
