@@ -115,6 +115,11 @@ class Steps(Declared):
         optional=True,
         description="In how many parts a step was done, where it did not fit into the GPU's memory at once.",
     )
+    choice: Digest | None = option(
+        None,
+        optional=True,
+        description="Digest of what the method chose from training images; null if it chooses nothing.",
+    )
 
 
 class _Measured(Declared):
