@@ -118,8 +118,13 @@ class Steps(Declared):
     choice: Digest | None = option(
         None,
         optional=True,
-        description="Digest of what the method chose from training images; null if it chooses nothing.",
+        description="Digest of what the method chose from training images, where it chooses something.",
     )
+
+    @model_serializer(mode="wrap")
+    def _where_it_applies(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was not chosen."""
+        return {key: value for key, value in dump(self).items() if value is not None}
 
 
 class _Measured(Declared):

@@ -348,7 +348,7 @@ def _describe(ready: Prepared, progress: Progress, metrics: dict[str, Any], adap
         "steps": {
             "passes": ready.method.passes,
             "accumulation": progress.accumulation,
-            "choice": ready.choice,
+            **({} if ready.choice is None else {"choice": ready.choice}),
         },
         "metrics": metrics,
         "parameters": {

@@ -120,5 +120,5 @@ def example_batches(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
     """Return a batch of noise that stands in for data, where only shapes and sizes of a method matter."""
     like = next(model.parameters())
     rng = torch.Generator().manual_seed(0)
-    images = torch.randn(EXAMPLES, *example_images(model).shape[1:], generator=rng)
+    images = torch.randn(EXAMPLES, *example_images(model).shape[1:], generator=rng, device="cpu")
     return [(images.to(like), torch.zeros(EXAMPLES, dtype=torch.long, device=like.device))]

@@ -125,8 +125,8 @@ def test_what_is_no_method():
 
 @pytest.mark.parametrize("method", peft.list_methods())
 def test_a_model_without_values(method):
+    model = build().to("meta")
     with torch.device("meta"):
-        model = build().to("meta")
         with pytest.raises(
             UserError, match="VisionTransformer is on the meta device, where tensors have no val"
         ):
