@@ -33,7 +33,7 @@ ARCHITECTURES = {
 # Options that make a method small enough for these models; every other method runs with its defaults.
 SMALL = {
     **{name: {"bottleneck": 8} for name in ("adapter", "mosa", "pruned", "adamix", "gated", "dropconnect")},
-    **{name: {"rank": 4} for name in ("lora", "mosl")},
+    **{name: {"rank": 4} for name in ("last", "lora", "mosl")},
     "vpt": {"prompts": 3},
 }
 # What the conformance tests run: every method of the registry, and options that change its structure.
@@ -63,6 +63,8 @@ CASES = {
     "vpt, shallow": ("vpt", {"prompts": 3, "deep": False}),
     "ssf, identity": ("ssf", {"spread": 0.0}),
     "repadapter, strong": ("repadapter", {"bottleneck": 4, "groups": 4, "scale": 5.0, "dropout": 0.0}),
+    "dtl, plus": ("dtl", {"plus": True, "start": 1, "beta": 10.0}),
+    "last, gap": ("last", {"rank": 4, "gap": 3, "modules": 2}),
     "partial, two": ("partial", {"blocks": 2}),
     "pruned, both": ("pruned", {"bottleneck": 8, "prune": "both"}),
     "adamix, up": ("adamix", {"bottleneck": 8, "copies": "up"}),

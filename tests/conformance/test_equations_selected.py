@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from models import batch, build, train_steps
 
 from mosa import peft
@@ -48,3 +49,110 @@ def test_gps_needs_two_images_of_a_class():
     with pytest.raises(UserError, match="two images are of the same class"):
         peft.attach(build(), "gps", data=[(images, torch.tensor([0, 1]))])
     peft.attach(build(), "gps", data=[(images, torch.tensor([0, 1]))], loss="cross_entropy")
+
+
+def tokens_of(model, images):
+    """The tokens after each number of blocks of a plain model."""
+    found = [model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))]
+    for block in model.blocks:
+        found.append(block(found[-1]))
+    return found
+
+
+def logits_of(model, tokens):
+    return model.forward_head(model.norm(tokens))
+
+
+def test_lst_is_a_gated_ladder_of_narrow_blocks():
+    """Every block of the ladder is written out: h + attention, h + MLP, on a gated mean of two inputs."""
+    model = peft.attach(build(dtype=F64), "lst", reduction=4)
+    train_steps(model, lr=0.1)
+    images, _ = batch(dtype=F64)
+    z, side = tokens_of(build(dtype=F64).eval(), images), model.side
+    h = z[0] @ side.down[0].weight.T
+    for i, block in enumerate(side.blocks):
+        gate = 1 / (1 + (-side.gates[i] / 0.1).exp())
+        assert 0 < gate < 1 and gate != 0.5
+        h = gate * h + (1 - gate) * (z[i + 1] @ side.down[i + 1].weight.T)
+        x = F.layer_norm(h, (8,), block.norm1.weight, block.norm1.bias, 1e-6)
+        qkv = (x @ block.attn.qkv.weight.T + block.attn.qkv.bias).unflatten(2, (3, 2, 4))
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        attended = ((q @ k.mT / 2).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        h = h + attended @ block.attn.proj.weight.T + block.attn.proj.bias
+        x = F.layer_norm(h, (8,), block.norm2.weight, block.norm2.bias, 1e-6)
+        x = F.gelu(x @ block.mlp.fc1.weight.T + block.mlp.fc1.bias)
+        h = h + x @ block.mlp.fc2.weight.T + block.mlp.fc2.bias
+    expected = logits_of(model, h @ side.up.weight.T)
+    torch.testing.assert_close(model(images), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("gap", [1, 3])
+def test_last_subtracts_what_the_blocks_gave_before(gap):
+    """u_i = F_i(u_(i-1) + z_i), and u_m minus the sum of z_i before: the paper's form, without ours."""
+    model = peft.attach(build(dtype=F64), "last", rank=4, gap=gap, modules=2)
+    train_steps(model, lr=0.1)
+    images, _ = batch(dtype=F64)
+    z = tokens_of(build(dtype=F64).eval(), images)[::gap]
+    u = z[0]
+    for step, own in zip(model.side.steps, z[1:], strict=True):
+        u = u + own
+        for module in step:
+            x = F.layer_norm(u, (32,), module.norm.weight, module.norm.bias)
+            q, k, v = (x @ weight.T for weight in module.qkv.weight.chunk(3))
+            u = u + (q @ k.mT / 4**0.5).softmax(-1) @ v @ module.out.weight.T
+    expected = logits_of(model, u - sum(z[:-1]))
+    torch.testing.assert_close(model(images), expected, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("plus", [False, True])
+def test_dtl_feeds_a_sum_of_low_rank_maps_back(plus):
+    """The convolution of DTL+ is a sum over shifted grids; the class token passes it by."""
+    model = peft.attach(build(dtype=F64), "dtl", rank=3, start=1, beta=2.0, plus=plus)
+    train_steps(model, lr=0.1)
+    images, _ = batch(dtype=F64)
+    plain, side = build(dtype=F64).eval(), model.side
+    x, h = tokens_of(plain, images)[0], 0
+    for i, block in enumerate(plain.blocks):
+        low, high = side.matrices[i]
+        h = h + x @ (high.weight @ low.weight).T
+        x = block(x)
+        if i >= 1:
+            theta = h / (1 + (-2 * h).exp())
+            if plus:
+                grid = F.pad(theta[:, 1:].reshape(6, 4, 4, 32), (0, 0, 1, 1, 1, 1))
+                shifted = sum(
+                    side.filters.weight[:, 0, row, column] * grid[:, row : row + 4, column : column + 4]
+                    for row in range(3)
+                    for column in range(3)
+                )
+                theta = torch.cat((theta[:, :1], shifted.reshape(6, 16, 32)), 1)
+            x = x + theta
+    torch.testing.assert_close(model(images), logits_of(model, x), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(("method", "trunk"), [("lst", 3), ("last", 3), ("dtl", 2)])
+def test_no_gradient_passes_through_the_trunk_and_nothing_of_it_is_kept(method, trunk):
+    """DTL feeds back from the middle on: the blocks after that are passed."""
+    model = peft.attach(build(), method).train()
+    graphs, kept = [], []
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, inputs, output: graphs.append(output.requires_grad))
+        block.mlp.fc1.register_forward_hook(lambda module, inputs, output: kept.append(output.data_ptr()))
+    saved = set()
+    pack = lambda tensor: saved.add(tensor.data_ptr()) or tensor  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(batch()[0].requires_grad_()).sum().backward()
+    assert graphs == [False] * trunk + [True] * (3 - trunk)
+    assert not saved & set(kept[:trunk])
+
+
+@pytest.mark.parametrize("method", ["lst", "last", "dtl"])
+def test_a_step_beside_the_trunk_takes_less_memory(method):
+    from mosa.engine.cost.memory import step_memory
+    from mosa.engine.machine import CPU
+    from mosa.experiment.recipe import Recipe
+
+    def peak(name):
+        return step_memory(peft.attach(build(), name), 32, 64, Recipe(), CPU).peak
+
+    assert peak(method) < 0.65 * peak("lora")

@@ -126,11 +126,11 @@ def test_what_is_no_method():
 @pytest.mark.parametrize("method", peft.list_methods())
 def test_a_model_without_values(method):
     model = build().to("meta")
-    with torch.device("meta"):
-        with pytest.raises(
-            UserError, match="VisionTransformer is on the meta device, where tensors have no val"
-        ):
-            attach(model, method, **SMALL.get(method, {}))
+    with (
+        torch.device("meta"),
+        pytest.raises(UserError, match="VisionTransformer is on the meta device, where tensors have no val"),
+    ):
+        attach(model, method, **SMALL.get(method, {}))
     assert not hasattr(model, "peft") and all(parameter.requires_grad for parameter in model.parameters())
 
 
