@@ -22,7 +22,14 @@ from mosa.engine import provenance
 from mosa.engine.batches import Images
 from mosa.engine.cost.flops import inference_flops, training_flops
 from mosa.engine.diverged import Diverged, DivergedNote
-from mosa.engine.features import Head, cached_features, is_head_only
+from mosa.engine.features import (
+    Head,
+    cached_features,
+    fits,
+    is_beside_a_fixed_trunk,
+    is_head_only,
+    pre_logits,
+)
 from mosa.engine.loop import Progress, evaluate, fit
 from mosa.engine.machine import CPU, Machine, uncompile_blocks
 from mosa.engine.resume import ResumeFile
@@ -34,6 +41,7 @@ from mosa.experiment.specification import Fold, Specification
 from mosa.peft import Chosen, Method, attach, build_method, count_parameters, merge
 from mosa.peft.blocks import find_head
 from mosa.peft.choice import digest_of_choice
+from mosa.peft.side import OnTrunk
 from mosa.records import SCHEMA_VERSION, write_record
 
 
@@ -51,7 +59,7 @@ class Prepared:
         method: The method.
         backbone: What the model was loaded from.
         train: The training images, or their features.
-        tuned: What is trained: the model, or its classifier alone where features are kept.
+        tuned: What is trained: the model, or what comes after the features where these are kept.
         train_flops: FLOPs of one training image in one step.
         trained: Parameters that are trained, classifier included.
         choice: Digest of what the method chose from training images; None if it chooses nothing.
@@ -75,7 +83,7 @@ class Prepared:
 
     @property
     def on_features(self) -> bool:
-        """Whether the classifier alone is trained, on kept features."""
+        """Whether a part of the model is trained, on kept features."""
         return self.tuned is not self.model
 
     @property
@@ -163,7 +171,7 @@ def _prepare(run: Run, pack_path: Path, machine: Machine) -> Prepared:
     _attach(ready)
     before = time.perf_counter()
     fixed = augment is None or training.views > 0
-    if machine.features is not None and fixed and is_head_only(model):
+    if machine.features is not None and fixed:
         _train_on_features(ready, augment)
     ready.seconds = before, time.perf_counter()
     return ready
@@ -264,15 +272,21 @@ def _split(pack: Pack, name: str, fold: Fold | None) -> DataSplit:
 
 
 def _train_on_features(ready: Prepared, augment: int | None) -> None:
-    """Replace the training images by their features, and the model by its classifier."""
-    training, seed = ready.run.specification.training, ready.run.seed
+    """Replace the images by their features, and the model by what comes after them, where they stay."""
+    model, training, seed = ready.model, ready.run.specification.training, ready.run.seed
+    if is_head_only(model):
+        read, tuned, what = pre_logits, Head(model), []
+    elif is_beside_a_fixed_trunk(model) and fits(model, ready.train, model.side.read, ready.label):
+        read, tuned, what = model.side.read, OnTrunk(model), [{"reads": model.side.reads}]
+    else:
+        return
     share = [ready.splits[0], training.fraction, seed if training.fraction < 1 else None]
     share += [augment, training.views] if augment is not None else []
-    decides = [*_decides_features(ready), *share]
+    decides = [*_decides_features(ready), *share, *what]
     ready.train = cached_features(
-        ready.model, ready.train, ready.machine.features, decides, training.precision
+        model, ready.train, ready.machine.features, decides, training.precision, read
     )
-    ready.tuned = Head(ready.model)
+    ready.tuned = tuned
 
 
 def _decides_features(ready: Prepared) -> list[Any]:
@@ -301,10 +315,11 @@ def _evaluate(ready: Prepared, progress: Progress) -> dict[str, Any]:
         images, ready.backbone.mean, ready.backbone.std, ready.place,
         channels_last=machine.channels_last, workers=machine.threads,
     )  # fmt: skip
-    if ready.on_features:
-        decides = [*_decides_features(ready), split]
+    model = ready.model
+    if isinstance(ready.tuned, Head):  # beside a trunk, images that are seen once are not worth keeping
+        decides, model = [*_decides_features(ready), split], ready.tuned
         data = cached_features(ready.model, data, machine.features, decides, training.precision)
-    metrics = evaluate(ready.tuned, data, ready.pack.sets, training.precision, ready.pack.task.metric)
+    metrics = evaluate(model, data, ready.pack.sets, training.precision, ready.pack.task.metric)
     if not math.isfinite(metrics["nll"]):
         raise Diverged(
             f"{ready.label}: the loss on {split} is {metrics['nll']} after the last epoch "

@@ -99,6 +99,11 @@ class SideNetwork(nn.Module):
         self._features(model, images, reading)
         return torch.stack(found, dim=1)
 
+    def before(self, model: nn.Module) -> list[nn.Module]:
+        """Return the parts of a model that what is read depends on: the embedding, and the trunk's blocks."""
+        blocks = model.blocks[: self.reads[-1]]
+        return [model.patch_embed, model.pos_drop, model.patch_drop, model.norm_pre, blocks]
+
     def rest(self, model: nn.Module) -> nn.Module:
         """Return the blocks after the trunk."""
         return model.blocks[self.reads[-1] :]

@@ -25,6 +25,9 @@ INSERTED = [
     "mosa",
     "mosa, ensemble",
     "repadapter",
+    "dtl, plus",
+    "gps",
+    "lst",
     "ssf",
     "vpt",
     "vpt, shallow",
@@ -70,7 +73,7 @@ def test_threads_may_evaluate_a_model_at_once(case, merged):
     assert all(torch.equal(result, expected[number]) for number, result in results)
 
 
-@pytest.mark.parametrize("case", [*PLACEMENTS, "mosa", "adamix", "vpt, shallow"])
+@pytest.mark.parametrize("case", [*PLACEMENTS, "mosa", "adamix", "lst", "gps", "vpt, shallow"])
 def test_copies_and_files_of_a_model_are_whole(case):
     model = attached(case)
     train_steps(model)

@@ -9,11 +9,17 @@ from mosa import peft
 from mosa.base.errors import UserError
 from mosa.base.timm import timm
 
+COUNT = len(peft.list_methods())
+
 
 @pytest.mark.parametrize(
     ("method", "options", "words"),
     [
-        ("mossa", {}, ["unknown method 'mossa'", "(17 in all)", "did you mean 'mosa'"]),
+        (
+            "mossa",
+            {},
+            ["unknown method 'mossa'", f"({len(peft.list_methods())} in all)", "did you mean 'mosa'"],
+        ),
         ("mosa", {"expert": 2}, ["option of method 'mosa'", "'expert'", "did you mean 'experts'"]),
         ("linear", {"bottleneck": 4}, ["option of method 'linear'", "'bottleneck'"]),
         ("adapter", {"bottleneck": 0}, ["'bottleneck'", "greater than or equal to 1", "got 0"]),
