@@ -34,6 +34,7 @@ ARCHITECTURES = {
 SMALL = {
     **{name: {"bottleneck": 8} for name in ("adapter", "mosa", "pruned", "adamix", "gated", "dropconnect")},
     **{name: {"rank": 4} for name in ("last", "lora", "mosl")},
+    "spt": {"budget": 3000, "rank": 2},
     "vpt": {"prompts": 3},
 }
 # What the conformance tests run: every method of the registry, and options that change its structure.

@@ -156,3 +156,51 @@ def test_a_step_beside_the_trunk_takes_less_memory(method):
         return step_memory(peft.attach(build(), name), 32, 64, Recipe(), CPU).peak
 
     assert peak(method) < 0.65 * peak("lora")
+
+
+def test_spt_tunes_what_is_most_sensitive_under_its_budget():
+    """Squared gradients of full tuning, ranked by a plain sort; the best of 79 sizes by a loop."""
+    budget, rank = 1500, 2
+    data = [batch(size=4, seed=seed, dtype=F64) for seed in (1, 2, 3)]
+    model, plain = build(dtype=F64), build(dtype=F64).eval()
+    peft.attach(model, "spt", budget=budget, rank=rank, batches=2, data=data)
+    pieces = {}
+    for images, labels in data[:2]:
+        plain.zero_grad()
+        F.cross_entropy(plain(images), labels).backward()
+        for name, p in plain.named_parameters():
+            if name.startswith(("blocks", "norm")):
+                for part, rows in enumerate(p.grad.chunk(3) if "qkv" in name else [p.grad]):
+                    pieces[name, part] = pieces.get((name, part), 0) + rows**2
+    ranked = torch.cat([piece.flatten() for piece in pieces.values()]).sort(descending=True).values
+
+    def tuned(least):
+        """The tuned parameters of each piece, if those of at least this sensitivity are sensitive."""
+        found = {}
+        for key, piece in pieces.items():
+            number = int((piece >= least).sum())
+            size = rank * sum(piece.shape) if piece.dim() == 2 else len(piece)
+            found[key] = size if number >= size / 5 else number
+        return found
+
+    sizes = [75 * step for step in range(1, 80)]
+    distance = {size: abs(sum(tuned(ranked[size - 1]).values()) + 32 - budget) for size in sizes}
+    least = ranked[max(size for size in sizes if distance[size] == min(distance.values())) - 1]
+    counts = tuned(least)
+    assert peft.count_parameters(model).adapter == sum(counts.values()) + 32
+    train_steps(model, steps=3)
+    peft.merge(model)
+    low_rank = 0
+    for (name, part), piece in pieces.items():
+        new, old = (m.get_parameter(name).detach() for m in (model, plain))
+        new, old = (tensor.chunk(3)[part] if "qkv" in name else tensor for tensor in (new, old))
+        if counts[name, part] == rank * sum(piece.shape) and piece.dim() == 2:
+            low_rank += 1
+            assert torch.linalg.matrix_rank(new - old, atol=1e-12) == rank
+        else:
+            sensitive = piece >= least
+            whole = piece.dim() == 1 and counts[name, part] == len(piece)
+            assert torch.equal(new != old, sensitive | whole), name
+    assert 0 < low_rank < 18
+    assert (model.cls_token != plain.cls_token).all()
+    assert torch.equal(model.pos_embed, plain.pos_embed)
