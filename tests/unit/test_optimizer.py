@@ -17,7 +17,7 @@ def test_matrices_are_decayed_and_vectors_are_not(method):
     decayed, others = parameter_groups(model, Recipe(weight_decay=0.1))
     assert decayed["weight_decay"] == 0.1 and others["weight_decay"] == 0
     assert all(p.ndim >= 2 for p in decayed["params"])
-    special = {model.pos_embed, model.cls_token} if method == "full" else set()
+    special = {p for p in (model.pos_embed, model.cls_token) if p.requires_grad}
     assert {p for p in others["params"] if p.ndim >= 2} == special
     tuned = [p for p in model.parameters() if p.requires_grad]
     assert len(decayed["params"]) + len(others["params"]) == len(tuned)
