@@ -204,3 +204,20 @@ def test_spt_tunes_what_is_most_sensitive_under_its_budget():
     assert 0 < low_rank < 18
     assert (model.cls_token != plain.cls_token).all()
     assert torch.equal(model.pos_embed, plain.pos_embed)
+
+
+@pytest.mark.parametrize("method", ["lst", "last", "dtl"])
+def test_the_seed_draws_the_network(method):
+    first, other = (peft.tuned_state_dict(peft.attach(build(), method, seed=seed)) for seed in (0, 1))
+    drawn = [name for name, value in first.items() if name.startswith("side") and value.std() > 0]
+    assert drawn and not any(torch.equal(first[name], other[name]) for name in drawn)
+
+
+def test_what_the_network_does_not_act_on_is_refused():
+    """timm's tokens between blocks are the trunk's, and its masks would hold for the trunk alone."""
+    model = peft.attach(build(), "last").eval()
+    images, _ = batch()
+    with pytest.raises(UserError, match="call forward_features"):
+        model.forward_intermediates(images)
+    with pytest.raises(UserError, match="is not masked"):
+        model(images, attn_mask=torch.ones(17, 17, dtype=torch.bool))
