@@ -137,13 +137,13 @@ def test_no_gradient_passes_through_the_trunk_and_nothing_of_it_is_kept(method, 
     graphs, kept = [], []
     for block in model.blocks:
         block.register_forward_hook(lambda module, inputs, output: graphs.append(output.requires_grad))
-        block.mlp.fc1.register_forward_hook(lambda module, inputs, output: kept.append(output.data_ptr()))
+        block.mlp.fc1.register_forward_hook(lambda module, inputs, output: kept.append(output))
     saved = set()
     pack = lambda tensor: saved.add(tensor.data_ptr()) or tensor  # noqa: E731
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         model(batch()[0].requires_grad_()).sum().backward()
     assert graphs == [False] * trunk + [True] * (3 - trunk)
-    assert not saved & set(kept[:trunk])
+    assert not saved & {output.data_ptr() for output in kept[:trunk]}  # which still have their memory
 
 
 @pytest.mark.parametrize("method", ["lst", "last", "dtl"])
@@ -209,7 +209,7 @@ def test_spt_tunes_what_is_most_sensitive_under_its_budget():
 @pytest.mark.parametrize("method", ["lst", "last", "dtl"])
 def test_the_seed_draws_the_network(method):
     first, other = (peft.tuned_state_dict(peft.attach(build(), method, seed=seed)) for seed in (0, 1))
-    drawn = [name for name, value in first.items() if name.startswith("side") and value.std() > 0]
+    drawn = [name for name, value in first.items() if name.startswith("side") and len(value.unique()) > 1]
     assert drawn and not any(torch.equal(first[name], other[name]) for name in drawn)
 
 
