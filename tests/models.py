@@ -34,7 +34,8 @@ ARCHITECTURES = {
 # Options that make a method small enough for these models; every other method runs with its defaults.
 SMALL = {
     **{name: {"bottleneck": 8} for name in ("adapter", "mosa", "pruned", "adamix", "gated", "dropconnect")},
-    **{name: {"rank": 4} for name in ("lora", "mosl")},
+    **{name: {"rank": 4} for name in ("last", "lora", "mosl")},
+    "spt": {"budget": 3000, "rank": 2},
     "vpt": {"prompts": 3},
 }
 # What every method does in the engine: here those that differ in kind (cached features, everything tuned, two
@@ -68,6 +69,8 @@ CASES = {
     "vpt, shallow": ("vpt", {"prompts": 3, "deep": False}),
     "ssf, identity": ("ssf", {"spread": 0.0}),
     "repadapter, strong": ("repadapter", {"bottleneck": 4, "groups": 4, "scale": 5.0, "dropout": 0.0}),
+    "dtl, plus": ("dtl", {"plus": True, "start": 1, "beta": 10.0}),
+    "last, gap": ("last", {"rank": 4, "gap": 3, "modules": 2}),
     "partial, two": ("partial", {"blocks": 2}),
     "pruned, both": ("pruned", {"bottleneck": 8, "prune": "both"}),
     "adamix, up": ("adamix", {"bottleneck": 8, "copies": "up"}),
@@ -97,6 +100,11 @@ def _built(architecture: str, classes: int, seed: int) -> tuple[nn.Module, torch
         for parameter in model.parameters():
             parameter += 0.02 * torch.randn_like(parameter)
     return model, torch.get_rng_state()
+
+
+def attach(model: nn.Module, method: str, **options) -> nn.Module:
+    """Attach a method; one that chooses what it tunes from images gets some."""
+    return peft.attach(model, method, data=peft.example_batches(model), **options)
 
 
 def batch(size: int = 6, classes: int = 5, seed: int = 1, dtype=torch.float32):

@@ -1,23 +1,27 @@
-"""Features of a frozen backbone, computed once: linear probing trains its classifier on them."""
+"""Features of a frozen backbone, computed once: a classifier, or a network beside it, is trained on them."""
 
 import hashlib
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from mosa.base.files import locked, written_atomically
-from mosa.engine.batches import Images
+from mosa.engine.batches import RESIDENT_SHARE, Images
 from mosa.engine.loop import autocast, in_large_batches
 from mosa.peft import attachment
 from mosa.peft.blocks import find_head
 from mosa.peft.routing import is_stochastic
+from mosa.peft.side import Side
 
-FORMAT = 2
+FORMAT = 3
+KEPT_BYTES = 8 << 30  # of the features that a network beside a trunk reads; more is computed in every epoch
+Read = Callable[[nn.Module, Tensor], Tensor]
 
 
 class Head(nn.Module):
@@ -40,7 +44,7 @@ class Features:
     """The features of a split, with the interface of `mosa.engine.batches.Images`.
 
     Args:
-        features: (views, images, width), float32, in the order of the images; epochs show views in turn.
+        features: (views, images, ...), float32, in the order of the images; epochs show views in turn.
         images: The split that they are of.
     """
 
@@ -54,7 +58,7 @@ class Features:
     def batches(
         self, size: int, order: Tensor | None = None, epoch: int = 0, start: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield features (b, width) and labels (b,), as `Images.batches`."""
+        """Yield features (b, ...) and labels (b,), as `Images.batches`."""
         order = torch.arange(len(self)) if order is None else order
         view = self.features[epoch % len(self.features)]
         for chunk in order.to(self.device).split(size)[start:]:
@@ -75,60 +79,106 @@ def is_head_only(model: nn.Module) -> bool:
     )
 
 
-def compute_features(model: nn.Module, images: Images, precision: str = "float32") -> Tensor:
-    """Return what the classifier gets of each view and image, (views, images, width), float32, on the CPU.
+def is_beside_a_fixed_trunk(model: nn.Module) -> bool:
+    """Return whether a network stands beside a trunk whose tokens stay the same, as nothing draws there."""
+    method = attachment(model).method
+    if not isinstance(method, Side) or method.passes > 1:
+        return False
+    return not any(is_stochastic(module) for part in model.side.before(model) for module in part.modules())
 
-    Images that are not augmented, or not in training, have one view.
+
+def pre_logits(model: nn.Module, images: Tensor) -> Tensor:
+    """Return what the classifier gets of a batch, (batch, width)."""
+    return model.forward_head(model.forward_features(images), pre_logits=True)
+
+
+def compute_features(model: nn.Module, images: Images, path: Path, read: Read, precision: str) -> None:
+    """Write what is read of each view and image to a file, (views, images, ...), float32.
+
+    Images that are not augmented, or not in training, have one view. One batch at a time is in memory.
     """
     model.eval()
     views = images.views or 1
 
-    def compute(size: int) -> Tensor:
-        with torch.inference_mode(), autocast(images.device, precision):
-            parts = [
-                model.forward_head(model.forward_features(batch), pre_logits=True).float().cpu()
-                for view in range(views)
-                for batch, _ in images.batches(size, epoch=view)
-            ]
-        return torch.cat(parts).unflatten(0, (views, len(images)))
+    def compute(size: int) -> None:
+        with torch.inference_mode(), autocast(images.device, precision), path.open("wb") as file:
+            for view in range(views):
+                for batch, _ in images.batches(size, epoch=view):
+                    part = read(model, batch).float().cpu().contiguous().numpy()
+                    if not file.tell():
+                        shape = (views, len(images), *part.shape[1:])
+                        header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+                        np.lib.format.write_array_header_1_0(file, header)
+                    file.write(part.data)
 
-    return in_large_batches(compute)
+    in_large_batches(compute)
+
+
+def fits(model: nn.Module, images: Images, read: Read, label: str) -> bool:
+    """Return whether all that is read of a split is small enough to be kept: `KEPT_BYTES` at most.
+
+    Says so where it is not.
+
+    On a GPU, it also has to be an eighth of the free memory at most, where it lies: from the host's memory
+    it would take longer to come than a trunk to compute.
+    """
+    model.eval()
+    with torch.inference_mode():
+        batch, _ = next(images.batches(1))
+        size = 4 * read(model, batch).numel() * len(images) * (images.views or 1)
+    room = KEPT_BYTES
+    if images.device.type == "cuda":
+        room = min(room, torch.cuda.mem_get_info(images.device)[0] // RESIDENT_SHARE)
+    if size > room:
+        print(
+            f"{label}: the trunk runs in every epoch, as {size / 2**30:.1f} GiB of its outputs would have to "
+            f"be kept, and {room / 2**30:.1f} may be",
+            file=sys.stderr,
+        )
+    return size <= room
 
 
 def cached_features(
-    model: nn.Module, images: Images, folder: Path, decides: Any, precision: str = "float32"
+    model: nn.Module,
+    images: Images,
+    folder: Path,
+    decides: Any,
+    precision: str = "float32",
+    read: Read = pre_logits,
 ) -> Features:
-    """Return the features of a split, from the folder if they are there, else computed and kept there.
+    """Return what is read of a split, from the folder if it is there, else computed and kept there.
 
-    Processes that want the same features wait for the one that computes them.
+    Processes that want the same features wait for the one that computes them. They are mapped into memory,
+    not read: processes share them, and the system may drop them.
 
     Args:
         model: The backbone, frozen.
         images: The split, not augmented, or in a number of views.
         folder: Where features are kept, one file each, named by a digest.
-        decides: All that decides the features, as plain data: data, split, backbone, precision.
+        decides: All that decides the features, as plain data: data, split, backbone, precision, what is read.
         precision: "float32" or "bfloat16", as in `mosa.experiment.recipe.Recipe`.
+        read: Computes the features of a batch.
 
     Raises:
         UserError: The folder cannot be written.
     """
     how = [FORMAT, str(torch.__version__), images.device.type, torch.get_num_threads(), decides]
     digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
-    path = folder / f"{digest[:32]}.safetensors"
+    path = folder / f"{digest[:32]}.npy"
     with locked(path):
         found = _load(path, (images.views or 1, len(images)))
         if found is None:
-            found = compute_features(model, images, precision)
             with written_atomically(path) as temporary:
-                save_file({"features": found.contiguous()}, temporary)
+                compute_features(model, images, temporary, read, precision)
+            found = _load(path, (images.views or 1, len(images)))
     return Features(found, images)
 
 
 def _load(path: Path, shape: tuple[int, int]) -> Tensor | None:
     """Return the features of a file; None: it is not there, or not whole, and is made again."""
     try:
-        features = load_file(path)["features"]
-    except Exception:  # whatever a broken file makes safetensors raise
+        features = np.load(path, mmap_mode="c", allow_pickle=False)
+    except Exception:  # whatever a broken file makes numpy raise
         return None
-    whole = features.dtype == torch.float32 and features.shape[:-1] == shape
-    return features if whole else None
+    whole = features.dtype == np.float32 and features.shape[:2] == shape
+    return torch.from_numpy(features) if whole else None

@@ -3,17 +3,18 @@
 import datetime
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mosa.backbones.build import Backbone, build_backbone
 from mosa.base.errors import UserError
-from mosa.base.seeding import derive_seed
+from mosa.base.seeding import derive_seed, generator
 from mosa.data.layouts.source import deal, stratified
 from mosa.data.packs import Pack
 from mosa.data.splits import DataSplit
@@ -21,7 +22,14 @@ from mosa.engine import provenance
 from mosa.engine.batches import Images
 from mosa.engine.cost.flops import inference_flops, training_flops
 from mosa.engine.diverged import Diverged, DivergedNote
-from mosa.engine.features import Head, cached_features, is_head_only
+from mosa.engine.features import (
+    Head,
+    cached_features,
+    fits,
+    is_beside_a_fixed_trunk,
+    is_head_only,
+    pre_logits,
+)
 from mosa.engine.loop import Progress, evaluate, fit
 from mosa.engine.machine import CPU, Machine, uncompile_blocks
 from mosa.engine.resume import ResumeFile
@@ -30,8 +38,10 @@ from mosa.experiment.expand import Run
 from mosa.experiment.families import family_of
 from mosa.experiment.protocol import STAGES
 from mosa.experiment.specification import Fold, Specification
-from mosa.peft import Method, attach, build_method, count_parameters, merge
+from mosa.peft import Chosen, Method, attach, build_method, count_parameters, merge
 from mosa.peft.blocks import find_head
+from mosa.peft.choice import digest_of_choice
+from mosa.peft.side import OnTrunk
 from mosa.records import SCHEMA_VERSION, write_record
 
 
@@ -49,9 +59,10 @@ class Prepared:
         method: The method.
         backbone: What the model was loaded from.
         train: The training images, or their features.
-        tuned: What is trained: the model, or its classifier alone where features are kept.
+        tuned: What is trained: the model, or what comes after the features where these are kept.
         train_flops: FLOPs of one training image in one step.
         trained: Parameters that are trained, classifier included.
+        choice: Digest of what the method chose from training images; None if it chooses nothing.
         seconds: Wall time until it was ready to compute features, and with them.
     """
 
@@ -65,13 +76,14 @@ class Prepared:
     backbone: Backbone
     train: Images
     tuned: nn.Module
-    train_flops: float
-    trained: int
+    train_flops: float = 0.0
+    trained: int = 0
+    choice: str | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
 
     @property
     def on_features(self) -> bool:
-        """Whether the classifier alone is trained, on kept features."""
+        """Whether a part of the model is trained, on kept features."""
         return self.tuned is not self.model
 
     @property
@@ -149,26 +161,46 @@ def _prepare(run: Run, pack_path: Path, machine: Machine) -> Prepared:
     pack = _open(pack_path, specification)
     splits = (STAGES[stage][0] or pack.task.final_train, STAGES[stage][1])
     model, backbone = _build(run, pack, pack_path)
-    # Of these families, the tests prove every method.
-    attach(model, method, seed=run.seed, verify=family_of(backbone.architecture) is None)
-    train_flops = training_flops(model, backbone.image_size)
-    machine.place(model)
-    trained = count_parameters(model).total
     split = _training_split(pack, splits[0], specification, run.seed)
     augment = derive_seed(run.seed, "augment") if pack.task.augment == "crop_flip" else None
     train = Images(
         split, backbone.mean, backbone.std, place, augment, training.views,
         channels_last=machine.channels_last, workers=machine.threads,
     )  # fmt: skip
-    ready = Prepared(
-        run, machine, place, pack, splits, model, method, backbone, train, model, train_flops, trained
-    )
+    ready = Prepared(run, machine, place, pack, splits, model, method, backbone, train, model)
+    _attach(ready)
     before = time.perf_counter()
     fixed = augment is None or training.views > 0
-    if machine.features is not None and fixed and is_head_only(model):
+    if machine.features is not None and fixed:
         _train_on_features(ready, augment)
     ready.seconds = before, time.perf_counter()
     return ready
+
+
+def _attach(ready: Prepared) -> None:
+    """Attach the method, count what a step costs, and bring the model to the device.
+
+    What a method chooses from training images is not chosen again when a run goes on: the resume file has it.
+    """
+    model, method, seed, data = ready.model, ready.method, ready.run.seed, None
+    if isinstance(method, Chosen):
+        model.to(ready.place)
+        resume = _resume_file(ready)
+        state = resume.load() if resume else None
+        data = state["model"] if state else _batches_in_any_order(ready)
+    # Of these families, the tests prove every method.
+    verify = family_of(ready.backbone.architecture) is None
+    attach(model, method, seed=seed, verify=verify, data=data)
+    ready.train_flops = training_flops(model, ready.backbone.image_size)
+    ready.machine.place(model)
+    ready.trained = count_parameters(model).total
+    ready.choice = digest_of_choice(model, method)
+
+
+def _batches_in_any_order(ready: Prepared) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return the training images once, in a drawn order, as tasks may list them by class."""
+    order = torch.randperm(len(ready.train), generator=generator(ready.run.seed, "choice"))
+    return ready.train.batches(ready.run.specification.training.batch_size, order)
 
 
 def _open(path: Path, specification: Specification) -> Pack:
@@ -240,15 +272,21 @@ def _split(pack: Pack, name: str, fold: Fold | None) -> DataSplit:
 
 
 def _train_on_features(ready: Prepared, augment: int | None) -> None:
-    """Replace the training images by their features, and the model by its classifier."""
-    training, seed = ready.run.specification.training, ready.run.seed
+    """Replace the images by their features, and the model by what comes after them, where they stay."""
+    model, training, seed = ready.model, ready.run.specification.training, ready.run.seed
+    if is_head_only(model):
+        read, tuned, what = pre_logits, Head(model), []
+    elif is_beside_a_fixed_trunk(model) and fits(model, ready.train, model.side.read, ready.label):
+        read, tuned, what = model.side.read, OnTrunk(model), [{"reads": model.side.reads}]
+    else:
+        return
     share = [ready.splits[0], training.fraction, seed if training.fraction < 1 else None]
     share += [augment, training.views] if augment is not None else []
-    decides = [*_decides_features(ready), *share]
+    decides = [*_decides_features(ready), *share, *what]
     ready.train = cached_features(
-        ready.model, ready.train, ready.machine.features, decides, training.precision
+        model, ready.train, ready.machine.features, decides, training.precision, read
     )
-    ready.tuned = Head(ready.model)
+    ready.tuned = tuned
 
 
 def _decides_features(ready: Prepared) -> list[Any]:
@@ -277,10 +315,11 @@ def _evaluate(ready: Prepared, progress: Progress) -> dict[str, Any]:
         images, ready.backbone.mean, ready.backbone.std, ready.place,
         channels_last=machine.channels_last, workers=machine.threads,
     )  # fmt: skip
-    if ready.on_features:
-        decides = [*_decides_features(ready), split]
+    model = ready.model
+    if isinstance(ready.tuned, Head):  # beside a trunk, images that are seen once are not worth keeping
+        decides, model = [*_decides_features(ready), split], ready.tuned
         data = cached_features(ready.model, data, machine.features, decides, training.precision)
-    metrics = evaluate(ready.tuned, data, ready.pack.sets, training.precision, ready.pack.task.metric)
+    metrics = evaluate(model, data, ready.pack.sets, training.precision, ready.pack.task.metric)
     if not math.isfinite(metrics["nll"]):
         raise Diverged(
             f"{ready.label}: the loss on {split} is {metrics['nll']} after the last epoch "
@@ -321,7 +360,11 @@ def _describe(ready: Prepared, progress: Progress, metrics: dict[str, Any], adap
             "augment": task.augment,
             "notes": ready.pack.notes,
         },
-        "steps": {"passes": ready.method.passes, "accumulation": progress.accumulation},
+        "steps": {
+            "passes": ready.method.passes,
+            "accumulation": progress.accumulation,
+            **({} if ready.choice is None else {"choice": ready.choice}),
+        },
         "metrics": metrics,
         "parameters": {
             "adapter": adapter,

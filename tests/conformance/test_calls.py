@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from marks import thorough
-from models import CASES, batch, build, train_steps
+from models import CASES, attach, batch, build, train_steps
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -19,13 +19,13 @@ from mosa.peft.losses import passes_loss, tuning_loss
 F64 = torch.float64
 PLACEMENTS = ["adapter", "adapter, pfeiffer", "adapter, houlsby", "adapter, sequential", "adapter, residuals"]
 # Methods and placements that differ in what they insert into a block, and how.
-INSERTED = ["adapter", "mosa", "repadapter", "ssf", "vpt"]
-INSERTED += thorough(*PLACEMENTS[1:], "gated", "mosa, ensemble", "vpt, shallow", "lora")
+INSERTED = ["adapter", "mosa", "repadapter", "gps", "lst", "ssf", "vpt"]
+INSERTED += thorough(*PLACEMENTS[1:], "gated", "mosa, ensemble", "dtl, plus", "vpt, shallow", "lora")
 
 
 def attached(case, architecture="vit", dtype=torch.float32, **more):
     method, options = CASES[case]
-    return peft.attach(build(architecture, dtype=dtype), method, **options | more)
+    return attach(build(architecture, dtype=dtype), method, **options | more)
 
 
 def gradients(model):
@@ -61,7 +61,7 @@ def test_threads_may_evaluate_a_model_at_once(case, merged):
     assert all(torch.equal(result, expected[number]) for number, result in results)
 
 
-@pytest.mark.parametrize("case", [*PLACEMENTS, "mosa", "adamix", "vpt, shallow"])
+@pytest.mark.parametrize("case", [*PLACEMENTS, "mosa", "adamix", "lst", "gps", "vpt, shallow"])
 def test_copies_and_files_of_a_model_are_whole(case):
     model = attached(case)
     train_steps(model)

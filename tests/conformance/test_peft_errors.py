@@ -2,18 +2,24 @@
 
 import pytest
 import torch
-from models import SMALL, build
+from models import SMALL, attach, build
 from torch import nn
 
 from mosa import peft
 from mosa.base.errors import UserError
 from mosa.base.timm import timm
 
+COUNT = len(peft.list_methods())
+
 
 @pytest.mark.parametrize(
     ("method", "options", "words"),
     [
-        ("mossa", {}, ["unknown method 'mossa'", "(17 in all)", "did you mean 'mosa'"]),
+        (
+            "mossa",
+            {},
+            ["unknown method 'mossa'", f"({len(peft.list_methods())} in all)", "did you mean 'mosa'"],
+        ),
         ("mosa", {"expert": 2}, ["option of method 'mosa'", "'expert'", "did you mean 'experts'"]),
         ("linear", {"bottleneck": 4}, ["option of method 'linear'", "'bottleneck'"]),
         ("adapter", {"bottleneck": 0}, ["'bottleneck'", "greater than or equal to 1", "got 0"]),
@@ -125,12 +131,12 @@ def test_what_is_no_method():
 
 @pytest.mark.parametrize("method", peft.list_methods())
 def test_a_model_without_values(method):
-    with torch.device("meta"):
-        model = build().to("meta")
-        with pytest.raises(
-            UserError, match="VisionTransformer is on the meta device, where tensors have no val"
-        ):
-            peft.attach(model, method, **SMALL.get(method, {}))
+    model = build().to("meta")
+    with (
+        torch.device("meta"),
+        pytest.raises(UserError, match="VisionTransformer is on the meta device, where tensors have no val"),
+    ):
+        attach(model, method, **SMALL.get(method, {}))
     assert not hasattr(model, "peft") and all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -139,8 +145,8 @@ def test_the_default_device_is_of_no_account(method):
     """The model says where everything is; the default is often a GPU, whose generators are others."""
     model = build()
     with torch.device("meta"):
-        peft.attach(model, method, **SMALL.get(method, {}))
-    expected = peft.attach(build(), method, **SMALL.get(method, {}))
+        attach(model, method, **SMALL.get(method, {}))
+    expected = attach(build(), method, **SMALL.get(method, {}))
     for name, value in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
 

@@ -2,9 +2,10 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
-from models import ARCHITECTURES, SMALL, spec
+from models import ARCHITECTURES, SMALL, attach, spec
 
 from mosa import peft
 from mosa.engine import features as kept
@@ -31,8 +32,48 @@ def test_the_classifier_on_features_is_the_model(architecture):
 
 @pytest.mark.parametrize("method", list_methods())
 def test_only_what_tunes_the_classifier_alone_has_features(method):
-    model = peft.attach(ARCHITECTURES["vit"](5), method, **SMALL.get(method, {}))
+    model = attach(ARCHITECTURES["vit"](5), method, **SMALL.get(method, {}))
     assert is_head_only(model) == (method == "linear")
+
+
+BESIDE = ["lst", "last", "dtl"]
+
+
+@pytest.mark.parametrize("method", BESIDE)
+def test_a_network_on_kept_tokens_is_the_network_beside_the_trunk(method, pack, tmp_path, monkeypatch):
+    """Losses and metrics are those without, as are what another seed finds; the test images are not kept."""
+    run = spec(method, weights="builtin", training={"epochs": 3, "batch_size": 16, "lr": 0.01})
+    plain = execute(run, pack, tmp_path / "plain.json")
+    machine = Machine(features=tmp_path / "features")
+    fast = execute(run, pack, tmp_path / "fast.json", machine)
+    assert fast["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-4)
+    assert fast["metrics"]["nll"] == pytest.approx(plain["metrics"]["nll"], rel=1e-4)
+    assert fast["metrics"]["top1"] == plain["metrics"]["top1"]
+    assert fast["parameters"] == plain["parameters"] and fast["flops"] == plain["flops"]
+    monkeypatch.setattr(kept, "compute_features", None)
+    assert execute(run, pack, tmp_path / "again.json", machine)["metrics"] == fast["metrics"]
+    assert len(list((tmp_path / "features").glob("*.npy"))) == 1
+
+
+def test_more_tokens_than_may_be_kept_are_not(pack, tmp_path, monkeypatch, capsys):
+    run = spec("last", weights="builtin", training={"epochs": 1, "batch_size": 16})
+    execute(run, pack, tmp_path / "run.json", Machine(features=tmp_path / "f"))
+    assert "the trunk runs in every epoch" not in capsys.readouterr().err
+    (path,) = tmp_path.glob("f/*.npy")
+    monkeypatch.setattr(kept, "KEPT_BYTES", np.load(path, mmap_mode="r").nbytes - 1)
+    execute(run, pack, tmp_path / "run.json", Machine(features=tmp_path / "g"))
+    assert "the trunk runs in every epoch" in capsys.readouterr().err and not list(tmp_path.glob("g/*.npy"))
+
+
+@pytest.mark.parametrize("method", list_methods())
+def test_a_trunk_that_draws_or_is_tuned_is_not_kept(method):
+    options = SMALL.get(method, {})
+    for architecture, fixed in (("vit", method in BESIDE), ("vit_layerscale_droppath", False)):
+        model = attach(ARCHITECTURES[architecture](5), method, **options)
+        assert kept.is_beside_a_fixed_trunk(model) == fixed
+    if method in BESIDE:
+        twice = attach(ARCHITECTURES["vit"](5), method, **options, consistency=1.0)
+        assert not kept.is_beside_a_fixed_trunk(twice)
 
 
 def test_what_is_stochastic_or_compared_has_none():
@@ -52,7 +93,7 @@ def test_the_record_is_the_plain_loops(pack, tmp_path, weights, stage):
     assert fast["metrics"]["nll"] == pytest.approx(plain["metrics"]["nll"], rel=1e-4)
     assert fast["metrics"]["top1"] == plain["metrics"]["top1"]
     assert again["metrics"] == fast["metrics"] and again["parameters"] == plain["parameters"]
-    assert len(list((tmp_path / "features").glob("*.safetensors"))) == 2
+    assert len(list((tmp_path / "features").glob("*.npy"))) == 2
 
 
 def test_features_are_computed_once_and_only_for_what_they_are_of(pack, tmp_path, monkeypatch):
@@ -77,7 +118,7 @@ def test_features_are_computed_once_and_only_for_what_they_are_of(pack, tmp_path
     assert count(linear(weights="random")) == 2
     assert count(linear(weights="random", seed=1)) == 2  # other weights
     assert count(spec("lora", weights="builtin")) == 0
-    for path in tmp_path.glob("*.safetensors"):
+    for path in tmp_path.glob("*.npy"):
         path.write_bytes(path.read_bytes()[:50])
     assert count(builtin) == 2  # damaged ones are made again
 
@@ -93,17 +134,14 @@ def test_features_of_views_are_the_plain_loop_on_views(flowers, tmp_path):
     fast = execute(augmented(views=2), flowers, tmp_path / "fast.json", Machine(features=tmp_path / "f"))
     assert fast["metrics"]["train_loss"] == pytest.approx(plain["metrics"]["train_loss"], rel=1e-4)
     assert fast["metrics"]["nll"] == pytest.approx(plain["metrics"]["nll"], rel=1e-4)
-    assert (
-        fast["specification"]["training"]["views"] == 2
-        and len(list((tmp_path / "f").glob("*.safetensors"))) == 2
-    )
+    assert fast["specification"]["training"]["views"] == 2 and len(list((tmp_path / "f").glob("*.npy"))) == 2
     execute(augmented(views=3), flowers, tmp_path / "more.json", Machine(features=tmp_path / "f"))
-    assert len(list((tmp_path / "f").glob("*.safetensors"))) == 3  # of test, of two views, of three
+    assert len(list((tmp_path / "f").glob("*.npy"))) == 3  # of test, of two views, of three
 
 
 def test_without_views_augmented_images_have_no_features(flowers, tmp_path):
     execute(augmented(epochs=1), flowers, tmp_path / "run.json", Machine(features=tmp_path / "f"))
-    assert not list((tmp_path / "f").glob("*.safetensors"))
+    assert not list((tmp_path / "f").glob("*.npy"))
 
 
 def test_test_is_read_after_the_last_epoch(pack, tmp_path, monkeypatch):
@@ -112,7 +150,7 @@ def test_test_is_read_after_the_last_epoch(pack, tmp_path, monkeypatch):
     monkeypatch.setattr(
         kept,
         "compute_features",
-        lambda model, images, *rest: read.append(len(images)) or compute(model, images),
+        lambda model, images, *rest: read.append(len(images)) or compute(model, images, *rest),
     )
     fit = runs.fit
     monkeypatch.setattr(runs, "fit", lambda *a: read.append("fit") or fit(*a))

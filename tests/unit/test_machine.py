@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from models import METHODS, SMALL, batch, build, spec, train_steps
+from models import METHODS, SMALL, attach, batch, build, spec, train_steps
 from torch import nn
 
 from mosa import peft
@@ -47,7 +47,7 @@ def assert_close(got, expected, **tolerance):
 @pytest.mark.parametrize("method", METHODS)
 def test_gradient_checkpointing_changes_no_gradient(architecture, method):
     try:
-        model = peft.attach(build(architecture, dtype=torch.float64), method, **SMALL.get(method, {}))
+        model = attach(build(architecture, dtype=torch.float64), method, **SMALL.get(method, {}))
     except UserError:
         pytest.skip("the method has no place in this architecture")
     train_steps(model, steps=1)
@@ -117,7 +117,7 @@ def eager_graphs(monkeypatch):
 def test_compiled_blocks_train_and_evaluate_as_plain_ones(method, eager_graphs):
     model = build(dtype=torch.float64)
     model.blocks = model.blocks[:1]  # each takes seconds
-    peft.attach(model, method, **SMALL.get(method, {}))
+    attach(model, method, **SMALL.get(method, {}))
     train_steps(model)
     other = copy.deepcopy(model)
     torch._dynamo.reset()
@@ -170,7 +170,7 @@ def test_a_compiled_run_is_the_plain_one(pack, tmp_path, eager_graphs):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_bfloat16_is_close_and_its_weights_are_float32(pack, method):
-    model = peft.attach(build(), method, **SMALL.get(method, {}))
+    model = attach(build(), method, **SMALL.get(method, {}))
     other = copy.deepcopy(model)
     images = _images(pack)
     recipe = {"epochs": 1, "batch_size": 16, "lr": 1e-3, "warmup_epochs": 0}
