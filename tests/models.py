@@ -34,6 +34,7 @@ ARCHITECTURES = {
 SMALL = {
     **{name: {"bottleneck": 8} for name in ("adapter", "mosa", "pruned", "adamix", "gated", "dropconnect")},
     **{name: {"rank": 4} for name in ("lora", "mosl")},
+    "prefix": {"length": 3},
     "vpt": {"prompts": 3},
 }
 # What the conformance tests run: every method of the registry, and options that change its structure.
@@ -61,6 +62,7 @@ CASES = {
     "lora, mlp": ("lora", {"rank": 4, "targets": ["fc1", "fc2"], "dropout": 0.1, "scale": 0.5}),
     "mosl, mlp": ("mosl", {"rank": 4, "targets": ["fc1", "fc2"], "split": "both"}),
     "vpt, shallow": ("vpt", {"prompts": 3, "deep": False}),
+    "prefix, mlp": ("prefix", {"length": 3, "hidden": 4}),
     "ssf, identity": ("ssf", {"spread": 0.0}),
     "repadapter, strong": ("repadapter", {"bottleneck": 4, "groups": 4, "scale": 5.0, "dropout": 0.0}),
     "partial, two": ("partial", {"blocks": 2}),

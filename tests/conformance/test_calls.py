@@ -24,6 +24,7 @@ INSERTED = [
     "gated",
     "mosa",
     "mosa, ensemble",
+    "prefix, mlp",
     "repadapter",
     "ssf",
     "vpt",
@@ -70,7 +71,7 @@ def test_threads_may_evaluate_a_model_at_once(case, merged):
     assert all(torch.equal(result, expected[number]) for number, result in results)
 
 
-@pytest.mark.parametrize("case", [*PLACEMENTS, "mosa", "adamix", "vpt, shallow"])
+@pytest.mark.parametrize("case", [*PLACEMENTS, "mosa", "adamix", "vpt, shallow", "prefix, mlp"])
 def test_copies_and_files_of_a_model_are_whole(case):
     model = attached(case)
     train_steps(model)

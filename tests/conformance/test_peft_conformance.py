@@ -223,6 +223,7 @@ def test_seeded_runs_repeat_exactly(case):
         "ssf",
         "repadapter",
         "peft",
+        "prefix",
     ):  # others draw nothing
         assert any(not torch.equal(runs[0][name], runs[3][name]) for name in runs[0])
 
@@ -287,6 +288,7 @@ VIT_BASE = {
     ("bias", None, None): 11 * 768 * 12 + 2 * 768,
     ("norm", None, None): 4 * 768 * 12 + 2 * 768,
     ("ssf", None, None): 22 * 768 * 12 + 4 * 768,
+    ("prefix", "length", 10): 12 * 2 * 10 * 768,
     ("repadapter", "bottleneck", 8): 12 * 2 * (768 * 8 + 8 + 768 * 4 + 768),
     ("partial", "blocks", 1): 12 * 768**2 + 13 * 768 + 2 * 768,
     ("adapter", "placement", "houlsby"): 2 * 1_208_064,

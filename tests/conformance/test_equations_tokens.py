@@ -1,0 +1,117 @@
+"""Methods that add tokens or change weights, against their equations, computed independently in float64."""
+
+import math
+
+import pytest
+import torch
+from models import batch, build, train_steps
+from torch import nn
+
+from mosa import peft
+from mosa.base.timm import Attention
+
+F64 = torch.float64
+NEAR = dict(atol=1e-12, rtol=0)
+
+
+def attention_by_head(attn, x, prefix_keys, prefix_values, hidden=None):
+    """Return softmax(q [P_K; K]^T / sqrt(d_h)) [P_V; V] of tokens (n, d), head by head; hidden: (n, n)."""
+    q, k, v = (x @ attn.qkv.weight.T + attn.qkv.bias).chunk(3, dim=-1)
+    outputs = []
+    for head in range(attn.num_heads):
+        own = slice(head * attn.head_dim, (head + 1) * attn.head_dim)
+        keys = torch.cat((prefix_keys[:, own], attn.k_norm(k[:, own])))
+        values = torch.cat((prefix_values[:, own], v[:, own]))
+        scores = attn.q_norm(q[:, own]) @ keys.T / math.sqrt(attn.head_dim)
+        if hidden is not None:
+            scores[:, len(prefix_keys) :][hidden] = -math.inf
+        outputs.append(scores.softmax(-1) @ values)
+    mixed = attn.norm(torch.cat(outputs, dim=-1))
+    gate = 1 if attn.gate is None else torch.sigmoid(x @ attn.gate.weight.T + attn.gate.bias)
+    return (mixed * gate) @ attn.proj.weight.T + attn.proj.bias
+
+
+def with_attention(**options):
+    """Return a ViT whose second block has another attention of timm."""
+    model = build(dtype=F64)
+    model.blocks[1].attn = Attention(32, 2, qkv_bias=True, norm_layer=nn.LayerNorm, **options).to(F64)
+    return model
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("options", [{}, {"qk_norm": True, "scale_norm": True, "gated": True}])
+def test_prefixes_are_keys_and_values_before_those_of_the_tokens(options, fused):
+    model = peft.attach(with_attention(**options), "prefix", length=3)
+    train_steps(model, steps=1, lr=0.1)
+    attn = model.blocks[1].attn
+    attn.fused_attn = fused
+    x = torch.randn(2, 5, 32, dtype=F64)
+    keys, values = attn.prefixes.keys, attn.prefixes.values
+    assert not torch.equal(keys, values)
+    for image, output in zip(x, attn(x), strict=True):
+        torch.testing.assert_close(output, attention_by_head(attn, image, keys, values), **NEAR)
+    hidden = torch.ones(5, 5, dtype=torch.bool).triu(1)
+    expected = attention_by_head(attn, x[0], keys, values, hidden)
+    additive = torch.zeros(5, 5, dtype=F64).masked_fill(hidden, -math.inf)
+    for mask in ({"attn_mask": ~hidden}, {"attn_mask": additive}, {"is_causal": True}):
+        torch.testing.assert_close(attn(x, **mask)[0], expected, **NEAR)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_every_window_of_a_swin_sees_the_prefix(fused):
+    """With keys that no query likes, it is Swin's own attention; with equal ones, a mean with the values."""
+    plain = build("swin", dtype=F64).eval()
+    model = peft.attach(build("swin", dtype=F64), "prefix", length=2).eval()
+    own, attn = plain.layers[0].blocks[1].attn, model.layers[0].blocks[1].attn
+    attn.fused_attn = own.fused_attn = fused
+    x, windows = torch.randn(8, 16, 16, dtype=F64), torch.randn(4, 16, 16, dtype=F64)
+    with torch.no_grad():
+        attn.prefixes.keys.zero_(), attn.prefixes.values.zero_()
+        found = attn(x, mask=windows)
+        q, k, v = own.qkv(x).unflatten(-1, (3, 2, -1)).permute(2, 0, 3, 1, 4)
+        bias = own._get_rel_pos_bias() + windows.repeat(2, 1, 1).unsqueeze(1)
+        weights = (q @ k.mT / math.sqrt(8) + bias).exp()
+        mixed = (weights @ v) / (weights.sum(-1, keepdim=True) + 2)  # exp(0) for each key of the prefix
+        expected = own.proj(mixed.transpose(1, 2).flatten(2))
+    torch.testing.assert_close(found, expected, **NEAR)
+
+
+def test_an_mlp_makes_the_prefixes_of_all_blocks_until_they_are_merged():
+    model = peft.attach(build(dtype=F64), "prefix", length=3, hidden=4)
+    train_steps(model, lr=0.1)
+    attns = [block.attn for block in model.blocks]
+    source = attns[0].prefixes.source
+    assert [name for name in model.state_dict() if "source" in name] == [
+        f"blocks.0.attn.prefixes.source.{name}" for name in ("embedding", "down.weight", "down.bias")
+    ]
+    expected = []
+    for attn in attns:
+        up = attn.prefixes.up
+        hidden = torch.tanh(source.embedding @ source.down.weight.T + source.down.bias)
+        expected.append((hidden @ up.weight.T + up.bias).chunk(2, dim=-1))
+    images, _ = batch(dtype=F64)
+    output = model(images)
+    peft.merge(model)
+    assert model.peft.method == peft.build_method("prefix", length=3)
+    for attn, (keys, values) in zip(attns, expected, strict=True):
+        torch.testing.assert_close(attn.prefixes.keys, keys, **NEAR)
+        torch.testing.assert_close(attn.prefixes.values, values, **NEAR)
+    torch.testing.assert_close(model(images), output, **NEAR)
+
+
+def test_prefixes_start_as_they_say():
+    model = peft.attach(build(), "prefix", length=24)
+    bound = math.sqrt(6 / (32 * 25))
+    for block in model.blocks:
+        for drawn in (block.attn.prefixes.keys, block.attn.prefixes.values):
+            assert drawn.abs().max() <= bound and abs(drawn.std() - bound / 3**0.5) < 0.01
+
+
+@pytest.mark.parametrize("method", ["prefix"])
+def test_an_attention_that_is_not_known_is_refused(method):
+    class Other(Attention):
+        pass
+
+    model = build()
+    model.blocks[1].attn = Other(32, 2)
+    assert "Other is not an attention that takes prefixes" in peft.build_method(method).unfit(model)
