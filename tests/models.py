@@ -34,6 +34,7 @@ ARCHITECTURES = {
 SMALL = {
     **{name: {"bottleneck": 8} for name in ("adapter", "mosa", "pruned", "adamix", "gated", "dropconnect")},
     **{name: {"rank": 4} for name in ("lora", "mosl")},
+    "e2vpt": {"prompts": 3, "key_values": 2},
     "prefix": {"length": 3},
     "vpt": {"prompts": 3},
 }
@@ -65,6 +66,10 @@ CASES = {
     "prefix, mlp": ("prefix", {"length": 3, "hidden": 4}),
     "ssf, identity": ("ssf", {"spread": 0.0}),
     "repadapter, strong": ("repadapter", {"bottleneck": 4, "groups": 4, "scale": 5.0, "dropout": 0.0}),
+    "e2vpt, apart": (
+        "e2vpt",
+        {"prompts": 3, "key_values": 2, "shared": False, "deep": False, "dropout": 0.1},
+    ),
     "partial, two": ("partial", {"blocks": 2}),
     "pruned, both": ("pruned", {"bottleneck": 8, "prune": "both"}),
     "adamix, up": ("adamix", {"bottleneck": 8, "copies": "up"}),

@@ -21,6 +21,7 @@ PLACEMENTS = ["adapter", "adapter, pfeiffer", "adapter, houlsby", "adapter, sequ
 # Methods and placements that differ in what they insert into a block, and how.
 INSERTED = [
     *PLACEMENTS,
+    "e2vpt, apart",
     "gated",
     "mosa",
     "mosa, ensemble",

@@ -107,7 +107,34 @@ def test_prefixes_start_as_they_say():
             assert drawn.abs().max() <= bound and abs(drawn.std() - bound / 3**0.5) < 0.01
 
 
-@pytest.mark.parametrize("method", ["prefix"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_e2vpt_has_prompts_and_keys_and_values(shared):
+    """The block on [cls, prompts, patches], whose attention is softmax(q [P_K; K]^T / sqrt(d_h)) [P_V; V]."""
+    options = {"prompts": 3, "key_values": 2, "shared": shared}
+    model = peft.attach(build(dtype=F64), "e2vpt", **options)
+    for prefixes in (block.attn.prefixes for block in model.blocks):  # heads of 16 channels
+        assert 0.5 * math.sqrt(6 / 32) < prefixes.keys.abs().max() <= math.sqrt(6 / 32)
+    train_steps(model, lr=0.1)
+    block, plain = model.blocks[1], build(dtype=F64).blocks[1]
+    keys = block.attn.prefixes.keys
+    values = keys if shared else block.attn.prefixes.values
+    assert (block.attn.prefixes.values is None) == shared
+    x = torch.randn(17, 32, dtype=F64)
+    h = torch.cat((x[:1], block.prompts.tokens, x[1:]))
+    h = h + attention_by_head(plain.attn, plain.norm1(h), keys, values)
+    y = h + plain.mlp(plain.norm2(h))
+    torch.testing.assert_close(block(x.unsqueeze(0))[0], torch.cat((y[:1], y[4:])), **NEAR)
+
+
+def test_keys_and_values_are_dropped_for_each_image():
+    model = peft.attach(build(dtype=F64), "e2vpt", prompts=1, key_values=2, dropout=0.5).train()
+    prefixes = model.blocks[0].attn.prefixes
+    dropped = prefixes.before(torch.zeros(50, 2, 4, 16, dtype=F64), torch.ones(2, 32, dtype=F64))
+    assert dropped.shape == (50, 2, 6, 16) and set(dropped[:, :, :2].unique().tolist()) == {0.0, 2.0}
+    assert not torch.equal(dropped[0], dropped[1]) and not dropped[:, :, 2:].any()
+
+
+@pytest.mark.parametrize("method", ["prefix", "e2vpt"])
 def test_an_attention_that_is_not_known_is_refused(method):
     class Other(Attention):
         pass
