@@ -27,6 +27,7 @@ INSERTED = [
     "mosa, ensemble",
     "prefix, mlp",
     "repadapter",
+    "rlrr",
     "ssf",
     "vpt",
     "vpt, shallow",
@@ -72,7 +73,7 @@ def test_threads_may_evaluate_a_model_at_once(case, merged):
     assert all(torch.equal(result, expected[number]) for number, result in results)
 
 
-@pytest.mark.parametrize("case", [*PLACEMENTS, "mosa", "adamix", "vpt, shallow", "prefix, mlp"])
+@pytest.mark.parametrize("case", [*PLACEMENTS, "mosa", "adamix", "vpt, shallow", "prefix, mlp", "rlrr"])
 def test_copies_and_files_of_a_model_are_whole(case):
     model = attached(case)
     train_steps(model)

@@ -142,3 +142,30 @@ def test_an_attention_that_is_not_known_is_refused(method):
     model = build()
     model.blocks[1].attn = Other(32, 2)
     assert "Other is not an attention that takes prefixes" in peft.build_method(method).unfit(model)
+
+
+def test_rlrr_rescales_weights_by_a_residual_of_rank_one():
+    """W' = diag(s_l) W diag(s_r) + W, apart for q, k and v; norms and convolutions get scale and shift."""
+    model, plain = peft.attach(build(dtype=F64), "rlrr"), build(dtype=F64)
+    names = {name for name, module in model.named_modules() if hasattr(module, "rlrr")}
+    assert names == {
+        f"blocks.{i}.{name}" for i in range(3) for name in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    }
+    for name in names:  # He-uniform: of one input, and of the layer's
+        rescaling, inputs = model.get_submodule(name).rlrr, plain.get_submodule(name).in_features
+        for values, bound in ((rescaling.left, 6**0.5), (rescaling.right, (6 / inputs) ** 0.5)):
+            assert 0.9 * bound < values.abs().max() <= bound and not rescaling.bias.any()
+    train_steps(model, lr=0.1)
+    x = torch.randn(5, 32, dtype=F64)
+    layer, own = model.blocks[1].attn.qkv, plain.blocks[1].attn.qkv
+    left, right = layer.rlrr.left.flatten(), layer.rlrr.right
+    expected = []
+    for part in range(3):
+        rows = slice(32 * part, 32 * part + 32)
+        weight = torch.diag(left[rows]) @ own.weight[rows] @ torch.diag(right[part]) + own.weight[rows]
+        expected.append(x @ weight.T + own.bias[rows] + layer.rlrr.bias[rows])
+    torch.testing.assert_close(layer(x), torch.cat(expected, -1), **NEAR)
+    layer, own = model.blocks[1].norm1, plain.blocks[1].norm1
+    torch.testing.assert_close(layer(x), own(x) * layer.ssf.scale + layer.ssf.shift, **NEAR)
+    scaled = {name for name, module in model.named_modules() if hasattr(module, "ssf")}
+    assert scaled == {f"blocks.{i}.norm{n}" for i in range(3) for n in (1, 2)} | {"patch_embed.proj", "norm"}
