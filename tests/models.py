@@ -32,7 +32,10 @@ ARCHITECTURES = {
 
 # Options that make a method small enough for these models; every other method runs with its defaults.
 SMALL = {
-    **{name: {"bottleneck": 8} for name in ("adapter", "mosa", "pruned", "adamix", "gated", "dropconnect")},
+    **{
+        name: {"bottleneck": 8}
+        for name in ("adapter", "mosa", "pruned", "adamix", "gated", "dropconnect", "arc")
+    },
     **{name: {"rank": 4} for name in ("lora", "mosl")},
     "e2vpt": {"prompts": 3, "key_values": 2},
     "prefix": {"length": 3},

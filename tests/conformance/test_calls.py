@@ -21,6 +21,7 @@ PLACEMENTS = ["adapter", "adapter, pfeiffer", "adapter, houlsby", "adapter, sequ
 # Methods and placements that differ in what they insert into a block, and how.
 INSERTED = [
     *PLACEMENTS,
+    "arc",
     "e2vpt, apart",
     "gated",
     "mosa",
@@ -73,7 +74,9 @@ def test_threads_may_evaluate_a_model_at_once(case, merged):
     assert all(torch.equal(result, expected[number]) for number, result in results)
 
 
-@pytest.mark.parametrize("case", [*PLACEMENTS, "mosa", "adamix", "vpt, shallow", "prefix, mlp", "rlrr"])
+@pytest.mark.parametrize(
+    "case", [*PLACEMENTS, "mosa", "adamix", "vpt, shallow", "prefix, mlp", "rlrr", "arc"]
+)
 def test_copies_and_files_of_a_model_are_whole(case):
     model = attached(case)
     train_steps(model)

@@ -169,3 +169,29 @@ def test_rlrr_rescales_weights_by_a_residual_of_rank_one():
     torch.testing.assert_close(layer(x), own(x) * layer.ssf.scale + layer.ssf.shift, **NEAR)
     scaled = {name for name, module in model.named_modules() if hasattr(module, "ssf")}
     assert scaled == {f"blocks.{i}.norm{n}" for i in range(3) for n in (1, 2)} | {"patch_embed.proj", "norm"}
+
+
+def test_arc_recomposes_one_projection_in_every_block():
+    """W (x + P^T C P x + b), with a P for all attentions and one for all MLPs."""
+    model, plain = peft.attach(build(dtype=F64), "arc", bottleneck=4), build(dtype=F64)
+    names = {name for name, p in model.named_parameters() if p.requires_grad and "projection" in name}
+    places = ("attn.qkv", "mlp.fc1")
+    assert names == {f"blocks.0.{place}.arc.projection.weight" for place in places}
+    for place in places:
+        bound = (6 / (4 + 32)) ** 0.5
+        first = model.get_submodule(f"blocks.0.{place}.arc")
+        assert 0.9 * bound < first.projection.weight.abs().max() <= bound and not first.scale.any()
+    train_steps(model, lr=0.1)
+    x = torch.randn(5, 32, dtype=F64)
+    for place in places:
+        layer, own = model.get_submodule(f"blocks.2.{place}"), plain.get_submodule(f"blocks.2.{place}")
+        projection = model.get_submodule(f"blocks.0.{place}.arc.projection").weight
+        adapter = projection.T @ torch.diag(layer.arc.scale) @ projection
+        expected = own(x + x @ adapter.T + layer.arc.bias)
+        torch.testing.assert_close(layer(x), expected, **NEAR)
+
+
+def test_arc_has_a_projection_for_each_width():
+    model = peft.attach(build("swin"), "arc", bottleneck=4)
+    names = {name.partition(".arc.")[0] for name, _ in model.named_parameters() if "projection" in name}
+    assert names == {f"layers.{i}.blocks.0.{place}" for i in (0, 1) for place in ("attn.qkv", "mlp.fc1")}

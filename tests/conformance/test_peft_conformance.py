@@ -226,6 +226,7 @@ def test_seeded_runs_repeat_exactly(case):
         "prefix",
         "e2vpt",
         "rlrr",
+        "arc",
     ):  # others draw nothing
         assert any(not torch.equal(runs[0][name], runs[3][name]) for name in runs[0])
 
@@ -292,6 +293,7 @@ VIT_BASE = {
     ("ssf", None, None): 22 * 768 * 12 + 4 * 768,
     ("e2vpt", "prompts", 5): 12 * 10 * 768,
     ("prefix", "length", 10): 12 * 2 * 10 * 768,
+    ("arc", "bottleneck", 50): 2 * 50 * 768 + 12 * 2 * (50 + 768),
     ("rlrr", None, None): 31 * 768 * 12 + 4 * 768,
     ("repadapter", "bottleneck", 8): 12 * 2 * (768 * 8 + 8 + 768 * 4 + 768),
     ("partial", "blocks", 1): 12 * 768**2 + 13 * 768 + 2 * 768,
