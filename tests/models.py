@@ -32,11 +32,9 @@ ARCHITECTURES = {
 
 # Options that make a method small enough for these models; every other method runs with its defaults.
 SMALL = {
-    **{
-        name: {"bottleneck": 8}
-        for name in ("adapter", "mosa", "pruned", "adamix", "gated", "dropconnect", "arc")
-    },
-    **{name: {"rank": 4} for name in ("lora", "mosl")},
+    **{name: {"bottleneck": 8} for name in ("adapter", "mosa", "pruned", "adamix", "gated", "dropconnect")},
+    **{name: {"bottleneck": 8} for name in ("arc", "bi_adaptformer")},
+    **{name: {"rank": 4} for name in ("lora", "mosl", "bi_lora")},
     "e2vpt": {"prompts": 3, "key_values": 2},
     "prefix": {"length": 3},
     "vpt": {"prompts": 3},
@@ -69,6 +67,8 @@ CASES = {
     "prefix, mlp": ("prefix", {"length": 3, "hidden": 4}),
     "ssf, identity": ("ssf", {"spread": 0.0}),
     "repadapter, strong": ("repadapter", {"bottleneck": 4, "groups": 4, "scale": 5.0, "dropout": 0.0}),
+    "bi_adaptformer, 2 bits": ("bi_adaptformer", {"bottleneck": 8, "bits": 2, "dropout": 0.0}),
+    "bi_lora, 4 bits": ("bi_lora", {"rank": 4, "bits": 4, "targets": ["fc1", "fc2"]}),
     "e2vpt, apart": (
         "e2vpt",
         {"prompts": 3, "key_values": 2, "shared": False, "deep": False, "dropout": 0.1},

@@ -22,6 +22,7 @@ PLACEMENTS = ["adapter", "adapter, pfeiffer", "adapter, houlsby", "adapter, sequ
 INSERTED = [
     *PLACEMENTS,
     "arc",
+    "bi_adaptformer, 2 bits",
     "e2vpt, apart",
     "gated",
     "mosa",

@@ -6,9 +6,11 @@ import pytest
 import torch
 from models import batch, build, train_steps
 from torch import nn
+from torch.nn import functional as F
 
 from mosa import peft
 from mosa.base.timm import Attention
+from mosa.peft.quantized import QuantizedLinear, normal_levels
 
 F64 = torch.float64
 NEAR = dict(atol=1e-12, rtol=0)
@@ -195,3 +197,75 @@ def test_arc_has_a_projection_for_each_width():
     model = peft.attach(build("swin"), "arc", bottleneck=4)
     names = {name.partition(".arc.")[0] for name, _ in model.named_parameters() if "projection" in name}
     assert names == {f"layers.{i}.blocks.0.{place}" for i in (0, 1) for place in ("attn.qkv", "mlp.fc1")}
+
+
+def quantized(weight, levels):
+    """Return std Q((W - mean) / std) + mean, by the distances to all values."""
+    standard = (weight - weight.mean()) / (weight.std() + 1e-5)
+    nearest = (standard.flatten().unsqueeze(1) - torch.tensor(levels, dtype=F64)).abs().argmin(1)
+    return torch.tensor(levels, dtype=F64)[nearest].view_as(weight) * weight.std() + weight.mean()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_quantised_weights_take_the_values_that_fit_normal_ones_best(bits):
+    levels, middles = normal_levels(bits)
+    assert len(levels) == 2**bits and levels == pytest.approx([-level for level in reversed(levels)])
+    normal = torch.randn(200_000, generator=torch.Generator().manual_seed(0), dtype=F64)
+    errors = []
+    for scale in (0.95, 1.0, 1.05):
+        values = scale * torch.tensor(levels, dtype=F64)
+        errors.append((normal - values[torch.bucketize(normal, (values[1:] + values[:-1]) / 2)]).abs().mean())
+    assert errors[1] < min(errors[0], errors[2])
+    if bits == 1:
+        assert levels == pytest.approx((-0.67449, 0.67449), abs=1e-5) and middles == pytest.approx((0,))
+    layer = QuantizedLinear(nn.Parameter(0.3 + torch.randn(6, 5, dtype=F64)), bits)
+    weight, x = layer.weight, torch.randn(7, 5, dtype=F64)
+    assert len(layer.quantized().unique()) <= 2**bits
+    torch.testing.assert_close(layer(x), x @ quantized(weight, levels).T, **NEAR)
+
+
+def test_the_gradient_of_quantised_weights_is_straight_through():
+    """Of sum(G W'), W' = Q((W - mean) / std) std + mean, where Q' = 1, and W moves its mean and std."""
+    layer = QuantizedLinear(nn.Parameter(0.3 + torch.randn(6, 5, dtype=F64)), 1)
+    outer = torch.randn(6, 5, dtype=F64)
+    (found,) = torch.autograd.grad((layer.quantized() * outer).sum(), layer.weight)
+    weight = layer.weight.detach()
+    size, mean, std = weight.numel(), weight.mean(), weight.std()
+    standard = (weight - mean) / (std + 1e-5)
+    nearest = standard.sign() * normal_levels(1)[0][1]
+    d_mean, d_std = torch.full_like(weight, 1 / size), (weight - mean) / ((size - 1) * std)
+    through = std / (std + 1e-5) * outer
+    by_mean = (outer.sum() - through.sum()) * d_mean
+    by_std = ((outer * nearest).sum() - (through * standard).sum()) * d_std
+    torch.testing.assert_close(found, through + by_mean + by_std, **NEAR)
+
+
+def test_bi_adaptformer_is_a_quantised_branch_beside_the_mlp():
+    """y = h + MLP(LN2(h)) + s Q(U) relu(Q(D) h), without biases and LayerNorm."""
+    model = peft.attach(build(dtype=F64), "bi_adaptformer", bottleneck=8, scale=0.3)
+    for branch in model.peft.method.branches(model):
+        assert 0 < branch.up.weight.abs().max() <= 0.002 and branch.down.weight.abs().max() <= 32**-0.5
+    train_steps(model, lr=0.1)
+    block, levels = model.blocks[1], normal_levels(1)[0]
+    x = torch.randn(2, 17, 32, dtype=F64)
+    h = x + block.attn(block.norm1(x))
+    down, up = (quantized(layer.weight, levels) for layer in (block.adapter.down, block.adapter.up))
+    expected = h + block.mlp(block.norm2(h)) + 0.3 * F.relu(h @ down.T) @ up.T
+    torch.testing.assert_close(block(x), expected, **NEAR)
+
+
+def test_bi_lora_changes_weights_by_quantised_factors():
+    model, plain = peft.attach(build(dtype=F64), "bi_lora", rank=4, bits=2, scale=0.3), build(dtype=F64)
+    train_steps(model, lr=0.1)
+    layer, own, levels = model.blocks[1].attn.qkv, plain.blocks[1].attn.qkv, normal_levels(2)[0]
+    change = torch.zeros(96, 32, dtype=F64)
+    for part, rows in (("q", slice(32)), ("v", slice(64, 96))):
+        factors = layer.low_rank[part]
+        change[rows] = quantized(factors.up.weight, levels) @ quantized(factors.down.weight, levels)
+    x = torch.randn(5, 32, dtype=F64)
+    torch.testing.assert_close(layer(x), x @ (own.weight + 0.3 * change).T + own.bias, **NEAR)
+    factors = model.train().blocks[1].attn.qkv.low_rank["q"]
+    hidden = []
+    factors.up.register_forward_pre_hook(lambda module, inputs: hidden.append(inputs[0]))
+    factors(torch.ones(100, 32, dtype=F64))
+    assert 0 < (hidden[0] == 0).sum() < 100  # a tenth of 400 is dropped between the factors

@@ -294,6 +294,8 @@ VIT_BASE = {
     ("e2vpt", "prompts", 5): 12 * 10 * 768,
     ("prefix", "length", 10): 12 * 2 * 10 * 768,
     ("arc", "bottleneck", 50): 2 * 50 * 768 + 12 * 2 * (50 + 768),
+    ("bi_adaptformer", "bottleneck", 32): 12 * 2 * 32 * 768,
+    ("bi_lora", "rank", 32): 12 * 4 * 32 * 768,
     ("rlrr", None, None): 31 * 768 * 12 + 4 * 768,
     ("repadapter", "bottleneck", 8): 12 * 2 * (768 * 8 + 8 + 768 * 4 + 768),
     ("partial", "blocks", 1): 12 * 768**2 + 13 * 768 + 2 * 768,
