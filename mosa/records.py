@@ -115,6 +115,16 @@ class Steps(Declared):
         optional=True,
         description="In how many parts a step was done, where it did not fit into the GPU's memory at once.",
     )
+    choice: Digest | None = option(
+        None,
+        optional=True,
+        description="Digest of what the method chose from training images, where it chooses something.",
+    )
+
+    @model_serializer(mode="wrap")
+    def _where_it_applies(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what was not chosen."""
+        return {key: value for key, value in dump(self).items() if value is not None}
 
 
 class _Measured(Declared):

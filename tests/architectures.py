@@ -181,7 +181,7 @@ def refusal(backbone: nn.Module, method: str, options: dict) -> str | None:
     model = copy.deepcopy(backbone)
     state = torch.get_rng_state()
     try:
-        peft.attach(model, method, **options)
+        peft.attach(model, method, data=peft.example_batches(model), **options)
     except UserError as error:
         assert structure(model) == structure(backbone), "a refused method leaves traces"
         return str(error)

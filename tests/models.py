@@ -104,6 +104,11 @@ def _built(architecture: str, classes: int, seed: int) -> tuple[nn.Module, torch
     return model, torch.get_rng_state()
 
 
+def attach(model: nn.Module, method: str, **options) -> nn.Module:
+    """Attach a method; one that chooses what it tunes from images gets some."""
+    return peft.attach(model, method, data=peft.example_batches(model), **options)
+
+
 def batch(size: int = 6, classes: int = 5, seed: int = 1, dtype=torch.float32):
     """Return images (size, 3, 32, 32) and labels (size,)."""
     rng = torch.Generator().manual_seed(seed)

@@ -196,7 +196,7 @@ def _check_images(task: Task, source: Source, report: Report, threads: int) -> s
 def _check_backbone(name: str, backbone: Mapping[str, Any], config: Mapping[str, Any]) -> Finding:
     from mosa.backbones.build import build_backbone
     from mosa.backbones.kinds import name_of
-    from mosa.peft import attach
+    from mosa.peft import attach, example_batches
 
     finding = Finding(name, backbone["weights"])
     try:
@@ -224,7 +224,7 @@ def _check_backbone(name: str, backbone: Mapping[str, Any], config: Mapping[str,
     methods = {json.dumps([one.method, one.options]): one for one in found}
     for one in methods.values():
         try:
-            attach(copy.deepcopy(model), one.method, **one.options)
+            attach(copy.deepcopy(model), one.method, data=example_batches(model), **one.options)
         except UserError as error:
             finding.problems.append(Problem("error", f"variant {one.variant}", str(error)))
     for pair, reason in left_out(config).items():

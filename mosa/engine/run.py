@@ -3,17 +3,18 @@
 import datetime
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mosa.backbones.build import Backbone, build_backbone
 from mosa.base.errors import UserError
-from mosa.base.seeding import derive_seed
+from mosa.base.seeding import derive_seed, generator
 from mosa.data.layouts.source import deal, stratified
 from mosa.data.packs import Pack
 from mosa.data.splits import DataSplit
@@ -30,8 +31,9 @@ from mosa.experiment.expand import Run
 from mosa.experiment.families import family_of
 from mosa.experiment.protocol import STAGES
 from mosa.experiment.specification import Fold, Specification
-from mosa.peft import Method, attach, build_method, count_parameters, merge
+from mosa.peft import Chosen, Method, attach, build_method, count_parameters, merge
 from mosa.peft.blocks import find_head
+from mosa.peft.choice import digest_of_choice
 from mosa.records import SCHEMA_VERSION, write_record
 
 
@@ -52,6 +54,7 @@ class Prepared:
         tuned: What is trained: the model, or its classifier alone where features are kept.
         train_flops: FLOPs of one training image in one step.
         trained: Parameters that are trained, classifier included.
+        choice: Digest of what the method chose from training images; None if it chooses nothing.
         seconds: Wall time until it was ready to compute features, and with them.
     """
 
@@ -65,8 +68,9 @@ class Prepared:
     backbone: Backbone
     train: Images
     tuned: nn.Module
-    train_flops: float
-    trained: int
+    train_flops: float = 0.0
+    trained: int = 0
+    choice: str | None = None
     seconds: tuple[float, float] = (0.0, 0.0)
 
     @property
@@ -149,26 +153,46 @@ def _prepare(run: Run, pack_path: Path, machine: Machine) -> Prepared:
     pack = _open(pack_path, specification)
     splits = (STAGES[stage][0] or pack.task.final_train, STAGES[stage][1])
     model, backbone = _build(run, pack, pack_path)
-    # Of these families, the tests prove every method.
-    attach(model, method, seed=run.seed, verify=family_of(backbone.architecture) is None)
-    train_flops = training_flops(model, backbone.image_size)
-    machine.place(model)
-    trained = count_parameters(model).total
     split = _training_split(pack, splits[0], specification, run.seed)
     augment = derive_seed(run.seed, "augment") if pack.task.augment == "crop_flip" else None
     train = Images(
         split, backbone.mean, backbone.std, place, augment, training.views,
         channels_last=machine.channels_last, workers=machine.threads,
     )  # fmt: skip
-    ready = Prepared(
-        run, machine, place, pack, splits, model, method, backbone, train, model, train_flops, trained
-    )
+    ready = Prepared(run, machine, place, pack, splits, model, method, backbone, train, model)
+    _attach(ready)
     before = time.perf_counter()
     fixed = augment is None or training.views > 0
     if machine.features is not None and fixed and is_head_only(model):
         _train_on_features(ready, augment)
     ready.seconds = before, time.perf_counter()
     return ready
+
+
+def _attach(ready: Prepared) -> None:
+    """Attach the method, count what a step costs, and bring the model to the device.
+
+    What a method chooses from training images is not chosen again when a run goes on: the resume file has it.
+    """
+    model, method, seed, data = ready.model, ready.method, ready.run.seed, None
+    if isinstance(method, Chosen):
+        model.to(ready.place)
+        resume = _resume_file(ready)
+        state = resume.load() if resume else None
+        data = state["model"] if state else _batches_in_any_order(ready)
+    # Of these families, the tests prove every method.
+    verify = family_of(ready.backbone.architecture) is None
+    attach(model, method, seed=seed, verify=verify, data=data)
+    ready.train_flops = training_flops(model, ready.backbone.image_size)
+    ready.machine.place(model)
+    ready.trained = count_parameters(model).total
+    ready.choice = digest_of_choice(model, method)
+
+
+def _batches_in_any_order(ready: Prepared) -> Iterator[tuple[Tensor, Tensor]]:
+    """Return the training images once, in a drawn order, as tasks may list them by class."""
+    order = torch.randperm(len(ready.train), generator=generator(ready.run.seed, "choice"))
+    return ready.train.batches(ready.run.specification.training.batch_size, order)
 
 
 def _open(path: Path, specification: Specification) -> Pack:
@@ -321,7 +345,11 @@ def _describe(ready: Prepared, progress: Progress, metrics: dict[str, Any], adap
             "augment": task.augment,
             "notes": ready.pack.notes,
         },
-        "steps": {"passes": ready.method.passes, "accumulation": progress.accumulation},
+        "steps": {
+            "passes": ready.method.passes,
+            "accumulation": progress.accumulation,
+            **({} if ready.choice is None else {"choice": ready.choice}),
+        },
         "metrics": metrics,
         "parameters": {
             "adapter": adapter,

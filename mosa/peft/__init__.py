@@ -23,12 +23,14 @@ from mosa.peft.attach import (
     save_tuned,
     tuned_state_dict,
 )
+from mosa.peft.choice import example_batches
 from mosa.peft.losses import passes_loss, tuning_loss
-from mosa.peft.method import Method, build_method, get_method, list_methods
+from mosa.peft.method import Chosen, Method, build_method, get_method, list_methods
 from mosa.peft.split import SplitLinear
 from mosa.peft.splitting import Splitting
 
 __all__ = [
+    "Chosen",
     "Method",
     "ParameterCount",
     "SplitLinear",
@@ -37,6 +39,7 @@ __all__ = [
     "attachment",
     "build_method",
     "count_parameters",
+    "example_batches",
     "forward_passes",
     "get_method",
     "list_methods",

@@ -15,7 +15,8 @@ from torch.utils.hooks import RemovableHandle
 from mosa.base.errors import LISTED, UserError, plain
 from mosa.base.tensors import misfit
 from mosa.peft.blocks import find_blocks, find_head, passes_can_separate
-from mosa.peft.method import Method, build_method
+from mosa.peft.choice import choice_of
+from mosa.peft.method import Batches, Method, build_method
 from mosa.peft.proof import Structure, blank_copy, example_images, unreached, watch_calls
 from mosa.peft.routing import Passes, is_stochastic, repeat_batch
 from mosa.peft.statistics import has_statistics, is_frozen, keep_statistics
@@ -54,7 +55,13 @@ class StepError(Exception):
 
 
 def attach(
-    model: nn.Module, method: str | Method, *, seed: int = 0, verify: bool = True, **options: Any
+    model: nn.Module,
+    method: str | Method,
+    *,
+    seed: int = 0,
+    verify: bool = True,
+    data: Batches | Mapping[str, Tensor] | None = None,
+    **options: Any,
 ) -> nn.Module:
     """Attach a method to a built and loaded timm model, in place; freeze everything that it does not tune.
 
@@ -72,6 +79,9 @@ def attach(
         seed: Seeds initial values, partitions and routing; the global generator is not touched.
         verify: Run that step, on images of the size that timm states for the model. It takes some 50 ms for
             a small model, and half a second for a ViT-B.
+        data: What a method that chooses what it tunes (such as `gps`) chooses from: batches of training
+            images and their labels, such as a DataLoader. Or a tuned state of that method, whose choice is
+            taken: so a saved state is loaded without data. Other methods do not read it.
         **options: Options of the method by name, such as `bottleneck=64`; none with a method that is built.
 
     Returns:
@@ -79,9 +89,9 @@ def attach(
 
     Raises:
         UserError: Unknown method or option, a value that is not allowed, options of a method that is built
-            already, a model that the method does not fit (`Method.unfit` gives the reason), that is on the
-            meta device, or that has a method attached already, a tuned tensor without effect, or a step that
-            fails. The model is as it was then.
+            already, no data for a method that chooses, a model that the method does not fit (`Method.unfit`
+            gives the reason), that is on the meta device, or that has a method attached already, a tuned
+            tensor without effect, or a step that fails. The model is as it was then.
 
     Example:
         >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
@@ -100,7 +110,7 @@ def attach(
     before = Structure(model)
     images = example_images(model) if verify else None
     try:
-        _insert(model, method, seed, head)
+        _insert(model, method, seed, head, choice_of(model, method, data, seed))
         reason = _fault(model, images) if verify else None
     except StepError as error:
         reason = str(error)
@@ -123,7 +133,9 @@ def _refuse_meta(model: nn.Module) -> None:
         )
 
 
-def _insert(model: nn.Module, method: Method, seed: int, head: nn.Module) -> None:
+def _insert(
+    model: nn.Module, method: Method, seed: int, head: nn.Module, choice: Mapping[str, Tensor] | None
+) -> None:
     """Freeze the model, let the method insert its modules, and unfreeze the classifier."""
     backbone = set(model.modules())
     model.requires_grad_(False)
@@ -131,7 +143,10 @@ def _insert(model: nn.Module, method: Method, seed: int, head: nn.Module) -> Non
     model.peft = Attachment(method, passes, passes.register(model))
     # On the CPU, as the generators are; and new layers draw before they are initialised.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
-        method.apply(model, seed)
+        if choice is None:
+            method.apply(model, seed)
+        else:
+            method.insert(model, seed, choice)
     head.requires_grad_(True)
     inserted = {name: module for name, module in model.named_modules() if module not in backbone}
     for module in inserted.values():

@@ -1,15 +1,17 @@
 """What a method is: a frozen, validated set of options that knows how to modify a model."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 from mosa.base.errors import UserError, unknown
 from mosa.base.families import ANY_MODEL, misfit
 from mosa.peft.blocks import FAMILIES, families_of, find_blocks, no_known_block
 
 _REGISTRY: dict[str, type["Method"]] = {}
+Batches = Iterable[tuple[Tensor, Tensor]]  # of images and their labels
 
 
 class BranchShape(NamedTuple):
@@ -163,6 +165,38 @@ class Selection(Method):
 
     def parameters(self, model: nn.Module, training: bool = False) -> int:
         return sum(parameter.numel() for parameter in self.selected(model))
+
+
+class Chosen(Method):
+    """Base of the methods that choose what they tune from training images, before anything is inserted.
+
+    `attach` calls `choose` on the model as it was loaded, and `insert` with what that returned, in place of
+    `apply`. A choice is the buffers that hold it in the tuned state, by their names there; `chosen` has the
+    last parts of these names. So a choice is saved with what was tuned, and can be taken from a saved state.
+    """
+
+    chosen: ClassVar[tuple[str, ...]]
+
+    def choose(self, model: nn.Module, batches: Batches, seed: int) -> dict[str, Tensor]:
+        """Choose from images what is tuned.
+
+        Args:
+            model: The model without a method. It is left as it is, see `mosa.peft.choice.gradients`.
+            batches: Training images (batch, channels, height, width) and their labels (batch,), on the
+                model's device; they are read once, and not all of them need to be.
+            seed: Seeds what is drawn.
+
+        Returns:
+            The buffers that hold the choice, by the names that they will have.
+
+        Raises:
+            UserError: Nothing can be chosen from these images.
+        """
+        raise NotImplementedError
+
+    def insert(self, model: nn.Module, seed: int, choice: Mapping[str, Tensor]) -> None:
+        """Insert the tuned modules into a frozen model, in place, as `apply` does, by a choice."""
+        raise NotImplementedError
 
 
 def list_methods() -> list[str]:

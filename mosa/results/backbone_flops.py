@@ -21,6 +21,7 @@ PLAIN = (
     "mosl",
     "ssf",
     "repadapter",
+    "gps",
     "rlrr",
     "arc",
     "bi_lora",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from architectures import SAMPLE, Small, modules, refusal, representatives
-from models import CASES, build
+from models import CASES, attach, build
 from torch import nn
 
 from mosa import peft
@@ -165,7 +165,7 @@ def test_a_failure_of_the_method_alone_says_so():
 def test_the_proof_changes_no_draw(case):
     """Not of the router, and not of what the model does first."""
     method, options = CASES[case]
-    proved, plain = (peft.attach(build(), method, verify=verify, **options) for verify in (True, False))
+    proved, plain = (attach(build(), method, verify=verify, **options) for verify in (True, False))
     for one, other in zip(proved.state_dict().values(), plain.state_dict().values(), strict=True):
         assert torch.equal(one, other)
     images = torch.ones(2, 3, 32, 32)

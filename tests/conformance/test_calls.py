@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from models import CASES, batch, build, train_steps
+from models import CASES, attach, batch, build, train_steps
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -39,7 +39,7 @@ INSERTED = [
 
 def attached(case, architecture="vit", dtype=torch.float32, **more):
     method, options = CASES[case]
-    return peft.attach(build(architecture, dtype=dtype), method, **options | more)
+    return attach(build(architecture, dtype=dtype), method, **options | more)
 
 
 def gradients(model):

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from models import ARCHITECTURES, CASES, batch, build, train_steps
+from models import ARCHITECTURES, CASES, attach, batch, build, train_steps
 from safetensors.torch import load_file, save_file
 
 from mosa import peft
@@ -34,7 +34,7 @@ def unfit(case: str, architecture: str) -> str | None:
 
 def attached(case: str, architecture: str = "vit", classes: int = 5, seed: int = 0, dtype=torch.float32):
     method, options = CASES[case]
-    return peft.attach(build(architecture, classes, dtype=dtype), method, seed=seed, **options)
+    return attach(build(architecture, classes, dtype=dtype), method, seed=seed, **options)
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def pair(request):
     method, options = CASES[case]
     start = build(architecture).eval()
     before = torch.random.get_rng_state()
-    peft.attach(start, method, **options)
+    attach(start, method, **options)
     drew = not torch.equal(torch.random.get_rng_state(), before)
     images, _ = batch()
     output = start(images)
@@ -89,7 +89,7 @@ def test_unfit_method_is_refused_with_its_reason(architecture):
             model = build(architecture)
             with pytest.raises(UserError) as error:
                 method, options = CASES[case]
-                peft.attach(model, method, **options)
+                attach(model, method, **options)
             assert str(error.value) == reason
             assert not hasattr(model, "peft"), case
             assert all(parameter.requires_grad for parameter in model.parameters()), case
@@ -240,7 +240,7 @@ def test_two_passes_at_once_are_two_passes(case):
     for option, value in (("dropout", 0.0), ("experts", 1)):
         if option in peft.get_method(method).model_fields:
             options = options | {option: value}
-    model = peft.attach(build(dtype=torch.float64), method, **options)
+    model = attach(build(dtype=torch.float64), method, **options)
     train_steps(model)
     model.train()
     images, _ = batch(dtype=torch.float64)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import SMALL, build
+from models import SMALL, attach, build
 from torch import nn
 
 from mosa import peft
@@ -125,12 +125,12 @@ def test_what_is_no_method():
 
 @pytest.mark.parametrize("method", peft.list_methods())
 def test_a_model_without_values(method):
+    model = build().to("meta")
     with torch.device("meta"):
-        model = build().to("meta")
         with pytest.raises(
             UserError, match="VisionTransformer is on the meta device, where tensors have no val"
         ):
-            peft.attach(model, method, **SMALL.get(method, {}))
+            attach(model, method, **SMALL.get(method, {}))
     assert not hasattr(model, "peft") and all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -139,8 +139,8 @@ def test_the_default_device_is_of_no_account(method):
     """The model says where everything is; the default is often a GPU, whose generators are others."""
     model = build()
     with torch.device("meta"):
-        peft.attach(model, method, **SMALL.get(method, {}))
-    expected = peft.attach(build(), method, **SMALL.get(method, {}))
+        attach(model, method, **SMALL.get(method, {}))
+    expected = attach(build(), method, **SMALL.get(method, {}))
     for name, value in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import CASES, batch, build, train_steps
+from models import CASES, attach, batch, build, train_steps
 
 from mosa import peft
 from mosa.base.timm import timm
@@ -54,7 +54,7 @@ def test_a_model_with_nothing_attached_any_more_moves_its_statistics():
 def test_a_merged_model_survives_its_file(case, tmp_path):
     """In a model of another seed, whose partitions and fixed projections are others until they are loaded."""
     method, options = CASES[case]
-    model, other = (peft.attach(build(), method, seed=seed, **options) for seed in (0, 5))
+    model, other = (attach(build(), method, seed=seed, **options) for seed in (0, 5))
     train_steps(model, lr=0.1)
     peft.merge(model), peft.merge(other)
     if not hasattr(model, "peft"):

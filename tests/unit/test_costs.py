@@ -10,7 +10,7 @@ from test_analysis import make_frame
 
 from mosa.base.timm import timm
 from mosa.engine.cost.flops import count_backbones, inference_flops
-from mosa.peft import attach, list_methods, merge
+from mosa.peft import attach, example_batches, list_methods, merge
 from mosa.results.aggregate import compare
 from mosa.results.backbone_flops import COUNTED, PLAIN
 from mosa.results.costs import COSTS
@@ -72,7 +72,7 @@ def test_plain_methods_are_those_that_leave_the_backbone_as_it_was(method):
     model = timm.create_model("mosa_vit_micro", num_classes=5)
     counted = json.loads(COUNTED.read_text())["mosa_vit_micro 32"]
     backbone = counted["flops"] + 2 * counted["width"] * model.num_classes
-    attach(model, method)
+    attach(model, method, data=example_batches(model))
     merge(model)
     same = inference_flops(model, 32) == backbone
     assert same == (method in PLAIN) or method == "peft"  # which merges some of its types only

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from models import ARCHITECTURES, SMALL, spec
+from models import ARCHITECTURES, SMALL, attach, spec
 
 from mosa import peft
 from mosa.engine import features as kept
@@ -31,7 +31,7 @@ def test_the_classifier_on_features_is_the_model(architecture):
 
 @pytest.mark.parametrize("method", list_methods())
 def test_only_what_tunes_the_classifier_alone_has_features(method):
-    model = peft.attach(ARCHITECTURES["vit"](5), method, **SMALL.get(method, {}))
+    model = attach(ARCHITECTURES["vit"](5), method, **SMALL.get(method, {}))
     assert is_head_only(model) == (method == "linear")
 
 

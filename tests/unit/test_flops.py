@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import SMALL, build
+from models import SMALL, attach, build
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -36,7 +36,7 @@ def test_a_second_pass_costs_what_the_passes_do_not_share():
 
 @pytest.mark.parametrize("method", ["adapter", "mosa", "full"])
 def test_counting_leaves_the_model_and_the_generators_alone(method):
-    model = peft.attach(build(), method, **SMALL.get(method, {}))
+    model = attach(build(), method, **SMALL.get(method, {}))
     state = {name: value.clone() for name, value in model.state_dict().items()}
     before = torch.random.get_rng_state()
     training_flops(model, 32), inference_flops(model, 32)
@@ -53,7 +53,7 @@ def test_counting_leaves_the_model_and_the_generators_alone(method):
 
 @pytest.mark.parametrize("method", ["linear", "full", "adapter", "lora", "mosa", "vpt"])
 def test_the_count_is_that_of_torch(method):
-    model = peft.attach(build(), method, **SMALL.get(method, {}))
+    model = attach(build(), method, **SMALL.get(method, {}))
     images, labels = torch.zeros(2, 3, 32, 32), torch.zeros(2, dtype=torch.long)
     counts = []
     for counter in (FlopCounterMode(display=False), Counter()):

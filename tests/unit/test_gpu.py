@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import SMALL, batch, build, spec
+from models import SMALL, attach, batch, build, spec
 
 from mosa import peft
 from mosa.backbones.build import build_backbone
@@ -23,7 +23,7 @@ def test_gradients_equal_the_cpus(method):
     options |= {"dropout": 0.0} if "dropout" in peft.get_method(method).model_fields else {}
     gradients = []
     for device in ("cpu", "cuda"):
-        model = peft.attach(build(), method, seed=3, **options).to(device).train()
+        model = attach(build(), method, seed=3, **options).to(device).train()
         images, labels = (tensor.to(device) for tensor in batch())
         tuning_loss(model, images, labels).backward()
         gradients.append({n: p.grad.cpu() for n, p in model.named_parameters() if p.requires_grad})
@@ -33,7 +33,7 @@ def test_gradients_equal_the_cpus(method):
 
 @pytest.mark.parametrize("method", peft.list_methods())
 def test_attaching_on_the_gpu_stays_there(method):
-    model = peft.attach(build().cuda(), method, **SMALL.get(method, {}))
+    model = attach(build().cuda(), method, **SMALL.get(method, {}))
     tensors = [*model.parameters(), *(b for b in model.buffers())]
     assert {tensor.device.type for tensor in tensors} == {"cuda"}
 

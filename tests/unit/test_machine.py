@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from models import SMALL, batch, build, spec, train_steps
+from models import SMALL, attach, batch, build, spec, train_steps
 from torch import nn
 
 from mosa import peft
@@ -50,7 +50,7 @@ def assert_close(got, expected, **tolerance):
 @pytest.mark.parametrize("method", list_methods())
 def test_gradient_checkpointing_changes_no_gradient(architecture, method):
     try:
-        model = peft.attach(build(architecture, dtype=torch.float64), method, **SMALL.get(method, {}))
+        model = attach(build(architecture, dtype=torch.float64), method, **SMALL.get(method, {}))
     except UserError:
         pytest.skip("the method has no place in this architecture")
     train_steps(model, steps=1)
@@ -118,7 +118,7 @@ def eager_graphs(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_compiled_blocks_train_and_evaluate_as_plain_ones(method, eager_graphs):
-    model = peft.attach(build(dtype=torch.float64), method, **SMALL.get(method, {}))
+    model = attach(build(dtype=torch.float64), method, **SMALL.get(method, {}))
     train_steps(model)
     other = copy.deepcopy(model)
     torch._dynamo.reset()
@@ -169,7 +169,7 @@ def test_a_compiled_run_is_the_plain_one(pack, tmp_path, eager_graphs):
 
 @pytest.mark.parametrize("method", list_methods())
 def test_bfloat16_is_close_and_its_weights_are_float32(pack, method):
-    model = peft.attach(build(), method, **SMALL.get(method, {}))
+    model = attach(build(), method, **SMALL.get(method, {}))
     other = copy.deepcopy(model)
     images = _images(pack)
     recipe = {"epochs": 1, "batch_size": 16, "lr": 1e-3, "warmup_epochs": 0}

@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 from click.testing import CliRunner
-from models import SMALL, batch, build
+from models import SMALL, attach, batch, build
 from torch.profiler import ProfilerActivity, profile
 
 from mosa import peft
@@ -49,7 +49,7 @@ def test_the_count_is_what_the_profiler_measures_and_nothing_of_a_step_is_left_a
     """Under checkpointing, too, where a tensor that a module holds on to holds the whole recomputation."""
     model = build()
     model.blocks = model.blocks[:2]
-    peft.attach(model, method, **SMALL.get(method, {}))
+    attach(model, method, **SMALL.get(method, {}))
     before = {name: p.clone() for name, p in model.named_parameters()}
     tuned = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     resting = sum(t.nbytes for t in (*model.parameters(), *model.buffers())) + 2 * tuned  # AdamW's two

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import SMALL, build
+from models import SMALL, attach, build
 from torch import nn
 
 from mosa import peft
@@ -13,7 +13,7 @@ from mosa.peft import list_methods
 
 @pytest.mark.parametrize("method", list_methods())
 def test_matrices_are_decayed_and_vectors_are_not(method):
-    model = peft.attach(build(), method, **SMALL.get(method, {}))
+    model = attach(build(), method, **SMALL.get(method, {}))
     decayed, others = parameter_groups(model, Recipe(weight_decay=0.1))
     assert decayed["weight_decay"] == 0.1 and others["weight_decay"] == 0
     assert all(p.ndim >= 2 for p in decayed["params"])

@@ -9,10 +9,9 @@ import zipfile
 
 import pytest
 import torch
-from models import SMALL, build, spec
+from models import SMALL, attach, build, spec
 from standin import write_small_pack
 
-from mosa import peft
 from mosa.data.packs import Pack
 from mosa.engine import loop as training
 from mosa.engine.batches import Images
@@ -64,7 +63,7 @@ def test_every_method_goes_on_bit_by_bit(method, pack, tmp_path, monkeypatch, ca
     path = tmp_path / "run.pt"
 
     def train(resume):
-        model = peft.attach(build(classes=10), method, **SMALL.get(method, {}))
+        model = attach(build(classes=10), method, **SMALL.get(method, {}))
         progress = training.fit(model, images, recipe, 0, resume=resume)
         return progress.train_loss, trained_state(model)
 

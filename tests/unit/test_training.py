@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from models import SMALL, build, spec
+from models import SMALL, attach, build, spec
 from torch import nn
 
 from mosa import peft
@@ -93,7 +93,7 @@ def test_divergence_stops_the_gradient_of_the_other_side():
 
 @pytest.mark.parametrize("method", list_methods())
 def test_training_lowers_the_loss(method):
-    model = peft.attach(build(), method, **SMALL.get(method, {}))
+    model = attach(build(), method, **SMALL.get(method, {}))
     progress = fit(model, images(), Recipe(epochs=15, batch_size=8, lr=1e-2, warmup_epochs=1), seed=0)
     assert len(progress.train_loss) == 15 and progress.images == 15 * 20
     assert progress.train_loss[-1] < 0.95 * progress.train_loss[0]

@@ -22,7 +22,7 @@ from mosa.engine.optimizer import build_optimizer
 from mosa.experiment.config import config_tasks, expand
 from mosa.experiment.recipe import Recipe
 from mosa.experiment.specification import Specification
-from mosa.peft import attach, build_method
+from mosa.peft import attach, build_method, example_batches
 from mosa.peft.losses import tuning_loss
 
 CARDS = (8, 16, 24, 48, 80)  # GB
@@ -169,7 +169,8 @@ def _memory_row(specification: Specification, classes: int, machine: Machine) ->
     backbone, training = specification.backbone, specification.training
     model, built = build_backbone(backbone.architecture, "random", classes, image_size=backbone.image_size)
     try:
-        attach(model, build_method(specification.method, **specification.options))
+        method = build_method(specification.method, **specification.options)
+        attach(model, method, data=example_batches(model))
     except UserError as error:
         raise UserError(f"backbone {backbone.name}, variant {specification.variant}: {error}") from None
     size_of, images_in = fitting(model, built.image_size, training, machine)

@@ -1,0 +1,124 @@
+"""What a method tunes, chosen from training images by gradients."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mosa.base.errors import UserError
+from mosa.peft.method import Batches, Chosen, Method
+from mosa.peft.proof import example_images
+
+EXAMPLES = 4  # images of a batch that stands in for data
+
+
+def choice_of(
+    model: nn.Module, method: Method, data: Batches | Mapping[str, Tensor] | None, seed: int
+) -> dict[str, Tensor] | None:
+    """Return the choice of a method: from images, or as a tuned state has it; None if it chooses nothing.
+
+    Raises:
+        UserError: There are no data, or nothing can be chosen from them.
+    """
+    if not isinstance(method, Chosen):
+        return None
+    if data is None:
+        raise UserError(
+            f"{method.name} chooses what it tunes from training images: give attach `data`, batches of "
+            f"images and labels, or a tuned state, whose choice it takes"
+        )
+    if isinstance(data, Mapping):
+        choice = {name: value for name, value in data.items() if name.rpartition(".")[2] in method.chosen}
+        if not choice:
+            raise UserError(
+                f"the tuned state has no choice of {method.name}, which is kept under names that end with "
+                f"{' or '.join(method.chosen)}; was it made with another method?"
+            )
+        return choice
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        return method.choose(model, _checked(data, next(model.parameters())), seed)
+
+
+def _checked(batches: Batches, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield batches on the model's device; refuse what are none."""
+    read = 0
+    try:
+        batches = iter(batches)
+    except TypeError:
+        raise UserError(
+            f"data: expected batches of images and labels, got {type(batches).__name__}"
+        ) from None
+    for pair in batches:
+        tensors = isinstance(pair, Sequence) and [each for each in pair if isinstance(each, Tensor)]
+        if not tensors or len(tensors) != 2 or len(tensors[0]) != len(tensors[1]):
+            raise UserError("data: expected each batch to be a tensor of images and one of as many labels")
+        read += 1
+        yield tensors[0].to(like), tensors[1].to(like.device)
+    if not read:
+        raise UserError("data: there is no batch of images")
+
+
+def gradients(
+    model: nn.Module,
+    parameters: Sequence[nn.Parameter],
+    batches: Batches,
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor],
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield, for each batch, the gradients of its loss; the model evaluates, so that nothing is drawn.
+
+    What requires a gradient, and what is in training mode, is afterwards as it was.
+
+    Args:
+        model: A model without a method.
+        parameters: Of these, gradients are computed; a zero where there is none.
+        batches: Images and labels.
+        loss: Computes a scalar from the model, images and labels.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    asks = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    model.eval().requires_grad_(False)
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        for images, labels in batches:
+            with torch.enable_grad():
+                value = loss(model, images, labels)
+                found = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+            yield found
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in asks:
+            parameter.requires_grad_(requires_grad)
+
+
+def taken(choice: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
+    """Return a buffer of a choice, on the device of a tensor.
+
+    Raises:
+        UserError: The choice is of another model.
+    """
+    if name not in choice:
+        raise UserError(f"the choice has no {name!r}: it was made for another model, or with other options")
+    return choice[name].to(like.device, copy=True)
+
+
+def digest_of_choice(model: nn.Module, method: Method) -> str | None:
+    """Return the SHA-256 of what an attached method chose from data; None if it chooses nothing."""
+    if not isinstance(method, Chosen):
+        return None
+    digest = hashlib.sha256()
+    for name, value in model.named_buffers():
+        if name.rpartition(".")[2] in method.chosen:
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def example_batches(model: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Return a batch of noise that stands in for data, where only shapes and sizes of a method matter."""
+    like = next(model.parameters())
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randn(EXAMPLES, *example_images(model).shape[1:], generator=rng, device="cpu")
+    return [(images.to(like), torch.zeros(EXAMPLES, dtype=torch.long, device=like.device))]
