@@ -37,6 +37,7 @@ SMALL = {
     **{name: {"rank": 4} for name in ("lora", "mosl", "bi_lora")},
     "e2vpt": {"prompts": 3, "key_values": 2},
     "prefix": {"length": 3},
+    "sct": {"keep": 4},
     "vpt": {"prompts": 3},
 }
 # What the conformance tests run: every method of the registry, and options that change its structure.

@@ -30,6 +30,7 @@ INSERTED = [
     "prefix, mlp",
     "repadapter",
     "rlrr",
+    "sct",
     "ssf",
     "vpt",
     "vpt, shallow",

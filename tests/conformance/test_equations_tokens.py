@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from mosa import peft
+from mosa.base.errors import UserError
 from mosa.base.timm import Attention
 from mosa.peft.quantized import QuantizedLinear, normal_levels
 
@@ -269,3 +270,35 @@ def test_bi_lora_changes_weights_by_quantised_factors():
     factors.up.register_forward_pre_hook(lambda module, inputs: hidden.append(inputs[0]))
     factors(torch.ones(100, 32, dtype=F64))
     assert 0 < (hidden[0] == 0).sum() < 100  # a tenth of 400 is dropped between the factors
+
+
+def test_sct_tunes_the_channels_that_matter_most_to_the_classes():
+    """Importances by a loop over classes, images and patches; h' goes into the MLP and past it."""
+    images, _ = batch(size=6, dtype=F64)
+    labels = torch.tensor([3, 3, 3, 3, 1, 3])  # a mean over classes is not one over images
+    model, plain = build(dtype=F64), build(dtype=F64).eval()
+    peft.attach(model, "sct", keep=4, scale=0.3, data=[(images[:4], labels[:4]), (images[4:], labels[4:])])
+    x, plainly = plain._pos_embed(plain.patch_embed(images)), []
+    for block, attached in zip(plain.blocks, model.blocks, strict=True):
+        h = x + block.attn(block.norm1(x))
+        by_class = [h[labels == label, 1:].pow(2).sum((0, 1)).sqrt() for label in (1, 3)]
+        largest = (sum(by_class) / 2).argsort(descending=True)[:8]
+        plainly.append(h[:, 1:].pow(2).sum((0, 1)).argsort(descending=True)[:8])
+        assert attached.sct.channels.tolist() == sorted(largest.tolist())
+        x = h + block.mlp(block.norm2(h))
+    chosen = [block.sct.channels.tolist() for block in model.blocks]
+    assert chosen != [sorted(channels.tolist()) for channels in plainly]
+    linear = model.blocks[1].sct.linear
+    assert abs(linear.weight.std() - 0.02) < 0.005 and not linear.bias.any()
+    train_steps(model, lr=0.1)
+    block, own, x = model.blocks[1], plain.blocks[1], torch.randn(2, 17, 32, dtype=F64)
+    h = x + own.attn(own.norm1(x))
+    part = h[..., block.sct.channels]
+    h[..., block.sct.channels] = part + 0.3 * (part @ linear.weight.T + linear.bias)
+    torch.testing.assert_close(block(x), h + own.mlp(own.norm2(h)), **NEAR)
+
+
+def test_sct_refuses_labels_that_the_model_has_no_class_for():
+    images, labels = batch(classes=5)
+    with pytest.raises(UserError, match="label 4, where the model has 3 classes"):
+        peft.attach(build(classes=3), "sct", data=[(images, labels.fill_(4))])
