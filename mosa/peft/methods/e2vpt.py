@@ -8,7 +8,7 @@ from torch import nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
-from mosa.peft.methods.prefix import Prefixes, attention_width, no_known_attention, prepend
+from mosa.peft.methods.prefix import Prefixes, attention_width, no_known_attention, prepend, uniform
 from mosa.peft.methods.vpt import Vpt
 
 
@@ -40,9 +40,11 @@ class E2vpt(Vpt):
         rng = generator(seed, "prefix")
         for block in find_blocks(model):
             width = attention_width(block.attn)
-            bound = math.sqrt(6 / (self.key_values * width / block.attn.num_heads))
-            prefixes = Prefixes(self.key_values, width, bound, rng, self.shared, self.dropout)
-            prepend(block.attn, prefixes)
+            shape = (self.key_values, width)
+            bound = math.sqrt(6 * block.attn.num_heads / (self.key_values * width))
+            keys = uniform(shape, bound, rng)
+            values = None if self.shared else uniform(shape, bound, rng)
+            prepend(block.attn, Prefixes(keys, values, self.dropout))
 
     def parameters(self, model: nn.Module, training: bool = False) -> int:
         widths = sum(attention_width(block.attn) for block in find_blocks(model))

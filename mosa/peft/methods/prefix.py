@@ -59,8 +59,8 @@ class Prefix(Method):
         for block in blocks:
             width = attention_width(block.attn)
             if source is None:
-                bound = math.sqrt(6 / (width * (self.length + 1)))
-                prefixes = Prefixes(self.length, width, bound, rng)
+                shape, bound = (self.length, width), math.sqrt(6 / (width * (self.length + 1)))
+                prefixes = Prefixes(uniform(shape, bound, rng), uniform(shape, bound, rng))
             else:
                 prefixes = MappedPrefixes(source, width, rng, owner=block is blocks[0])
             prepend(block.attn, prefixes)
@@ -108,34 +108,27 @@ def prepend(attn: nn.Module, prefixes: nn.Module) -> None:
     attn.forward = partial(FORWARD[type(attn)], attn)
 
 
+def uniform(shape: tuple[int, ...], bound: float, rng: torch.Generator) -> Tensor:
+    """Return values that are drawn from U(-bound, bound)."""
+    return torch.empty(shape).uniform_(-bound, bound, generator=rng)
+
+
 class Prefixes(nn.Module):
     """The keys and values of one attention.
 
     Args:
-        length: Number p of keys and of values.
-        width: Their channels d, all heads together.
-        bound: They are drawn from U(-bound, bound).
-        rng: Draws them.
-        shared: Whether the values are the keys, the same parameters.
+        keys: The initial keys (p, d), all heads together.
+        values: The initial values (p, d); None: they are the keys, the same parameters.
         dropout: Dropout rate of both.
 
     Shape:
         () -> (p, d) and (p, d), the keys and the values.
     """
 
-    def __init__(
-        self,
-        length: int,
-        width: int,
-        bound: float,
-        rng: torch.Generator,
-        shared: bool = False,
-        dropout: float = 0.0,
-    ) -> None:
+    def __init__(self, keys: Tensor, values: Tensor | None, dropout: float = 0.0) -> None:
         super().__init__()
-        keys, values = torch.empty(2, length, width).uniform_(-bound, bound, generator=rng)
-        self.keys = nn.Parameter(keys.clone())
-        self.values = None if shared else nn.Parameter(values.clone())
+        self.keys = nn.Parameter(keys)
+        self.values = None if values is None else nn.Parameter(values)
         self.drop = nn.Dropout(dropout)
 
     def forward(self) -> tuple[Tensor, Tensor]:
@@ -190,9 +183,7 @@ class MappedPrefixes(Prefixes):
     def folded(self) -> Prefixes:
         """Return the keys and values as parameters."""
         keys, values = self()
-        prefixes = Prefixes(*keys.shape, 0.0, torch.Generator()).to(keys)
-        prefixes.keys.copy_(keys), prefixes.values.copy_(values)
-        return prefixes.train(self.training)
+        return Prefixes(keys.clone(), values.clone()).train(self.training)
 
 
 def _linear(inputs: int, outputs: int, rng: torch.Generator) -> nn.Linear:
