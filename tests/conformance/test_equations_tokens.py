@@ -116,7 +116,7 @@ def test_e2vpt_has_prompts_and_keys_and_values(shared):
     options = {"prompts": 3, "key_values": 2, "shared": shared}
     model = peft.attach(build(dtype=F64), "e2vpt", **options)
     for prefixes in (block.attn.prefixes for block in model.blocks):  # heads of 16 channels
-        assert 0.5 * math.sqrt(6 / 32) < prefixes.keys.abs().max() <= math.sqrt(6 / 32)
+        assert 0.9 * math.sqrt(6 / 32) < prefixes.keys.abs().max() <= math.sqrt(6 / 32)
     train_steps(model, lr=0.1)
     block, plain = model.blocks[1], build(dtype=F64).blocks[1]
     keys = block.attn.prefixes.keys
@@ -277,6 +277,9 @@ def test_sct_tunes_the_channels_that_matter_most_to_the_classes():
     images, _ = batch(size=6, dtype=F64)
     labels = torch.tensor([3, 3, 3, 3, 1, 3])  # a mean over classes is not one over images
     model, plain = build(dtype=F64), build(dtype=F64).eval()
+    with torch.no_grad():  # the class token, which does not count, has other large channels
+        model.cls_token[..., 8:16] += 20
+        plain.cls_token[..., 8:16] += 20
     peft.attach(model, "sct", keep=4, scale=0.3, data=[(images[:4], labels[:4]), (images[4:], labels[4:])])
     x, plainly = plain._pos_embed(plain.patch_embed(images)), []
     for block, attached in zip(plain.blocks, model.blocks, strict=True):
