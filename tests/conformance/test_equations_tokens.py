@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from mosa import peft
 from mosa.base.errors import UserError
-from mosa.base.timm import Attention
+from mosa.base.timm import Attention, timm
 from mosa.peft.quantized import QuantizedLinear, normal_levels
 
 F64 = torch.float64
@@ -305,3 +305,8 @@ def test_sct_refuses_labels_that_the_model_has_no_class_for():
     images, labels = batch(classes=5)
     with pytest.raises(UserError, match="label 4, where the model has 3 classes"):
         peft.attach(build(classes=3), "sct", data=[(images, labels.fill_(4))])
+
+
+def test_sct_refuses_models_whose_rows_may_be_no_images():
+    model = timm.create_model("mobilevit_xxs", num_classes=3)
+    assert "may not keep the patches of an image apart" in peft.build_method("sct").unfit(model)

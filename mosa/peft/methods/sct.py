@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mosa.base.errors import UserError
 from mosa.base.seeding import generator
-from mosa.peft.blocks import SITES, BlockView, block_width, find_blocks
+from mosa.peft.blocks import SITES, BlockView, block_width, find_blocks, passes_can_separate
 from mosa.peft.choice import taken
 from mosa.peft.method import Batches, Chosen
 
@@ -43,6 +43,10 @@ class Sct(Chosen):
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason
+        if not passes_can_separate(model):  # its rows of tokens may be no images, and begin with others
+            return (
+                f"{type(model).__name__} may not keep the patches of an image apart: expected a ViT or a Swin"
+            )
         narrowest = min(block_width(block) for block in find_blocks(model))
         return f"keep={self.keep}: expected at most the width {narrowest}" if self.keep > narrowest else None
 
