@@ -28,7 +28,7 @@ from mosa.backbones.build import build_backbone
 from mosa.engine.loop import autocast
 from mosa.engine.machine import COMPILE, Machine
 from mosa.engine.step_graph import WARM_UP, StepGraph, use_device_lr
-from mosa.peft import attach, list_methods, tuned_state_dict
+from mosa.peft import attach, example_batches, list_methods, tuned_state_dict
 from mosa.peft.losses import tuning_loss
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -50,7 +50,7 @@ class Step:
     def __init__(self, name: str, architecture: str, batch: int, machine: Machine, precision: str) -> None:
         device = torch.device(machine.device)
         model, backbone = copy.deepcopy(random_backbone(architecture))
-        self.model = attach(model, "adapter" if name == NAIVE else name)
+        self.model = attach(model, "adapter" if name == NAIVE else name, data=example_batches(model))
         machine.place(model)
         model.train()
         self.splits = naive_split(model, ("up",), 4, 0) if name == NAIVE else []

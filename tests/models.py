@@ -34,7 +34,11 @@ ARCHITECTURES = {
 # Options that make a method small enough for these models; every other method runs with its defaults.
 SMALL = {
     **{name: {"bottleneck": 8} for name in ("adapter", "mosa", "pruned", "adamix", "gated", "dropconnect")},
-    **{name: {"rank": 4} for name in ("last", "lora", "mosl")},
+    **{name: {"bottleneck": 8} for name in ("arc", "bi_adaptformer")},
+    **{name: {"rank": 4} for name in ("bi_lora", "last", "lora", "mosl")},
+    "e2vpt": {"prompts": 3, "key_values": 2},
+    "prefix": {"length": 3},
+    "sct": {"keep": 4},
     "spt": {"budget": 3000, "rank": 2},
     "vpt": {"prompts": 3},
 }
@@ -67,10 +71,17 @@ CASES = {
     "lora, mlp": ("lora", {"rank": 4, "targets": ["fc1", "fc2"], "dropout": 0.1, "scale": 0.5}),
     "mosl, mlp": ("mosl", {"rank": 4, "targets": ["fc1", "fc2"], "split": "both"}),
     "vpt, shallow": ("vpt", {"prompts": 3, "deep": False}),
+    "prefix, mlp": ("prefix", {"length": 3, "hidden": 4}),
     "ssf, identity": ("ssf", {"spread": 0.0}),
     "repadapter, strong": ("repadapter", {"bottleneck": 4, "groups": 4, "scale": 5.0, "dropout": 0.0}),
     "dtl, plus": ("dtl", {"plus": True, "start": 1, "beta": 10.0}),
     "last, gap": ("last", {"rank": 4, "gap": 3, "modules": 2}),
+    "bi_adaptformer, 2 bits": ("bi_adaptformer", {"bottleneck": 8, "bits": 2, "dropout": 0.0}),
+    "bi_lora, 4 bits": ("bi_lora", {"rank": 4, "bits": 4, "targets": ["fc1", "fc2"]}),
+    "e2vpt, apart": (
+        "e2vpt",
+        {"prompts": 3, "key_values": 2, "shared": False, "deep": False, "dropout": 0.1},
+    ),
     "partial, two": ("partial", {"blocks": 2}),
     "pruned, both": ("pruned", {"bottleneck": 8, "prune": "both"}),
     "adamix, up": ("adamix", {"bottleneck": 8, "copies": "up"}),

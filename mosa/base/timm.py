@@ -6,6 +6,7 @@ declare_missing_operators()
 
 import timm  # noqa: E402
 from timm.layers import (  # noqa: E402
+    Attention,
     Conv2dSame,
     DropPath,
     LayerNorm,
@@ -18,7 +19,11 @@ from timm.layers import (  # noqa: E402
 )
 from timm.models import get_deprecated_models  # noqa: E402
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock  # noqa: E402
-from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock  # noqa: E402
+from timm.models.swin_transformer import (  # noqa: E402
+    SwinTransformer,
+    SwinTransformerBlock,
+    WindowAttention,
+)
 from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
 
 # timm's own normalisation layers: not all of them derive from torch's.
@@ -31,6 +36,7 @@ NORMS = tuple(
 
 __all__ = [
     "NORMS",
+    "Attention",
     "Block",
     "Conv2dSame",
     "ConvNeXt",
@@ -42,6 +48,7 @@ __all__ = [
     "SwinTransformer",
     "SwinTransformerBlock",
     "VisionTransformer",
+    "WindowAttention",
     "get_deprecated_models",
     "timm",
 ]

@@ -19,8 +19,9 @@ from mosa.peft.losses import passes_loss, tuning_loss
 F64 = torch.float64
 PLACEMENTS = ["adapter", "adapter, pfeiffer", "adapter, houlsby", "adapter, sequential", "adapter, residuals"]
 # Methods and placements that differ in what they insert into a block, and how.
-INSERTED = ["adapter", "mosa", "repadapter", "gps", "lst", "ssf", "vpt"]
+INSERTED = ["adapter", "mosa", "repadapter", "gps", "lst", "ssf", "vpt", "arc", "prefix, mlp", "rlrr", "sct"]
 INSERTED += thorough(*PLACEMENTS[1:], "gated", "mosa, ensemble", "dtl, plus", "vpt, shallow", "lora")
+INSERTED += thorough("bi_adaptformer, 2 bits", "e2vpt, apart")
 
 
 def attached(case, architecture="vit", dtype=torch.float32, **more):
@@ -61,7 +62,10 @@ def test_threads_may_evaluate_a_model_at_once(case, merged):
     assert all(torch.equal(result, expected[number]) for number, result in results)
 
 
-@pytest.mark.parametrize("case", [*PLACEMENTS, "mosa", "adamix", "lst", "gps", "vpt, shallow"])
+@pytest.mark.parametrize(
+    "case",
+    [*PLACEMENTS, "mosa", "adamix", "lst", "gps", "vpt, shallow", "prefix, mlp", "rlrr", "arc"],
+)
 def test_copies_and_files_of_a_model_are_whole(case):
     model = attached(case)
     train_steps(model)

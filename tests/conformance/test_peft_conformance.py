@@ -223,6 +223,11 @@ def test_seeded_runs_repeat_exactly(case):
         "ssf",
         "repadapter",
         "peft",
+        "prefix",
+        "e2vpt",
+        "rlrr",
+        "arc",
+        "sct",
     ):  # others draw nothing
         assert any(not torch.equal(runs[0][name], runs[3][name]) for name in runs[0])
 
@@ -287,6 +292,13 @@ VIT_BASE = {
     ("bias", None, None): 11 * 768 * 12 + 2 * 768,
     ("norm", None, None): 4 * 768 * 12 + 2 * 768,
     ("ssf", None, None): 22 * 768 * 12 + 4 * 768,
+    ("e2vpt", "prompts", 5): 12 * 10 * 768,
+    ("prefix", "length", 10): 12 * 2 * 10 * 768,
+    ("arc", "bottleneck", 50): 2 * 50 * 768 + 12 * 2 * (50 + 768),
+    ("bi_adaptformer", "bottleneck", 32): 12 * 2 * 32 * 768,
+    ("bi_lora", "rank", 32): 12 * 4 * 32 * 768,
+    ("sct", "keep", 8): 12 * (96**2 + 96),
+    ("rlrr", None, None): 31 * 768 * 12 + 4 * 768,
     ("repadapter", "bottleneck", 8): 12 * 2 * (768 * 8 + 8 + 768 * 4 + 768),
     ("partial", "blocks", 1): 12 * 768**2 + 13 * 768 + 2 * 768,
     ("adapter", "placement", "houlsby"): 2 * 1_208_064,

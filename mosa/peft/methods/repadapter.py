@@ -11,7 +11,48 @@ from mosa.peft.blocks import find_blocks
 from mosa.peft.method import Method
 
 
-class RepAdapter(Method):
+class LinearAdapters(Method):
+    """Base of the methods that adapt the inputs of attention and MLP linearly, so that it merges.
+
+    A subclass names the attribute of a layer that holds its adapter, and inserts them by `insert`.
+    """
+
+    attribute: ClassVar[str]
+
+    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
+    families_reason: ClassVar[str] = "it adapts the input of the attention"
+
+    def unfit(self, model: nn.Module) -> str | None:
+        if reason := super().unfit(model):
+            return reason
+        for block in find_blocks(model):
+            for owner, name in ((block.attn, "qkv"), (block.mlp, "fc1")):
+                if not isinstance(getattr(owner, name, None), nn.Linear):
+                    return f"{type(owner).__name__} has no Linear layer {name!r}, whose input it adapts"
+        return None
+
+    def insert(self, layer: nn.Linear, adapter: nn.Module) -> None:
+        """Have an adapter change the input of a layer."""
+        adapter.to(layer.weight).handle = layer.register_forward_pre_hook(adapter.modify)
+        setattr(layer, self.attribute, adapter)
+
+    @torch.no_grad()
+    def fold(self, model: nn.Module) -> None:
+        for block in find_blocks(model):
+            for layer in adapted_layers(block):
+                adapter = getattr(layer, self.attribute)
+                matrix, shift = adapter.as_affine()
+                if layer.bias is not None:
+                    layer.bias += layer.weight @ shift
+                layer.weight += layer.weight @ matrix
+                adapter.handle.remove()
+                delattr(layer, self.attribute)
+
+    def fork_point(self, model: nn.Module) -> nn.Module:
+        return find_blocks(model)[0]
+
+
+class RepAdapter(LinearAdapters):
     """A linear adapter before attention and before the MLP, which merges into them: x' = x + s U (D x).
 
     U is block-diagonal in `groups`, D is Xavier-uniform, U and the biases are zero, so the model starts as
@@ -25,8 +66,7 @@ class RepAdapter(Method):
         "Luo et al., Towards Efficient Visual Adaption via Structural Re-parameterization, arXiv 2302.08106;"
         " defaults: its released code"
     )
-    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
-    families_reason: ClassVar[str] = "it adapts the input of the attention"
+    attribute: ClassVar[str] = "rep"
 
     bottleneck: int = Field(8, ge=1, description="Channels r between D and U.")
     groups: int = Field(2, ge=1, description="Groups of U; a divisor of r and of the width.")
@@ -36,11 +76,7 @@ class RepAdapter(Method):
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason
-        for block in find_blocks(model):
-            for owner, name in ((block.attn, "qkv"), (block.mlp, "fc1")):
-                if not isinstance(getattr(owner, name, None), nn.Linear):
-                    return f"{type(owner).__name__} has no Linear layer {name!r}, whose input it adapts"
-        for layer in (layer for block in find_blocks(model) for layer in _layers(block)):
+        for layer in (layer for block in find_blocks(model) for layer in adapted_layers(block)):
             for name, size in (("bottleneck", self.bottleneck), ("width", layer.in_features)):
                 if size % self.groups:
                     return f"groups={self.groups}: expected a divisor of the {name} {size}"
@@ -49,30 +85,19 @@ class RepAdapter(Method):
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "repadapter")
         for block in find_blocks(model):
-            for layer in _layers(block):
-                layer.rep = LinearAdapter(layer, self, rng).to(layer.weight)
-                layer.rep.handle = layer.register_forward_pre_hook(layer.rep.modify)
-
-    @torch.no_grad()
-    def fold(self, model: nn.Module) -> None:
-        for block in find_blocks(model):
-            for layer in _layers(block):
-                matrix, shift = layer.rep.as_affine()
-                if layer.bias is not None:
-                    layer.bias += layer.weight @ shift
-                layer.weight += layer.weight @ matrix
-                layer.rep.handle.remove()
-                del layer.rep
+            for layer in adapted_layers(block):
+                self.insert(layer, LinearAdapter(layer, self, rng))
 
     def block_parameters(self, block: nn.Module) -> int:
         return sum(
             layer.in_features * (self.bottleneck + self.bottleneck // self.groups)
             + (layer.bias is not None) * (self.bottleneck + layer.in_features)
-            for layer in _layers(block)
+            for layer in adapted_layers(block)
         )
 
 
-def _layers(block: nn.Module) -> list[nn.Linear]:
+def adapted_layers(block: nn.Module) -> list[nn.Linear]:
+    """Return the layers that read what goes into the attention and into the MLP of a block."""
     return [block.attn.qkv, block.mlp.fc1]
 
 

@@ -41,33 +41,45 @@ class Ssf(Method):
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason
-        other = next((type(layer).__name__ for layer in _layers(model) if type(layer) not in AFFINE), None)
+        kinds = (type(layer) for layer in affine_layers(model))
+        other = next((kind.__name__ for kind in kinds if kind not in AFFINE), None)
         return other and f"a scale and a shift do not merge into the {other} of {type(model).__name__}"
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "ssf")
-        for layer in _layers(model):
-            layer.ssf = ScaleShift(layer, self.spread, rng).to(layer.weight)
-            layer.ssf.handle = layer.register_forward_hook(layer.ssf.modify)
+        for layer in affine_layers(model):
+            insert_scale(layer, self.spread, rng)
 
-    @torch.no_grad()
     def fold(self, model: nn.Module) -> None:
-        for layer in _layers(model):
-            scale = layer.ssf.scale
-            layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.dim() - 1)))
-            if layer.bias is not None:
-                layer.bias.mul_(scale).add_(layer.ssf.shift)
-            layer.ssf.handle.remove()
-            del layer.ssf
+        for layer in affine_layers(model):
+            merge_scale(layer)
 
     def parameters(self, model: nn.Module, training: bool = False) -> int:
-        return sum(len(layer.weight) * (1 + (layer.bias is not None)) for layer in _layers(model))
+        return sum(len(layer.weight) * (1 + (layer.bias is not None)) for layer in affine_layers(model))
 
 
-def _layers(model: nn.Module) -> list[nn.Module]:
+def affine_layers(model: nn.Module) -> list[nn.Module]:
+    """Return the Linear layers, convolutions and LayerNorms of a backbone, from input to output."""
     find_blocks(model)  # raises if the backbone is unknown
     kinds = (nn.Linear, nn.Conv2d, nn.LayerNorm)
     return [module for module in backbone_modules(model) if isinstance(module, kinds)]
+
+
+def insert_scale(layer: nn.Module, spread: float, rng: torch.Generator) -> None:
+    """Scale and shift the output of a layer, as `layer.ssf` from now on."""
+    layer.ssf = ScaleShift(layer, spread, rng).to(layer.weight)
+    layer.ssf.handle = layer.register_forward_hook(layer.ssf.modify)
+
+
+@torch.no_grad()
+def merge_scale(layer: nn.Module) -> None:
+    """Fold the scale and shift of a layer's output into its weight and bias."""
+    scale = layer.ssf.scale
+    layer.weight.mul_(scale.view(-1, *[1] * (layer.weight.dim() - 1)))
+    if layer.bias is not None:
+        layer.bias.mul_(scale).add_(layer.ssf.shift)
+    layer.ssf.handle.remove()
+    del layer.ssf
 
 
 class ScaleShift(nn.Module):
