@@ -44,11 +44,11 @@ What is done once, and not again:
   workflow results/packs/features; equal to the plain loop within float error, tests/unit/test_features.py).
   Its image-passes and FLOPs in tables are still those of the plain loop. Where images are cropped and
   flipped at random, `training.views: 8` gives each image eight views, whose features are kept as well;
-- networks beside a frozen trunk (`lst`, `last`, `dtl`) are trained on the trunk's tokens, computed once in the
-  same way, where the trunk has no dropout or stochastic depth (`drop_rate: 0`, `drop_path: 0`), images are not
-  augmented anew in every epoch, and the tokens of the training images take at most 8 GiB (on a GPU also at
-  most an eighth of its free memory). Else the trunk runs in every epoch, without a graph. The tokens of 1,000
-  images of a ViT-B/16 take 7.3 GiB;
+- networks beside a frozen trunk (`lst`, `last`, `dtl`) are trained on the trunk's tokens, computed once in
+  the same way, where the trunk has no dropout or stochastic depth (`drop_rate: 0`, `drop_path: 0`), images
+  are not augmented anew in every epoch, and the tokens of the training images take at most 8 GiB (on a GPU
+  also at most an eighth of its free memory). Else the trunk runs in every epoch, without a graph. The tokens
+  of 1,000 images of a ViT-B/16 take 7.3 GiB;
 - torch is imported once for all commands of the workflow on a machine (mosa/cli/warm.py; `MOSA_WARM=` in the
   environment turns it off);
 - the test split is evaluated once, after the last epoch, with the merged model;
