@@ -25,7 +25,7 @@ class Convpass(Method):
     name: ClassVar[str] = "convpass"
     reference: ClassVar[str] = (
         "Jie & Deng, Convolutional bypasses are better vision transformer adapters, 2022, arXiv 2207.07039, "
-        "eq. 4-5; defaults: its released code, which takes the scale from a file for each data set"
+        "defaults: its released code, which takes the scale from a file for each data set"
     )
     families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
     families_reason: ClassVar[str] = "it stands beside the attention"

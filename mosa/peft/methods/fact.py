@@ -27,8 +27,8 @@ class Fact(Method):
 
     name: ClassVar[str] = "fact"
     reference: ClassVar[str] = (
-        "Jie & Deng, FacT, AAAI 2023, arXiv 2212.03145, eq. 5-8; initial values and dropout: its released "
-        "code, which takes rank and scale from a file for each data set"
+        "Jie & Deng, FacT, AAAI 2023, arXiv 2212.03145, FacT-TT and FacT-TK; initial values and dropout: "
+        "its released code, which takes rank and scale from a file for each data set"
     )
     families: ClassVar[tuple[str, ...]] = ("ViT",)
     families_reason: ClassVar[str] = "its factors are shared by all blocks, which need the same width"
