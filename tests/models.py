@@ -33,7 +33,8 @@ ARCHITECTURES = {
 # Options that make a method small enough for these models; every other method runs with its defaults.
 SMALL = {
     **{name: {"bottleneck": 8} for name in ("adapter", "mosa", "pruned", "adamix", "gated", "dropconnect")},
-    **{name: {"rank": 4} for name in ("lora", "mosl")},
+    **{name: {"bottleneck": 4} for name in ("adapter_plus", "convpass", "mona", "utuning")},
+    **{name: {"rank": 4} for name in ("lora", "mosl", "fact", "dora")},
     "vpt": {"prompts": 3},
 }
 # What the conformance tests run: every method of the registry, and options that change its structure.
@@ -63,6 +64,11 @@ CASES = {
     "vpt, shallow": ("vpt", {"prompts": 3, "deep": False}),
     "ssf, identity": ("ssf", {"spread": 0.0}),
     "repadapter, strong": ("repadapter", {"bottleneck": 4, "groups": 4, "scale": 5.0, "dropout": 0.0}),
+    "fact, tucker": ("fact", {"rank": 4, "form": "tk", "scale": 2.0}),
+    "convpass, attention": ("convpass", {"bottleneck": 4, "mlp": False, "start": "xavier"}),
+    "hydra, mlp": ("hydra", {"targets": ["fc1", "fc2"], "scale": 0.5, "dropout": 0.1}),
+    "utuning, block": ("utuning", {"bottleneck": 4, "places": ["mlp", "block"], "dropout": 0.1}),
+    "dora, mlp": ("dora", {"rank": 4, "targets": ["fc1", "fc2"], "scale": 0.5}),
     "partial, two": ("partial", {"blocks": 2}),
     "pruned, both": ("pruned", {"bottleneck": 8, "prune": "both"}),
     "adamix, up": ("adamix", {"bottleneck": 8, "copies": "up"}),
