@@ -14,6 +14,7 @@ from mosa.base.errors import UserError
 from mosa.base.families import ANY_MODEL
 from mosa.base.timm import timm
 from mosa.peft.blocks import FAMILIES, families_of
+from mosa.peft.routing import is_stochastic
 
 cases = pytest.mark.parametrize("case", CASES)
 # Three of four pairs with another architecture than the ViT: their tests are thorough ones, except for
@@ -238,7 +239,7 @@ def test_two_passes_at_once_are_two_passes(case):
     method, options = CASES[case]
     if method in ("adamix", "dropconnect"):
         pytest.skip("always draws in training")
-    for option, value in (("dropout", 0.0), ("experts", 1)):
+    for option, value in (("dropout", 0.0), ("drop_path", 0.0), ("experts", 1)):
         if option in peft.get_method(method).model_fields:
             options = options | {option: value}
     model = attach(build(dtype=torch.float64), method, **options)
@@ -255,7 +256,7 @@ def test_two_passes_at_once_are_two_passes(case):
 def test_two_passes_draw_apart(case):
     """Everything that a method draws in training differs between the passes of one step."""
     model = attached(case)
-    stochastic = [m for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.p > 0]
+    stochastic = [m for m in model.modules() if is_stochastic(m)]
     routed = hasattr(model, "router") or case == "dropconnect"
     if not stochastic and not routed:
         pytest.skip("draws nothing")

@@ -48,7 +48,7 @@ class Lora(Method):
             return reason
         for block in find_blocks(model):
             for target in self.targets:
-                owner, name = _place(block, target)
+                owner, name = place(block, target)
                 if not isinstance(getattr(owner, name, None), nn.Linear):
                     kind = type(block).__name__
                     return f"target {target!r}: {kind} has no such Linear layer; take other targets"
@@ -80,7 +80,7 @@ class Lora(Method):
     def branch_shapes(self, block: nn.Module) -> list[BranchShape]:
         shapes = []
         for target in self.targets:
-            owner, name = _place(block, target)
+            owner, name = place(block, target)
             layer = getattr(owner, name)
             outputs = layer.out_features // (len(QKV) if target in QKV else 1)
             shapes.append(BranchShape(layer.in_features, self.rank, outputs, False))
@@ -90,10 +90,11 @@ class Lora(Method):
         """Return each layer that is changed: its owner, its name, and the branch of each part of its rows."""
         fused = tuple(target if target in self.targets else None for target in QKV)
         layers = [(block.attn, "qkv", fused)] if any(fused) else []
-        return layers + [(*_place(block, target), (target,)) for target in self.targets if target not in QKV]
+        return layers + [(*place(block, target), (target,)) for target in self.targets if target not in QKV]
 
 
-def _place(block: nn.Module, target: str) -> tuple[nn.Module | None, str]:
+def place(block: nn.Module, target: str) -> tuple[nn.Module | None, str]:
+    """Return the module that holds the layer of a target, and the layer's name there."""
     if target in ("fc1", "fc2"):
         return block.mlp, target
     return getattr(block, "attn", None), "qkv" if target in QKV else target

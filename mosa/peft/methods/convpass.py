@@ -1,0 +1,110 @@
+"""Convpass: convolutional bypasses of the attention and the MLP."""
+
+from functools import partial
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mosa.base.seeding import generator
+from mosa.peft.blocks import block_width, find_blocks
+from mosa.peft.method import BranchShape, Method
+from mosa.peft.places import Image, beside, image_of, no_image
+
+
+class Convpass(Method):
+    """A convolutional branch beside attention and MLP: A(h) = s Up(drop(act(Conv(act(Down(h)))))).
+
+    h is what LayerNorm gives the attention or the MLP, and act is QuickGELU. Conv is a 3 x 3 convolution of
+    the patches; a class token is convolved as an image of one pixel. Down is Xavier-uniform, Conv is the
+    identity and Up is zero, so the model starts as the backbone. Nothing merges away. Tuned parameters per
+    branch of width d: 2 r d + 9 r^2 + 2 r + d.
+    """
+
+    name: ClassVar[str] = "convpass"
+    reference: ClassVar[str] = (
+        "Jie & Deng, Convolutional bypasses are better vision transformer adapters, 2022, arXiv 2207.07039, "
+        "defaults: its released code, which takes the scale from a file for each data set"
+    )
+    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
+    families_reason: ClassVar[str] = "it stands beside the attention"
+
+    bottleneck: int = Field(8, ge=1, description="Channels r of the convolution.")
+    mlp: bool = Field(True, description="A branch beside the MLP, too, instead of only beside the attention.")
+    scale: float = Field(1.0, description="Factor s of the branch.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate before Up.")
+    start: Literal["identity", "xavier"] = Field(
+        "identity", description="Initial convolution; the released code takes xavier for Swin."
+    )
+
+    def unfit(self, model: nn.Module) -> str | None:
+        return super().unfit(model) or no_image(model, find_blocks(model)[0])
+
+    def apply(self, model: nn.Module, seed: int) -> None:
+        rng = generator(seed, "convpass")
+        for block in find_blocks(model):
+            image = image_of(model, block)
+            for name in self._names():
+                setattr(block, name, ConvBranch(block_width(block), image, self, rng).to(block.norm2.weight))
+            block.forward = partial(_forward, block)
+
+    def branches(self, model: nn.Module) -> list[nn.Module]:
+        return [getattr(block, name) for block in find_blocks(model) for name in self._names()]
+
+    def fork_point(self, model: nn.Module) -> nn.Module:
+        return find_blocks(model)[0]
+
+    def branch_shapes(self, block: nn.Module) -> list[BranchShape]:
+        width = block_width(block)
+        return [BranchShape(width, self.bottleneck, width, True) for _ in self._names()]
+
+    def block_parameters(self, block: nn.Module) -> int:
+        convolution = 9 * self.bottleneck**2 + self.bottleneck
+        return sum(shape.parameters + convolution for shape in self.branch_shapes(block))
+
+    def _names(self) -> tuple[str, ...]:
+        return ("convpass_attention", "convpass_mlp") if self.mlp else ("convpass_attention",)
+
+
+def _forward(block: nn.Module, x: Tensor, *args: object, **kwargs: object) -> Tensor:
+    mlp = getattr(block, "convpass_mlp", None)
+    return beside(block, x, *args, attention=block.convpass_attention, mlp=mlp, **kwargs)
+
+
+class ConvBranch(nn.Module):
+    """One branch.
+
+    Args:
+        width: Channels d of the block.
+        image: How the tokens form an image.
+        options: The options of Convpass.
+        rng: Draws the initial weights.
+
+    Shape:
+        (batch, ..., width) -> (batch, ..., width).
+    """
+
+    def __init__(self, width: int, image: Image, options: Convpass, rng: torch.Generator) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, options.bottleneck)
+        self.conv = nn.Conv2d(options.bottleneck, options.bottleneck, 3, padding=1)
+        self.drop = nn.Dropout(options.dropout)
+        self.up = nn.Linear(options.bottleneck, width)
+        self.image, self.scale = image, options.scale
+        nn.init.xavier_uniform_(self.down.weight, generator=rng)
+        if options.start == "xavier":
+            nn.init.xavier_uniform_(self.conv.weight, generator=rng)
+        else:
+            nn.init.dirac_(self.conv.weight)
+        for zero in (self.down.bias, self.conv.bias, self.up.weight, self.up.bias):
+            nn.init.zeros_(zero)
+
+    def forward(self, h: Tensor) -> Tensor:
+        inner = self.image.convolve(quick_gelu(self.down(h)), self.conv)
+        return self.scale * self.up(self.drop(quick_gelu(inner)))
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """Return x sigmoid(1.702 x)."""
+    return x * torch.sigmoid(1.702 * x)

@@ -1,0 +1,117 @@
+"""Places of branches in a transformer block, and the image that its tokens form."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mosa.base.errors import UserError
+from mosa.base.timm import SwinTransformerBlock
+from mosa.peft.blocks import BlockView
+
+Branch = Callable[[Tensor], Tensor]
+
+
+def beside(
+    block: nn.Module, x: Tensor, *args: Any, attention: Branch | None, mlp: Branch | None, **kwargs: Any
+) -> Tensor:
+    """Run a block with branches beside its attention and its MLP: h = x + Attn(LN1 x) + A(LN1 x), and so on.
+
+    A branch gets what LayerNorm gives the attention or the MLP, and its output is added to the residual
+    stream, with a drop path of its own.
+
+    Args:
+        block: A block of a ViT or a Swin Transformer.
+        x: Its input.
+        attention: Branch beside the attention; None: there is none.
+        mlp: Branch beside the MLP; None: there is none.
+    """
+    parts = {}
+    for number, branch in ((1, attention), (2, mlp)):
+        if branch is not None:
+            parts |= _beside(block, branch, f"norm{number}", f"drop_path{number}")
+    return type(block).forward(BlockView(block, **parts), x, *args, **kwargs)
+
+
+def _beside(block: nn.Module, branch: Branch, norm: str, path: str) -> dict[str, Branch]:
+    read = []
+
+    def reading(h: Tensor) -> Tensor:
+        read.append(getattr(block, norm)(h))
+        return read[0]
+
+    def adding(inner: Tensor) -> Tensor:
+        drop_path = getattr(block, path)
+        return drop_path(inner) + drop_path(branch(read[0]))
+
+    return {norm: reading, path: adding}
+
+
+def after_attention(block: nn.Module, x: Tensor, *args: Any, branch: Branch, **kwargs: Any) -> Tensor:
+    """Run a block with a branch on h = x + Attn(LN1 x), whose output is added to h.
+
+    Args:
+        block: A block of a ViT or a Swin Transformer.
+        x: Its input.
+        branch: The branch.
+    """
+
+    def adding(inner: Tensor) -> Tensor:
+        output = block.drop_path1(inner)
+        return output + branch(x + output)
+
+    return type(block).forward(BlockView(block, drop_path1=adding), x, *args, **kwargs)
+
+
+class Image(NamedTuple):
+    """How the tokens of a block form an image: `prefix` tokens, then `height` x `width` patches."""
+
+    prefix: int
+    height: int
+    width: int
+
+    def convolve(self, x: Tensor, spatial: Branch) -> Tensor:
+        """Apply a spatial function to the patches, and to each prefix token as an image of one pixel.
+
+        Args:
+            x: Tokens, (batch, tokens, channels), or (batch, height, width, channels).
+            spatial: Maps (batch, channels, height, width) to the same shape.
+
+        Returns:
+            Of the shape of x.
+
+        Raises:
+            UserError: The number of tokens is another one.
+        """
+        tokens = x.flatten(1, -2)
+        if tokens.shape[1] != self.prefix + self.height * self.width:
+            raise UserError(
+                f"{tokens.shape[1]} tokens are not {self.prefix} and the {self.height}x{self.width} patches "
+                f"that the method was attached for: build the model for this size of images"
+            )
+        alone, patches = tokens.split((self.prefix, self.height * self.width), dim=1)
+        maps = spatial(patches.transpose(1, 2).unflatten(2, (self.height, self.width)))
+        patches = maps.flatten(2).transpose(1, 2)
+        if self.prefix:
+            alone = spatial(alone.reshape(-1, alone.shape[-1], 1, 1)).view_as(alone)
+            patches = torch.cat((alone, patches), dim=1)
+        return patches.reshape(x.shape)
+
+
+def image_of(model: nn.Module, block: nn.Module) -> Image:
+    """Return how the tokens of a block form an image; see `no_image` for models where they do not."""
+    if isinstance(block, SwinTransformerBlock):
+        return Image(0, *block.input_resolution)
+    return Image(model.num_prefix_tokens, *model.patch_embed.grid_size)
+
+
+def no_image(model: nn.Module, block: nn.Module) -> str | None:
+    """Return why the tokens of a block form no image; None if they do."""
+    if isinstance(block, SwinTransformerBlock):
+        return None
+    if getattr(getattr(model, "patch_embed", None), "grid_size", None) and hasattr(
+        model, "num_prefix_tokens"
+    ):
+        return None
+    return f"{type(model).__name__} has no patches of an image after its class tokens: expected a plain ViT"
