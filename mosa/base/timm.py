@@ -11,14 +11,19 @@ from timm.layers import (  # noqa: E402
     LayerNorm,
     LayerNorm2d,
     PatchDropout,
+    PatchDropoutWithIndices,
     evo_norm,
     filter_response_norm,
     norm,
     norm_act,
 )
 from timm.models import get_deprecated_models  # noqa: E402
+from timm.models.beit import Beit  # noqa: E402
+from timm.models.beit import Block as BeitBlock  # noqa: E402
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock  # noqa: E402
+from timm.models.eva import Eva, EvaBlock  # noqa: E402
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock  # noqa: E402
+from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block  # noqa: E402
 from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
 
 # timm's own normalisation layers: not all of them derive from torch's.
@@ -31,16 +36,23 @@ NORMS = tuple(
 
 __all__ = [
     "NORMS",
+    "Beit",
+    "BeitBlock",
     "Block",
     "Conv2dSame",
     "ConvNeXt",
     "ConvNeXtBlock",
     "DropPath",
+    "Eva",
+    "EvaBlock",
     "LayerNorm",
     "LayerNorm2d",
     "PatchDropout",
+    "PatchDropoutWithIndices",
     "SwinTransformer",
     "SwinTransformerBlock",
+    "SwinTransformerV2",
+    "SwinTransformerV2Block",
     "VisionTransformer",
     "get_deprecated_models",
     "timm",

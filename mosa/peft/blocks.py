@@ -1,4 +1,4 @@
-"""The parts of a model that methods use: its blocks, their sites and widths, and its classifier."""
+"""The parts of a model that methods use: its blocks, their sites, layers and widths, and its classifier."""
 
 from typing import Any, NamedTuple
 
@@ -7,12 +7,18 @@ from torch import nn
 from mosa.base.errors import UserError
 from mosa.base.timm import (
     NORMS,
+    Beit,
+    BeitBlock,
     Block,
     ConvNeXt,
     ConvNeXtBlock,
+    Eva,
+    EvaBlock,
     LayerNorm2d,
     SwinTransformer,
     SwinTransformerBlock,
+    SwinTransformerV2,
+    SwinTransformerV2Block,
     VisionTransformer,
 )
 
@@ -20,33 +26,86 @@ from mosa.base.timm import (
 # the channels within an MLP.
 NORM_LAYERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase, *NORMS)
 
+QKV = ("q", "k", "v")  # the order of the rows of a fused projection
+PROJECTIONS = (*QKV, "proj", "fc1", "fc2")
+
 
 class Sites(NamedTuple):
-    """Names of the modules of a block that can feed a branch or take its output.
+    """The declaration of a type of block: where its parts are, by the names of its modules.
+
+    A name with dots is a module within a module. A layer that a block lacks, as its options have it, is none.
 
     Attributes:
         residual: Its input is the residual stream before the MLP; None where that is the block's own input.
         attention: The attention; None where there is none.
-        attended: What it adds to the block's input is its output; None where there is no attention.
-        mlp: Its output is added to the residual stream.
+        attended: What it adds to the block's input is its output; None where no module's is that.
+        mlp: What is added to the residual stream is its output, or a norm or layer scale of that.
+        norm: A norm, or another layer, whose weight has an entry for each channel of the residual stream.
+        qkv: The Linear layer of queries, keys and values, in this order of its rows.
+        q: Those of queries, keys (`k`) and values (`v`), where there are three instead.
+        proj: The Linear layer after the attention.
+        fc1: The first Linear layer of the MLP.
+        fc2: The last one.
     """
 
     residual: str | None
     attention: str | None
     attended: str | None
     mlp: str
+    norm: str = "norm2"
+    qkv: str | None = "attn.qkv"
+    q: str | None = None
+    k: str | None = None
+    v: str | None = None
+    proj: str | None = "attn.proj"
+    fc1: str | None = "mlp.fc1"
+    fc2: str | None = "mlp.fc2"
 
 
-# Exactly these types, by the family's name. The transformers compute `h = x + attn(norm1(x));
-# y = h + mlp(norm2(h))`, ConvNeXt `y = x + mlp(norm(conv(x)))`, up to layer scale and drop path.
-# A subclass or a look-alike may compute something else, so it is refused.
-FAMILIES = {"ViT": Block, "Swin": SwinTransformerBlock, "ConvNeXt": ConvNeXtBlock}
-_FAMILY_OF = {block: name for name, block in FAMILIES.items()}
+_PRENORM = Sites("norm2", "attn", "drop_path1", "mlp")  # h = x + attn(norm1(x)); y = h + mlp(norm2(h))
+_POSTNORM = Sites("mlp", "attn", "drop_path1", "mlp")  # h = x + norm1(attn(x)); y = h + norm2(mlp(h))
+_SEPARATE = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj"}
+
+# Exactly these types, up to layer scale and drop path. A subclass or a look-alike may compute something else,
+# so it is refused. ConvNeXt is `y = x + mlp(norm(conv(x)))`.
 SITES = {
-    Block: Sites("norm2", "attn", "drop_path1", "mlp"),
-    SwinTransformerBlock: Sites("norm2", "attn", "drop_path1", "mlp"),
-    ConvNeXtBlock: Sites(None, None, None, "mlp"),
+    Block: _PRENORM,
+    SwinTransformerBlock: _PRENORM,
+    ConvNeXtBlock: Sites(None, None, None, "mlp", "norm"),
+    EvaBlock: _PRENORM._replace(**_SEPARATE),
+    BeitBlock: _PRENORM,
+    SwinTransformerV2Block: _POSTNORM,
 }
+# The types by the family's name, which methods declare.
+FAMILIES: dict[str, tuple[type[nn.Module], ...]] = {
+    "ViT": (Block,),
+    "Swin": (SwinTransformerBlock,),
+    "ConvNeXt": (ConvNeXtBlock,),
+    "EVA": (EvaBlock,),
+    "BEiT": (BeitBlock,),
+    "SwinV2": (SwinTransformerV2Block,),
+}
+_FAMILY_OF = {block: name for name, blocks in FAMILIES.items() for block in blocks}
+_SEPARATES = (VisionTransformer, SwinTransformer, ConvNeXt, Eva, Beit, SwinTransformerV2)
+
+
+class Projection(NamedTuple):
+    """A Linear layer of a block.
+
+    Attributes:
+        owner: The module that has it.
+        name: Its name there.
+        rows: What its rows are, in parts of equal size: ("q", "k", "v"), or one of `PROJECTIONS`.
+    """
+
+    owner: nn.Module
+    name: str
+    rows: tuple[str, ...]
+
+    @property
+    def layer(self) -> nn.Linear:
+        """The layer itself."""
+        return getattr(self.owner, self.name)
 
 
 class BlockView:
@@ -64,13 +123,23 @@ class BlockView:
         return getattr(self.__dict__["viewed"], name)
 
 
+def sites_of(block: nn.Module) -> Sites:
+    """Return where the parts of a block are; the block is one of `find_blocks`."""
+    return SITES[type(block)]
+
+
+def is_block(module: nn.Module) -> bool:
+    """Return whether the structure of a module is known."""
+    return type(module) in SITES
+
+
 def find_blocks(model: nn.Module) -> list[nn.Module]:
     """Return the blocks of a model, from input to output.
 
     Raises:
-        UserError: The model has no block of a type whose structure is known.
+        UserError: The model has no block whose structure is known.
     """
-    blocks = [module for module in model.modules() if type(module) in SITES]
+    blocks = [module for module in model.modules() if is_block(module)]
     if not blocks:
         raise UserError(no_known_block(model))
     return blocks
@@ -90,10 +159,44 @@ def no_known_block(model: nn.Module) -> str:
     )
 
 
+def part_of(block: nn.Module, name: str | None) -> nn.Module | None:
+    """Return a part of a block by its name, in which dots go deeper; None if there is none."""
+    for step in name.split(".") if name else [None]:
+        block = None if step is None else getattr(block, step, None)
+    return block
+
+
+def projections_of(block: nn.Module) -> list[Projection]:
+    """Return the Linear layers that a block has of those that `Sites` names, in the order of `PROJECTIONS`."""
+    sites = sites_of(block)
+    fused = isinstance(part_of(block, sites.qkv), nn.Linear)
+    names = [(sites.qkv, QKV)] if fused else [(getattr(sites, name), (name,)) for name in QKV]
+    names += [(getattr(sites, name), (name,)) for name in PROJECTIONS[3:]]
+    found = []
+    for path, rows in names:
+        if isinstance(part_of(block, path), nn.Linear):
+            owner, _, name = path.rpartition(".")
+            found.append(Projection(part_of(block, owner) if owner else block, name, rows))
+    return found
+
+
+def call_projections(model: nn.Module) -> list[nn.Module]:
+    """Have each attention of a model call its fused projection, and return those that did not.
+
+    Those of BEiT, EVA and Swin V2 keep the bias themselves, and pass it with the weight to one function:
+    what wraps the layer, or is hooked to it, would be without effect. timm has a switch, up to rounding.
+    """
+    found = [module for module in model.modules() if getattr(module, "qkv_bias_separate", None) is False]
+    for attention in found:
+        attention.qkv_bias_separate = True
+    return found
+
+
 def block_width(block: nn.Module) -> int:
     """Return the number of channels of a block's residual stream."""
-    norm = block.norm if isinstance(block, ConvNeXtBlock) else block.norm2
-    return norm.normalized_shape[0]
+    norm = part_of(block, sites_of(block).norm)
+    shape = getattr(norm, "normalized_shape", None)  # also of a norm without a weight
+    return shape[0] if shape else len(norm.weight)
 
 
 def channel_dim(module: nn.Module) -> int:
@@ -107,7 +210,7 @@ def passes_can_separate(model: nn.Module) -> bool:
 
     MobileViT folds patches into the batch around its blocks, and CrossViT has two streams.
     """
-    return isinstance(model, VisionTransformer | SwinTransformer | ConvNeXt)
+    return isinstance(model, _SEPARATES)
 
 
 def final_norm(model: nn.Module) -> nn.Module | None:

@@ -77,6 +77,11 @@ class Method(BaseModel):
         """Whether attaching leaves the output of the model unchanged."""
         return True
 
+    @property
+    def wraps_qkv(self) -> bool:
+        """Whether it wraps the layer of queries, keys and values, or hooks it: attentions must call it then."""
+        return False
+
     def unfit(self, model: nn.Module) -> str | None:
         """Return why the method, with its options, cannot be attached to a model; None if it can.
 
