@@ -21,7 +21,7 @@ from timm.models import get_deprecated_models  # noqa: E402
 from timm.models.beit import Beit  # noqa: E402
 from timm.models.beit import Block as BeitBlock  # noqa: E402
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock  # noqa: E402
-from timm.models.eva import Eva, EvaBlock  # noqa: E402
+from timm.models.eva import Eva, EvaBlock, EvaBlockPostNorm  # noqa: E402
 from timm.models.swin_transformer import SwinTransformer, SwinTransformerBlock  # noqa: E402
 from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block  # noqa: E402
 from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
@@ -45,6 +45,7 @@ __all__ = [
     "DropPath",
     "Eva",
     "EvaBlock",
+    "EvaBlockPostNorm",
     "LayerNorm",
     "LayerNorm2d",
     "PatchDropout",

@@ -8,13 +8,14 @@ PREFIXES = {
     "ViT": ("vit_", "deit_", "deit3_", "beit3_", "flexivit_", "mosa_vit_", "test_vit"),
     "Swin": ("swin_",),
     "ConvNeXt": ("convnext_", "convnextv2_", "test_convnext"),
+    "EVA": ("eva_", "eva02_"),
+    "BEiT": ("beit_", "beitv2_"),
+    "SwinV2": ("swinv2_tiny", "swinv2_small", "swinv2_base", "swinv2_large"),
 }
-# Parts of names that start as a ViT's, of architectures with other blocks: those of EVA (rotary positions),
-# with relative positions, with parallel branches, or with norms in other places.
-OTHER_BLOCKS = (
-    *("dinov3", "lingbot", "rope", "sapiens2", "vit_pe_"),
-    *("relpos", "_18x2_", "pwee_", "_rpn_", "_xp_"),
-)
+# Parts of names that start as a ViT's, of architectures with EVA's blocks (rotary positions).
+EVA_PARTS = ("dinov3", "lingbot", "rope", "sapiens2", "vit_pe_")
+# And of those with other blocks: with relative positions, parallel branches, or norms in other places.
+OTHER_BLOCKS = ("relpos", "_18x2_", "pwee_", "_rpn_", "_xp_")
 
 
 def family_of(architecture: str) -> str | None:
@@ -24,8 +25,10 @@ def family_of(architecture: str) -> str | None:
         architecture: timm's name, such as "swin_tiny_patch4_window7_224".
 
     Returns:
-        "ViT", "Swin" or "ConvNeXt"; None where the name does not say it.
+        One of `PREFIXES`, such as "ViT"; None where the name does not say it.
     """
+    if any(part in architecture for part in EVA_PARTS):
+        return "EVA" if architecture.startswith("vit_") else None
     if any(part in architecture for part in OTHER_BLOCKS):
         return None
     return next((family for family, starts in PREFIXES.items() if architecture.startswith(starts)), None)

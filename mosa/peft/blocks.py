@@ -14,6 +14,7 @@ from mosa.base.timm import (
     ConvNeXtBlock,
     Eva,
     EvaBlock,
+    EvaBlockPostNorm,
     LayerNorm2d,
     SwinTransformer,
     SwinTransformerBlock,
@@ -73,6 +74,7 @@ SITES = {
     SwinTransformerBlock: _PRENORM,
     ConvNeXtBlock: Sites(None, None, None, "mlp", "norm"),
     EvaBlock: _PRENORM._replace(**_SEPARATE),
+    EvaBlockPostNorm: _POSTNORM._replace(**_SEPARATE),
     BeitBlock: _PRENORM,
     SwinTransformerV2Block: _POSTNORM,
 }
@@ -81,7 +83,7 @@ FAMILIES: dict[str, tuple[type[nn.Module], ...]] = {
     "ViT": (Block,),
     "Swin": (SwinTransformerBlock,),
     "ConvNeXt": (ConvNeXtBlock,),
-    "EVA": (EvaBlock,),
+    "EVA": (EvaBlock, EvaBlockPostNorm),
     "BEiT": (BeitBlock,),
     "SwinV2": (SwinTransformerV2Block,),
 }
@@ -167,7 +169,7 @@ def part_of(block: nn.Module, name: str | None) -> nn.Module | None:
 
 
 def projections_of(block: nn.Module) -> list[Projection]:
-    """Return the Linear layers that a block has of those that `Sites` names, in the order of `PROJECTIONS`."""
+    """Return the Linear layers of `Sites` that a block has, in the order of `PROJECTIONS`."""
     sites = sites_of(block)
     fused = isinstance(part_of(block, sites.qkv), nn.Linear)
     names = [(sites.qkv, QKV)] if fused else [(getattr(sites, name), (name,)) for name in QKV]

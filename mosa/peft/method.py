@@ -79,7 +79,7 @@ class Method(BaseModel):
 
     @property
     def wraps_qkv(self) -> bool:
-        """Whether it wraps the layer of queries, keys and values, or hooks it: attentions must call it then."""
+        """Whether it wraps or hooks the layer of queries, keys and values: attentions must call it then."""
         return False
 
     def unfit(self, model: nn.Module) -> str | None:

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mosa.base.seeding import generator
-from mosa.peft.blocks import find_blocks
+from mosa.peft.blocks import find_blocks, part_of, sites_of
 from mosa.peft.method import Method
 
 
@@ -25,7 +25,7 @@ class RepAdapter(Method):
         "Luo et al., Towards Efficient Visual Adaption via Structural Re-parameterization, arXiv 2302.08106;"
         " defaults: its released code"
     )
-    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
+    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin", "EVA", "BEiT", "SwinV2")
     families_reason: ClassVar[str] = "it adapts the input of the attention"
 
     bottleneck: int = Field(8, ge=1, description="Channels r between D and U.")
@@ -33,13 +33,19 @@ class RepAdapter(Method):
     scale: float = Field(1.0, description="Factor s of the branch.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate between D and U.")
 
+    @property
+    def wraps_qkv(self) -> bool:
+        return True
+
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason
         for block in find_blocks(model):
-            for owner, name in ((block.attn, "qkv"), (block.mlp, "fc1")):
-                if not isinstance(getattr(owner, name, None), nn.Linear):
-                    return f"{type(owner).__name__} has no Linear layer {name!r}, whose input it adapts"
+            sites = sites_of(block)
+            for whose, path in ((sites.attention, sites.qkv), (sites.mlp, sites.fc1)):
+                if not isinstance(part_of(block, path), nn.Linear):
+                    owner, name = type(part_of(block, whose)).__name__, path.rpartition(".")[2]
+                    return f"{owner} has no Linear layer {name!r}, whose input it adapts"
         for layer in (layer for block in find_blocks(model) for layer in _layers(block)):
             for name, size in (("bottleneck", self.bottleneck), ("width", layer.in_features)):
                 if size % self.groups:
@@ -73,7 +79,7 @@ class RepAdapter(Method):
 
 
 def _layers(block: nn.Module) -> list[nn.Linear]:
-    return [block.attn.qkv, block.mlp.fc1]
+    return [part_of(block, path) for path in (sites_of(block).qkv, sites_of(block).fc1)]
 
 
 class LinearAdapter(nn.Module):
