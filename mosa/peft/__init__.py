@@ -25,6 +25,7 @@ from mosa.peft.attach import (
 )
 from mosa.peft.losses import passes_loss, tuning_loss
 from mosa.peft.method import Method, build_method, get_method, list_methods
+from mosa.peft.own_blocks import describe_blocks
 from mosa.peft.split import SplitLinear
 from mosa.peft.splitting import Splitting
 
@@ -37,6 +38,7 @@ __all__ = [
     "attachment",
     "build_method",
     "count_parameters",
+    "describe_blocks",
     "forward_passes",
     "get_method",
     "list_methods",

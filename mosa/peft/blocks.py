@@ -91,6 +91,17 @@ _FAMILY_OF = {block: name for name, blocks in FAMILIES.items() for block in bloc
 _SEPARATES = (VisionTransformer, SwinTransformer, ConvNeXt, Eva, Beit, SwinTransformerV2)
 
 
+# What stands in place of a family for blocks that `describe_blocks` describes.
+DESCRIBED = "blocks of describe_blocks"
+
+
+class Description(NamedTuple):
+    """What is said of a model that is not timm's: the name of its classifier, and the size of its images."""
+
+    head: str
+    input_size: tuple[int, ...]
+
+
 class Projection(NamedTuple):
     """A Linear layer of a block.
 
@@ -127,12 +138,12 @@ class BlockView:
 
 def sites_of(block: nn.Module) -> Sites:
     """Return where the parts of a block are; the block is one of `find_blocks`."""
-    return SITES[type(block)]
+    return vars(block).get("mosa_sites") or SITES[type(block)]
 
 
 def is_block(module: nn.Module) -> bool:
     """Return whether the structure of a module is known."""
-    return type(module) in SITES
+    return type(module) in SITES or "mosa_sites" in vars(module)
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
@@ -148,8 +159,8 @@ def find_blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def families_of(model: nn.Module) -> list[str]:
-    """Return the families that a model's blocks belong to; none if it has no block of a known type."""
-    return list(dict.fromkeys(_FAMILY_OF[type(m)] for m in model.modules() if type(m) in _FAMILY_OF))
+    """Return the families that a model's blocks belong to; none if it has no block that is known."""
+    return list(dict.fromkeys(_FAMILY_OF.get(type(m), DESCRIBED) for m in model.modules() if is_block(m)))
 
 
 def no_known_block(model: nn.Module) -> str:
@@ -157,7 +168,8 @@ def no_known_block(model: nn.Module) -> str:
     known = ", ".join(f"{cls.__module__}.{cls.__name__}" for cls in SITES)
     return (
         f"{type(model).__name__} has no block that this method understands: expected a timm model "
-        f"made of {known}; use 'full' or 'linear', which work on any model with a classifier"
+        f"made of {known}; describe the blocks of your own model with mosa.peft.describe_blocks, or use "
+        f"'full' or 'linear', which work on any model with a classifier"
     )
 
 
@@ -229,15 +241,23 @@ def backbone_modules(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if module not in head]
 
 
+def description_of(model: nn.Module) -> Description | None:
+    """Return what `describe_blocks` says of a model; None: it is timm's."""
+    return vars(model).get("mosa_description")
+
+
 def find_head(model: nn.Module) -> nn.Module:
     """Return the classifier of a timm model, or a ModuleList of the classifiers of a distilled one.
 
     Raises:
-        UserError: The model has no `get_classifier()`.
+        UserError: The model has no `get_classifier()`, and is not described.
     """
+    if described := description_of(model):
+        return model.get_submodule(described.head)
     if not hasattr(model, "get_classifier"):
         raise UserError(
-            f"{type(model).__name__} has no get_classifier(): expected a model made by timm.create_model"
+            f"{type(model).__name__} has no get_classifier(): expected a model made by timm.create_model, or "
+            f"one that mosa.peft.describe_blocks has described"
         )
     head = model.get_classifier()
     return head if isinstance(head, nn.Module) else nn.ModuleList(head)
