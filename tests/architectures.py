@@ -67,6 +67,45 @@ SAMPLE = {
         28,
         {"lora": None, "lora, mlp": "no such Linear layer", "repadapter": "no Linear layer 'qkv'"},
     ),
+    "vit_srelpos_small_patch16_224": (
+        {"depth": 1, "embed_dim": 32, "num_heads": 2, "img_size": 32},
+        32,
+        {"mosa": None, "lora, all targets": None, "vpt": None, "adapter, residuals": None},
+    ),
+    "vit_relpos_base_patch32_plus_rpn_256": (
+        {"depth": 1, "embed_dim": 32, "num_heads": 2, "img_size": 64},
+        64,
+        {"mosa": None, "vpt, shallow": None, "adapter, residuals": None},
+    ),
+    "vit_base_patch16_rpn_224": (
+        {"depth": 1, "embed_dim": 32, "num_heads": 2},
+        32,
+        {"mosa": None, "lora": None, "vpt": None, "repadapter": None},
+    ),
+    "cait_xxs24_224": (
+        {"depth": 1, "embed_dim": 32, "num_heads": 2},
+        32,
+        {
+            **{"mosa": None, "lora": None, "adapter, houlsby": None, "vpt": "does not fit CaiT"},
+            "adapter, residuals": "no module between its attention and the addition",
+        },
+    ),
+    "xcit_nano_12_p16_224": (
+        {"depth": 1, "embed_dim": 32, "num_heads": 2},
+        32,
+        {
+            "mosa": None,
+            "lora": None,
+            "adapter, residuals": None,
+            "partial": "has other blocks, of class attention",
+        },
+    ),
+    "hiera_tiny_224": (
+        {"embed_dim": 16, "num_heads": 1, "stages": (1, 1, 1, 1)},
+        224,
+        {"mosa": None, "lora": None, "adapter, houlsby": None, "repadapter": None},
+    ),
+    "vit_base_patch16_xp_224": ({"depth": 1, "embed_dim": 32, "num_heads": 2}, 32, {"mosa": _NO_BLOCK}),
     "resnet10t": ({"layers": (1, 1, 1, 1)}, 64, {"norm": None, "bias": None, "mosa": _NO_BLOCK}),
     "mobilenetv3_small_050": ({}, 64, {"norm": None, "bias": None, "full": None, "linear": None}),
     "nf_regnet_b0": ({}, 64, {"norm": "has no normalisation layer", "bias": None}),

@@ -5,17 +5,21 @@ from mosa.experiment.validation import read_schema
 
 # Starts of timm's names, by the family of the blocks that these architectures are made of.
 PREFIXES = {
-    "ViT": ("vit_", "deit_", "deit3_", "beit3_", "flexivit_", "mosa_vit_", "test_vit"),
+    "ViT": ("vit_", "deit_", "deit3_", "beit3_", "eva_large", "flexivit_", "mosa_vit_", "test_vit"),
     "Swin": ("swin_",),
     "ConvNeXt": ("convnext_", "convnextv2_", "test_convnext"),
-    "EVA": ("eva_", "eva02_"),
+    "EVA": ("eva_giant", "eva02_"),
     "BEiT": ("beit_", "beitv2_"),
     "SwinV2": ("swinv2_tiny", "swinv2_small", "swinv2_base", "swinv2_large"),
+    "RelPos": (),
+    "CaiT": ("cait_",),
+    "XCiT": ("xcit_",),
+    "Hiera": ("hiera_",),
 }
-# Parts of names that start as a ViT's, of architectures with EVA's blocks (rotary positions).
-EVA_PARTS = ("dinov3", "lingbot", "rope", "sapiens2", "vit_pe_")
-# And of those with other blocks: with relative positions, parallel branches, or norms in other places.
-OTHER_BLOCKS = ("relpos", "_18x2_", "pwee_", "_rpn_", "_xp_")
+# Parts of names that start as a ViT's, of architectures with another family's blocks.
+PARTS = {"EVA": ("dinov3", "lingbot", "rope", "sapiens2", "vit_pe_"), "RelPos": ("relpos",)}
+# And of those with parallel branches, which no family has.
+OTHER_BLOCKS = ("_18x2_", "pwee_", "_xp_")
 
 
 def family_of(architecture: str) -> str | None:
@@ -27,8 +31,10 @@ def family_of(architecture: str) -> str | None:
     Returns:
         One of `PREFIXES`, such as "ViT"; None where the name does not say it.
     """
-    if any(part in architecture for part in EVA_PARTS):
-        return "EVA" if architecture.startswith("vit_") else None
+    if architecture.startswith(("vit_", "test_vit_")):
+        for family, parts in PARTS.items():
+            if any(part in architecture for part in parts):
+                return family
     if any(part in architecture for part in OTHER_BLOCKS):
         return None
     return next((family for family, starts in PREFIXES.items() if architecture.startswith(starts)), None)

@@ -15,12 +15,20 @@ from mosa.base.timm import (
     Eva,
     EvaBlock,
     EvaBlockPostNorm,
+    HieraBlock,
     LayerNorm2d,
+    LayerScaleBlock,
+    LayerScaleBlockClassAttn,
+    RelPosBlock,
+    ResPostBlock,
+    ResPostRelPosBlock,
     SwinTransformer,
     SwinTransformerBlock,
     SwinTransformerV2,
     SwinTransformerV2Block,
     VisionTransformer,
+    VisionTransformerRelPos,
+    XCABlock,
 )
 
 # Layers that standardise their input, whatever their own activation. A GlobalResponseNorm is none: it weighs
@@ -67,6 +75,9 @@ _PRENORM = Sites("norm2", "attn", "drop_path1", "mlp")  # h = x + attn(norm1(x))
 _POSTNORM = Sites("mlp", "attn", "drop_path1", "mlp")  # h = x + norm1(attn(x)); y = h + norm2(mlp(h))
 _SEPARATE = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj"}
 
+# One module drops the path of both sublayers (CaiT), or the stream is pooled within the block (Hiera).
+_UNATTENDED = _PRENORM._replace(attended=None)
+
 # Exactly these types, up to layer scale and drop path. A subclass or a look-alike may compute something else,
 # so it is refused. ConvNeXt is `y = x + mlp(norm(conv(x)))`.
 SITES = {
@@ -77,18 +88,32 @@ SITES = {
     EvaBlockPostNorm: _POSTNORM._replace(**_SEPARATE),
     BeitBlock: _PRENORM,
     SwinTransformerV2Block: _POSTNORM,
+    ResPostBlock: _POSTNORM,
+    RelPosBlock: _PRENORM,
+    ResPostRelPosBlock: _POSTNORM,
+    LayerScaleBlock: _UNATTENDED,
+    LayerScaleBlockClassAttn: _UNATTENDED._replace(qkv=None, q="attn.q", k="attn.k", v="attn.v"),
+    XCABlock: _PRENORM,
+    HieraBlock: _UNATTENDED,
 }
 # The types by the family's name, which methods declare.
 FAMILIES: dict[str, tuple[type[nn.Module], ...]] = {
-    "ViT": (Block,),
+    "ViT": (Block, ResPostBlock),
     "Swin": (SwinTransformerBlock,),
     "ConvNeXt": (ConvNeXtBlock,),
     "EVA": (EvaBlock, EvaBlockPostNorm),
     "BEiT": (BeitBlock,),
     "SwinV2": (SwinTransformerV2Block,),
+    "RelPos": (RelPosBlock, ResPostRelPosBlock),
+    "CaiT": (LayerScaleBlock, LayerScaleBlockClassAttn),
+    "XCiT": (XCABlock,),  # its class attention adds to a normalised stream, and has no part here
+    "Hiera": (HieraBlock,),
 }
 _FAMILY_OF = {block: name for name, blocks in FAMILIES.items() for block in blocks}
-_SEPARATES = (VisionTransformer, SwinTransformer, ConvNeXt, Eva, Beit, SwinTransformerV2)
+_SEPARATES = (
+    *(VisionTransformer, VisionTransformerRelPos, Eva, Beit),
+    *(SwinTransformer, SwinTransformerV2, ConvNeXt),
+)
 
 
 # What stands in place of a family for blocks that `describe_blocks` describes.

@@ -7,6 +7,7 @@ from timm.models.swin_transformer import window_partition, window_reverse
 from torch.nn import functional as F
 
 from mosa import peft
+from mosa.base.timm import timm
 from mosa.peft.blocks import find_blocks
 
 F64 = torch.float64
@@ -84,6 +85,25 @@ def test_prompts_have_no_relative_positions(deep):
     weights = (q @ k.mT / 8**0.5 + bias).softmax(-1)
     expected = own.proj((weights @ v).transpose(1, 2).reshape(2, 20, 16))
     torch.testing.assert_close(attn(x), expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("vit_relpos_base_patch16_cls_224", "blocks.0.attn.rel_pos"),
+        ("vit_srelpos_small_patch16_224", "shared_rel_pos"),
+    ],
+)
+def test_biases_of_other_kinds_are_zero_for_prompts(name, owner):
+    """Of each block and shared by all; the prompts stand after a class token, if there is one."""
+    plain = timm.create_model(name, depth=1, embed_dim=16, num_heads=2, img_size=32, num_classes=3)
+    bias = plain.eval().get_submodule(owner).get_bias()
+    model = peft.attach(plain, "vpt", prompts=3)
+    found, prefix = model.get_submodule(owner).get_bias(), model.num_prefix_tokens
+    prompts = slice(prefix, prefix + 3)
+    assert not found[..., prompts].any() and not found[..., prompts, :].any()
+    others = [i for i in range(found.shape[-1]) if not prefix <= i < prefix + 3]
+    assert torch.equal(found[..., others, :][..., others], bias) and bias.any()
 
 
 @pytest.mark.parametrize("architecture", ["swin", "swinv2"])

@@ -23,7 +23,7 @@ OTHERS = [
     "vit_pwee_patch16_reg1_gap_256",
     "vit_dpwee_patch16_reg1_gap_256",
 ]
-PLAIN = sum((PREFIXES[family] for family in ("ViT", "EVA", "BEiT")), ())
+PLAIN = sum((PREFIXES[family] for family in ("ViT", "EVA", "BEiT", "CaiT", "XCiT")), ())
 MODULES = {
     "ViT": ("vision_transformer", "vision_transformer_hybrid", "deit", "micro_vit"),
     "Swin": ("swin_transformer",),
@@ -31,6 +31,10 @@ MODULES = {
     "EVA": ("eva",),
     "BEiT": ("beit",),
     "SwinV2": ("swin_transformer_v2",),
+    "RelPos": ("vision_transformer_relpos",),
+    "CaiT": ("cait",),
+    "XCiT": ("xcit",),
+    "Hiera": ("hiera",),
 }
 
 
@@ -54,6 +58,8 @@ def test_every_architecture_of_a_family_comes_from_its_modules(family):
 @pytest.mark.parametrize("name", [*(name for name in NAMES[::6] if "sapiens2" not in name), *OTHERS])
 def test_family_is_that_of_the_blocks(name):
     shallow = {"depth": 1} if name.startswith(PLAIN) else {"depths": (1, 1, 1, 1)}
+    if name.startswith(PREFIXES["Hiera"]):
+        shallow = {}
     with torch.device("meta"):
         built = families_of(timm.create_model(name, **shallow))
     assert ([] if family_of(name) is None else [family_of(name)]) == built
@@ -68,9 +74,9 @@ def test_family_is_that_of_the_blocks(name):
         ("swin_base_patch4_window7_224", "Swin"),
         ("convnextv2_tiny", "ConvNeXt"),
         ("vit_base_patch16_dinov3", "EVA"),
-        ("vit_relpos_base_patch16_224", None),
+        ("vit_relpos_base_patch16_224", "RelPos"),
         ("vit_pwee_patch16_reg1_gap_256", None),
-        ("vit_base_patch16_rpn_224", None),
+        ("vit_base_patch16_rpn_224", "ViT"),
         ("eva02_enormous_patch14_clip_224", "EVA"),
         ("beitv2_base_patch16_224", "BEiT"),
         ("swinv2_tiny_window8_256", "SwinV2"),

@@ -25,8 +25,8 @@ class RepAdapter(Method):
         "Luo et al., Towards Efficient Visual Adaption via Structural Re-parameterization, arXiv 2302.08106;"
         " defaults: its released code"
     )
-    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin", "EVA", "BEiT", "SwinV2")
-    families_reason: ClassVar[str] = "it adapts the input of the attention"
+    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin", "EVA", "BEiT", "SwinV2", "RelPos", "XCiT", "Hiera")
+    families_reason: ClassVar[str] = "it adapts the input of one layer of queries, keys and values"
 
     bottleneck: int = Field(8, ge=1, description="Channels r between D and U.")
     groups: int = Field(2, ge=1, description="Groups of U; a divisor of r and of the width.")

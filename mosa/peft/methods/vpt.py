@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mosa.base.errors import UserError
 from mosa.base.seeding import generator
-from mosa.base.timm import Beit, SwinTransformerBlock, SwinTransformerV2Block
+from mosa.base.timm import SwinTransformerBlock, SwinTransformerV2Block
 from mosa.peft.blocks import BlockView, block_width, find_blocks
 from mosa.peft.method import Method
 from mosa.peft.routing import repeat_batch
@@ -34,8 +34,8 @@ class Vpt(Method):
     reference: ClassVar[str] = (
         "Jia et al., VPT, ECCV 2022, arXiv 2203.12119, eq. 4-7; defaults: its released code"
     )
-    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin", "EVA", "BEiT", "SwinV2")
-    families_reason: ClassVar[str] = "prompts are tokens of an attention"
+    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin", "EVA", "BEiT", "SwinV2", "RelPos")
+    families_reason: ClassVar[str] = "prompts are tokens of an attention, after class tokens or in windows"
 
     prompts: int = Field(10, ge=1, description="Number of prompt tokens of a block.")
     deep: bool = Field(True, description="New prompts before every block, instead of only before the first.")
@@ -75,8 +75,10 @@ class Vpt(Method):
                 last.register_forward_hook(block.prompts.remove)
         for block in blocks:
             _admit(block.attn, prefix, self.prompts)
-        if isinstance(model, Beit) and model.rel_pos_bias is not None:  # one for all blocks
-            model.rel_pos_bias.forward = _padded(model.rel_pos_bias.forward, prefix, self.prompts)
+        if shared := getattr(model, "rel_pos_bias", None):  # BEiT's, one for all blocks
+            shared.forward = _padded(shared.forward, prefix, self.prompts)
+        if shared := getattr(model, "shared_rel_pos", None):
+            shared.get_bias = _padded(shared.get_bias, prefix, self.prompts)
         if not self.deep:
             model.forward_intermediates = _prompts_between_blocks
 
@@ -109,6 +111,8 @@ def _admit(attention: nn.Module, prefix: int, prompts: int) -> None:
         attention.forward = partial(_without_places, attention, prompts)
     elif getattr(attention, "relative_position_bias_table", None) is not None:
         attention._get_rel_pos_bias = _padded(attention._get_rel_pos_bias, prefix, prompts)
+    elif getattr(attention, "rel_pos", None) is not None:
+        attention.rel_pos.get_bias = _padded(attention.rel_pos.get_bias, prefix, prompts)
 
 
 def _padded(bias: Callable[[], Tensor], prefix: int, prompts: int) -> Callable[[], Tensor]:
