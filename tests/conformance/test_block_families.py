@@ -7,7 +7,7 @@ from timm.models.swin_transformer import window_partition, window_reverse
 from torch.nn import functional as F
 
 from mosa import peft
-from mosa.base.timm import timm
+from mosa.base.timm import DropPath, timm
 from mosa.peft.blocks import find_blocks
 
 F64 = torch.float64
@@ -143,3 +143,33 @@ def window_attention(block, tokens, first):
     logits[..., -16:, -16:] += places + block.attn_mask.unsqueeze(1)
     out = logits.flatten(0, 1).softmax(-1) @ v
     return attn.proj(out.transpose(1, 2).reshape(-1, count, 16))
+
+
+@pytest.mark.parametrize("architecture", ["eva", "beit", "swin", "swinv2"])
+def test_two_passes_at_once_are_two_passes(architecture):
+    """They separate within the model, where the first block or branch begins."""
+    for method, options in (("mosa", {"bottleneck": 8, "experts": 1}), ("vpt", {"prompts": 3})):
+        model = build(architecture, dtype=F64)
+        for module in model.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0
+        train_steps(peft.attach(model, method, dropout=0.0, **options), steps=1, lr=0.1)
+        assert model.peft.fork is not None
+        images, _ = batch(2, dtype=F64)
+        expected = model.train()(images)
+        found = peft.forward_passes(model, images, 2)
+        torch.testing.assert_close(found, expected.repeat(2, 1), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", ["swin", "swinv2"])
+def test_dropped_prompts_are_the_same_in_all_windows_of_an_image(architecture):
+    model = peft.attach(build(architecture, dtype=F64), "vpt", prompts=3, dropout=0.5).train()
+    block = find_blocks(model)[0]
+    seen = []
+    block.attn.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0][:, :3]))
+    block(torch.randn(2, 16, 16, 16, dtype=F64))
+    first, second = seen[0].unflatten(0, (2, 16))  # 4 x 4 windows
+    assert torch.equal(first, first[:1].expand_as(first)) and torch.equal(
+        second, second[:1].expand_as(second)
+    )
+    assert not torch.equal(first, second)
