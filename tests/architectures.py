@@ -14,7 +14,7 @@ import mosa.backbones.micro_vit  # noqa: F401  registers it
 from mosa import peft
 from mosa.base.errors import UserError
 from mosa.base.timm import VisionTransformer, get_deprecated_models, timm
-from mosa.peft.blocks import FAMILIES
+from mosa.peft.blocks import SITES
 from mosa.peft.losses import tuning_loss
 from mosa.peft.proof import example_images
 
@@ -32,24 +32,80 @@ SHALLOW = (
 
 # Architectures that each have a trap: arguments, side of the images, and what cases of tests/models.py give:
 # None, or a part of the reason for which they are refused.
-_BYPASSED = "never calls 'blocks.0.attn.qkv'"
 _NO_BLOCK = "has no block that this method understands"
 SAMPLE = {
     "beit_base_patch16_224": (
         {"depth": 1, "embed_dim": 96, "num_heads": 3},
         32,
-        {"peft": _BYPASSED, "peft, vera": _BYPASSED, "bias": None, "norm": None, "lora": _NO_BLOCK},
+        {
+            "peft": None,
+            "peft, vera": None,
+            "bias": None,
+            "norm": None,
+            "lora": None,
+            "vpt": None,
+            "mosa": None,
+        },
     ),
     "eva02_tiny_patch14_224": (
         {"depth": 1, "img_size": 56},
         56,
-        {"peft": _BYPASSED, "bias": None, "full": None, "ssf": _NO_BLOCK},
+        {"peft": None, "full": None, "ssf": None, "mosl": None, "vpt, shallow": None},
     ),
     "swinv2_tiny_window8_256": (
         {"depths": (1, 1), "num_heads": (2, 4), "embed_dim": 32},
         64,
-        {"peft": "never calls 'layers.0.blocks.0.attn.qkv'", "bias": None, "norm": None},
+        {"peft": None, "lora": None, "vpt": None, "mosa, pfeiffer": None, "vpt, shallow": "take deep=true"},
     ),
+    "vit_small_patch16_dinov3_qkvb": (
+        {"depth": 1, "embed_dim": 48, "num_heads": 3},
+        32,
+        {"lora": None, "vpt": None, "repadapter": None},
+    ),
+    "eva02_base_patch14_224": (
+        {"depth": 1, "embed_dim": 48, "num_heads": 3, "img_size": 28},
+        28,
+        {"lora": None, "lora, mlp": "no such Linear layer", "repadapter": "no Linear layer 'qkv'"},
+    ),
+    "vit_srelpos_small_patch16_224": (
+        {"depth": 1, "embed_dim": 32, "num_heads": 2, "img_size": 32},
+        32,
+        {"mosa": None, "lora, all targets": None, "vpt": None, "adapter, residuals": None},
+    ),
+    "vit_relpos_base_patch32_plus_rpn_256": (
+        {"depth": 1, "embed_dim": 32, "num_heads": 2, "img_size": 64},
+        64,
+        {"mosa": None, "vpt, shallow": None, "adapter, residuals": None},
+    ),
+    "vit_base_patch16_rpn_224": (
+        {"depth": 1, "embed_dim": 32, "num_heads": 2},
+        32,
+        {"mosa": None, "lora": None, "vpt": None, "repadapter": None},
+    ),
+    "cait_xxs24_224": (
+        {"depth": 1, "embed_dim": 32, "num_heads": 2},
+        32,
+        {
+            **{"mosa": None, "lora": None, "adapter, houlsby": None, "vpt": "does not fit CaiT"},
+            "adapter, residuals": "no module between its attention and the addition",
+        },
+    ),
+    "xcit_nano_12_p16_224": (
+        {"depth": 1, "embed_dim": 32, "num_heads": 2},
+        32,
+        {
+            "mosa": None,
+            "lora": None,
+            "adapter, residuals": None,
+            "partial": "has other blocks, of class attention",
+        },
+    ),
+    "hiera_tiny_224": (
+        {"embed_dim": 16, "num_heads": 1, "stages": (1, 1, 1, 1)},
+        224,
+        {"mosa": None, "lora": None, "adapter, houlsby": None, "repadapter": None},
+    ),
+    "vit_base_patch16_xp_224": ({"depth": 1, "embed_dim": 32, "num_heads": 2}, 32, {"mosa": _NO_BLOCK}),
     "resnet10t": ({"layers": (1, 1, 1, 1)}, 64, {"norm": None, "bias": None, "mosa": _NO_BLOCK}),
     "mobilenetv3_small_050": ({}, 64, {"norm": None, "bias": None, "full": None, "linear": None}),
     "nf_regnet_b0": ({}, 64, {"norm": "has no normalisation layer", "bias": None}),
@@ -140,7 +196,7 @@ def _module_of(name: str) -> str:
 
 def _has_known_blocks(name: str) -> bool:
     """Return whether the module of an architecture defines or imports a block that methods know."""
-    known = {*FAMILIES.values(), VisionTransformer}
+    known = {*SITES, VisionTransformer}
     values = vars(sys.modules[_module_of(name)]).values()
     return any(isinstance(value, type) and value in known for value in values)
 

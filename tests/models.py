@@ -14,6 +14,7 @@ from mosa.experiment.specification import make_specification
 from mosa.peft.losses import tuning_loss
 
 VIT = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)
+SMALLER = VIT | {"depth": 2, "embed_dim": 16}
 SWIN = dict(img_size=32, patch_size=2, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 4))
 
 # Each family of architectures, in a size that builds and trains in milliseconds.
@@ -29,7 +30,14 @@ ARCHITECTURES = {
         "convnext_atto", num_classes=classes, depths=(1, 1, 2, 1), dims=(8, 16, 32, 32), conv_mlp=False
     ),
     "swin": lambda classes: timm.create_model("swin_tiny_patch4_window7_224", num_classes=classes, **SWIN),
+    "eva": lambda classes: timm.create_model(
+        "eva02_tiny_patch14_224", num_classes=classes, init_values=0.5, **SMALLER
+    ),
+    "beit": lambda classes: timm.create_model("beit_base_patch16_224", num_classes=classes, **SMALLER),
+    "swinv2": lambda classes: timm.create_model("swinv2_tiny_window8_256", num_classes=classes, **SWIN),
 }
+# Families of which a few pairs are enough, as their blocks differ from others' by declarations alone.
+DECLARED = ("eva", "beit", "swinv2")
 
 # Options that make a method small enough for these models; every other method runs with its defaults.
 SMALL = {

@@ -12,19 +12,32 @@ from timm.layers import (  # noqa: E402
     LayerNorm,
     LayerNorm2d,
     PatchDropout,
+    PatchDropoutWithIndices,
     evo_norm,
     filter_response_norm,
     norm,
     norm_act,
 )
 from timm.models import get_deprecated_models  # noqa: E402
+from timm.models.beit import Beit  # noqa: E402
+from timm.models.beit import Block as BeitBlock  # noqa: E402
+from timm.models.cait import LayerScaleBlock, LayerScaleBlockClassAttn  # noqa: E402
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock  # noqa: E402
+from timm.models.eva import Eva, EvaBlock, EvaBlockPostNorm  # noqa: E402
+from timm.models.hiera import HieraBlock  # noqa: E402
 from timm.models.swin_transformer import (  # noqa: E402
     SwinTransformer,
     SwinTransformerBlock,
     WindowAttention,
 )
-from timm.models.vision_transformer import Block, VisionTransformer  # noqa: E402
+from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block  # noqa: E402
+from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer  # noqa: E402
+from timm.models.vision_transformer_relpos import (  # noqa: E402
+    RelPosBlock,
+    ResPostRelPosBlock,
+    VisionTransformerRelPos,
+)
+from timm.models.xcit import XCABlock  # noqa: E402
 
 # timm's own normalisation layers: not all of them derive from torch's.
 NORMS = tuple(
@@ -37,18 +50,34 @@ NORMS = tuple(
 __all__ = [
     "NORMS",
     "Attention",
+    "Beit",
+    "BeitBlock",
     "Block",
     "Conv2dSame",
     "ConvNeXt",
     "ConvNeXtBlock",
     "DropPath",
+    "Eva",
+    "EvaBlock",
+    "EvaBlockPostNorm",
+    "HieraBlock",
     "LayerNorm",
     "LayerNorm2d",
+    "LayerScaleBlock",
+    "LayerScaleBlockClassAttn",
     "PatchDropout",
+    "PatchDropoutWithIndices",
+    "RelPosBlock",
+    "ResPostBlock",
+    "ResPostRelPosBlock",
     "SwinTransformer",
     "SwinTransformerBlock",
+    "SwinTransformerV2",
+    "SwinTransformerV2Block",
     "VisionTransformer",
+    "VisionTransformerRelPos",
     "WindowAttention",
+    "XCABlock",
     "get_deprecated_models",
     "timm",
 ]

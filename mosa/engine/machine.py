@@ -11,7 +11,7 @@ from torch import nn
 
 from mosa.base.errors import UserError
 from mosa.engine.resume import EVERY
-from mosa.peft.blocks import SITES
+from mosa.peft.blocks import is_block
 
 COMPILE = ("none", "blocks", "step_graph")
 _VARIANTS_OF_A_BLOCK = 64  # a Swin's blocks differ in width, heads and shift; each is compiled once
@@ -98,7 +98,7 @@ def compile_blocks(model: nn.Module) -> None:
     Raises:
         UserError: The model has no blocks that are known.
     """
-    blocks = [module for module in model.modules() if type(module) in SITES]
+    blocks = [module for module in model.modules() if is_block(module)]
     if not blocks:
         raise UserError(f"{type(model).__name__}: has no blocks that are known; set compile: none")
     torch._dynamo.config.recompile_limit = _VARIANTS_OF_A_BLOCK

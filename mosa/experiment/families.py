@@ -5,16 +5,26 @@ from mosa.experiment.validation import read_schema
 
 # Starts of timm's names, by the family of the blocks that these architectures are made of.
 PREFIXES = {
-    "ViT": ("vit_", "deit_", "deit3_", "beit3_", "flexivit_", "mosa_vit_", "test_vit"),
+    "ViT": ("vit_", "deit_", "deit3_", "beit3_", "eva_large", "flexivit_", "mosa_vit_", "test_vit"),
+    "PostNormViT": (),
     "Swin": ("swin_",),
     "ConvNeXt": ("convnext_", "convnextv2_", "test_convnext"),
+    "EVA": ("eva_giant", "eva02_"),
+    "BEiT": ("beit_", "beitv2_"),
+    "SwinV2": ("swinv2_tiny", "swinv2_small", "swinv2_base", "swinv2_large"),
+    "RelPos": (),
+    "CaiT": ("cait_",),
+    "XCiT": ("xcit_",),
+    "Hiera": ("hiera_",),
 }
-# Parts of names that start as a ViT's, of architectures with other blocks: those of EVA (rotary positions),
-# with relative positions, with parallel branches, or with norms in other places.
-OTHER_BLOCKS = (
-    *("dinov3", "lingbot", "rope", "sapiens2", "vit_pe_"),
-    *("relpos", "_18x2_", "pwee_", "_rpn_", "_xp_"),
-)
+# Parts of names that start as a ViT's, of architectures with another family's blocks.
+PARTS = {
+    "EVA": ("dinov3", "lingbot", "rope", "sapiens2", "vit_pe_"),
+    "RelPos": ("relpos",),
+    "PostNormViT": ("_rpn_",),
+}
+# And of those with parallel branches, which no family has.
+OTHER_BLOCKS = ("_18x2_", "pwee_", "_xp_")
 
 
 def family_of(architecture: str) -> str | None:
@@ -24,8 +34,12 @@ def family_of(architecture: str) -> str | None:
         architecture: timm's name, such as "swin_tiny_patch4_window7_224".
 
     Returns:
-        "ViT", "Swin" or "ConvNeXt"; None where the name does not say it.
+        One of `PREFIXES`, such as "ViT"; None where the name does not say it.
     """
+    if architecture.startswith(("vit_", "test_vit_")):
+        for family, parts in PARTS.items():
+            if any(part in architecture for part in parts):
+                return family
     if any(part in architecture for part in OTHER_BLOCKS):
         return None
     return next((family for family, starts in PREFIXES.items() if architecture.startswith(starts)), None)

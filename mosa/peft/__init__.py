@@ -26,6 +26,7 @@ from mosa.peft.attach import (
 from mosa.peft.choice import example_batches
 from mosa.peft.losses import passes_loss, tuning_loss
 from mosa.peft.method import Chosen, Method, build_method, get_method, list_methods
+from mosa.peft.own_blocks import describe_blocks
 from mosa.peft.split import SplitLinear
 from mosa.peft.splitting import Splitting
 
@@ -39,6 +40,7 @@ __all__ = [
     "attachment",
     "build_method",
     "count_parameters",
+    "describe_blocks",
     "example_batches",
     "forward_passes",
     "get_method",

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from mosa.base.errors import LISTED, UserError, plain
 from mosa.base.tensors import misfit
 from mosa.base.words import count
-from mosa.peft.blocks import find_blocks, find_head, passes_can_separate
+from mosa.peft.blocks import call_projections, find_blocks, find_head, passes_can_separate
 from mosa.peft.choice import choice_of
 from mosa.peft.method import Batches, Method, build_method
 from mosa.peft.proof import Structure, blank_copy, example_images, unreached, watch_calls
@@ -34,6 +34,7 @@ class Attachment:
             running statistics of norms that are tuned.
         hooks: Handles of the hooks on the model and on its norms with running statistics.
         fork: Handle of the hook that separates the passes inside the model; None: they separate at its input.
+        switched: Attentions that call their fused projection because the method wraps it.
     """
 
     method: Method
@@ -41,6 +42,7 @@ class Attachment:
     hooks: list[RemovableHandle]
     fork: RemovableHandle | None = None
     buffers: tuple[str, ...] = ()
+    switched: list[nn.Module] = field(default_factory=list)
 
 
 class ParameterCount(NamedTuple):
@@ -66,7 +68,8 @@ def attach(
 ) -> nn.Module:
     """Attach a method to a built and loaded timm model, in place; freeze everything that it does not tune.
 
-    The output of the model does not change, except for methods whose `starts_as_backbone` is false.
+    The output of the model does not change, except for methods whose `starts_as_backbone` is false; up to
+    rounding where the method wraps a projection of BEiT, EVA or Swin V2, whose bias is added apart then.
     Every method tunes the classifier, starting from its present values. The running statistics of a BatchNorm
     are frozen, unless it has a tuned parameter: then they belong to the tuned state. No weight is copied.
 
@@ -142,6 +145,8 @@ def _insert(
     model.requires_grad_(False)
     passes = Passes()
     model.peft = Attachment(method, passes, passes.register(model))
+    if method.wraps_qkv:
+        model.peft.switched = call_projections(model)
     # On the CPU, as the generators are; and new layers draw before they are initialised.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         if choice is None:
@@ -301,6 +306,8 @@ def _has_buffer(model: nn.Module, name: str) -> bool:
 def _detach(model: nn.Module) -> None:
     for hook in model.peft.hooks:
         hook.remove()
+    for attention in model.peft.switched:
+        attention.qkv_bias_separate = False
     del model.peft
 
 

@@ -1,4 +1,4 @@
-"""The parts of a model that methods use: its blocks, their sites and widths, and its classifier."""
+"""The parts of a model that methods use: its blocks, their sites, layers and widths, and its classifier."""
 
 from typing import Any, NamedTuple
 
@@ -7,46 +7,144 @@ from torch import nn
 from mosa.base.errors import UserError
 from mosa.base.timm import (
     NORMS,
+    Beit,
+    BeitBlock,
     Block,
     ConvNeXt,
     ConvNeXtBlock,
+    Eva,
+    EvaBlock,
+    EvaBlockPostNorm,
+    HieraBlock,
     LayerNorm2d,
+    LayerScaleBlock,
+    LayerScaleBlockClassAttn,
+    RelPosBlock,
+    ResPostBlock,
+    ResPostRelPosBlock,
     SwinTransformer,
     SwinTransformerBlock,
+    SwinTransformerV2,
+    SwinTransformerV2Block,
     VisionTransformer,
+    VisionTransformerRelPos,
+    XCABlock,
 )
 
 # Layers that standardise their input, whatever their own activation. A GlobalResponseNorm is none: it weighs
 # the channels within an MLP.
 NORM_LAYERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase, *NORMS)
 
+QKV = ("q", "k", "v")  # the order of the rows of a fused projection
+PROJECTIONS = (*QKV, "proj", "fc1", "fc2")
+
 
 class Sites(NamedTuple):
-    """Names of the modules of a block that can feed a branch or take its output.
+    """The declaration of a type of block: where its parts are, by the names of its modules.
+
+    A name with dots is a module within a module. A layer that a block lacks, as its options have it, is none.
 
     Attributes:
         residual: Its input is the residual stream before the MLP; None where that is the block's own input.
         attention: The attention; None where there is none.
-        attended: What it adds to the block's input is its output; None where there is no attention.
-        mlp: Its output is added to the residual stream.
+        attended: What it adds to the block's input is its output; None where no module's is that.
+        mlp: What is added to the residual stream is its output, or a norm or layer scale of that.
+        norm: A norm, or another layer, whose weight has an entry for each channel of the residual stream.
+        qkv: The Linear layer of queries, keys and values, in this order of its rows.
+        q: Those of queries, keys (`k`) and values (`v`), where there are three instead.
+        proj: The Linear layer after the attention.
+        fc1: The first Linear layer of the MLP.
+        fc2: The last one.
     """
 
     residual: str | None
     attention: str | None
     attended: str | None
     mlp: str
+    norm: str = "norm2"
+    qkv: str | None = "attn.qkv"
+    q: str | None = None
+    k: str | None = None
+    v: str | None = None
+    proj: str | None = "attn.proj"
+    fc1: str | None = "mlp.fc1"
+    fc2: str | None = "mlp.fc2"
 
 
-# Exactly these types, by the family's name. The transformers compute `h = x + attn(norm1(x));
-# y = h + mlp(norm2(h))`, ConvNeXt `y = x + mlp(norm(conv(x)))`, up to layer scale and drop path.
-# A subclass or a look-alike may compute something else, so it is refused.
-FAMILIES = {"ViT": Block, "Swin": SwinTransformerBlock, "ConvNeXt": ConvNeXtBlock}
-_FAMILY_OF = {block: name for name, block in FAMILIES.items()}
+_PRENORM = Sites("norm2", "attn", "drop_path1", "mlp")  # h = x + attn(norm1(x)); y = h + mlp(norm2(h))
+_POSTNORM = Sites("mlp", "attn", "drop_path1", "mlp")  # h = x + norm1(attn(x)); y = h + norm2(mlp(h))
+_SEPARATE = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj"}
+
+# One module drops the path of both sublayers (CaiT), or the stream is pooled within the block (Hiera).
+_UNATTENDED = _PRENORM._replace(attended=None)
+
+# Exactly these types, up to layer scale and drop path. A subclass or a look-alike may compute something else,
+# so it is refused. ConvNeXt is `y = x + mlp(norm(conv(x)))`.
 SITES = {
-    Block: Sites("norm2", "attn", "drop_path1", "mlp"),
-    SwinTransformerBlock: Sites("norm2", "attn", "drop_path1", "mlp"),
-    ConvNeXtBlock: Sites(None, None, None, "mlp"),
+    Block: _PRENORM,
+    SwinTransformerBlock: _PRENORM,
+    ConvNeXtBlock: Sites(None, None, None, "mlp", "norm"),
+    EvaBlock: _PRENORM._replace(**_SEPARATE),
+    EvaBlockPostNorm: _POSTNORM._replace(**_SEPARATE),
+    BeitBlock: _PRENORM,
+    SwinTransformerV2Block: _POSTNORM,
+    ResPostBlock: _POSTNORM,
+    RelPosBlock: _PRENORM,
+    ResPostRelPosBlock: _POSTNORM,
+    LayerScaleBlock: _UNATTENDED,
+    LayerScaleBlockClassAttn: _UNATTENDED._replace(qkv=None, q="attn.q", k="attn.k", v="attn.v"),
+    XCABlock: _PRENORM,
+    HieraBlock: _UNATTENDED,
 }
+# The types by the family's name, which methods declare.
+FAMILIES: dict[str, tuple[type[nn.Module], ...]] = {
+    "ViT": (Block,),
+    "PostNormViT": (ResPostBlock,),
+    "Swin": (SwinTransformerBlock,),
+    "ConvNeXt": (ConvNeXtBlock,),
+    "EVA": (EvaBlock, EvaBlockPostNorm),
+    "BEiT": (BeitBlock,),
+    "SwinV2": (SwinTransformerV2Block,),
+    "RelPos": (RelPosBlock, ResPostRelPosBlock),
+    "CaiT": (LayerScaleBlock, LayerScaleBlockClassAttn),
+    "XCiT": (XCABlock,),  # its class attention adds to a normalised stream, and has no part here
+    "Hiera": (HieraBlock,),
+}
+_FAMILY_OF = {block: name for name, blocks in FAMILIES.items() for block in blocks}
+_SEPARATES = (
+    *(VisionTransformer, VisionTransformerRelPos, Eva, Beit),
+    *(SwinTransformer, SwinTransformerV2, ConvNeXt),
+)
+
+
+# What stands in place of a family for blocks that `describe_blocks` describes.
+DESCRIBED = "blocks of describe_blocks"
+
+
+class Description(NamedTuple):
+    """What is said of a model that is not timm's: the name of its classifier, and the size of its images."""
+
+    head: str
+    input_size: tuple[int, ...]
+
+
+class Projection(NamedTuple):
+    """A Linear layer of a block.
+
+    Attributes:
+        owner: The module that has it.
+        name: Its name there.
+        rows: What its rows are, in parts of equal size: ("q", "k", "v"), or one of `PROJECTIONS`.
+    """
+
+    owner: nn.Module
+    name: str
+    rows: tuple[str, ...]
+
+    @property
+    def layer(self) -> nn.Linear:
+        """The layer itself."""
+        return getattr(self.owner, self.name)
 
 
 class BlockView:
@@ -64,21 +162,31 @@ class BlockView:
         return getattr(self.__dict__["viewed"], name)
 
 
+def sites_of(block: nn.Module) -> Sites:
+    """Return where the parts of a block are; the block is one of `find_blocks`."""
+    return vars(block).get("mosa_sites") or SITES[type(block)]
+
+
+def is_block(module: nn.Module) -> bool:
+    """Return whether the structure of a module is known."""
+    return type(module) in SITES or "mosa_sites" in vars(module)
+
+
 def find_blocks(model: nn.Module) -> list[nn.Module]:
     """Return the blocks of a model, from input to output.
 
     Raises:
-        UserError: The model has no block of a type whose structure is known.
+        UserError: The model has no block whose structure is known.
     """
-    blocks = [module for module in model.modules() if type(module) in SITES]
+    blocks = [module for module in model.modules() if is_block(module)]
     if not blocks:
         raise UserError(no_known_block(model))
     return blocks
 
 
 def families_of(model: nn.Module) -> list[str]:
-    """Return the families that a model's blocks belong to; none if it has no block of a known type."""
-    return list(dict.fromkeys(_FAMILY_OF[type(m)] for m in model.modules() if type(m) in _FAMILY_OF))
+    """Return the families that a model's blocks belong to; none if it has no block that is known."""
+    return list(dict.fromkeys(_FAMILY_OF.get(type(m), DESCRIBED) for m in model.modules() if is_block(m)))
 
 
 def no_known_block(model: nn.Module) -> str:
@@ -86,14 +194,49 @@ def no_known_block(model: nn.Module) -> str:
     known = ", ".join(f"{cls.__module__}.{cls.__name__}" for cls in SITES)
     return (
         f"{type(model).__name__} has no block that this method understands: expected a timm model "
-        f"made of {known}; use 'full' or 'linear', which work on any model with a classifier"
+        f"made of {known}; describe the blocks of your own model with mosa.peft.describe_blocks, or use "
+        f"'full' or 'linear', which work on any model with a classifier"
     )
+
+
+def part_of(block: nn.Module, name: str | None) -> nn.Module | None:
+    """Return a part of a block by its name, in which dots go deeper; None if there is none."""
+    for step in name.split(".") if name else [None]:
+        block = None if step is None else getattr(block, step, None)
+    return block
+
+
+def projections_of(block: nn.Module) -> list[Projection]:
+    """Return the Linear layers of `Sites` that a block has, in the order of `PROJECTIONS`."""
+    sites = sites_of(block)
+    fused = isinstance(part_of(block, sites.qkv), nn.Linear)
+    names = [(sites.qkv, QKV)] if fused else [(getattr(sites, name), (name,)) for name in QKV]
+    names += [(getattr(sites, name), (name,)) for name in PROJECTIONS[3:]]
+    found = []
+    for path, rows in names:
+        if isinstance(part_of(block, path), nn.Linear):
+            owner, _, name = path.rpartition(".")
+            found.append(Projection(part_of(block, owner) if owner else block, name, rows))
+    return found
+
+
+def call_projections(model: nn.Module) -> list[nn.Module]:
+    """Have each attention of a model call its fused projection, and return those that did not.
+
+    Those of BEiT, EVA and Swin V2 keep the bias themselves, and pass it with the weight to one function:
+    what wraps the layer, or is hooked to it, would be without effect. timm has a switch, up to rounding.
+    """
+    found = [module for module in model.modules() if getattr(module, "qkv_bias_separate", None) is False]
+    for attention in found:
+        attention.qkv_bias_separate = True
+    return found
 
 
 def block_width(block: nn.Module) -> int:
     """Return the number of channels of a block's residual stream."""
-    norm = block.norm if isinstance(block, ConvNeXtBlock) else block.norm2
-    return norm.normalized_shape[0]
+    norm = part_of(block, sites_of(block).norm)
+    shape = getattr(norm, "normalized_shape", None)  # also of a norm without a weight
+    return shape[0] if shape else len(norm.weight)
 
 
 def channel_dim(module: nn.Module) -> int:
@@ -107,7 +250,7 @@ def passes_can_separate(model: nn.Module) -> bool:
 
     MobileViT folds patches into the batch around its blocks, and CrossViT has two streams.
     """
-    return isinstance(model, VisionTransformer | SwinTransformer | ConvNeXt)
+    return isinstance(model, _SEPARATES)
 
 
 def final_norm(model: nn.Module) -> nn.Module | None:
@@ -124,15 +267,23 @@ def backbone_modules(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if module not in head]
 
 
+def description_of(model: nn.Module) -> Description | None:
+    """Return what `describe_blocks` says of a model; None: it is timm's."""
+    return vars(model).get("mosa_description")
+
+
 def find_head(model: nn.Module) -> nn.Module:
     """Return the classifier of a timm model, or a ModuleList of the classifiers of a distilled one.
 
     Raises:
-        UserError: The model has no `get_classifier()`.
+        UserError: The model has no `get_classifier()`, and is not described.
     """
+    if described := description_of(model):
+        return model.get_submodule(described.head)
     if not hasattr(model, "get_classifier"):
         raise UserError(
-            f"{type(model).__name__} has no get_classifier(): expected a model made by timm.create_model"
+            f"{type(model).__name__} has no get_classifier(): expected a model made by timm.create_model, or "
+            f"one that mosa.peft.describe_blocks has described"
         )
     head = model.get_classifier()
     return head if isinstance(head, nn.Module) else nn.ModuleList(head)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mosa.base.errors import UserError, unknown
 from mosa.base.families import ANY_MODEL, misfit
-from mosa.peft.blocks import FAMILIES, families_of, find_blocks, no_known_block
+from mosa.peft.blocks import DESCRIBED, FAMILIES, families_of, find_blocks, no_known_block
 
 _REGISTRY: dict[str, type["Method"]] = {}
 Batches = Iterable[tuple[Tensor, Tensor]]  # of images and their labels
@@ -79,6 +79,11 @@ class Method(BaseModel):
         """Whether attaching leaves the output of the model unchanged."""
         return True
 
+    @property
+    def wraps_qkv(self) -> bool:
+        """Whether it wraps or hooks the layer of queries, keys and values: attentions must call it then."""
+        return False
+
     def unfit(self, model: nn.Module) -> str | None:
         """Return why the method, with its options, cannot be attached to a model; None if it can.
 
@@ -92,7 +97,10 @@ class Method(BaseModel):
         present = families_of(model)
         if not present:
             return no_known_block(model)
-        reason = next(filter(None, (misfit(self.name, family, self.families) for family in present)), None)
+        fits = self.families
+        if set(FAMILIES) <= set(fits):  # it uses only what is declared of a block
+            fits = (*fits, DESCRIBED)
+        reason = next(filter(None, (misfit(self.name, family, fits) for family in present)), None)
         return f"{reason}: {self.families_reason}" if reason and self.families_reason else reason
 
     def apply(self, model: nn.Module, seed: int) -> None:

@@ -7,6 +7,8 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
+from mosa.peft.blocks import description_of
+
 IMAGES = 2  # BatchNorm wants more than one value per channel
 # Parameters times pixels up to which computing with zeros takes less time than tracing the shapes.
 COMPUTED = 5e10
@@ -53,11 +55,12 @@ def blank_copy(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def example_images(model: nn.Module) -> Tensor:
-    """Return blank images of the shape that a timm model takes, (2, channels, height, width).
+    """Return blank images of the shape that a model takes, (2, channels, height, width).
 
     They are on the CPU if the model is small, and otherwise on the device meta, where only shapes are traced.
     """
-    config = getattr(model, "pretrained_cfg", None) or {}
+    described = description_of(model)
+    config = (described and described._asdict()) or getattr(model, "pretrained_cfg", None) or {}
     channels, *size = config.get("input_size") or (3, 224, 224)
     size = getattr(getattr(model, "patch_embed", None), "img_size", None) or size
     stem = config.get("first_conv")

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mosa.base.errors import UserError
 from mosa.base.seeding import generator
-from mosa.base.timm import DropPath, PatchDropout
+from mosa.base.timm import DropPath, PatchDropout, PatchDropoutWithIndices
 
 REMEMBERED = 64  # forwards within activation checkpoints whose experts are kept for their repetition
 
@@ -305,4 +305,4 @@ def is_stochastic(module: nn.Module) -> bool:
         return module.p > 0
     if isinstance(module, DropPath):
         return bool(module.drop_prob)
-    return isinstance(module, PatchDropout) and module.prob > 0
+    return isinstance(module, PatchDropout | PatchDropoutWithIndices) and module.prob > 0

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from models import ARCHITECTURES, CASES, attach, batch, build, train_steps
+from models import ARCHITECTURES, CASES, DECLARED, attach, batch, build, train_steps
 from safetensors.torch import load_file, save_file
 
 from mosa import peft
@@ -18,12 +18,12 @@ from mosa.peft.routing import is_stochastic
 
 cases = pytest.mark.parametrize("case", CASES)
 # Three of four pairs with another architecture than the ViT: their tests are thorough ones, except for
-# `test_every_pair_trains_and_merges`.
+# `test_every_pair_trains_and_merges`. Of those in DECLARED, 19 of 20, without exception.
 RARE = {
     (case, architecture)
     for shift, architecture in enumerate(ARCHITECTURES)
     for index, case in enumerate(CASES)
-    if architecture != "vit" and (index + shift) % 4
+    if architecture != "vit" and (index + shift) % (20 if architecture in DECLARED else 4)
 }
 
 
@@ -99,7 +99,10 @@ def test_unfit_method_is_refused_with_its_reason(architecture):
 
 @pytest.mark.parametrize("method", peft.list_methods())
 def test_method_runs_on_exactly_the_families_that_it_declares(method):
-    """The families decide, except where the options of a case ask for more: one case of each must run."""
+    """The families decide, except where the options of a case ask for more: one case of each must run.
+
+    Families without an architecture here are those of SAMPLE in tests/architectures.py.
+    """
     declared = peft.get_method(method).families
     fitting = {
         families_of(build(architecture))[0]
@@ -107,7 +110,8 @@ def test_method_runs_on_exactly_the_families_that_it_declares(method):
         for architecture in ARCHITECTURES
         if CASES[case][0] == method and unfit(case, architecture) is None
     }
-    assert fitting == set(FAMILIES if ANY_MODEL in declared else declared)
+    here = {families_of(build(architecture))[0] for architecture in ARCHITECTURES}
+    assert fitting == here & set(FAMILIES if ANY_MODEL in declared else declared)
 
 
 def test_attaching_draws_nothing_from_the_global_generator(pair):
@@ -118,9 +122,9 @@ def test_output_at_the_start_is_the_backbones(pair):
     expected = build(pair.architecture).eval()(pair.images)
     method = pair.start.peft.method
     if method.starts_as_backbone:
-        # Where passes are averaged, the mean of equal numbers is equal up to rounding.
-        averaged = getattr(method, "merge", None) == "ensemble"
-        torch.testing.assert_close(pair.output, expected, atol=1e-6 if averaged else 0, rtol=0)
+        # Where passes are averaged, the mean of equal numbers is equal up to rounding; so is a bias apart.
+        rounds = getattr(method, "merge", None) == "ensemble" or pair.architecture in DECLARED
+        torch.testing.assert_close(pair.output, expected, atol=1e-6 if rounds else 0, rtol=0)
     else:
         assert not torch.allclose(pair.output, expected)
 
@@ -170,7 +174,7 @@ def test_merging_keeps_the_output(pair):
 def test_every_pair_trains_and_merges(case):
     """The pairs whose other tests are thorough ones."""
     for architecture in ARCHITECTURES:
-        if (case, architecture) in RARE and not unfit(case, architecture):
+        if architecture not in DECLARED and (case, architecture) in RARE and not unfit(case, architecture):
             model = attached(case, architecture)
             train_steps(model, steps=2)
             assert_tuned_have_gradients(model, architecture)

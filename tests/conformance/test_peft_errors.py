@@ -69,7 +69,8 @@ def test_model_without_known_blocks(method):
 @pytest.mark.parametrize(
     ("method", "options", "reason"),
     [
-        ("vpt", {}, "vpt does not fit Swin (fits ViT): prompts are tokens of a global attention"),
+        ("vpt", {"deep": False}, "deep=false: the prompts of SwinTransformer would have to pass the merging "
+         "of patches; take deep=true"),
         ("adapter", {"bottleneck": 8}, None),
         ("partial", {"blocks": 4}, "blocks=4: expected at most 3, the depth of the model"),
         ("mosa", {"bottleneck": 1, "experts": 40}, "experts=40: expected 1 to 16, because the tensor of "

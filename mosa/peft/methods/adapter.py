@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mosa.base.seeding import generator
-from mosa.peft.blocks import SITES, BlockView, block_width, channel_dim, find_blocks
+from mosa.peft.blocks import BlockView, block_width, channel_dim, find_blocks, part_of, sites_of
 from mosa.peft.method import BranchShape, Method
 from mosa.peft.routing import repeat_batch
 
@@ -30,6 +30,9 @@ class Adapter(Method):
     - houlsby: the same, and another one on the output of the attention;
     - sequential: y = h + m + A(h + m), on the output of the block;
     - residuals: the same, and another one on h, as houlsby in MoSA's released code.
+
+    Where norms stand after the sublayers (Swin V2: y = h + LN2(MLP(h))), or a layer scale does, m is the
+    MLP's output before them, and so is the attention's; h is the residual stream between the two.
 
     LN is the branch's own trainable LayerNorm. Down is Kaiming-uniform with zero bias and Up is zero,
     so the model starts as the backbone. ConvNeXt has no attention, so houlsby and residuals do not fit
@@ -75,9 +78,13 @@ class Adapter(Method):
         if reason := super().unfit(model):
             return reason
         for block in find_blocks(model):
-            if self.placement in _TWO and SITES[type(block)].attention is None:
+            sites = sites_of(block)
+            missing = "attention" if sites.attention is None else None
+            if self.placement == "residuals" and sites.attended is None:
+                missing = missing or "module between its attention and the addition"
+            if self.placement in _TWO and missing:
                 return (
-                    f"placement {self.placement!r}: {type(block).__name__} has no attention, whose output it "
+                    f"placement {self.placement!r}: {type(block).__name__} has no {missing}, whose output it "
                     f"adapts; take 'pfeiffer', 'adaptformer' or 'sequential'"
                 )
         return None
@@ -85,8 +92,8 @@ class Adapter(Method):
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "adapter")
         for block in find_blocks(model):
-            sites = SITES[type(block)]
-            mlp = getattr(block, sites.mlp)
+            sites = sites_of(block)
+            mlp = part_of(block, sites.mlp)
             place = mlp if self.placement in ("pfeiffer", "houlsby") else block
             block.adapter = self.build_branch(block, place, rng)
             if self.placement == "adaptformer":
@@ -94,7 +101,7 @@ class Adapter(Method):
             else:
                 place.register_forward_hook(block.adapter.add_to_output)
             if self.placement == "houlsby":
-                attention = getattr(block, sites.attention)
+                attention = part_of(block, sites.attention)
                 block.adapter_attention = self.build_branch(block, attention, rng)
                 attention.register_forward_hook(block.adapter_attention.add_to_output)
             elif self.placement == "residuals":
@@ -166,7 +173,7 @@ class Bottleneck(nn.Module):
 
     def beside_mlp(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run a block, and add the branch on h to its output: the block's `forward`."""
-        site = SITES[type(block)].residual
+        site = sites_of(block).residual
         if site is None:
             return self._add(type(block).forward(block, x, *args, **kwargs), self(x))
         read = []
@@ -184,7 +191,7 @@ class Bottleneck(nn.Module):
 
     def after_attention(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run a block, and add the branch on h to h: the block's `forward`."""
-        site = SITES[type(block)].attended
+        site = sites_of(block).attended
 
         def adding(inner: Tensor) -> Tensor:
             output = getattr(block, site)(inner)

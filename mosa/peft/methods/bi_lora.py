@@ -39,7 +39,7 @@ class BiLora(Lora):
         super().apply(model, seed)
         rng = generator(seed, "quantized")
         for block in find_blocks(model):
-            for owner, name, _ in self._layers(block):
+            for (owner, name, _), _ in self._layers(block):
                 low_rank = getattr(owner, name).low_rank
                 for part, branch in low_rank.items():
                     quantize(branch, self.bits, rng)

@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mosa.peft.blocks import SITES, block_width, channel_dim, find_blocks
+from mosa.peft.blocks import block_width, channel_dim, find_blocks, sites_of
 from mosa.peft.method import Method
 from mosa.peft.methods.bias import Bias
 from mosa.peft.methods.norm import Norm
@@ -56,8 +56,7 @@ class DiffFit(Method):
 
     def parameters(self, model: nn.Module, training: bool = False) -> int:
         scales = sum(
-            block_width(block) * (1 + (SITES[type(block)].attention is not None))
-            for block in find_blocks(model)
+            block_width(block) * (1 + (sites_of(block).attention is not None)) for block in find_blocks(model)
         )
         return scales + sum(parameter.numel() for parameter in self._selected(model))
 
@@ -71,7 +70,7 @@ def _projections(model: nn.Module) -> list[tuple[nn.Module, str]]:
     """Return the last layers of attentions and MLPs, each as its owner and its name."""
     found = []
     for block in find_blocks(model):
-        sites = SITES[type(block)]
+        sites = sites_of(block)
         if sites.attention is not None:
             found.append((getattr(block, sites.attention), "proj"))
         found.append((getattr(block, sites.mlp), "fc2"))

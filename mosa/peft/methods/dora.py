@@ -27,7 +27,7 @@ class Dora(Lora):
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "dora")
         for block in find_blocks(model):
-            for owner, name, parts in self._layers(block):
+            for (owner, name, _), parts in self._layers(block):
                 setattr(owner, name, DoraLinear(getattr(owner, name), parts, self, rng))
 
     def block_parameters(self, block: nn.Module) -> int:

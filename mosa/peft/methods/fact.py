@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from mosa.base.seeding import generator
 from mosa.peft.blocks import block_width, find_blocks
 from mosa.peft.method import Method
-from mosa.peft.methods.lora import place
 
 LAYERS = ("qkv", "proj", "fc1", "fc2")
 
@@ -84,7 +83,7 @@ class Fact(Method):
 def _places(model: nn.Module) -> list[tuple[nn.Module, str]]:
     """Return the changed layers of a model, each as its owner and its name, from input to output."""
     return [
-        (place(block, "q" if name == "qkv" else name)[0], name)
+        (block.attn if name in ("qkv", "proj") else block.mlp, name)
         for block in find_blocks(model)
         for name in LAYERS
     ]

@@ -40,6 +40,10 @@ class HuggingFacePeft(Method):
     )
     config: dict[str, Any] = Field({}, description="Arguments of the library's config class.")
 
+    @property
+    def wraps_qkv(self) -> bool:
+        return True
+
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
 from mosa.peft.method import BranchShape, Method
-from mosa.peft.methods.lora import place
 
 TARGETS = ("proj", "fc1", "fc2")
 
@@ -81,6 +80,11 @@ class Hydra(Method):
 
     def _places(self, model: nn.Module) -> list[tuple[nn.Module, str]]:
         return [place(block, target) for block in find_blocks(model) for target in self.targets]
+
+
+def place(block: nn.Module, target: str) -> tuple[nn.Module | None, str]:
+    """Return the module that holds the layer of a target, and the layer's name there."""
+    return getattr(block, "attn" if target == "proj" else "mlp", None), target
 
 
 class HydraBranch(nn.Module):

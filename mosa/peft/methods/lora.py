@@ -8,11 +8,10 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from mosa.base.seeding import generator
-from mosa.peft.blocks import find_blocks
+from mosa.peft.blocks import PROJECTIONS, QKV, Projection, find_blocks, projections_of
 from mosa.peft.method import BranchShape, Method
 
 Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
-QKV = ("q", "k", "v")  # the order of the rows of timm's fused projection
 
 
 class Lora(Method):
@@ -20,15 +19,14 @@ class Lora(Method):
 
     A is Kaiming-uniform and B is zero, so the model starts as the backbone. After merging, only
     the backbone's weights are left. Tuned parameters per block: r (in + out) for each target; with
-    the default targets, 4 r d. On ConvNeXt, only the targets fc1 and fc2 exist.
+    the default targets, 4 r d. q, k and v are rows of one fused layer, or layers of their own. On ConvNeXt,
+    only the targets fc1 and fc2 exist.
     """
 
     name: ClassVar[str] = "lora"
     reference: ClassVar[str] = (
         "Hu et al., LoRA, ICLR 2022, arXiv 2106.09685, eq. 3. Defaults: rank and targets as in MoSA's paper"
     )
-    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin", "ConvNeXt")
-
     rank: int = Field(16, ge=1, description="Rank r of the change.")
     targets: list[Target] = Field(
         ["q", "v"], min_length=1, description="Projections that are changed: any of q, k, v, proj, fc1, fc2."
@@ -41,17 +39,20 @@ class Lora(Method):
     def _in_order(cls, targets: list[str]) -> list[str]:
         if len(set(targets)) < len(targets):
             raise ValueError("a target is named twice")
-        return sorted(targets, key=[*QKV, "proj", "fc1", "fc2"].index)
+        return sorted(targets, key=PROJECTIONS.index)
+
+    @property
+    def wraps_qkv(self) -> bool:
+        return not set(QKV).isdisjoint(self.targets)
 
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason
         for block in find_blocks(model):
-            for target in self.targets:
-                owner, name = place(block, target)
-                if not isinstance(getattr(owner, name, None), nn.Linear):
-                    kind = type(block).__name__
-                    return f"target {target!r}: {kind} has no such Linear layer; take other targets"
+            present = [target for projection in projections_of(block) for target in projection.rows]
+            if absent := [target for target in self.targets if target not in present]:
+                kind = type(block).__name__
+                return f"target {absent[0]!r}: {kind} has no such Linear layer; take other targets"
             smallest = min(min(shape.inputs, shape.outputs) for shape in self.branch_shapes(block))
             if self.rank > smallest:
                 return f"rank={self.rank}: expected at most {smallest}, the width of the projection"
@@ -60,44 +61,36 @@ class Lora(Method):
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "lora")
         for block in find_blocks(model):
-            for owner, name, parts in self._layers(block):
-                setattr(owner, name, LoraLinear(getattr(owner, name), parts, self, rng))
+            for projection, parts in self._layers(block):
+                setattr(projection.owner, projection.name, LoraLinear(projection.layer, parts, self, rng))
 
     def fold(self, model: nn.Module) -> None:
         for block in find_blocks(model):
-            for owner, name, _ in self._layers(block):
-                setattr(owner, name, getattr(owner, name).merged())
+            for projection, _ in self._layers(block):
+                setattr(projection.owner, projection.name, projection.layer.merged())
 
     def branches(self, model: nn.Module) -> list[nn.Module]:
-        layers = [
-            getattr(owner, name) for block in find_blocks(model) for owner, name, _ in self._layers(block)
-        ]
+        layers = [projection.layer for block in find_blocks(model) for projection, _ in self._layers(block)]
         return [layer.low_rank[part] for layer in layers for part in layer.parts if part is not None]
 
     def fork_point(self, model: nn.Module) -> nn.Module:
         return find_blocks(model)[0]
 
     def branch_shapes(self, block: nn.Module) -> list[BranchShape]:
-        shapes = []
-        for target in self.targets:
-            owner, name = place(block, target)
-            layer = getattr(owner, name)
-            outputs = layer.out_features // (len(QKV) if target in QKV else 1)
-            shapes.append(BranchShape(layer.in_features, self.rank, outputs, False))
-        return shapes
+        return [
+            BranchShape(layer.in_features, self.rank, layer.out_features // len(parts), False)
+            for layer, parts in ((projection.layer, parts) for projection, parts in self._layers(block))
+            for part in parts
+            if part is not None
+        ]
 
-    def _layers(self, block: nn.Module) -> list[tuple[nn.Module, str, tuple[str | None, ...]]]:
-        """Return each layer that is changed: its owner, its name, and the branch of each part of its rows."""
-        fused = tuple(target if target in self.targets else None for target in QKV)
-        layers = [(block.attn, "qkv", fused)] if any(fused) else []
-        return layers + [(*place(block, target), (target,)) for target in self.targets if target not in QKV]
-
-
-def place(block: nn.Module, target: str) -> tuple[nn.Module | None, str]:
-    """Return the module that holds the layer of a target, and the layer's name there."""
-    if target in ("fc1", "fc2"):
-        return block.mlp, target
-    return getattr(block, "attn", None), "qkv" if target in QKV else target
+    def _layers(self, block: nn.Module) -> list[tuple[Projection, tuple[str | None, ...]]]:
+        """Return each layer that is changed, and the change of each part of its rows, or None."""
+        chosen = [
+            (projection, tuple(row if row in self.targets else None for row in projection.rows))
+            for projection in projections_of(block)
+        ]
+        return [(projection, parts) for projection, parts in chosen if any(parts)]
 
 
 class LowRank(nn.Module):

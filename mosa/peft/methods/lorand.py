@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mosa.base.seeding import generator
-from mosa.peft.blocks import SITES, block_width, find_blocks
+from mosa.peft.blocks import block_width, find_blocks, sites_of
 from mosa.peft.method import Method
 
 
@@ -49,7 +49,7 @@ class LoRand(Method):
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "lorand")
         for block in find_blocks(model):
-            sites = SITES[type(block)]
+            sites = sites_of(block)
             for name, site in (("lorand_attention", sites.attention), ("lorand_mlp", sites.mlp)):
                 branch = LowRankAdapter(block_width(block), self, rng).to(block.norm2.weight)
                 setattr(block, name, branch)

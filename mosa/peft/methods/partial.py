@@ -5,7 +5,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import nn
 
-from mosa.peft.blocks import FAMILIES, final_norm, find_blocks
+from mosa.peft.blocks import FAMILIES, families_of, final_norm, find_blocks
 from mosa.peft.method import Selection
 
 
@@ -23,6 +23,8 @@ class Partial(Selection):
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason
+        if "XCiT" in families_of(model):
+            return f"{type(model).__name__} has other blocks, of class attention, after those that are known"
         depth = len(find_blocks(model))
         if self.blocks > depth:
             return f"blocks={self.blocks}: expected at most {depth}, the depth of the model"

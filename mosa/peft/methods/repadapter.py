@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mosa.base.seeding import generator
-from mosa.peft.blocks import find_blocks
+from mosa.peft.blocks import find_blocks, part_of, sites_of
 from mosa.peft.method import Method
 
 
@@ -19,16 +19,24 @@ class LinearAdapters(Method):
 
     attribute: ClassVar[str]
 
-    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
-    families_reason: ClassVar[str] = "it adapts the input of the attention"
+    families: ClassVar[tuple[str, ...]] = (
+        *("ViT", "PostNormViT", "Swin", "EVA", "BEiT", "SwinV2", "RelPos", "XCiT", "Hiera"),
+    )
+    families_reason: ClassVar[str] = "it adapts the input of one layer of queries, keys and values"
+
+    @property
+    def wraps_qkv(self) -> bool:
+        return True
 
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason
         for block in find_blocks(model):
-            for owner, name in ((block.attn, "qkv"), (block.mlp, "fc1")):
-                if not isinstance(getattr(owner, name, None), nn.Linear):
-                    return f"{type(owner).__name__} has no Linear layer {name!r}, whose input it adapts"
+            sites = sites_of(block)
+            for whose, path in ((sites.attention, sites.qkv), (sites.mlp, sites.fc1)):
+                if not isinstance(part_of(block, path), nn.Linear):
+                    owner, name = type(part_of(block, whose)).__name__, path.rpartition(".")[2]
+                    return f"{owner} has no Linear layer {name!r}, whose input it adapts"
         return None
 
     def insert(self, layer: nn.Linear, adapter: nn.Module) -> None:
@@ -98,7 +106,7 @@ class RepAdapter(LinearAdapters):
 
 def adapted_layers(block: nn.Module) -> list[nn.Linear]:
     """Return the layers that read what goes into the attention and into the MLP of a block."""
-    return [block.attn.qkv, block.mlp.fc1]
+    return [part_of(block, path) for path in (sites_of(block).qkv, sites_of(block).fc1)]
 
 
 class LinearAdapter(nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mosa.base.errors import UserError
 from mosa.base.seeding import generator
-from mosa.peft.blocks import SITES, BlockView, block_width, find_blocks, passes_can_separate
+from mosa.peft.blocks import BlockView, block_width, find_blocks, passes_can_separate, sites_of
 from mosa.peft.choice import taken
 from mosa.peft.method import Batches, Chosen
 
@@ -100,7 +100,7 @@ def importance(model: nn.Module, blocks: list[nn.Module], batches: Batches) -> l
         squares[block] = patches.float().square().sum(1)  # (batch, width)
 
     hooks = [
-        getattr(block, SITES[type(block)].residual).register_forward_pre_hook(partial(read, block))
+        getattr(block, sites_of(block).residual).register_forward_pre_hook(partial(read, block))
         for block in blocks
     ]
     try:
@@ -150,7 +150,7 @@ class SalientChannels(nn.Module):
 
     def after_attention(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run a block, and change the salient channels of h: the block's `forward`."""
-        site = SITES[type(block)].attended
+        site = sites_of(block).attended
 
         def adding(inner: Tensor) -> Tensor:
             output = getattr(block, site)(inner)

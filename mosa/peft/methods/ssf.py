@@ -35,6 +35,10 @@ class Ssf(Method):
     )
 
     @property
+    def wraps_qkv(self) -> bool:
+        return True
+
+    @property
     def starts_as_backbone(self) -> bool:
         return self.spread == 0
 

@@ -1,0 +1,154 @@
+"""The description of a model that is not timm's, so that methods find the parts of its blocks."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mosa.base.errors import UserError, unknown
+from mosa.peft.blocks import QKV, SITES, Description, Sites, part_of
+
+_LINEAR = ("qkv", *QKV, "proj", "fc1", "fc2")
+_WITHIN_FORWARD = ("residual", "attended")  # a method puts a function in their place, for one call
+
+
+def describe_blocks(
+    model: nn.Module, block: type[nn.Module], *, head: str, input_size: Sequence[int], **parts: str
+) -> nn.Module:
+    """Describe the blocks of a model that is not timm's, in place: then methods can be attached to it.
+
+    The model takes images and returns logits; its blocks take and return tensors whose channels are the last
+    dimension. Methods that use only the parts of a block fit, if these are described: adapters, LoRA, MoSA.
+    The model is run once, on random images in evaluation mode.
+
+    Args:
+        model: The model, built and loaded, without a method attached.
+        block: The type of its blocks; a subclass is another type.
+        head: Name of the classifier in the model.
+        input_size: Size of its images, (channels, height, width).
+        **parts: Names of a block's modules, as `mosa.peft.blocks.Sites` explains: `mlp` always; `residual`,
+            unless the MLP reads the block's own input; `norm`, unless `residual` is a norm; `attention` and
+            `attended` for adapters there; `qkv` or `q`, `k` and `v`, `proj`, `fc1` and `fc2` for LoRA.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UserError: A name is missing, unknown, or not of such a module; the blocks' type is known already; or
+            the model cannot be run, or does not use the parts as they are described.
+
+    Example:
+        >>> mosa.peft.describe_blocks(
+        ...     model, MyBlock, head="head", input_size=(3, 224, 224), mlp="ffn", residual="norm2",
+        ...     attention="attn", q="attn.query", k="attn.key", v="attn.value",
+        ... )
+    """  # fmt: skip
+    if hasattr(model, "peft"):
+        raise UserError("the model has a method attached already: describe its blocks before that")
+    if block in SITES:
+        raise UserError(f"{block.__name__}: timm's blocks of this type are known, and need no description")
+    if issubclass(block, nn.TransformerEncoderLayer):
+        raise UserError(
+            f"{block.__name__}: torch's encoder layer computes with its weights alone in evaluation, past "
+            f"all that is inserted; write the block as a module of its own"
+        )
+    blocks = [module for module in model.modules() if type(module) is block]
+    if not blocks:
+        raise UserError(f"{type(model).__name__} has no module of exactly the type {block.__name__}")
+    if part_of(model, head) is None:
+        raise UserError(f"head {head!r}: {type(model).__name__} has no such module")
+    if len(input_size) != 3:
+        raise UserError(f"input_size={input_size!r}: expected (channels, height, width)")
+    sites = _sites(blocks, parts)
+    _check_use(model, blocks, sites, input_size)
+    model.mosa_description = Description(head, tuple(input_size))
+    for module in blocks:
+        module.mosa_sites = sites
+    return model
+
+
+def _sites(blocks: list[nn.Module], parts: dict[str, str]) -> Sites:
+    """Return the names as sites, each of a module that every block has."""
+    for part in parts:
+        if part not in Sites._fields:
+            raise unknown("part of a block", part, Sites._fields)
+    if "mlp" not in parts:
+        raise UserError("mlp: expected the name of the module whose output is added to the residual stream")
+    parts = {"norm": parts.get("residual", ""), **parts}
+    for part, name in parts.items():
+        for block in blocks:
+            if reason := _misfit(block, part, name):
+                raise UserError(f"{part} {name!r}: {type(block).__name__} {reason}")
+    return Sites(**{field: parts.get(field) for field in Sites._fields})
+
+
+def _misfit(block: nn.Module, part: str, name: str) -> str | None:
+    """Return why a module of a block is no such part; None if it is."""
+    module = part_of(block, name)
+    if part == "norm" and not hasattr(module, "normalized_shape"):
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor) or weight.dim() != 1:
+            return (
+                "needs a norm, or another module with a weight per channel of its residual stream; name one"
+            )
+    if not isinstance(module, nn.Module):
+        return "has no such module"
+    if part in _WITHIN_FORWARD and "." in name:
+        return "needs a module of its own here, not one within another"
+    if part in _LINEAR and not isinstance(module, nn.Linear):
+        return f"has a {type(module).__name__} there, expected a Linear"
+    if part == "qkv" and module.out_features % len(QKV):
+        return f"has {module.out_features} outputs there, which are no equal parts of q, k and v"
+    return None
+
+
+def _check_use(model: nn.Module, blocks: list[nn.Module], sites: Sites, input_size: Sequence[int]) -> None:
+    """Run the model, and raise unless each block uses its parts as they are described."""
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def keep(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        calls.append((module, inputs[0] if inputs else None, output))
+
+    names = {name: part_of(blocks[0], name) for name in sites if name}
+    watched = {part_of(block, name) for block in blocks for name in names} | set(blocks)
+    handles = [module.register_forward_hook(keep) for module in watched]
+    modes = {module: module.training for module in model.modules()}
+    example = next(model.parameters())
+    images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0), device="cpu")
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            model.eval()(images.to(example))
+    except Exception as error:  # whatever the model raises
+        shape = "x".join(map(str, input_size))
+        raise UserError(
+            f"{type(model).__name__} cannot be run on images of {shape}: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, training in modes.items():
+            module.training = training
+    for block in blocks:
+        if reason := _misuse(block, sites, calls):
+            raise UserError(f"{type(block).__name__}: {reason}")
+
+
+def _misuse(block: nn.Module, sites: Sites, calls: list[tuple[nn.Module, Tensor, Tensor]]) -> str | None:
+    """Return how a block uses its parts in another way than it is described; None if in this."""
+    order = [module for module, _, _ in calls]
+    where = {}
+    for name in [None, *sites]:
+        module = part_of(block, name) if name else block
+        count = sum(module is one for one in order)
+        if (name or module is block) and count != 1:
+            return f"{name or 'the block'!r} is called {count} times in a forward, expected once"
+        if name or module is block:
+            where[name] = next(index for index, one in enumerate(order) if one is module)
+    x = calls[where[None]][1]
+    if sites.residual and sites.attention and where[sites.residual] < where[sites.attention]:
+        return f"{sites.residual!r} is called before {sites.attention!r}, and not after it"
+    if sites.residual and sites.attended:
+        h, added = calls[where[sites.residual]][1], calls[where[sites.attended]][2]
+        if h.numel() != x.numel() or not torch.allclose(h, (x + added).view_as(h), rtol=1e-3, atol=1e-5):
+            return f"the input of {sites.residual!r} is not the block's plus the output of {sites.attended!r}"
+    return None

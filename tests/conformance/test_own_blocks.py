@@ -1,0 +1,158 @@
+"""Methods on a transformer that is not timm's, by the description of its blocks."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from mosa import peft
+from mosa.base.errors import UserError
+from mosa.peft.losses import tuning_loss
+
+
+class SelfAttention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = nn.Linear(16, 16), nn.Linear(16, 8), nn.Linear(16, 8)
+        self.out = nn.Linear(16, 16)
+
+    def forward(self, x):
+        q, k, v = self.query(x).chunk(2, -1), self.key(x), self.value(x)
+        heads = [F.scaled_dot_product_attention(one, k, v) for one in q]
+        return self.out(torch.cat(heads, dim=-1))
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.before, self.between = nn.LayerNorm(16), nn.RMSNorm(16)
+        self.attention, self.dropped = SelfAttention(), nn.Identity()
+        self.ffn = nn.Sequential(nn.Linear(16, 32), nn.GELU(), nn.Linear(32, 16))
+
+    def forward(self, tokens):
+        tokens = tokens + self.dropped(self.attention(self.before(tokens)))
+        return tokens + self.ffn(self.between(tokens))
+
+
+class Classifier(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.encoder = nn.ModuleDict({"layers": nn.ModuleList([Layer(), Layer()])})
+        self.classify = nn.Linear(16, 4)
+
+    def forward(self, images):
+        x = self.patches(images).flatten(2).mT
+        for layer in self.encoder["layers"]:
+            x = layer(x)
+        return self.classify(x.mean(1))
+
+
+PARTS = {
+    **{"mlp": "ffn", "residual": "between", "attention": "attention", "attended": "dropped"},
+    **{"q": "attention.query", "k": "attention.key", "v": "attention.value", "proj": "attention.out"},
+    **{"fc1": "ffn.0", "fc2": "ffn.2"},
+}
+
+
+def described(block=Layer, head="classify", input_size=(3, 8, 12), **changes):
+    torch.manual_seed(0)
+    model = Classifier().double()
+    parts = {name: value for name, value in (PARTS | changes).items() if value is not None}
+    return peft.describe_blocks(model, block, head=head, input_size=input_size, **parts)
+
+
+CASES = {
+    "adaptformer": ("adapter", {"bottleneck": 4}),
+    "residuals": ("adapter", {"bottleneck": 4, "placement": "residuals"}),
+    "houlsby": ("mosa", {"bottleneck": 4, "placement": "houlsby"}),
+    "lora": ("lora", {"rank": 4, "targets": ["q", "k", "v", "proj", "fc1", "fc2"]}),
+    "mosl": ("mosl", {"rank": 4}),
+    "partial": ("partial", {}),
+    "ssf": ("ssf", {"spread": 0.0}),
+    "bias": ("bias", {}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_method_starts_as_the_backbone_trains_and_merges(case):
+    method, options = CASES[case]
+    backbone = described()
+    model = peft.attach(copy.deepcopy(backbone), method, **options)
+    images = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    torch.testing.assert_close(model.eval()(images), backbone.eval()(images), atol=1e-12, rtol=0)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        tuning_loss(model.train(), images, torch.tensor([0, 1])).backward()
+        optimizer.step()
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+    count = peft.count_parameters(model)
+    assert (count.head, count.adapter) == (68, model.peft.method.parameters(model, training=True))
+    expected = model.eval()(images)
+    assert not torch.allclose(expected, backbone(images))
+    torch.testing.assert_close(peft.merge(model)(images), expected, atol=1e-12, rtol=0)
+
+
+def test_adapter_stands_beside_the_mlp():
+    model = peft.attach(described(), "adapter", bottleneck=4, norm=False, dropout=0.0)
+    layer = model.encoder["layers"][1]
+    nn.init.normal_(layer.adapter.up.weight)
+    x = torch.randn(2, 6, 16, dtype=torch.float64)
+    h = x + layer.attention(layer.before(x))
+    branch = 0.1 * layer.adapter.up(F.gelu(layer.adapter.down(h)))
+    torch.testing.assert_close(layer(x), h + layer.ffn(layer.between(h)) + branch, atol=1e-12, rtol=0)
+
+
+class Twice(Layer):
+    def forward(self, tokens):
+        return super().forward(tokens) + self.dropped(tokens)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"block": Twice}, "Classifier has no module of exactly the type Twice"),
+        ({"head": "fc"}, "head 'fc': Classifier has no such module"),
+        ({"input_size": (8, 12)}, r"input_size=\(8, 12\): expected \(channels, height, width\)"),
+        ({"input_size": (1, 8, 12)}, "Classifier cannot be run on images of 1x8x12: RuntimeError"),
+        ({"mpl": "ffn"}, "unknown part of a block 'mpl'.*did you mean 'mlp'"),
+        ({"mlp": None}, "mlp: expected the name of the module whose output is added"),
+        ({"mlp": "feed"}, "mlp 'feed': Layer has no such module"),
+        ({"residual": "between.norm"}, "Layer needs a norm"),
+        ({"residual": None}, "norm '': Layer needs a norm, or another module with a weight per channel"),
+        ({"residual": None, "norm": "ffn.0"}, "norm 'ffn.0': Layer needs a norm"),
+        ({"residual": "before"}, "'before' is called before 'attention'"),
+        ({"attended": "ffn"}, "the input of 'between' is not the block's plus the output of 'ffn'"),
+        ({"attended": "attention.out"}, "attended 'attention.out': Layer needs a module of its own here"),
+        ({"fc1": "ffn.1"}, "fc1 'ffn.1': Layer has a GELU there, expected a Linear"),
+        ({"qkv": "ffn.2"}, "qkv 'ffn.2': Layer has 16 outputs there, which are no equal parts"),
+        ({"block": nn.TransformerEncoderLayer}, "torch's encoder layer computes with its weights alone"),
+    ],
+)
+def test_a_description_that_does_not_fit(changes, words):
+    with pytest.raises(UserError, match=words):
+        described(**changes)
+
+
+def test_a_part_that_is_called_twice():
+    model = Classifier()
+    model.encoder["layers"][0] = Twice()
+    with pytest.raises(UserError, match="Twice: 'dropped' is called 2 times in a forward, expected once"):
+        peft.describe_blocks(model, Twice, head="classify", input_size=(3, 8, 12), **PARTS)
+
+
+def test_what_is_not_described_is_refused():
+    with pytest.raises(UserError, match="Layer has no attention, whose output it adapts"):
+        peft.attach(described(attention=None, attended=None), "adapter", bottleneck=4, placement="houlsby")
+    with pytest.raises(UserError, match="target 'q': Layer has no such Linear layer"):
+        peft.attach(described(q=None), "lora", rank=4)
+    with pytest.raises(UserError, match="vpt does not fit blocks of describe_blocks"):
+        peft.attach(described(), "vpt")
+    with pytest.raises(UserError, match=r"has no get_classifier.*describe_blocks"):
+        peft.attach(Classifier(), "adapter")
+    with pytest.raises(UserError, match="a method attached already"):
+        model = peft.attach(described(), "adapter", bottleneck=4)
+        peft.describe_blocks(model, Layer, head="classify", input_size=(3, 8, 12), **PARTS)
