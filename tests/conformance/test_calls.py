@@ -29,6 +29,8 @@ INSERTED = [
     "vpt",
     "vpt, shallow",
     "lora",
+    "convpass",
+    "fact",
 ]
 
 
