@@ -12,7 +12,7 @@ from mosa.base.files import SCHEMAS
 COUNTED = SCHEMAS / "backbone_flops.json"  # written by `mosa schema`, see mosa.engine.cost.flops
 # Methods whose merged model is the backbone with a classifier, and no module more.
 PLAIN = ("linear", "full", "partial", "bias", "norm", "lora", "mosl", "ssf", "repadapter", "gps", "spt")
-PLAIN += ("rlrr", "arc", "bi_lora")
+PLAIN += ("rlrr", "arc", "bi_lora", "fact", "difffit", "hydra", "dora")
 _NEEDED = ["benchmark", "task", "backbone", "method", "options", "inference_flops_per_image"]
 _COUNTED_BY = ["architecture", "image_size", "head_parameters"]
 

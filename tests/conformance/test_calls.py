@@ -19,9 +19,22 @@ from mosa.peft.losses import passes_loss, tuning_loss
 F64 = torch.float64
 PLACEMENTS = ["adapter", "adapter, pfeiffer", "adapter, houlsby", "adapter, sequential", "adapter, residuals"]
 # Methods and placements that differ in what they insert into a block, and how.
-INSERTED = ["adapter", "mosa", "repadapter", "gps", "lst", "ssf", "vpt", "arc", "prefix, mlp", "rlrr", "sct"]
+INSERTED = [
+    "adapter",
+    "mosa",
+    "repadapter",
+    "gps",
+    "lst",
+    "ssf",
+    "vpt",
+    "arc",
+    "prefix, mlp",
+    "rlrr",
+    "sct",
+    "fact",
+]
 INSERTED += thorough(*PLACEMENTS[1:], "gated", "mosa, ensemble", "dtl, plus", "vpt, shallow", "lora")
-INSERTED += thorough("bi_adaptformer, 2 bits", "e2vpt, apart")
+INSERTED += thorough("bi_adaptformer, 2 bits", "e2vpt, apart", "convpass")
 
 
 def attached(case, architecture="vit", dtype=torch.float32, **more):
