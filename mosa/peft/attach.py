@@ -84,8 +84,7 @@ def attach(
         verify: Run that step, on images of the size that timm states for the model. It takes some 50 ms for
             a small model, and half a second for a ViT-B.
         data: What a method that chooses what it tunes (such as `gps`) chooses from: batches of training
-            images and their labels, such as a DataLoader. Or a tuned state of that method, whose choice is
-            taken: so a saved state is loaded without data. Other methods do not read it.
+            images and their labels, such as a DataLoader; or a saved tuned state, whose choice is taken.
         **options: Options of the method by name, such as `bottleneck=64`; none with a method that is built.
 
     Returns:

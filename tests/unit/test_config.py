@@ -368,6 +368,13 @@ def test_shipped_configs_keep_their_results_apart():
     assert len(set(folders)) == len(folders)
 
 
+def test_every_method_is_compared_at_the_same_cost():
+    config = read_config(ROOT / "config.yaml", ROOT / "configs" / "methods.yaml")
+    assert {entry["method"] for entry in config["variants"].values()} == set(list_methods())
+    assert config["tune"]["variants"].keys() == config["variants"].keys()
+    assert {len(space["training"]["lr"]) for space in config["tune"]["variants"].values()} == {5}
+
+
 def test_the_configuration_page_is_what_the_schema_says():
     assert (ROOT / "docs" / "configuration.md").read_text() == configuration_page(), "run `mosa schema`"
 

@@ -25,10 +25,13 @@ MEAN = STD = (0.5, 0.5, 0.5)
 CPU = torch.device("cpu")
 
 
-def images(n=20, classes=5):
-    rng = np.random.default_rng(1)
+def images(n=20, classes=5, visible=False):
+    """Return images of noise; visible: brighter ones for larger labels."""
+    rng, labels = np.random.default_rng(1), np.arange(n) % classes
     pixels = rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
-    return Images(DataSplit.of(FixedStore(pixels), np.arange(n) % classes, 32), MEAN, STD, CPU)
+    if visible:
+        pixels = pixels // 2 + 32 * labels.astype(np.uint8).reshape(-1, 1, 1, 1)
+    return Images(DataSplit.of(FixedStore(pixels), labels, 32), MEAN, STD, CPU)
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "mosa"])
@@ -93,9 +96,10 @@ def test_divergence_stops_the_gradient_of_the_other_side():
 @pytest.mark.parametrize("method", METHODS)
 def test_training_lowers_the_loss(method):
     model = attach(build(), method, **SMALL.get(method, {}))
-    progress = fit(model, images(), Recipe(epochs=15, batch_size=8, lr=1e-2, warmup_epochs=1), seed=0)
+    recipe = Recipe(epochs=15, batch_size=8, lr=1e-2, warmup_epochs=1)
+    progress = fit(model, images(visible=True), recipe, seed=0)
     assert len(progress.train_loss) == 15 and progress.images == 15 * 20
-    assert progress.train_loss[-1] < 0.95 * progress.train_loss[0]
+    assert progress.train_loss[-1] < 0.8 * progress.train_loss[0]
 
 
 @pytest.mark.parametrize(("method", "moves"), [("linear", False), ("full", True)])

@@ -63,7 +63,8 @@ _BACKBONES = {
 _METHODS = {
     "Full": "full", "Linear": "linear", "Bias": "bias", "Partial-1": "partial", "VPT-Shallow": "vpt",
     "VPT-Deep": "vpt", "SSF": "ssf", "LoRA": "lora", "AdaptFormer": "adapter", "Houlsby Adapter": "adapter",
-    "Pfeiffer Adapter": "adapter", "MoSA": "mosa", "MoSL": "mosl",
+    "Pfeiffer Adapter": "adapter", "MoSA": "mosa", "MoSL": "mosl", "Convpass": "convpass", "GPS": "gps",
+    "SPT-LoRA": "spt",
 }  # fmt: skip
 # That study gives its own numbers to the names of others, some for two sizes.
 _STUDY = " (PEFT-Vision)"
