@@ -107,6 +107,9 @@ CASES = {
     ),
     "peft, oft": ("peft", {"type": "OFT", "targets": ["attn.proj"], "config": {"oft_block_size": 16}}),
 }
+# Every method with its defaults, and the forms of MoSA; the tests of other options are thorough ones.
+COMMON = [case for case in CASES if case in peft.list_methods() or case.startswith("mosa")]
+ALL_CASES = [*COMMON, *thorough(*(case for case in CASES if case not in COMMON))]
 
 
 def build(architecture: str = "vit", classes: int = 5, seed: int = 0, dtype=torch.float32) -> nn.Module:

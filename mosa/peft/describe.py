@@ -2,10 +2,12 @@
 
 import inspect
 import json
+from functools import cache
 from typing import Any
 
 import torch
 from pydantic.fields import FieldInfo
+from torch import nn
 
 from mosa.base.timm import timm
 from mosa.peft.method import Method, get_method, list_methods
@@ -69,11 +71,15 @@ def methods_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+@cache
+def _vit_base() -> nn.Module:
+    with torch.device("meta"):
+        return timm.create_model("vit_base_patch16_224", num_classes=1)
+
+
 def _summary(name: str) -> str:
     cls = get_method(name)
-    with torch.device("meta"):
-        model = timm.create_model("vit_base_patch16_224", num_classes=1)
-    stored, trained = (cls().parameters(model, training) for training in (False, True))
+    stored, trained = (cls().parameters(_vit_base(), training) for training in (False, True))
     line, families = cls.__doc__.partition("\n")[0], ", ".join(cls.families)
     return f"| [`{name}`](#{name}) | {line} | {stored:,} | {trained:,} | {families} |"
 

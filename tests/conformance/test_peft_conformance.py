@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from models import ARCHITECTURES, CASES, DECLARED, attach, batch, build, train_steps
+from models import ALL_CASES, ARCHITECTURES, CASES, COMMON, DECLARED, attach, batch, build, train_steps
 from safetensors.torch import load_file, save_file
 
 from mosa import peft
@@ -16,14 +16,19 @@ from mosa.base.timm import timm
 from mosa.peft.blocks import FAMILIES, families_of
 from mosa.peft.routing import is_stochastic
 
-cases = pytest.mark.parametrize("case", CASES)
-# Three of four pairs with another architecture than the ViT: their tests are thorough ones, except for
-# `test_every_pair_trains_and_merges`. Of those in DECLARED, 19 of 20, without exception.
+cases = pytest.mark.parametrize("case", ALL_CASES)
+# Options that are not common, and seven of eight pairs with another architecture than the ViT: their
+# tests are thorough ones, except for `test_every_pair_trains_and_merges`. Of those in DECLARED, 19 of 20,
+# without exception.
 RARE = {
     (case, architecture)
     for shift, architecture in enumerate(ARCHITECTURES)
     for index, case in enumerate(CASES)
-    if architecture != "vit" and (index + shift) % (20 if architecture in DECLARED else 4)
+    if (
+        case not in COMMON
+        if architecture == "vit"
+        else (index + shift) % (20 if architecture in DECLARED else 8)
+    )
 }
 
 
@@ -85,7 +90,7 @@ def pair(request):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_unfit_method_is_refused_with_its_reason(architecture):
-    for case in CASES:
+    for case in COMMON:
         if reason := unfit(case, architecture):
             model = build(architecture)
             with pytest.raises(UserError) as error:
@@ -170,7 +175,7 @@ def test_merging_keeps_the_output(pair):
     assert_merging_keeps_the_output(copy.deepcopy(pair.trained), pair.architecture)
 
 
-@cases
+@pytest.mark.parametrize("case", CASES)
 def test_every_pair_trains_and_merges(case):
     """The pairs whose other tests are thorough ones."""
     for architecture in ARCHITECTURES:

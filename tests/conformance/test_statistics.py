@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import CASES, attach, batch, build, train_steps
+from models import ALL_CASES, CASES, attach, batch, build, train_steps
 
 from mosa import peft
 from mosa.base.timm import timm
@@ -50,7 +50,7 @@ def test_a_model_with_nothing_attached_any_more_moves_its_statistics():
     assert all(not torch.equal(value, before[name]) for name, value in statistics(model).items())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ALL_CASES)
 def test_a_merged_model_survives_its_file(case, tmp_path):
     """In a model of another seed, whose partitions and fixed projections are others until they are loaded."""
     method, options = CASES[case]
