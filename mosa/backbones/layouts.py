@@ -1,5 +1,6 @@
 """Original layouts: which kind a file is by its names, and its tensors as timm's own conversion takes them."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,8 +9,10 @@ from torch import Tensor, nn
 
 from mosa.backbones.checkpoint import Part
 from mosa.base.errors import UserError
+from mosa.base.tensors import FLOATS
 
 _BIAS, _MASK, _PERIODS = ".attn.qkv.bias", ".attn.qkv.bias_mask", "rope_embed.periods"
+_COMPUTED = re.compile(r"rope_embed\.periods|(blocks\.\d+\.attn\.)?rope\.freqs_(cos|sin)")  # by timm, too
 
 
 def layout_of(part: Part) -> str | None:
@@ -22,7 +25,7 @@ def layout_of(part: Part) -> str | None:
     """
     names = part.tensors.keys()
     if {"storage_tokens", _PERIODS, "blocks.0.attn.qkv.weight"} <= names:
-        satellite = "local_cls_norm.weight" in names and part.tensors["storage_tokens"].shape[-1] == 1024
+        satellite = "local_cls_norm.weight" in names and part.tensors["storage_tokens"].shape[-1:] == (1024,)
         return "dinov3_sat" if satellite else "dinov3"
     if {"class_embedding", "transformer.resblocks.0.attn.in_proj_weight"} <= names:
         return "clip"
@@ -45,6 +48,12 @@ def timm_layout(
     """
     if kind == "clip":  # timm knows them with the prefix only
         return {f"visual.{name}": value for name, value in tensors.items()}
+    if kind in ("dinov3", "dinov3_sat", "eva02"):  # timm drops whatever has "rope" in its name
+        strange = [name for name in tensors if "rope" in name and not _COMPUTED.fullmatch(name)]
+        if strange:
+            raise UserError(
+                f"{path}: has {strange[0]}, which files of kind {kind!r} do not; take the original"
+            )
     if kind in ("dinov3", "dinov3_sat"):
         _check_periods(model, tensors.get(_PERIODS), path)
         return _masked(model, tensors, path)
@@ -86,14 +95,14 @@ def _masked(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> dict
         if not name.endswith(_BIAS):
             continue
         bias, mask = tensors[name], tensors.get(name + "_mask")
+        if bias.ndim != 1 or bias.dtype not in FLOATS:
+            raise UserError(f"{path}: {name} is no row of floating-point numbers; take the original file")
         bias = bias if mask is None or mask.shape != bias.shape else bias * mask
         lost = bias.chunk(3)[1:2] if with_bias else (bias,)
         if any((part != 0).any() for part in lost):
             what = "a bias of the keys" if with_bias else "biases of queries and values"
             advice = "take one of the original release" if with_bias else "take its architecture with `_qkvb`"
-            raise UserError(
-                f"{path}: has {what} ({name}) that the architecture has no place for; {advice}"
-            )
+            raise UserError(f"{path}: has {what} ({name}) that the architecture has no place for; {advice}")
         if with_bias:
             result[name] = bias
     return result
