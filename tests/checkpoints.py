@@ -135,6 +135,91 @@ def deit3(model: nn.Module) -> dict:
     return {"model": state}
 
 
+def renamed(state: dict, names: dict[str, str]) -> dict:
+    """Return tensors under other names: in each, every text is replaced in turn."""
+    result = {}
+    for name, value in state.items():
+        for old, new in names.items():
+            name = name.replace(old, new)
+        result[name] = value.clone()
+    return result
+
+
+def dinov3(model: nn.Module, bias: float = 0.0) -> dict:
+    """Return what dinov3_vit*_pretrain_*.pth holds (facebookresearch/dinov3, models/vision_transformer.py)."""
+    names = {".gamma_1": ".ls1.gamma", ".gamma_2": ".ls2.gamma", "reg_token": "storage_tokens"}
+    names |= {"mlp.fc1_g": "mlp.w1", "mlp.fc1_x": "mlp.w2"} if hasattr(model.blocks[0].mlp, "fc1_g") else {}
+    state = renamed(body(model), names)
+    width = model.embed_dim
+    for index in range(len(model.blocks)):
+        at = f"blocks.{index}.attn."
+        parts = [state.pop(f"{at}{part}_bias", torch.full((width,), bias)) for part in "qv"]
+        state[f"{at}qkv.bias"] = torch.cat([parts[0], torch.full((width,), 0.3), parts[1]])
+        state[f"{at}qkv.bias_mask"] = torch.cat([torch.ones(width), torch.zeros(width), torch.ones(width)])
+    state["rope_embed.periods"] = model.rope.periods.bfloat16()
+    return state | {"mask_token": torch.zeros(1, width)}
+
+
+def dinov3_sat(model: nn.Module) -> dict:
+    """Return what dinov3_vitl16_pretrain_sat493m.pth holds: a norm for local crops beside."""
+    norm = {f"local_cls_norm.{part}": torch.ones(model.embed_dim) for part in ("weight", "bias")}
+    return dinov3(model) | norm
+
+
+def clip(model: nn.Module) -> dict:
+    """Return what open_clip's files hold, and OpenAI's as a state dict: an image and a text tower."""
+    names = {
+        "norm_pre": "ln_pre",
+        "blocks.": "transformer.resblocks.",
+        ".norm": ".ln_",
+        "attn.proj": "attn.out_proj",
+        "qkv.": "in_proj_",
+        "mlp.fc1": "mlp.c_fc",
+        "mlp.fc2": "mlp.c_proj",
+        "patch_embed.proj": "conv1",
+        "pos_embed": "positional_embedding",
+        "cls_token": "class_embedding",
+    }
+    image = renamed(body(model), names)
+    image |= {f"ln_post.{part}": image.pop(f"norm.{part}") for part in ("weight", "bias")}
+    image["class_embedding"] = image["class_embedding"][0, 0]
+    image["positional_embedding"] = image["positional_embedding"][0]
+    image["proj"] = torch.zeros(model.embed_dim, 8)
+    text = {name: value for name, value in image.items() if name.startswith("transformer.")}
+    text |= {"positional_embedding": torch.zeros(77, 8), "text_projection": torch.zeros(8, 8)}
+    text |= {"token_embedding.weight": torch.zeros(9, 8), "ln_final.weight": torch.ones(8)}
+    return {f"visual.{n}": v for n, v in image.items()} | text | {"logit_scale": torch.tensor(4.6)}
+
+
+def eva02(model: nn.Module) -> dict:
+    """Return what eva02_*_pt_*.pt holds (baaivision/EVA, EVA-02/asuka): rotary tables, a mask token, a head."""
+    names = {"fc_norm.": "norm.", "mlp.norm.": "mlp.ffn_ln.", "attn.norm.": "attn.inner_attn_ln."}
+    names |= {"q_proj.bias": "q_bias", "v_proj.bias": "v_bias"}
+    names |= {"mlp.fc1_g.": "mlp.w1.", "mlp.fc1_x.": "mlp.w2.", "mlp.fc1.": "mlp.w12.", "mlp.fc2.": "mlp.w3."}
+    state = renamed(body(model), names)
+    tables = {f"rope.freqs_{name}": torch.zeros(256, 64) for name in ("cos", "sin")}
+    state |= tables | {f"blocks.{i}.attn.{n}": v for i in range(len(model.blocks)) for n, v in tables.items()}
+    width = model.embed_dim
+    state |= {"mask_token": torch.zeros(1, 1, width), "lm_head.weight": torch.zeros(8, width)}
+    return {"module": state | {"lm_head.bias": torch.zeros(8)}}
+
+
+def beit(model: nn.Module) -> dict:
+    """Return what beit_*_pt22k_ft22k.pth holds: the places of its bias tables, and a classifier."""
+    places = {
+        f"blocks.{index}.attn.relative_position_index": torch.zeros(197, 197, dtype=torch.int64)
+        for index in range(len(model.blocks))
+    }
+    return {"model": model.state_dict() | places}
+
+
+def siglip(model: nn.Module) -> dict:
+    """Return what open_clip's files of SigLIP hold: timm's image tower, and a text tower."""
+    state = {f"visual.trunk.{name}": value for name, value in body(model).items()}
+    state |= {"text.token_embedding.weight": torch.zeros(9, 8), "text.ln_final.weight": torch.ones(8)}
+    return state | {"logit_scale": torch.tensor(4.7), "logit_bias": torch.tensor(-12.9)}
+
+
 def swin(model: nn.Module) -> dict:
     """Return what swin_*_22k.pth holds: downsampling at the end of a stage, indices and masks beside."""
     state = {}

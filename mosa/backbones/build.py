@@ -10,7 +10,15 @@ from torch import nn
 
 import mosa.backbones.micro_vit  # noqa: F401  registers our architecture with timm
 from mosa.backbones.hub import HUB, check_architecture, hub_config, hub_file, hub_names
-from mosa.backbones.kinds import IMAGENET, INCEPTION, NORMALIZATIONS, STATISTICS, Statistics, name_of
+from mosa.backbones.kinds import (
+    IMAGENET,
+    INCEPTION,
+    NORMALIZATIONS,
+    SEVERAL,
+    STATISTICS,
+    Statistics,
+    name_of,
+)
 from mosa.backbones.weights import Loaded, digest_of, load_weights
 from mosa.base.errors import UserError, suggest
 from mosa.base.seeding import generator
@@ -70,8 +78,8 @@ def build_backbone(
         seed: Seeds the classifier, and the weights where they are random.
         kind: Format of a file, see `mosa.backbones.weights.load_weights`; others have timm's.
         image_size: Side of the square input, in pixels; None: the architecture's own.
-        normalization: "weights" (as the weights were trained), "imagenet", "inception" (0.5) or
-            "none" (pixels in 0 ... 1).
+        normalization: "weights" (as the weights were trained), "imagenet", "inception" (0.5), "clip",
+            "satellite" (SAT-493M of DINOv3) or "none" (pixels in 0 ... 1).
         drop_path: Rate of stochastic depth of the last block.
         drop_rate: Rate of the backbone's own dropout, after the embedding and in attention's output and MLPs.
         attention_drop_rate: Rate in attention's output; None: that of `drop_rate`.
@@ -122,7 +130,7 @@ def _statistics(
         own: What timm has for the architecture, or for the tag of the hub.
     """
     if loaded is not None and loaded.kind in STATISTICS:
-        return STATISTICS[loaded.kind], None
+        return STATISTICS[loaded.kind], _doubt(architecture, loaded.kind)
     if loaded is None or weights.startswith(HUB) or architecture in BUILTIN_WEIGHTS:
         return own, None
     if loaded.bare and own == INCEPTION:
@@ -132,6 +140,21 @@ def _statistics(
     return guess, (
         f"the file does not say how its images were normalised; {name_of(guess)} is a guess, as {why}: "
         f"set `normalization` ({', '.join(NORMALIZATIONS)}), or `kind` if the file is of one"
+    )
+
+
+def _doubt(architecture: str, kind: str) -> str | None:
+    """Return why a kind's statistics are a guess for an architecture: timm's weights of it differ."""
+    if kind not in SEVERAL:
+        return None
+    configs = (timm.get_pretrained_cfg(name) for name in timm.list_pretrained(f"{architecture}.*"))
+    others = {(tuple(config.mean), tuple(config.std)) for config in configs} - {STATISTICS[kind]}
+    if not others:
+        return None
+    return (
+        f"the file does not say how its images were normalised; {name_of(STATISTICS[kind])} is a guess, as "
+        f"most of kind {kind}, but weights of {architecture} were also trained with "
+        f"{', '.join(map(name_of, sorted(others)))}: set `normalization` ({', '.join(NORMALIZATIONS)})"
     )
 
 

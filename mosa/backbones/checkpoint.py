@@ -21,6 +21,11 @@ _LONGEST = 300  # characters of a name that is looked at
 _WRAPPERS = {"model", "state_dict", "module", "net"}  # say nothing of which weights they hold
 # Of several complete sets of weights in a file, its authors evaluate the one with such a word in its place.
 _EVALUATED = ("base_encoder", "teacher", "state_dict_ema", "model_ema")
+# Names of original files that timm converts, by a name of the architecture in timm.
+_ORIGINAL = {
+    "stem.0.weight": {"downsample_layers.0.0.weight"},  # ConvNeXt
+    "norm_pre.weight": {"class_embedding", "conv1.weight", "ln_pre.weight", "ln_post.weight"},  # CLIP
+}
 _CHUNK = re.compile(r"(^|\.)blocks\.\d+\.(\d+\.)")  # DINOv2's training numbers the chunks of blocks, too
 
 
@@ -98,7 +103,7 @@ def find_backbone(content: dict[Any, Any], names: Collection[str], path: Path) -
 
     Args:
         content: What `read_checkpoint` returned.
-        names: Names of the backbone's tensors. Those of ConvNeXt's original files are found, too.
+        names: Names of the backbone's tensors. Those of ConvNeXt's and CLIP's original files are found, too.
         path: The file, for errors.
 
     Returns:
@@ -113,7 +118,7 @@ def find_backbone(content: dict[Any, Any], names: Collection[str], path: Path) -
         raise UserError(f"{path}: holds no weights of a backbone, but {keys}; take another file")
     chunked = "blocks.0.norm1.weight" in names
     tables = [(place, _unchunked(table) if chunked else table) for place, table in tables]
-    known = set(names) | ({"downsample_layers.0.0.weight"} if "stem.0.weight" in names else set())
+    known = set(names).union(*(original for own, original in _ORIGINAL.items() if own in names))
     votes = Counter(
         (number, prefix)
         for number, (_, table) in enumerate(tables)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mosa.backbones.checkpoint import Part, find_backbone, read_checkpoint
 from mosa.backbones.flax import load_npz
+from mosa.backbones.layouts import layout_notes, layout_of, timm_layout
 from mosa.backbones.refusal import Row, check_patch, patch_weight, refusal
 from mosa.base.errors import UserError
 from mosa.base.tensors import misfit, unusable
@@ -63,8 +64,9 @@ def load_weights(model: nn.Module, path: Path, kind: str = "auto") -> Loaded:
         model: A timm model.
         path: The file.
         kind: "npz" (the original ViT files), "mae", "mocov3" (of pre-training or linear probing), "swin",
-            "dino", "dinov2", "deit3" (the original files), "timm" (any other with timm's names, in
-            safetensors or pickled), or "auto": by the names and values in the file.
+            "dino", "dinov2", "dinov3", "dinov3_sat" (on satellite images), "deit3", "clip", "eva02", "beit"
+            (the original files), "siglip" (of open_clip), "timm" (any other with timm's names, in safetensors
+            or pickled), or "auto": by the names and values in the file.
 
     Raises:
         UserError: The file cannot be read safely, or holds other names, other shapes, NaN or infinity.
@@ -84,8 +86,9 @@ def load_weights(model: nn.Module, path: Path, kind: str = "auto") -> Loaded:
     plain = {"cls_token", "pos_embed"} <= own.keys() and not _has_classifier(part, head)
     bare = plain and (kind, found) == ("auto", "timm")
     used = found if kind == "auto" else kind
-    notes = _load_state(model, _timm_names(part.tensors, used), head, path, used)
-    return Loaded(used, (*part.notes, *notes), bare)
+    tensors = timm_layout(model, _timm_names(part.tensors, used), found, path)
+    notes = _load_state(model, dict(tensors), head, path, used)
+    return Loaded(used, (*part.notes, *notes, *layout_notes(model, found)), bare)
 
 
 def head_names(model: nn.Module) -> set[str]:
@@ -111,6 +114,9 @@ def _kind_of(part: Part, own: Mapping[str, Tensor]) -> str:
         return "mocov3"
     if any(name.startswith(("decoder_embed.", "decoder_blocks.")) for name in names):
         return "mae"
+    layout = layout_of(part)
+    if layout is not None:
+        return layout
     if "mask_token" in names and "blocks.0.ls1.gamma" in names:
         return "dinov2"
     if "blocks.0.gamma_1" in names and "blocks.0.ls1.gamma" in own:
@@ -147,7 +153,8 @@ def _fixed_positions(positions: Tensor | None) -> str | None:
 
 def _check_kind(named: str, found: str, path: Path) -> None:
     """Refuse a kind that the file contradicts; of plain names, a config may say what they are."""
-    if named not in ("auto", "timm", found) and found != "timm":
+    same = {named, found} <= {"dinov3", "dinov3_sat"}  # of the largest model, the files are alike
+    if named not in ("auto", "timm", found) and found != "timm" and not same:
         raise UserError(f"{path}: is of kind {found!r} by what it holds, not {named!r}; set `kind: {found}`")
 
 
@@ -168,7 +175,10 @@ def _load_state(
     model: nn.Module, state: dict[str, Tensor], head: set[str], path: Path, kind: str
 ) -> list[str]:
     """Copy tensors into a model, or raise; return what was decided."""
-    patch, own_patch = state.get("patch_embed.proj.weight"), patch_weight(model)
+    patch, own_patch = (
+        state.get("patch_embed.proj.weight", state.get("visual.conv1.weight")),
+        patch_weight(model),
+    )
     if patch is not None and own_patch is not None and patch.ndim == 4:
         check_patch(patch.shape[-2:], own_patch, path)
     state, own = _converted(model, state), model.state_dict()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def unusable(value: object) -> str | None:
@@ -33,7 +33,7 @@ def misfit(value: object, like: Tensor) -> str | None:
         return reason
     if value.shape != like.shape:
         return f"shape {tuple(value.shape)}, expected {tuple(like.shape)}"
-    if value.dtype != like.dtype and not (value.dtype in _FLOATS and like.dtype in _FLOATS):
+    if value.dtype != like.dtype and not (value.dtype in FLOATS and like.dtype in FLOATS):
         return f"has values of type {_name(value.dtype)}, expected {_name(like.dtype)}"
     if like.is_floating_point() and not value.to(like.dtype).isfinite().all():
         return "has values that are not finite"
