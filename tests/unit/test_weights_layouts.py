@@ -54,7 +54,7 @@ def made(architecture, **options):
 @pytest.mark.parametrize("name", KINDS)
 def test_a_file_in_its_original_layout_arrives(name, tmp_path, monkeypatch):
     architecture, write, kind, statistics, guess = KINDS[name]
-    if kind == "dinov3_sat":  # told by the width of the ViT-L
+    if architecture == LARGE:  # whose width tells the one for satellite images
         monkeypatch.setitem(SHALLOW, "embed_dim", 1024)
         monkeypatch.setitem(SHALLOW, "mlp_ratio", 0.03)
     source = made(architecture)
