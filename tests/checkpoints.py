@@ -146,7 +146,7 @@ def renamed(state: dict, names: dict[str, str]) -> dict:
 
 
 def dinov3(model: nn.Module, bias: float = 0.0) -> dict:
-    """Return what dinov3_vit*_pretrain_*.pth holds (facebookresearch/dinov3, models/vision_transformer.py)."""
+    """Return what dinov3_vit*_pretrain_*.pth holds (facebookresearch/dinov3)."""
     names = {".gamma_1": ".ls1.gamma", ".gamma_2": ".ls2.gamma", "reg_token": "storage_tokens"}
     names |= {"mlp.fc1_g": "mlp.w1", "mlp.fc1_x": "mlp.w2"} if hasattr(model.blocks[0].mlp, "fc1_g") else {}
     state = renamed(body(model), names)
@@ -192,7 +192,7 @@ def clip(model: nn.Module) -> dict:
 
 
 def eva02(model: nn.Module) -> dict:
-    """Return what eva02_*_pt_*.pt holds (baaivision/EVA, EVA-02/asuka): rotary tables, a mask token, a head."""
+    """Return what eva02_*_pt_*.pt holds (baaivision/EVA, EVA-02/asuka), with rotary tables."""
     names = {"fc_norm.": "norm.", "mlp.norm.": "mlp.ffn_ln.", "attn.norm.": "attn.inner_attn_ln."}
     names |= {"q_proj.bias": "q_bias", "v_proj.bias": "v_bias"}
     names |= {"mlp.fc1_g.": "mlp.w1.", "mlp.fc1_x.": "mlp.w2.", "mlp.fc1.": "mlp.w12.", "mlp.fc2.": "mlp.w3."}

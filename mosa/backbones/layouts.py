@@ -1,4 +1,4 @@
-"""Original layouts: which kind a file is by its names, and its tensors as timm's own conversion takes them."""
+"""Original layouts: a file's kind by its names, and its tensors as timm's own conversion takes them."""
 
 import re
 from collections.abc import Mapping
@@ -67,8 +67,9 @@ def layout_notes(model: nn.Module, kind: str) -> list[str]:
     found = {type(module).__name__ for module in model.modules()}
     own = "QuickGELU" if any("quickgelu" in name.lower() for name in found) else "GELU"
     return [
-        f"the file does not say its activation, and the architecture has {own}: OpenAI's CLIP, DFN and MetaCLIP "
-        "were trained with QuickGELU (timm's architectures with `quickgelu` in the name), most others with GELU"
+        f"the file does not say its activation, and the architecture has {own}: OpenAI's CLIP, DFN and "
+        "MetaCLIP were trained with QuickGELU (timm's architectures with `quickgelu` in the name), most "
+        "others with GELU"
     ]
 
 

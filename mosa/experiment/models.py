@@ -109,8 +109,8 @@ class BackboneEntry(Declared):
     normalization: Literal["protocol", "weights", *NORMALIZATIONS] = option(
         "protocol",
         description="Statistics of the input; `protocol`: as the preset says, `weights`: as the weights were "
-        "trained, `imagenet`: its mean and standard deviation, `inception`: 0.5 and 0.5, `none`: pixels in "
-        "0 ... 1.",
+        "trained, `imagenet`: its mean and standard deviation, `inception`: 0.5 and 0.5, `clip`: CLIP's, "
+        "`satellite`: those of DINOv3's satellite images, `none`: pixels in 0 ... 1.",
     )
 
 

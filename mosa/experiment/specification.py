@@ -170,7 +170,7 @@ def make_specification(
         sha256: Digest of the file.
         kind: Format of the file, see `mosa.backbones.weights.load_weights`.
         image_size: Side of the square input, in pixels; None: timm's.
-        normalization: "weights" (as they were trained), "imagenet", "inception" or "none".
+        normalization: "weights" (as they were trained), or a name of `mosa.backbones.kinds`.
         stage: "final" or "selection".
         protocol: Name of the protocol.
         source: What the pack was made of, see `DataUsed`.
