@@ -235,3 +235,11 @@ def test_file_that_is_not_safetensors(tmp_path, content):
 def test_missing_file(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         peft.load_tuned(peft.attach(build(), "linear"), tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("method", ["ssf", "rlrr"])
+def test_a_norm_without_a_weight_has_nothing_that_a_scale_merges_into(method):
+    model = build()
+    model.norm = nn.LayerNorm(32, elementwise_affine=False)
+    with pytest.raises(UserError, match="do not merge into the LayerNorm without a weight of VisionTransf"):
+        peft.attach(model, method)

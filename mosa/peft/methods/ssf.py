@@ -45,9 +45,11 @@ class Ssf(Method):
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason
-        kinds = (type(layer) for layer in affine_layers(model))
-        other = next((kind.__name__ for kind in kinds if kind not in AFFINE), None)
-        return other and f"a scale and a shift do not merge into the {other} of {type(model).__name__}"
+        for layer in affine_layers(model):
+            if type(layer) not in AFFINE or layer.weight is None:
+                kind = type(layer).__name__ + (" without a weight" if type(layer) in AFFINE else "")
+                return f"a scale and a shift do not merge into the {kind} of {type(model).__name__}"
+        return None
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "ssf")
