@@ -23,8 +23,8 @@ class Last(Side):
 
     name: ClassVar[str] = "last"
     reference: ClassVar[str] = (
-        "Tang et al., LAST, 2024, arXiv 2402.04009, section 3. No released code was found: the "
-        "LayerNorm, the single head and the defaults are ours"
+        "Tang et al., LAST, 2024, arXiv 2402.04009. No released code was found, and the recursion follows "
+        "summaries of the paper; the LayerNorm, the single head and the defaults are ours"
     )
 
     rank: int = Field(16, ge=1, description="Channels r of queries, keys and values.")
