@@ -63,7 +63,7 @@ TRAIN = ["train", "--task", "demo/digits", "--pack", "none", "--output", "record
         ([*TRAIN, "linear", "--spec", "x"], "error: --task: the specification says it"),
         ([*TRAIN, "mosa", "--options", "{"], "is not JSON"),
         ([*TRAIN, "mosa", "--options", "[]"], "is not a JSON object"),
-        ([*TRAIN, "mosa", "--kind", "npx"], "... (9 in all); did you mean 'npz'?"),
+        ([*TRAIN, "mosa", "--kind", "npx"], "... (15 in all); did you mean 'npz'?"),
     ],
 )  # fmt: skip
 def test_mistakes_end_with_one_sentence_and_leave_nothing(tmp_path, arguments, words):
