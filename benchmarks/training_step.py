@@ -177,7 +177,7 @@ def measure(
         "/adapter",
         "/full",
     )
-    print(f"{'method':12}" + "".join(f"{head:>13}" for head in heads))
+    print(f"{'method':14}" + "".join(f"{head:>13}" for head in heads))
     for name in names:
         ratios = [
             statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=False))
@@ -187,7 +187,7 @@ def measure(
         cells = [f"{batch / statistics.median(seconds[name]):.1f}", *(f"{ratio:.2f}" for ratio in ratios)]
         cells += [f"{state / 2**20:.2f}", f"{state / memory['adapter'][0]:.2f}", f"{peak / 2**20:.0f}"]
         cells += [f"{peak / memory[base][1]:.2f}" for base in BASELINES]
-        print(f"{name:12}" + "".join(f"{cell.replace('nan', '-'):>13}" for cell in cells), flush=True)
+        print(f"{name:14}" + "".join(f"{cell.replace('nan', '-'):>13}" for cell in cells), flush=True)
     print()
 
 
