@@ -20,9 +20,12 @@ setup: $(INSTALLED) ## Create .venv with the pinned packages.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python >= 3.11 is needed: make run PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
+	@# An old pip takes three times as long to read the index.
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[test]"
 	@# Compile what all commands import, once.
-	@$(VENV)/bin/python -c 'import snakemake.cli, torch, mosa.base.timm, mosa.base.torchvision, pandas, scipy.stats, matplotlib.pyplot'
+	@$(VENV)/bin/python -c 'import mosa.base.timm, mosa.base.torchvision' & models=$$!; \
+	    $(VENV)/bin/python -c 'import snakemake.cli, pandas, scipy.stats, matplotlib.pyplot, plotly.offline' && wait $$models
 	@touch $@
 
 run: $(INSTALLED) ## Run the default experiment and print its table.

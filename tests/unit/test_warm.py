@@ -83,18 +83,6 @@ def test_it_is_the_same_run(pack, tmp_path, environment):
     assert len(waiting(environment["TMPDIR"])) == 1
 
 
-def test_mistakes_end_alike(pack, tmp_path, environment):
-    wrong = command(pack, tmp_path, "--options", '{"bottleneck": 0}')
-    plain, forked = (
-        subprocess.run(wrong, env=settings, capture_output=True, text=True)
-        for settings in (os.environ, environment)
-    )
-    assert forked.returncode == plain.returncode == 2
-    assert forked.stderr == plain.stderr and "bottleneck" in forked.stderr
-    unknown = subprocess.run([*MOSA, "train", "--nonsense"], env=environment, capture_output=True, text=True)
-    assert unknown.returncode == 2 and "No such option" in unknown.stderr
-
-
 def test_a_run_that_is_told_to_stop_saves_and_goes_on(pack, tmp_path, environment):
     kept = ["--resume-folder", tmp_path / "kept", "--save-every", "0"]
     long = command(pack, tmp_path, *kept, epochs=30)
@@ -157,13 +145,19 @@ def test_what_is_not_alike_has_a_server_of_its_own(environment, monkeypatch):
     assert address("check", OMP_NUM_THREADS="2") == address("check", OMP_NUM_THREADS="1")
 
 
-def test_a_folder_that_others_can_enter_is_not_used(pack, tmp_path):
-    with alone() as environment:
-        folder = Path(environment["TMPDIR"]) / f"mosa-warm-{os.getuid()}"
+def test_mistakes_end_alike_and_a_folder_that_others_can_enter_is_not_used(pack, tmp_path, environment):
+    wrong = command(pack, tmp_path, "--options", '{"bottleneck": 0}')
+    with alone() as entered:
+        folder = Path(entered["TMPDIR"]) / f"mosa-warm-{os.getuid()}"
         folder.mkdir()
         folder.chmod(0o777)
-        done = subprocess.run(command(pack, tmp_path), env=environment, capture_output=True)
-        assert done.returncode == 0 and not waiting(environment["TMPDIR"])  # it ran by itself
+        plain = subprocess.run(wrong, env=entered, capture_output=True, text=True)
+        assert not waiting(entered["TMPDIR"])  # it ran by itself
+    forked = subprocess.run(wrong, env=environment, capture_output=True, text=True)
+    assert forked.returncode == plain.returncode == 2
+    assert forked.stderr == plain.stderr and "bottleneck" in forked.stderr
+    unknown = subprocess.run([*MOSA, "train", "--nonsense"], env=environment, capture_output=True, text=True)
+    assert unknown.returncode == 2 and "No such option" in unknown.stderr
 
 
 def test_commands_start_one_server_which_ends_when_there_is_nothing_to_do(environment, monkeypatch):

@@ -107,14 +107,14 @@ def test_a_killed_run_is_done_again(workspace):
     with output.open("w") as file:
         process = subprocess.Popen(
             [*SNAKEMAKE, "--retries", "1", "--until", "train"], cwd=workspace.folder,
-            stdout=file, stderr=file, env=workspace.environment | {"MOSA_WARM": ""},
+            stdout=file, stderr=file, env=workspace.environment,
         )  # fmt: skip
     try:
         log = workspace.folder / f"results/logs/train/{RUNS}/long/seed0.log"
         end = time.time() + 300
         while not (log.is_file() and "epoch 2/" in log.read_text()):
             assert time.time() < end and process.poll() is None, output.read_text()
-            time.sleep(0.2)
+            time.sleep(0.05)
         os.kill(training_in(workspace.folder), signal.SIGKILL)
         assert process.wait(600) == 0, output.read_text()[-3000:]
     finally:
