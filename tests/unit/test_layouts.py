@@ -54,7 +54,7 @@ def problems(task, root):
         "benchmarks": {task.benchmark: [task.name]},
         "paths": {"data": {} if task.root else {task.benchmark: str(root)}},
         "tasks": {task.name: {"layout": task.layout, "root": task.root}} if task.root else {},
-        "backbones": {"tiny": {"architecture": "vit_tiny_patch16_224", "weights": "random"}},
+        "backbones": {"micro": {"architecture": "mosa_vit_micro", "weights": "builtin"}},
     }
     finding = next(f for f in check(load_config(config)) if f.name == task.full_name)
     return [f"{p.severity} {p.place}: {p.message}" for p in finding.problems]
