@@ -44,7 +44,6 @@ RESULTS = EXPERIMENT.results
 PACKS = EXPERIMENT.packs
 RUNS = EXPERIMENT.runs
 GPU = {"gpu": 1} if CONFIG["device"] == "cuda" else {}
-MAIN_VARIANTS = ",".join(CONFIG["variants"])
 
 OUTPUTS = {kind: expected_outputs(kind, CONFIG, RUNS.values()) for kind in KINDS}
 TABLES, PLOTS = (
@@ -129,6 +128,10 @@ def command_line(options):
         (f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if value is not None
     )
     return shlex.join(text for option in texts for text in option)
+
+
+# Which variants are compared, and with which.
+COMPARED = command_line({"variants": ",".join(CONFIG["variants"]), "reference": CONFIG["reference"]})
 
 
 def options_of_search(wildcards):

@@ -111,11 +111,6 @@ def named(found: Difference, section: Section) -> Difference:
     return found._replace(variant=section.name(found.variant), reference=section.name(found.reference))
 
 
-def reference_of(section: Section) -> str:
-    """Return the variant that the others are compared with: `adapter` if it is there, else the first."""
-    return "adapter" if "adapter" in section.methods else section.variants[0]
-
-
 def differences(section: Section, reference: str | None = None) -> list[Difference]:
     """Compare every variant with one, on the seeds for which both have all tasks.
 
@@ -123,12 +118,12 @@ def differences(section: Section, reference: str | None = None) -> list[Differen
 
     Args:
         section: The runs of one benchmark and backbone.
-        reference: The variant to compare with; None: see `reference_of`.
+        reference: The variant to compare with; None: the section's own, see `Section.reference`.
 
     Returns:
         One difference for each other variant, in display order.
     """
-    reference = reference or reference_of(section)
+    reference = reference or section.reference
     found = [difference(section, variant, reference) for variant in section.variants if variant != reference]
     known = [index for index, one in enumerate(found) if not np.isnan(one.wilcoxon_p)]
     smallest = smallest_wilcoxon_p(len(section.task_names), len(known))
