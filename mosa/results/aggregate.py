@@ -26,6 +26,7 @@ _REQUIRED = [
     *(*_RUN, "group", "method", "options", "eval_split", "protocol", "protocol_version"),
     *("adapter_parameters", "total_parameters"),
 ]
+_TRAINED = ("method", "options", "epochs", "batch_size", "lr")
 # A column that must have one value within each of these sets of runs, or their numbers are not comparable.
 _MUST_AGREE = {
     "eval_split": [],
@@ -43,6 +44,8 @@ _MUST_AGREE = {
     "batch_size": ["benchmark", "task", "backbone", "variant"],
     "lr": ["benchmark", "task", "backbone", "variant"],
 }
+# Those of them that say what was measured; the others say how it was trained.
+MEASURED = [name for name in _MUST_AGREE if name not in (*_TRAINED, "group")]
 
 
 @dataclass(frozen=True, eq=False)

@@ -149,6 +149,12 @@ def paired_scores(section: Section, variant: str, reference: str) -> tuple[pd.Da
     return ours.loc[common], theirs.loc[common]
 
 
+def interval_over_seeds(by_seed: pd.Series) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of differences by seed; NaN for fewer than 3, or equal ones."""
+    has_spread = len(by_seed) >= MIN_SEEDS and by_seed.nunique() > 1
+    return student_interval(by_seed) if has_spread else (np.nan, np.nan)
+
+
 def difference(section: Section, variant: str, reference: str) -> Difference:
     """Compare two variants, on the seeds for which both have all tasks; `holm_p` is left out."""
     tasks = [("task", task) for task in section.task_names]
@@ -159,8 +165,7 @@ def difference(section: Section, variant: str, reference: str) -> Difference:
     by_seed = (ours[MEAN_OVER_TASKS] - theirs[MEAN_OVER_TASKS]).round(EXACT)
     by_task = (ours[tasks].mean().round(EXACT) - theirs[tasks].mean().round(EXACT)).round(EXACT)
     gain = section.sign * by_task  # above 0 where ours is better
-    has_spread = len(by_seed) >= MIN_SEEDS and by_seed.nunique() > 1
-    low, high = student_interval(by_seed) if has_spread else (np.nan, np.nan)
+    low, high = interval_over_seeds(by_seed)
     return nothing._replace(
         mean=float(by_seed.mean()),
         low=low,
