@@ -23,7 +23,7 @@ _PROFILES = {
     "https://w3id.org/ro/wfrun/workflow/0.5": "Workflow Run Crate",
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
-_TERMS = "https://w3id.org/ro/terms/workflow-run/context"  # has sha256
+_TERMS = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}  # which the context of RO-Crate 1.1 lacks
 _FORMATS = {
     ".json": "application/json", ".yaml": "application/yaml", ".smk": "text/plain", "": "text/plain",
     ".safetensors": "application/octet-stream",
@@ -55,7 +55,7 @@ def metadata_of(contents: Contents, files: Mapping[str, tuple[str, int]], config
     inputs = [entities[config], *(entities[path] for path in (*contents.specifications, *contents.choices))]
     results = [entities[path] for path in (*contents.records, *contents.kept)]
     started = min(record["created"] for record in contents.records.values())
-    crate.add_action(
+    action = crate.add_action(
         entities[MAIN],
         f"#{contents.manifest.rpartition('/')[2].removesuffix('.json')}",
         object=inputs,
@@ -66,7 +66,7 @@ def metadata_of(contents: Contents, files: Mapping[str, tuple[str, int]], config
             "machine, versions and commit.",
         },
     )  # fmt: skip
-    crate.root_dataset.append_to("mentions", crate.dereference(crate.get_by_type("CreateAction")[0].id))
+    crate.root_dataset["mentions"] = action
     return json.dumps(crate.metadata.generate(), indent=1, sort_keys=True) + "\n"
 
 
@@ -77,7 +77,7 @@ def _empty_crate() -> "ROCrate":
     except ImportError:
         raise UserError('exporting needs the library rocrate: pip install "mosa-benchmark[share]"') from None
     crate = ROCrate(version="1.1")
-    crate.metadata.extra_contexts.append(_TERMS)
+    crate.metadata.extra_terms |= _TERMS
     profiles = [
         crate.add(
             ContextEntity(
