@@ -13,7 +13,7 @@ def read(record: Path, digest: str | None = None) -> Predictions:
     """Read the predictions that a run kept, and verify them.
 
     They lie beside the record: seed0.predictions.safetensors beside seed0.json. Names of images and classes
-    come from images-<digest>.json in the task's folder, runs/<benchmark>/<task>/, which all runs on it
+    come from images-<digest>.json.gz in the task's folder, runs/<benchmark>/<task>/, which all runs on it
     share; where it is missing they are numbers.
 
     Args:
