@@ -9,9 +9,11 @@ and the accuracy of each class stay exactly what they were, and NLL and ECE chan
 2^-11 of a logit's distance to the largest. No torch.
 """
 
+import gzip
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +28,6 @@ from mosa.base.files import written_atomically
 
 FORMAT = "mosa-predictions-1"
 SMALL = 50 << 20  # bytes of logits that a run keeps unasked
-SUFFIX, MODEL_SUFFIX = ".predictions.safetensors", ".model.safetensors"
 _KEY, _RANKED = "mosa.predictions", 6  # logits whose order decides top-5
 
 
@@ -84,16 +85,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
-def predictions_path(record: Path) -> Path:
-    """Return where the predictions of a record lie: seed0.predictions.safetensors beside seed0.json."""
-    return record.with_name(record.stem + SUFFIX)
-
-
-def model_path(record: Path) -> Path:
-    """Return where the tuned model of a record lies: seed0.model.safetensors beside seed0.json."""
-    return record.with_name(record.stem + MODEL_SUFFIX)
-
-
 def form_of(images: int, classes: int, wanted: bool | str) -> str | None:
     """Return how logits are kept.
 
@@ -147,10 +138,10 @@ def write_images(folder: Path, ids: Sequence[str] | None, classes: Sequence[str]
     if not ids and not classes:
         return ""
     text = json.dumps({"ids": list(ids or ()), "classes": list(classes or ())}, ensure_ascii=False) + "\n"
-    path = folder / f"images-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json"
+    path = folder / f"images-{hashlib.sha256(text.encode()).hexdigest()[:16]}.json.gz"
     if not path.is_file():
         with written_atomically(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(gzip.compress(text.encode(), mtime=0))
     return path.name
 
 
@@ -168,7 +159,7 @@ def write_predictions(
     """Write predictions, atomically; the same give the same bytes.
 
     Args:
-        path: The file, see `predictions_path`.
+        path: The file, see `mosa.data.task.kept_path`.
         split: Name of the evaluated split.
         logits: float32, or float16 as `rounded` returns them (images, classes); None: they are not kept.
         labels: Labels (images,).
@@ -223,7 +214,8 @@ def read_predictions(path: Path) -> Predictions:
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
         raise UserError(f"{path}: logits {logits.shape} and labels {labels.shape} do not fit; repeat the run")
     split = described["split"]
-    ids, classes = _names(path.parent / described["images"] if described["images"] else None, logits.shape)
+    images = path.parent / described["images"] if described["images"] else None
+    ids, classes = read_images(images, logits.shape) if images and images.is_file() else ((), ())
     return Predictions(
         logits.astype(np.float32),
         labels,
@@ -236,19 +228,28 @@ def read_predictions(path: Path) -> Predictions:
     )
 
 
-def _names(path: Path | None, shape: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of images and classes; nothing for those that are not known here."""
-    if path is None or not path.is_file():
-        return (), ()
+def read_images(path: Path, shape: Sequence[int | None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read the names of images and classes from a file of `write_images`, and verify them.
+
+    Args:
+        path: The file.
+        shape: How many images and classes there are; None: any number.
+
+    Returns:
+        Names of images, and of classes; empty for those that have none.
+
+    Raises:
+        UserError: The file cannot be read, was changed, or has other numbers of names.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = gzip.decompress(path.read_bytes())
         content: Mapping[str, Any] = json.loads(text)
         names = tuple(content["ids"]), tuple(content["classes"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: names of images cannot be read ({reason_of(error)}); delete it") from None
-    if hashlib.sha256(text.encode()).hexdigest()[:16] != path.stem.removeprefix("images-"):
+    if f"images-{hashlib.sha256(text).hexdigest()[:16]}.json.gz" != path.name:
         raise UserError(f"{path}: was changed after it was written; delete it")
     for found, number in zip(names, shape, strict=True):
-        if found and len(found) != number:
+        if found and number is not None and len(found) != number:
             raise UserError(f"{path}: has {len(found)} names for {number}; delete it")
     return names

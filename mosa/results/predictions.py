@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from mosa.base.errors import UserError, reason_of
-from mosa.data.predictions import NotKept, Predictions, digest_of_file, predictions_path, read_predictions
+from mosa.data.predictions import NotKept, Predictions, digest_of_file, read_predictions
+from mosa.data.task import kept_path
 
 __all__ = ["NotKept", "Predictions", "read"]
 
@@ -13,7 +14,7 @@ def read(record: Path, digest: str | None = None) -> Predictions:
     """Read the predictions that a run kept, and verify them.
 
     They lie beside the record: seed0.predictions.safetensors beside seed0.json. Names of images and classes
-    come from images-<digest>.json in the task's folder, runs/<benchmark>/<task>/, which all runs on it
+    come from images-<digest>.json.gz in the task's folder, runs/<benchmark>/<task>/, which all runs on it
     share; where it is missing they are numbers.
 
     Args:
@@ -29,7 +30,7 @@ def read(record: Path, digest: str | None = None) -> Predictions:
         NotKept: The run kept none, or the file is not here.
         UserError: The file is damaged, or is not the one that the record names.
     """
-    path = predictions_path(Path(record))
+    path = kept_path(Path(record), "predictions")
     if digest is None:
         try:
             digest = json.loads(Path(record).read_text(encoding="utf-8")).get("kept", {}).get("predictions")
