@@ -8,7 +8,8 @@ import yaml
 from test_config import tiny
 from test_records import make_record
 
-from mosa.data.predictions import predictions_path, write_images, write_predictions
+from mosa.data.predictions import write_images, write_predictions
+from mosa.data.task import kept_path
 from mosa.experiment.load import load_config
 from mosa.experiment.workflow import Workflow
 from mosa.records import write_record
@@ -45,6 +46,7 @@ def write_results(folder, name="lab", config=None, score=None, predictions=False
                 specification=what.model_dump(), specification_digest=what.digest, seed=one.seed,
                 metrics={"top1": score(task, what.variant, one.seed)}, kept=kept, **changes,
             )  # fmt: skip
+            record["backbone"]["sha256"] = what.backbone.identity
             write_record(record, one.path)
     finally:
         os.chdir(here)
@@ -57,6 +59,6 @@ def _keep(record):
     name = write_images(folder, ["a", "b", "c"], ["x", "y"])
     logits = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
     digest = write_predictions(
-        predictions_path(record), "test", logits, np.array([0, 1, 1], np.int32), images=folder / name
+        kept_path(record, "predictions"), "test", logits, np.array([0, 1, 1], np.int32), images=folder / name
     )
     return {"predictions": digest, "model": None, "images": f"../../{name}"}

@@ -34,6 +34,7 @@ from mosa.engine.keep import NOTHING, Evaluated, Keep, keep_files, unmerged
 from mosa.engine.loop import Progress, fit, measure, predict
 from mosa.engine.machine import CPU, Machine, uncompile_blocks
 from mosa.engine.resume import ResumeFile
+from mosa.experiment.alive import signs_of_life
 from mosa.experiment.declared import digest_of_data
 from mosa.experiment.expand import Run
 from mosa.experiment.families import family_of
@@ -122,7 +123,8 @@ def execute(
     note = DivergedNote(run, machine)
     note.refuse()
     try:
-        record = _execute(run, pack_path, output, machine, keep)
+        with signs_of_life(machine.resume_folder, run.specification.digest, run.seed):
+            record = _execute(run, pack_path, output, machine, keep)
     except Diverged as error:
         note.write(error)
         raise
