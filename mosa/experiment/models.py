@@ -79,6 +79,11 @@ class Keep(Declared):
     model: bool = option(
         False, description="The tuned model as it is after merging, for `mosa predict` (docs/records.md)."
     )
+    events: bool = option(
+        False,
+        description="TensorBoard events of every epoch: training loss and its terms, learning rate, and val "
+        "where it is not trained on (docs/workflow.md); needs the extra `events`.",
+    )
 
 
 class OwnTask(Declared):

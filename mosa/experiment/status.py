@@ -116,7 +116,9 @@ def _state(workflow: Workflow, results: Path, record: str, run: Run, signs: Mapp
         return State(path, "failed", words.text, run)
     if Path(record).exists():
         return State(path, "stale", "", run)
-    if words is not None and words.text != EMPTY and not words.text.endswith(record):  # killed before its first sign
+    if (
+        words is not None and words.text != EMPTY and not words.text.endswith(record)
+    ):  # killed before its first sign
         return State(path, "silent", f"started, no sign of life since {_shown(log.stat().st_mtime)}", run)
     return State(path, "to do", "", run)
 
