@@ -179,7 +179,7 @@ class _Training:
             self._report(epoch, lr)
 
     def _report(self, epoch: int, lr: float) -> None:
-        """Report an epoch; of one that went on in its middle, and of CUDA graphs, the parts are not known."""
+        """Report an epoch; terms are means over what was trained here, and unknown of CUDA graphs."""
         parts = {name: value.item() / self.seen for name, value in self.parts.items()} if self.seen else {}
         self.parts, self.seen = {}, 0
         self.events.epoch(epoch, self.progress.train_loss[-1], parts, lr)

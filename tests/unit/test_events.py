@@ -1,4 +1,4 @@
-"""TensorBoard events: what stands in them, that they change nothing, and one sentence where they cannot be."""
+"""TensorBoard events: what stands in them, that they change nothing, and what is said without tensorboard."""
 
 import sys
 
