@@ -100,6 +100,18 @@ def test_the_reference_is_compared_within_each_source(labs):
         compared(labs, "a", "b", variants=("mos",))
 
 
+def test_predictions_of_both_are_compared_image_by_image(tmp_path):
+    one_task = {"benchmarks": {"demo": ["digits"]}, "variants": {"linear": {"method": "linear"}}}
+    write_results(tmp_path / "a", config=one_task, predictions=True)
+    write_results(tmp_path / "b", config=one_task, predictions="wrong")
+    with opened([f"{name}={tmp_path / name / 'results'}" for name in "ab"]) as sources:
+        found = side_by_side(sources)
+    assert [one[2:9] for one in found.tested] == [("linear", "digits", "b", seed, 3, 1, 2) for seed in (0, 1)]
+    assert all(one.p == one.holm_p == 1 for one in found.tested)  # of 3 images: not to be told apart
+    (line,) = [line.split() for line in rendered(found, "text").splitlines() if line.endswith("0 of 2")]
+    assert line == ["linear", "digits", "b", "3", "1.0", "2.0", "0", "of", "2"]
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_has_the_scores_and_the_reasons(labs, form):
     text = rendered(compared(labs, "a", "b", "c"), form)
