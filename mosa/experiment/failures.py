@@ -20,31 +20,41 @@ class LastWords(NamedTuple):
 
     Attributes:
         text: The error that it ends with, else its last line.
-        ended: Whether it says that the run ended with an error: labelled, or the last line of a traceback.
         for_good: Whether that error would repeat: input that was refused, a loss that is not finite. What is
             killed, out of memory or time, preempted, or on a node that fails, writes none of these.
     """
 
     text: str
     for_good: bool
-    ended: bool = True
+
+
+def _end_of(log: Path) -> list[str] | None:
+    """Return the last lines of a log; None: there is no log."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - _TAIL))
+            return file.read().decode("utf-8", errors="replace").strip().splitlines()
+    except OSError:
+        return None
 
 
 def last_words(log: Path) -> LastWords | None:
     """Return how a log ends; None: there is no log."""
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, log.stat().st_size - _TAIL))
-            lines = file.read().decode("utf-8", errors="replace").strip().splitlines()
-    except OSError:
+    lines = _end_of(log)
+    if lines is None:
         return None
     if not lines:
-        return LastWords(EMPTY, False, False)
+        return LastWords(EMPTY, False)
     labelled = [line for line in lines if line.startswith(_LABELS)]
     for label in _LABELS if labelled else ():
         if labelled[-1].startswith(label):
             return LastWords(labelled[-1].removeprefix(label), label != _WORTH_A_RETRY)
-    return LastWords(lines[-1], False, any(line.startswith(_TRACEBACK) for line in lines))
+    return LastWords(lines[-1], False)
+
+
+def ended_with_error(log: Path) -> bool:
+    """Return whether a log has an error at its end: labelled, or a traceback."""
+    return any(line.startswith((*_LABELS, _TRACEBACK)) for line in _end_of(log) or ())
 
 
 def log_of(results: Path, run: str) -> Path:

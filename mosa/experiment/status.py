@@ -13,7 +13,7 @@ from mosa.data.task import Task
 from mosa.experiment.alive import Sign, name_of, read_signs
 from mosa.experiment.cost import image_passes
 from mosa.experiment.expand import Run
-from mosa.experiment.failures import EMPTY, last_words, log_of
+from mosa.experiment.failures import EMPTY, ended_with_error, last_words, log_of
 from mosa.experiment.manifest import peek
 from mosa.experiment.plan import Rates, counted
 from mosa.experiment.workflow import Workflow
@@ -112,7 +112,7 @@ def _state(workflow: Workflow, results: Path, record: str, run: Run, signs: Mapp
     words = last_words(log) if _is_of(log, specification) else None
     if words is not None and words.text.startswith(_STOPPED):
         return State(path, "silent", words.text, run)
-    if words is not None and words.ended:
+    if words is not None and ended_with_error(log):
         return State(path, "failed", words.text, run)
     if Path(record).exists():
         return State(path, "stale", "", run)
