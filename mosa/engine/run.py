@@ -125,7 +125,9 @@ def execute(
     note = DivergedNote(run, machine)
     note.refuse()
     try:
-        with signs_of_life(machine.resume_folder, run.specification.digest, run.seed):
+        resume = machine.resume_folder
+        signs = None if resume is None else resume.with_name("running")
+        with signs_of_life(signs, run.specification.digest, run.seed):
             record = _execute(run, pack_path, output, machine, keep)
     except Diverged as error:
         note.write(error)

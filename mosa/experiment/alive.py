@@ -1,7 +1,7 @@
 """Signs of life of runs: a file that a run touches while it trains, by which others know that it lives.
 
 Neither Snakemake's marks of incomplete files nor a log say that: both stay as they are when a machine goes
-down or a job is killed. The file lies beside the resume files, on the disk that the nodes of a cluster share.
+down or a job is killed. The file lies in results/running, on the disk that the nodes of a cluster share.
 """
 
 import contextlib
@@ -51,7 +51,7 @@ def signs_of_life(folder: Path | None, specification: str, seed: int, every: flo
     """Give signs of life within the block; a run that cannot write them goes on without.
 
     Args:
-        folder: Folder of the resume files; None: no signs are given.
+        folder: Folder of the signs; None: no signs are given.
         specification: Digest of the run's specification.
         seed: Its seed.
         every: Seconds between two signs.
@@ -92,7 +92,7 @@ def read_signs(folder: Path) -> dict[str, Sign]:
     """Return what is known of the runs that started and have not ended, by `name_of`.
 
     Args:
-        folder: Folder of the resume files.
+        folder: Folder of the signs.
     """
     try:
         paths = [path for path in folder.iterdir() if path.name.endswith(_SUFFIX)]

@@ -84,7 +84,7 @@ def status_of(workflow: Workflow) -> Status:
     """Look at what lies on disk."""
     config = workflow.config
     results = Path(workflow.results)
-    signs = read_signs(results / "resume")
+    signs = read_signs(results / "running")
     found = [_state(workflow, results, record, run, signs) for record, run in workflow.runs.items()]
     searches = workflow.searches
     stale = workflow.stale_searches() if searches else set()

@@ -26,7 +26,7 @@ def workflow(tmp_path, monkeypatch):
     write_results(tmp_path)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "results" / RUN).unlink()
-    (tmp_path / "results" / "resume").mkdir()
+    (tmp_path / "results" / "running").mkdir()
     return Workflow.of(read_config("config.yaml"))
 
 
@@ -57,18 +57,18 @@ def test_done_and_to_do_are_counted_by_variant_and_task(workflow):
 
 
 def test_a_run_counts_as_running_only_while_it_lives(workflow):
-    with alive.signs_of_life(Path("results/resume"), digest(workflow), 1):
+    with alive.signs_of_life(Path("results/running"), digest(workflow), 1):
         assert state_of(workflow)[0] == "running"
         assert status_of(workflow).exit_status == 3
     assert state_of(workflow)[0] == "to do"
-    assert not list(Path("results/resume").iterdir())
+    assert not list(Path("results/running").iterdir())
 
 
 KILLED = """
 import os, sys
 from pathlib import Path
 from mosa.experiment.alive import signs_of_life
-with signs_of_life(Path("results/resume"), sys.argv[1], 1):
+with signs_of_life(Path("results/running"), sys.argv[1], 1):
     os.kill(os.getpid(), 9)
 """
 
@@ -82,8 +82,8 @@ def test_a_run_that_was_killed_is_silent_at_once(workflow):
 
 @pytest.mark.parametrize(("age", "state"), [(0, "running"), (alive.SILENT + 60, "silent")])
 def test_of_another_machine_the_age_of_the_last_sign_counts(workflow, monkeypatch, age, state):
-    with alive.signs_of_life(Path("results/resume"), digest(workflow), 1):
-        (path,) = Path("results/resume").iterdir()
+    with alive.signs_of_life(Path("results/running"), digest(workflow), 1):
+        (path,) = Path("results/running").iterdir()
         then = path.stat().st_mtime - age
         os.utime(path, (then, then))
         monkeypatch.setattr(alive, "_place", lambda: "elsewhere")
@@ -156,11 +156,13 @@ def test_a_run_gives_signs_while_it_trains(tmp_path, monkeypatch):
     seen = []
 
     def execute(*_):
-        seen.extend(alive.read_signs(tmp_path).values())
+        seen.extend(alive.read_signs(tmp_path / "running").values())
         raise KeyboardInterrupt
 
     monkeypatch.setattr(engine, "_execute", execute)
     run = Run(make_specification("demo/digits", "linear"), 0)
     with contextlib.suppress(KeyboardInterrupt):
-        engine.execute(run, tmp_path / "pack", tmp_path / "record.json", Machine(resume_folder=tmp_path))
-    assert [one.alive for one in seen] == [True] and not list(tmp_path.iterdir())
+        engine.execute(
+            run, tmp_path / "pack", tmp_path / "record.json", Machine(resume_folder=tmp_path / "resume")
+        )
+    assert [one.alive for one in seen] == [True] and not list((tmp_path / "running").iterdir())
