@@ -43,8 +43,11 @@ CONFIG = EXPERIMENT.config
 RESULTS = EXPERIMENT.results
 PACKS = EXPERIMENT.packs
 RUNS = EXPERIMENT.runs
+# What a run leaves. Nothing asks for what lies beside the record, so that a file that is missing repeats no run.
+RECORD = f"{RESULTS}/runs/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}/seed{{seed}}"
+LEFT = {"record": f"{RECORD}.json"}
+LEFT |= {kind: f"{RECORD}.{kind}.safetensors" for kind in ("predictions", "model") if CONFIG["keep"][kind]}
 GPU = {"gpu": 1} if CONFIG["device"] == "cuda" else {}
-MAIN_VARIANTS = ",".join(CONFIG["variants"])
 
 OUTPUTS = {kind: expected_outputs(kind, CONFIG, RUNS.values()) for kind in KINDS}
 TABLES, PLOTS = (
@@ -68,6 +71,9 @@ MACHINE = {
     "MOSA_COMPILE": CONFIG["compile"],
     "MOSA_CHANNELS_LAST": str(CONFIG["channels_last"]),
     "MOSA_GRADIENT_CHECKPOINTING": str(CONFIG["gradient_checkpointing"]),
+    "MOSA_KEEP_PREDICTIONS": str(CONFIG["keep"]["predictions"]).lower(),
+    "MOSA_KEEP_MODEL": str(CONFIG["keep"]["model"]),
+    "MOSA_KEEP_EVENTS": str(CONFIG["keep"]["events"]),
     "MOSA_RESUME": f"{RESULTS}/resume",
     "MOSA_FEATURES": f"{PACKS}/features",
     # Jobs of this process are many on one machine; one of a cluster is alone there, unless the user says otherwise.
@@ -129,6 +135,10 @@ def command_line(options):
         (f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if value is not None
     )
     return shlex.join(text for option in texts for text in option)
+
+
+# Which variants are compared, and with which.
+COMPARED = command_line({"variants": ",".join(CONFIG["variants"]), "reference": CONFIG["reference"]})
 
 
 def options_of_search(wildcards):

@@ -9,7 +9,7 @@ import click
 
 from mosa import __version__
 from mosa.base.errors import UserError
-from mosa.cli import data, experiment, reference, results, runs
+from mosa.cli import data, experiment, reference, results, runs, share
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,10 +20,11 @@ def cli() -> None:
 
 for _command in (
     *(data.make_data, data.pretrain),
-    *(runs.train, runs.tune, runs.choose, runs.choices),
-    *(experiment.check, experiment.plan, experiment.memory),
+    *(runs.train, runs.tune, runs.choose, runs.choices, runs.predict),
+    *(experiment.check, experiment.plan, experiment.status, experiment.memory),
     *(experiment.collect, experiment.verify, experiment.reproduce),
     *(results.tables, results.plots, results.report),
+    *(share.compare, share.export, share.import_),
     *(reference.methods, reference.tasks, reference.schema),
 ):
     cli.add_command(_command)

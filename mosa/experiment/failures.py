@@ -10,6 +10,8 @@ from mosa.base.words import count
 _TAIL = 2**14  # bytes of a log that are looked at
 _SHOWN = 5  # failures that are listed
 _WORTH_A_RETRY = f"{Shortage.label}: "
+EMPTY = "its log is empty"
+_TRACEBACK = "Traceback (most recent call last)"
 _LABELS = (_WORTH_A_RETRY, f"{UserError.label}: ", "Error: ")  # the last is click's, of a wrong command line
 
 
@@ -26,21 +28,33 @@ class LastWords(NamedTuple):
     for_good: bool
 
 
-def last_words(log: Path) -> LastWords | None:
-    """Return how a log ends; None: there is no log."""
+def _end_of(log: Path) -> list[str] | None:
+    """Return the last lines of a log; None: there is no log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - _TAIL))
-            lines = file.read().decode("utf-8", errors="replace").strip().splitlines()
+            return file.read().decode("utf-8", errors="replace").strip().splitlines()
     except OSError:
         return None
+
+
+def last_words(log: Path) -> LastWords | None:
+    """Return how a log ends; None: there is no log."""
+    lines = _end_of(log)
+    if lines is None:
+        return None
     if not lines:
-        return LastWords("its log is empty", False)
+        return LastWords(EMPTY, False)
     labelled = [line for line in lines if line.startswith(_LABELS)]
     for label in _LABELS if labelled else ():
         if labelled[-1].startswith(label):
             return LastWords(labelled[-1].removeprefix(label), label != _WORTH_A_RETRY)
     return LastWords(lines[-1], False)
+
+
+def ended_with_error(log: Path) -> bool:
+    """Return whether a log has an error at its end: labelled, or a traceback."""
+    return any(line.startswith((*_LABELS, _TRACEBACK)) for line in _end_of(log) or ())
 
 
 def log_of(results: Path, run: str) -> Path:

@@ -15,6 +15,7 @@ from mosa.data.task import OWN, Task
 from mosa.experiment.cost import assumed_rate, image_passes
 from mosa.experiment.expand import Run, config_tasks, expand, left_out
 from mosa.experiment.failures import failures
+from mosa.experiment.kept import lacking, predictions_gib
 from mosa.experiment.space import count_trainings
 from mosa.experiment.specification import Specification
 
@@ -50,7 +51,7 @@ class _Row:
         return str(self.runs), str(self.done), passes, hours
 
 
-class _Rates:
+class Rates:
     """Image-passes per second of a core or GPU: as records have them, else as assumed."""
 
     def __init__(self, results: Path, runs: list[Run], gpu: bool) -> None:
@@ -73,11 +74,11 @@ def plan(config: Mapping[str, Any]) -> str:
     a rate that most machines exceed: that by which the workflow asks a cluster for time. The images of a
     user's own tasks are counted, and none is opened.
     """
-    tasks = {task.full_name: _counted(task) for task in config_tasks(config)}
+    tasks = counted(config)
     results = Path(config["paths"]["results"])
     runs = expand(config)
     done = {run.path for run in runs if (results / run.path).is_file()}
-    rates = _Rates(results, [run for run in runs if run.path in done], config["device"] == "cuda")
+    rates = Rates(results, [run for run in runs if run.path in done], config["device"] == "cuda")
     rows: dict[tuple[str, str], _Row] = defaultdict(_Row)
     for run in runs:
         what = run.specification
@@ -94,16 +95,20 @@ def plan(config: Mapping[str, Any]) -> str:
     lines += [(*names, *row.cells()) for names, row in rows.items()] + [("all", "", *total.cells())]
     text = [*_aligned(lines), "", *_explained(total, config, tasks)]
     text += failures(results, [run.path for run in runs if run.path not in done])
+    text += lacking(config, results, done)
     text += [f"left out: {pair}: {reason}" for pair, reason in left_out(config).items()]
     return "\n".join([*text, *_disk(config, runs, tasks)]) + "\n"
 
 
-def _counted(task: Task) -> Task:
-    """Return a task with its sizes, which those of a user's own have on disk only."""
-    return replace(task, sizes=count_own(task)) if task.benchmark == OWN else task
+def counted(config: Mapping[str, Any]) -> dict[str, Task]:
+    """Return the tasks of a config by name, with their sizes, which a user's own have on disk only."""
+    return {
+        task.full_name: replace(task, sizes=count_own(task)) if task.benchmark == OWN else task
+        for task in config_tasks(config)
+    }
 
 
-def _to_do(rates: _Rates, specification: Specification, task: Task) -> _Row:
+def _to_do(rates: Rates, specification: Specification, task: Task) -> _Row:
     if not task.sizes:
         return _Row(unknown=True)
     return rates.row(specification, image_passes(specification, task))
@@ -145,7 +150,7 @@ def _explained(total: _Row, config: Mapping[str, Any], tasks: Mapping[str, Task]
 
 
 def _tuning(
-    config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task], rates: _Rates
+    config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task], rates: Rates
 ) -> dict[tuple[str, str], _Row]:
     """Return searches, those done, and what the others take, by backbone and variant."""
     tune = config["tune"]
@@ -201,6 +206,8 @@ def _disk(config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task])
         f"packs: {len(packs)}, of which {len(packs) - len(missing)} are made; the others need about "
         f"{packed:.1f} GiB in {folder} ({_free_gib(folder):.1f} GiB are free)"
     ]
+    if predictions := predictions_gib(config, runs, tasks):
+        lines.append(f"predictions: about {predictions:.2g} GiB in {config['paths']['results']}")
     if large := sum(need > limit for need in needs):
         over = count(large, "task is", "tasks are")
         lines.append(f"{over} over packing.limit_gib = {limit:g}: decoded while training")
