@@ -4,7 +4,17 @@ from pathlib import Path
 
 import click
 
-from mosa.cli.options import FILE, FOLDER, METRIC, RECORDS, UNFINISHED, VARIANTS, read_text, take_records
+from mosa.cli.options import (
+    FILE,
+    FOLDER,
+    METRIC,
+    RECORDS,
+    SHOWING,
+    UNFINISHED,
+    VARIANTS,
+    read_text,
+    take_records,
+)
 
 
 @click.command()
@@ -12,6 +22,7 @@ from mosa.cli.options import FILE, FOLDER, METRIC, RECORDS, UNFINISHED, VARIANTS
 @VARIANTS
 @UNFINISHED
 @METRIC
+@SHOWING
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def tables(
     records: Path, variants: list[str] | None, unfinished: bool, metric: str | None, output: Path
@@ -29,6 +40,7 @@ def tables(
 @VARIANTS
 @UNFINISHED
 @METRIC
+@SHOWING
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def plots(
     records: Path, variants: list[str] | None, unfinished: bool, metric: str | None, output: Path
@@ -44,6 +56,7 @@ def plots(
 @VARIANTS
 @UNFINISHED
 @METRIC
+@SHOWING
 @click.option("--title", default="Benchmark", show_default=True, help="Name of the experiment.")
 @click.option("--config", type=FILE, help="Config (YAML) to show.")
 @click.option("--choices", type=FILE, help="What was tuned: the chosen.json of `mosa choices`.")

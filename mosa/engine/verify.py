@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mosa.backbones.build import digest_of_weights
 from mosa.base.errors import UserError
+from mosa.base.plugins import digest_of_plugin
 from mosa.base.words import count
 from mosa.data.packs import Pack
 from mosa.experiment.specification import Specification
@@ -30,7 +31,7 @@ class Verdict(NamedTuple):
     Attributes:
         path: The record.
         problems: What is not in order, one sentence each.
-        unchecked: What could not be compared because it does not lie here: "pack" or "weights".
+        unchecked: What could not be compared because it does not lie here: "pack", "weights" or "plugin".
     """
 
     path: Path
@@ -76,6 +77,8 @@ def _verify(
         _compare(
             weights[place], record["backbone"]["sha256"], "weights", backbone["weights"], problems, unchecked
         )
+    for plugin in record["specification"]["plugins"]:
+        problems += _plugin_problem(plugin, unchecked)
     return Verdict(wanted.path, [f"{wanted.path}: {problem}" for problem in problems], unchecked)
 
 
@@ -89,6 +92,18 @@ def _compare(
             f"its {what} had the digest {recorded[:16]}, and {place} has {found[:16]}; put that file back, "
             "or run snakemake again, which repeats the run"
         )
+
+
+def _plugin_problem(plugin: dict[str, Any], unchecked: list[str]) -> list[str]:
+    """Return what is wrong with the code that a run used: that it is other code now."""
+    try:
+        found = digest_of_plugin(plugin["path"] or plugin["name"])
+    except UserError:
+        unchecked.append("plugin")
+        return []
+    problems: list[str] = []
+    _compare(found, plugin["sha256"], "plugin", plugin["path"] or plugin["name"], problems, unchecked)
+    return problems
 
 
 def _pack_digest(path: Path) -> str | None:
@@ -110,7 +125,7 @@ def describe(verdicts: Iterable[Verdict]) -> tuple[list[str], bool]:
     verdicts = list(verdicts)
     lines = [problem for verdict in verdicts for problem in verdict.problems]
     good = sum(not verdict.problems for verdict in verdicts)
-    for what in ("pack", "weights"):
+    for what in ("pack", "weights", "plugin"):
         number = sum(what in verdict.unchecked for verdict in verdicts)
         if number:
             whose = count(number, "record: its", "records: their")

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from mosa.base.errors import UserError, unknown
 from mosa.base.families import ANY_MODEL, misfit
+from mosa.base.plugins import Registry
 from mosa.peft.blocks import DESCRIBED, FAMILIES, families_of, find_blocks, no_known_block
 
-_REGISTRY: dict[str, type["Method"]] = {}
+_REGISTRY: Registry[type["Method"]] = Registry("method")
 Batches = Iterable[tuple[Tensor, Tensor]]  # of images and their labels
 
 
@@ -62,7 +63,7 @@ class Method(BaseModel):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if "name" in cls.__dict__:  # a shared base has none
-            _REGISTRY[cls.name] = cls
+            _REGISTRY.add(cls.name, cls, cls.__module__)
 
     @property
     def passes(self) -> int:
