@@ -1,7 +1,7 @@
 """Plugins of a config: what they add, as plain data, and which runs use them.
 
 A loaded config holds what `describe` returns in place of the names of its plugins. It is frozen with the
-config, so a job of a cluster plans without importing anybody's code; a run imports what its specification names.
+config, so a job of a cluster plans without importing a user's code; a run imports what its specification names.
 """
 
 import json
