@@ -9,7 +9,7 @@ import click
 
 from mosa import __version__
 from mosa.base.errors import UserError
-from mosa.cli import data, experiment, reference, results, runs
+from mosa.cli import data, experiment, plugins, reference, results, runs
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,6 +25,7 @@ for _command in (
     *(experiment.collect, experiment.verify, experiment.reproduce),
     *(results.tables, results.plots, results.report),
     *(reference.methods, reference.tasks, reference.schema),
+    *(plugins.new, plugins.conformance),
 ):
     cli.add_command(_command)
 

@@ -1,7 +1,7 @@
 """Plugins of a config: what they add, as plain data, and which runs use them.
 
 A loaded config holds what `describe` returns in place of the names of its plugins. It is frozen with the
-config, so a job of a cluster plans without importing a user's code; a run imports what its specification names.
+config, so a job of a cluster plans without a user's code; a run imports what its specification names.
 """
 
 import json
@@ -14,6 +14,7 @@ from typing import Any
 from mosa.base.errors import UserError
 from mosa.base.files import SCHEMAS
 from mosa.base.plugins import Plugin, Wanted, installed, use
+from mosa.experiment.schema import config_schema
 from mosa.experiment.specification import MeasuredBy, PluginUsed, Specification
 from mosa.experiment.validation import method_schemas
 
@@ -171,6 +172,40 @@ def shown(plugins: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
         head = {"name": one["name"], "sha256": one["sha256"]}
         found.append(head | {kind: names for kind, names in kinds.items() if names})
     return found
+
+
+def schema_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the JSON Schema of a config with its plugins: which methods there are, and the options of each."""
+    schema = config_schema()
+    methods = schemas_of(config)
+    (pattern,) = schema["properties"]["variants"]["patternProperties"].values()
+    pattern["properties"]["method"]["enum"] = list(methods)
+    pattern["allOf"] = [
+        {
+            "if": {"properties": {"method": {"const": name}}, "required": ["method"]},
+            "then": {"properties": {"options": {"$ref": f"#/$defs/{name}"}}},
+        }
+        for name in methods
+    ]
+    return schema | {"$defs": methods}
+
+
+def page(plugins: Iterable[Mapping[str, Any]]) -> str:
+    """Return the documentation of what plugins add, in Markdown."""
+    lines = ["# Plugins", ""]
+    for one in plugins:
+        lines += [f"## `{one['name']}`", "", f"SHA-256 `{one['sha256']}`.", ""]
+        if one["methods"]:
+            from mosa.peft.describe import method_section  # which imports torch, as the methods did
+
+            for name in one["methods"]:
+                lines += [f"### Method `{name}`", "", *method_section(name), ""]
+        for kind in ("backbones", "layouts", "metrics"):
+            lines += [f"- {kind.removesuffix('s')} `{name}`" for name in one[kind]]
+        for kind in ("tables", "plots"):
+            lines += [f"- {kind.removesuffix('s')} `{each['name']}`: {each['caption']}" for each in one[kind]]
+        lines += [""] if lines[-1] else []
+    return "\n".join(lines) if len(lines) > 2 else "# Plugins\n\nThis config has none.\n"
 
 
 def relative_to(plugins: Iterable[Mapping[str, Any]], folder: Path) -> list[str]:

@@ -60,15 +60,20 @@ def methods_page() -> str:
         *_options(Method.model_fields),
     ]
     for name in list_methods():
-        cls = get_method(name)
-        lines += ["", f"## `{name}`", "", inspect.getdoc(cls), "", f"Source: {cls.reference}.", ""]
-        own = {
-            option: field
-            for option, field in cls.model_fields.items()
-            if option not in Method.model_fields or field.default != Method.model_fields[option].default
-        }
-        lines += _options(own) if own else ["No further options."]
+        lines += ["", f"## `{name}`", "", *method_section(name)]
     return "\n".join(lines) + "\n"
+
+
+def method_section(name: str) -> list[str]:
+    """Return the documentation of a method below its heading, as lines of Markdown."""
+    cls = get_method(name)
+    own = {
+        option: field
+        for option, field in cls.model_fields.items()
+        if option not in Method.model_fields or field.default != Method.model_fields[option].default
+    }
+    lines = [inspect.getdoc(cls) or "", "", f"Source: {cls.reference}.", ""]
+    return lines + (_options(own) if own else ["No further options."])
 
 
 @cache
