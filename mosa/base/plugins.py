@@ -142,6 +142,14 @@ def use(wanted: Iterable[Wanted]) -> list[Plugin]:
     return in_use()
 
 
+def use_installed() -> None:
+    """Use the plugins of installed packages, too."""
+    for name in installed():
+        plugin = _load(Wanted(name))
+        if plugin not in _IN_USE:
+            _take(plugin)
+
+
 @contextmanager
 def using(*wanted: Wanted) -> Iterator[list[Plugin]]:
     """Use plugins for a while, and those that were in use before afterwards."""

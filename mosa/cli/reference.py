@@ -16,10 +16,13 @@ from mosa.cli.options import ALONE, CONFIGFILE, FOLDER, PLUGIN, config_of
 @PLUGIN
 def methods(files: tuple[Path, ...]) -> None:
     """List the methods, with their architectures, options and defaults: also those of plugins."""
+    from mosa.base.plugins import use_installed
     from mosa.peft import get_method, list_methods
 
     if files:
         config_of(files, alone=False)  # which uses its plugins
+    else:
+        use_installed()
     for name in list_methods():
         method = get_method(name)
         click.echo(f"{name}: {(method.__doc__ or '').partition(chr(10))[0]}")

@@ -175,7 +175,7 @@ def shown(plugins: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def schema_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the JSON Schema of a config with its plugins: which methods there are, and the options of each."""
+    """Return the JSON Schema of a config with its plugins: the methods, and the options of each."""
     schema = config_schema()
     methods = schemas_of(config)
     (pattern,) = schema["properties"]["variants"]["patternProperties"].values()
