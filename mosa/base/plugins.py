@@ -76,7 +76,7 @@ class Plugin(NamedTuple):
 
     Attributes:
         name: The file's name, or the module's.
-        path: The file; None for a module.
+        path: The file, absolute; None for a module.
         sha256: Digest of its file, or of all files that it is made of.
         files: These files.
         entries: What it adds, by kind and name.
@@ -203,10 +203,10 @@ def _load(wanted: Wanted) -> Plugin:
     """Return a plugin; import it unless it was loaded before as it is now."""
     reference = wanted.reference
     if is_file(reference):
-        path = wanted.folder / reference
+        path = (wanted.folder / reference).absolute()
         name, content = path.name, _read(reference, path)
         files, digest = (path,), hashlib.sha256(content).hexdigest()
-        place = str(path.absolute())
+        place = str(path)
     else:
         path, content, name, place = None, b"", reference, reference
         files = _files_of_module(reference)
