@@ -163,6 +163,12 @@ def references(plugins: Iterable[Mapping[str, Any]]) -> list[str]:
     return [one["path"] or one["name"] for one in plugins if any(one[kind] for kind in SHOWING)]
 
 
+def checked_by(plugins: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping], list[Mapping]]:
+    """Return the plugins whose code `mosa check` tries, and those that its config has to name."""
+    deciding = [one for one in plugins if one["methods"] or one["backbones"] or one["layouts"]]
+    return deciding, [one for one in plugins if one in deciding or one["metrics"]]
+
+
 def shown(plugins: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return plugins for readers: the name and digest of each, and the names of what it adds."""
     found = []

@@ -38,7 +38,7 @@ from mosa.experiment.manifest import (
 )
 from mosa.experiment.outputs import Output
 from mosa.experiment.plan import search_path
-from mosa.experiment.plugins import references, relative_to, shown
+from mosa.experiment.plugins import checked_by, references, relative_to, shown
 from mosa.experiment.protocol import PRESETS
 from mosa.experiment.space import search_settings
 from mosa.experiment.specification import Specification
@@ -148,9 +148,10 @@ class Workflow:
             for name, variant in checked["variants"].items()
         }
         content = json.dumps(asdict(self.identities), sort_keys=True)
-        if self.config["plugins"]:
-            content += f", and plugins {[one['sha256'] for one in self.config['plugins']]}"
-            checked["plugins"] = relative_to(self.config["plugins"], self._manifests)
+        deciding, needed = checked_by(self.config["plugins"])
+        if needed:
+            content += f", and plugins {[one['sha256'] for one in deciding]}"
+            checked["plugins"] = relative_to(needed, self._manifests)
             checked["tasks"] = {
                 name: {key: value for key, value in task.items() if key != "reader"}
                 for name, task in checked["tasks"].items()
