@@ -5,7 +5,8 @@ content, and, against a manifest, that its specification is the one that is mean
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,11 +14,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, create_model, model_serializer
 
 from mosa.backbones.kinds import FOUND_KINDS
-from mosa.base.errors import UserError, reason_of
+from mosa.base.errors import UserError, expected, reason_of
 from mosa.base.files import written_atomically
-from mosa.data.metrics import METRICS
+from mosa.base.plugins import in_use
+from mosa.data.metrics import SHIPPED
 from mosa.data.task import INTERPOLATIONS
 from mosa.experiment.declared import STORED, Declared, digest_of_data, option
+from mosa.experiment.recipe import Recipe
 from mosa.experiment.specification import Specification, complete
 from mosa.experiment.validation import Places, explain
 
@@ -143,7 +146,7 @@ class _Measured(Declared):
 def _measured() -> type[_Measured]:
     """Return `_Measured` with a field for each metric; records may be older than a metric."""
     fields: dict[str, Any] = {}
-    for name, metric in METRICS.items():
+    for name, metric in SHIPPED.items():
         bounds = {"ge": 0, "le": 100} if metric.unit == "%" else {}
         declared = option(
             None, optional=True, description=metric.description, json_schema_extra=column(), **bounds
@@ -268,9 +271,7 @@ class Record(Declared):
     group: str = option(
         min_length=1, description="Group of tasks within the benchmark.", json_schema_extra=column()
     )
-    metric: Literal[tuple(METRICS)] = option(
-        description="The metric that the task reports.", json_schema_extra=column()
-    )
+    metric: str = option(description="The metric that the task reports.", json_schema_extra=column())
     splits: Splits = option(description="Which splits were used for what.")
     backbone: BackboneFound = option(description="The pre-trained model as it was loaded.")
     data: DataFound = option(description="The images that were used.")
@@ -293,6 +294,59 @@ class Record(Declared):
     git: Git = option(description="The code that ran, where it lies in a git checkout.")
     kept: Kept = option(Kept(), optional=True, description=Kept.__doc__)
     created: str = option(description="When the run ended, UTC.", json_schema_extra=column())
+
+
+def _own_metrics(record: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, float | None]]:
+    """Return a record without the values of plugins' metrics, and these values.
+
+    The specification says which plugins measured it, so that a record can be read without them.
+
+    Raises:
+        UserError: A value is no number; or the task reports a metric that neither this package nor one of the
+            plugins has.
+    """
+    try:
+        measures = record["specification"].get("measures", [])
+        names = [name for one in measures for name in one["metrics"]]
+        found = {name: record["metrics"][name] for name in names if name in record["metrics"]}
+    except (KeyError, TypeError):
+        return dict(record), {}  # the models say what is wrong
+    known = [*SHIPPED, *names]
+    for name, value in found.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if value is not None and not number:
+            raise UserError(f"metrics.{name}: got {value!r}, expected a number")
+    metric = record.get("metric")
+    if isinstance(metric, str) and metric not in known:
+        raise UserError(f"metric: {metric!r} is not allowed: {expected(metric, known)}")
+    metrics = {name: value for name, value in record["metrics"].items() if name not in found}
+    return dict(record) | {"metrics": metrics}, found
+
+
+def columns_of(model: type[Declared], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each column that a model declares, and where in the record it stands."""
+    for name, field in model.model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and "column" in extra:
+            yield (name if extra["column"] is True else extra["column"]), f"{prefix}{name}"
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Declared):
+            yield from columns_of(field.annotation, f"{prefix}{name}.")
+
+
+def check_metric_names() -> None:
+    """Refuse plugins' metrics whose names are taken by something else that records or tables hold.
+
+    Raises:
+        UserError: One is.
+    """
+    taken = {*_Measured.model_fields, *Recipe.model_fields, *dict(columns_of(Record))}
+    for plugin in in_use():
+        for name in plugin.names("metric"):
+            if name in taken:
+                raise UserError(
+                    f"plugin {plugin.name}: metric {name!r}: the table of records has a column of this name; "
+                    "take another"
+                )
 
 
 def seal(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -347,20 +401,26 @@ def load_record(path: Path) -> dict[str, Any]:
 
 def _validated(record: Any, source: str) -> dict[str, Any]:
     try:
+        own: dict[str, float | None] = {}
         if isinstance(record, dict) and isinstance(record.get("specification"), dict):
+            record, own = _own_metrics(record)
             record = record | {"specification": _specification(json.dumps(record["specification"]))}
         found = Record.model_validate(record, context=STORED)
     except ValidationError as error:
         raise UserError(f"{source}: not a valid record, {explain(error, (), Places())}") from None
-    except (KeyError, UserError) as error:
+    except KeyError as error:
         raise UserError(f"{source}: not a valid record, specification: {error}") from None
+    except UserError as error:
+        raise UserError(f"{source}: not a valid record, {error}") from None
     digest = found.specification.digest
     if digest != found.specification_digest:
         raise UserError(
             f"{source}: not a valid record, its specification has the digest {digest[:16]}, not "
             f"{found.specification_digest[:16]}; delete it and run again"
         )
-    return found.model_dump()
+    content = found.model_dump()
+    content["metrics"] |= own
+    return content
 
 
 @lru_cache(maxsize=4096)
@@ -375,7 +435,10 @@ def _specification(text: str) -> Specification | dict[str, Any]:
         found = Specification.model_validate(plain, context=STORED)
     except ValidationError:
         return plain
-    complete(found.method, found.options)
+    try:
+        complete(found)
+    except UserError as error:
+        raise UserError(f"specification: {error}") from None
     return found
 
 

@@ -6,6 +6,7 @@ rule collect:
     input:
         records=all_records,
         manifest=MANIFEST,
+        plugins=PLUGIN_FILES,
     output:
         runs=f"{RESULTS}/tables/runs.csv",
         # A digest of what the table was made from, by which a stale one is known.

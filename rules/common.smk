@@ -49,6 +49,9 @@ LEFT = {"record": f"{RECORD}.json"}
 LEFT |= {kind: f"{RECORD}.{kind}.safetensors" for kind in ("predictions", "model") if CONFIG["keep"][kind]}
 GPU = {"gpu": 1} if CONFIG["device"] == "cuda" else {}
 
+# The user's own code that shows records (MOSA_PLUGINS): an edited file makes tables again, and no record.
+PLUGIN_FILES = EXPERIMENT.showing_files
+
 OUTPUTS = {kind: expected_outputs(kind, CONFIG, RUNS.values()) for kind in KINDS}
 TABLES, PLOTS = (
     [f"{RESULTS}/{kind}/{file}" for output in OUTPUTS[kind] for file in output.files] for kind in KINDS
@@ -76,6 +79,7 @@ MACHINE = {
     "MOSA_KEEP_EVENTS": str(CONFIG["keep"]["events"]),
     "MOSA_RESUME": f"{RESULTS}/resume",
     "MOSA_FEATURES": f"{PACKS}/features",
+    "MOSA_PLUGINS": os.pathsep.join(EXPERIMENT.showing),
     # Jobs of this process are many on one machine; one of a cluster is alone there, unless the user says otherwise.
     "MOSA_WARM": os.environ.get("MOSA_WARM", "1" if workflow.is_main_process else ""),
 }
@@ -194,7 +198,7 @@ def marked(kind):
         yield report(
             f"{path}.{output.embedded}",
             category=kind.capitalize(),
-            caption=f"../report/{kind}/{output.name}.rst",
+            caption=EXPERIMENT.caption(kind, output) or f"../report/{kind}/{output.name}.rst",
             labels={kind.removesuffix("s"): output.label} | formats,
         )
 

@@ -6,6 +6,7 @@ rule partial:
     input:
         manifest=MANIFEST,
         config=CONFIG_SHOWN,
+        plugins=PLUGIN_FILES,
     output:
         runs=f"{RESULTS}/partial/runs.csv",
         table=f"{RESULTS}/partial/comparison.txt",

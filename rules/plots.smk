@@ -8,7 +8,8 @@ rule plots:
 
 rule draw_plots:
     input:
-        f"{RESULTS}/tables/runs.csv",
+        runs=f"{RESULTS}/tables/runs.csv",
+        plugins=PLUGIN_FILES,
     output:
         [*marked("plots")],
     log:
@@ -22,5 +23,5 @@ rule draw_plots:
         compared=COMPARED,
         folder=folder_of_output,
     shell:
-        "mosa plots --records {input:q} {params.compared} --unfinished"
+        "mosa plots --records {input.runs:q} {params.compared} --unfinished"
         " --output {params.folder:q} > {log:q} 2>&1"

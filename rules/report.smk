@@ -11,6 +11,7 @@ rule write_report:
         runs=f"{RESULTS}/tables/runs.csv",
         config=CONFIG_SHOWN,
         manifest=MANIFEST,
+        plugins=PLUGIN_FILES,
         choices=[f"{RESULTS}/tables/chosen.json"] if CHOICES else [],
     output:
         REPORT,

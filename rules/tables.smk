@@ -8,7 +8,8 @@ rule tables:
 
 rule write_tables:
     input:
-        f"{RESULTS}/tables/runs.csv",
+        runs=f"{RESULTS}/tables/runs.csv",
+        plugins=PLUGIN_FILES,
     output:
         [*marked("tables")],
     log:
@@ -22,5 +23,5 @@ rule write_tables:
         compared=COMPARED,
         folder=folder_of_output,
     shell:
-        "mosa tables --records {input:q} {params.compared} --unfinished"
+        "mosa tables --records {input.runs:q} {params.compared} --unfinished"
         " --output {params.folder:q} > {log:q} 2>&1"

@@ -1,41 +1,15 @@
 """Small timm models and training steps for the tests."""
 
-import copy
-from functools import cache
-
-import torch
 from marks import thorough
 from torch import nn
 
 from mosa import peft
-from mosa.base.timm import timm
 from mosa.experiment.expand import Run
 from mosa.experiment.specification import make_specification
-from mosa.peft.losses import tuning_loss
+from mosa.peft.conformance import ARCHITECTURES, batch, build, train_steps
 
-VIT = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)
-SMALLER = VIT | {"depth": 2, "embed_dim": 16}
-SWIN = dict(img_size=32, patch_size=2, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 4))
+__all__ = ["ARCHITECTURES", "batch", "build", "train_steps"]
 
-# Each family of architectures, in a size that builds and trains in milliseconds.
-ARCHITECTURES = {
-    "vit": lambda classes: timm.create_model("vit_tiny_patch16_224", num_classes=classes, **VIT),
-    "vit_avgpool": lambda classes: timm.create_model(
-        "vit_tiny_patch16_224", num_classes=classes, global_pool="avg", class_token=False, **VIT
-    ),
-    "vit_layerscale_droppath": lambda classes: timm.create_model(
-        "vit_tiny_patch16_224", num_classes=classes, init_values=0.5, drop_path_rate=0.2, **VIT
-    ),
-    "convnext": lambda classes: timm.create_model(
-        "convnext_atto", num_classes=classes, depths=(1, 1, 2, 1), dims=(8, 16, 32, 32), conv_mlp=False
-    ),
-    "swin": lambda classes: timm.create_model("swin_tiny_patch4_window7_224", num_classes=classes, **SWIN),
-    "eva": lambda classes: timm.create_model(
-        "eva02_tiny_patch14_224", num_classes=classes, init_values=0.5, **SMALLER
-    ),
-    "beit": lambda classes: timm.create_model("beit_base_patch16_224", num_classes=classes, **SMALLER),
-    "swinv2": lambda classes: timm.create_model("swinv2_tiny_window8_256", num_classes=classes, **SWIN),
-}
 # Families of which a few pairs are enough, as their blocks differ from others' by declarations alone.
 DECLARED = ("eva", "beit", "swinv2")
 
@@ -112,48 +86,9 @@ COMMON = [case for case in CASES if case in peft.list_methods() or case.startswi
 ALL_CASES = [*COMMON, *thorough(*(case for case in CASES if case not in COMMON))]
 
 
-def build(architecture: str = "vit", classes: int = 5, seed: int = 0, dtype=torch.float32) -> nn.Module:
-    """Build a model with random but realistic weights: no bias and no scale is left at its trivial value."""
-    model, state = _built(architecture, classes, seed)
-    torch.set_rng_state(state)
-    return copy.deepcopy(model).to(dtype)
-
-
-@cache  # timm takes longer to build one than most tests to use it
-def _built(architecture: str, classes: int, seed: int) -> tuple[nn.Module, torch.Tensor]:
-    """Return a model, and the state of torch's generator after it was drawn."""
-    torch.manual_seed(seed)
-    model = ARCHITECTURES[architecture](classes)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.02 * torch.randn_like(parameter)
-    return model, torch.get_rng_state()
-
-
 def attach(model: nn.Module, method: str, **options) -> nn.Module:
     """Attach a method; one that chooses what it tunes from images gets some."""
     return peft.attach(model, method, data=peft.example_batches(model), **options)
-
-
-def batch(size: int = 6, classes: int = 5, seed: int = 1, dtype=torch.float32):
-    """Return images (size, 3, 32, 32) and labels (size,)."""
-    rng = torch.Generator().manual_seed(seed)
-    images = torch.randn(size, 3, 32, 32, generator=rng, dtype=torch.float64).to(dtype)
-    return images, torch.randint(classes, (size,), generator=rng)
-
-
-def train_steps(model: nn.Module, steps: int = 3, classes: int = 5, seed: int = 7, lr: float = 1e-2) -> None:
-    """Train a few AdamW steps with as many passes as the method asks for, and stop in evaluation mode."""
-    torch.manual_seed(seed)
-    model.train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
-    for step in range(steps):
-        images, labels = batch(classes=classes, seed=step, dtype=next(model.parameters()).dtype)
-        loss = tuning_loss(model, images, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    model.eval()
 
 
 def spec(method="mosa", **changes) -> Run:

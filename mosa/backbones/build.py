@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from mosa.backbones.kinds import (
     Statistics,
     name_of,
 )
+from mosa.backbones.own import BACKBONES, build_own
 from mosa.backbones.weights import Loaded, digest_of, load_weights
 from mosa.base.errors import UserError, suggest
 from mosa.base.seeding import generator
@@ -72,7 +75,7 @@ def build_backbone(
     """Build a model, load its weights, and initialise its classifier.
 
     Args:
-        architecture: Name of a timm architecture, without a tag.
+        architecture: Name of a timm architecture, without a tag, or of one of a plugin.
         weights: "builtin", "random", "hub:" and timm's tag (such as "hub:orig_in21k"), or the path of a file.
         num_classes: Outputs of the classifier.
         seed: Seeds the classifier, and the weights where they are random.
@@ -90,7 +93,8 @@ def build_backbone(
     Raises:
         UserError: The architecture is unknown, or the weights do not fit it (the classifier aside).
     """
-    check_architecture(architecture)
+    if architecture not in BACKBONES:
+        check_architecture(architecture)
     model = _build(architecture, num_classes, seed, image_size, drop_path, drop_rate)
     if attention_drop_rate is not None:
         _set_attention_dropout(model, attention_drop_rate)
@@ -161,6 +165,10 @@ def _doubt(architecture: str, kind: str) -> str | None:
 def _build(
     architecture: str, num_classes: int, seed: int, image_size: int | None, drop_path: float, drop_rate: float
 ) -> nn.Module:
+    if architecture in BACKBONES:
+        rates = {"drop_path": drop_path, "drop_rate": drop_rate}
+        with _drawing(seed):
+            return build_own(architecture, num_classes, image_size=image_size, **rates)
     options: dict[str, float] = {}
     if drop_path or architecture.startswith("swin"):  # timm's default for Swin is 0.1
         options["drop_path_rate"] = drop_path
@@ -169,14 +177,21 @@ def _build(
         options |= {} if architecture.startswith("swin") else {"pos_drop_rate": drop_rate}
     if image_size is not None and timm.get_pretrained_cfg(architecture).fixed_input_size:
         options["img_size"] = image_size
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "backbone").initial_seed())
+    with _drawing(seed):
         try:
             return timm.create_model(architecture, num_classes=num_classes, **options)
         except (TypeError, AssertionError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"architecture {architecture!r} cannot be built with {options or 'its defaults'} ({error})"
             ) from None
+
+
+@contextmanager
+def _drawing(seed: int) -> Iterator[None]:
+    """Have the global generator draw the weights of a backbone for a seed, and put it back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, "backbone").initial_seed())
+        yield
 
 
 def _set_attention_dropout(model: nn.Module, rate: float) -> None:

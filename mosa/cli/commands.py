@@ -9,7 +9,7 @@ import click
 
 from mosa import __version__
 from mosa.base.errors import UserError
-from mosa.cli import data, experiment, reference, results, runs, share
+from mosa.cli import data, experiment, plugins, reference, results, runs, share
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -26,6 +26,7 @@ for _command in (
     *(results.tables, results.plots, results.report),
     *(share.compare, share.export, share.import_),
     *(reference.methods, reference.tasks, reference.schema),
+    *(plugins.new, plugins.conformance),
 ):
     cli.add_command(_command)
 

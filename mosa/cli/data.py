@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from mosa.cli.options import FILE, FOLDER, OneOf, Options
+from mosa.cli.options import FILE, FOLDER, PLUGIN, OneOf, Options
 from mosa.data.task import INTERPOLATIONS
 
 
@@ -23,6 +23,7 @@ from mosa.data.task import INTERPOLATIONS
     help="Side of the images that the backbone takes; the demo's are rendered in theirs.",
 )
 @click.option("--interpolation", type=OneOf(list(INTERPOLATIONS)), default="bicubic", show_default=True)
+@PLUGIN
 @click.option("--content", help="Digest of the files as the workflow found them; other files are refused.")
 @click.option("--limit-gib", type=click.FloatRange(min=0, min_open=True), help="Largest pack, in GiB.")
 @click.option(

@@ -8,7 +8,7 @@ import click
 
 from mosa.base.errors import UserError
 from mosa.base.words import count
-from mosa.cli.options import ALONE, CONFIGFILE, FILE, FOLDER, config_of
+from mosa.cli.options import ALONE, CONFIGFILE, FILE, FOLDER, SHOWING, config_of
 
 
 @click.command()
@@ -100,6 +100,7 @@ def memory(files: tuple[Path, ...], alone: bool, gradient_checkpointing: bool) -
 @click.option(
     "--existing", is_flag=True, help="Leave out, and list, what is missing or of another specification."
 )
+@SHOWING
 @click.option("--output", type=FILE, required=True, help="CSV to write, one row per run.")
 def collect(manifest: Path, existing: bool, output: Path) -> None:
     """Verify the records of a manifest, each against its specification, and collect them into one CSV."""

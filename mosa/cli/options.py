@@ -73,6 +73,26 @@ CONFIGFILE = click.option(
 )
 
 
+def _use_plugins(ctx: click.Context, param: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    """Use the plugins that a command names; those of a config, or of a specification, take their place."""
+    if value:
+        from mosa.experiment.plugins import load_plugins
+
+        load_plugins(value)
+    return value
+
+
+_OWN_CODE = {
+    "multiple": True,
+    "type": click.Path(),
+    "callback": _use_plugins,
+    "expose_value": False,
+    "help": "Your own code: a file, such as my_metric.py, or a module; see docs/plugins.md. Repeatable.",
+}
+PLUGIN = click.option("--plugin", "plugins", **_OWN_CODE)
+# The workflow names those that commands need which show records; a run takes those of its specification.
+SHOWING = click.option("--plugin", "plugins", envvar="MOSA_PLUGINS", **_OWN_CODE)
+
 ALONE = click.option("--alone", is_flag=True, help="Read the given files only, not config.yaml before them.")
 
 

@@ -1,20 +1,31 @@
 """Verbs that list what there is: methods, tasks, and the files that are generated from declarations."""
 
 import json
+from pathlib import Path
+from typing import Any
 
 import click
 
+from mosa.base.errors import UserError
 from mosa.base.files import PACKAGE, SCHEMAS
+from mosa.cli.options import ALONE, CONFIGFILE, FOLDER, PLUGIN, config_of
 
 
 @click.command()
-def methods() -> None:
-    """List the methods, with their architectures, options and defaults."""
+@CONFIGFILE
+@PLUGIN
+def methods(files: tuple[Path, ...]) -> None:
+    """List the methods, with their architectures, options and defaults: also those of plugins."""
+    from mosa.base.plugins import use_installed
     from mosa.peft import get_method, list_methods
 
+    if files:
+        config_of(files, alone=False)  # which uses its plugins
+    else:
+        use_installed()
     for name in list_methods():
         method = get_method(name)
-        click.echo(f"{name}: {method.__doc__.partition(chr(10))[0]}")
+        click.echo(f"{name}: {(method.__doc__ or '').partition(chr(10))[0]}")
         click.echo(f"    for {', '.join(method.families)}; {method.reference}")
         for option, field in method.model_fields.items():
             click.echo(f"    {option} = {field.default}  ({field.description})")
@@ -34,8 +45,43 @@ def tasks() -> None:
 
 
 @click.command()
-def schema() -> None:
-    """Write again what is generated: schemas, the list of tables and plots, and pages of docs."""
+@CONFIGFILE
+@ALONE
+@click.option("--output", type=FOLDER, help="With --configfile: folder to write to, instead of printing.")
+def schema(files: tuple[Path, ...], alone: bool, output: Path | None) -> None:
+    """Write again what is generated: schemas, the list of tables and plots, and pages of docs.
+
+    With --configfile, nothing of these: print the documentation of that config's plugins and its JSON Schema,
+    or write them to --output, as plugins.md and config.schema.json.
+    """
+    if files:
+        _of_config(config_of(files, alone), output)
+    elif output is not None:
+        raise UserError("--output is for the schema of a config: name one with --configfile")
+    else:
+        _of_project()
+
+
+def _of_config(config: dict[str, Any], output: Path | None) -> None:
+    """Print or write what is generated of a config."""
+    from mosa.base.files import written_atomically
+    from mosa.experiment.plugins import page, schema_of
+
+    found = {
+        "plugins.md": page(config["plugins"]),
+        "config.schema.json": json.dumps(schema_of(config), indent=2) + "\n",
+    }
+    if output is None:
+        click.echo("\n".join(found.values()), nl=False)
+        return
+    for name, text in found.items():
+        with written_atomically(output / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        click.echo(f"wrote {output / name}")
+
+
+def _of_project() -> None:
+    """Write what is generated of this project."""
     from mosa.engine.cost.flops import count_backbones
     from mosa.experiment.outputs import OUTPUTS
     from mosa.experiment.schema import config_schema, configuration_page

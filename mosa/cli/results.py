@@ -10,6 +10,7 @@ from mosa.cli.options import (
     METRIC,
     RECORDS,
     REFERENCE,
+    SHOWING,
     UNFINISHED,
     VARIANTS,
     read_text,
@@ -23,6 +24,7 @@ from mosa.cli.options import (
 @UNFINISHED
 @METRIC
 @REFERENCE
+@SHOWING
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def tables(
     records: Path,
@@ -46,6 +48,7 @@ def tables(
 @UNFINISHED
 @METRIC
 @REFERENCE
+@SHOWING
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def plots(
     records: Path,
@@ -68,6 +71,7 @@ def plots(
 @UNFINISHED
 @METRIC
 @REFERENCE
+@SHOWING
 @click.option("--title", default="Benchmark", show_default=True, help="Name of the experiment.")
 @click.option("--config", type=FILE, help="Config (YAML) to show.")
 @click.option("--choices", type=FILE, help="What was tuned: the chosen.json of `mosa choices`.")

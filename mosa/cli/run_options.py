@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 import click
 
 from mosa.base.errors import UserError
-from mosa.cli.options import FILE, FOLDER, OneOf, Options
+from mosa.base.plugins import in_use
+from mosa.cli.options import FILE, FOLDER, PLUGIN, OneOf, Options
+from mosa.experiment.plugins import describe, use_for, used_by
 from mosa.experiment.protocol import PRESETS
 from mosa.experiment.specification import (
     BackboneUsed,
@@ -142,7 +144,7 @@ def run_options(command: Callable) -> Callable:
         help="Specification file of the workflow, instead of the options that describe it.",
     )
     pack = click.option("--pack", type=FILE, required=True, help="Pack of the task, from `mosa make-data`.")
-    for option in reversed([spec, pack, *map(_flat_option, _FLAT), *_MACHINE]):
+    for option in reversed([spec, pack, *map(_flat_option, _FLAT), PLUGIN, *_MACHINE]):
         command = option(command)
     return command
 
@@ -177,12 +179,17 @@ def take_specification(options: dict[str, Any], pack: Path) -> Specification:
             raise UserError(
                 f"--{given[0].replace('_', '-')}: the specification says it; leave the option out"
             )
-        return read_specification(spec)
+        specification = read_specification(spec)
+        use_for(specification)
+        return specification
     for name in ("task", "method"):
         if flat[name] is None:
             raise UserError(f"--{name} is missing; give it, or a specification file with --spec")
     sha256 = digest_of_weights(flat["architecture"], flat["weights"])
-    return make_specification(**flat, sha256=sha256, source=Pack(pack).source)
+    opened = Pack(pack)
+    plugins = [describe(plugin) for plugin in in_use()]
+    used = used_by(plugins, flat["method"], flat["architecture"], opened.task.layout)
+    return make_specification(**flat, sha256=sha256, source=opened.source, **used)
 
 
 def take_machine(options: dict[str, Any]) -> tuple["Machine", Any]:

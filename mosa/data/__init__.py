@@ -53,11 +53,13 @@ def make_pack(
         write_pack(output, task, render_splits(task))
         return
     from mosa.data.content import task_content
+    from mosa.data.formats import check_reader
 
     if root is None and task.root is None:
         raise UserError(
             f"{task.full_name} is read from disk: give the folder of {task.benchmark} with --root"
         )
+    check_reader(task)
     root = Path(root or ".")
     source = _read_lists(task, root)
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from mosa.base.errors import UserError, unknown
+from mosa.base.plugins import Registry, in_use
 from mosa.data.digests import File, look_up
 from mosa.data.discover import ALL, find_lists, held_out_of_train, read_table, read_tree, share_of
 from mosa.data.naming import IMAGE_SUFFIXES, SPLITS
@@ -33,7 +35,8 @@ class Layout(NamedTuple):
     """How a task lies on disk.
 
     Attributes:
-        reader: Module of mosa.data.layouts and function that reads it, such as "own:read_folder".
+        reader: The function that reads it; or its module in mosa.data.layouts and its name, such as
+            "own:read_folder".
         files: Yields what the reader reads: lists, and the images that they name, or the folders of classes.
             They identify the task by content. By default all files below the task's folder.
         own: What docs/configuration.md says of it, as a layout of a user's own tasks; "": it is none.
@@ -41,7 +44,7 @@ class Layout(NamedTuple):
         is_file: The root of a task is a file.
     """
 
-    reader: str
+    reader: "str | Reader"
     files: Callable[[Task, Path], Iterator[File]]
     own: str = ""
     count: Callable[[Path], Counts] = lambda root: {}
@@ -49,6 +52,8 @@ class Layout(NamedTuple):
 
     def read(self) -> "Reader":
         """Return the reader."""
+        if not isinstance(self.reader, str):
+            return self.reader
         module, _, name = self.reader.partition(":")
         return getattr(importlib.import_module(f"mosa.data.layouts.{module}"), name)
 
@@ -206,7 +211,7 @@ def _object(path: Path) -> dict:
     return content if isinstance(content, dict) else {}
 
 
-LAYOUTS = {
+_LAYOUTS = {
     "vtab": Layout("lists:read_vtab", _vtab_files),
     "fgvc": Layout("fgvc:read_fgvc", _fgvc_files),
     "cifar100": Layout("cifar:read_cifar100", _cifar_files),
@@ -221,4 +226,26 @@ LAYOUTS = {
         _count_lists,
     ),
 }
-OWN_LAYOUTS = {name: layout.own for name, layout in LAYOUTS.items() if layout.own}
+LAYOUTS: Registry[Layout] = Registry("layout", _LAYOUTS)
+
+
+def check_reader(task: Task) -> None:
+    """Refuse to read a task with another reader than the one that is meant.
+
+    Raises:
+        UserError: There is no such layout, or it is from another plugin.
+    """
+    if task.layout not in LAYOUTS and task.layout != "union":
+        raise unknown("layout", task.layout, LAYOUTS)
+    found = next((one.sha256 for one in in_use() if task.layout in one.names("layout")), "")
+    if found != task.reader:
+        raise UserError(
+            f"{task.full_name}: its layout {task.layout!r} is read by other code than is meant (SHA-256 "
+            f"{found[:16] or 'of no plugin'}, expected {task.reader[:16]}); run snakemake again, which packs "
+            "the images anew"
+        )
+
+
+def own_layouts() -> dict[str, str]:
+    """Return what the layouts of a user's own tasks are, by name."""
+    return {name: layout.own for name, layout in LAYOUTS.items() if layout.own}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mosa.base.errors import unknown
+from mosa.base.plugins import Registry
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -114,7 +115,8 @@ _METRICS = (
         "confidence (Guo et al., ICML 2017).",
     ),
 )  # fmt: skip
-METRICS = {metric.name: metric for metric in _METRICS}
+SHIPPED = {metric.name: metric for metric in _METRICS}  # those that every record has
+METRICS: Registry[Metric] = Registry("metric", SHIPPED)
 
 
 def get_metric(name: str) -> Metric:

@@ -36,6 +36,7 @@ class Task:
         augment: "none" or "crop_flip" (random crop and horizontal flip while training).
         final_train: The split that final runs train on, "trainval" or "train".
         metric: The metric that tables report, a name in `mosa.data.metrics`.
+        reader: Digest of the plugin that its layout is from; "": it is one of the package.
         version: Counted up whenever the images change, so that packs are made again.
     """
 
@@ -55,6 +56,7 @@ class Task:
     augment: str = "none"
     final_train: str = "trainval"
     metric: str = "top1"
+    reader: str = ""
     version: int = 1
 
     @property
@@ -84,7 +86,7 @@ def pack_name(task: Task, image_size: int, interpolation: str = "bicubic", conte
     decides = {
         name: value
         for name, value in asdict(task).items()
-        if name in ("layout", "members", "root", "resize", "version")
+        if name in ("layout", "members", "root", "resize", "version") or (name == "reader" and value)
     }
     parts = [PACK_FORMAT, task.full_name, decides, size, interpolation]
     text = json.dumps(parts if content is None else [*parts, content], sort_keys=True)
@@ -107,7 +109,7 @@ def task_from_config(name: str, entry: Mapping[str, Any]) -> Task:
 
     Args:
         name: Name of the task within the benchmark `own`.
-        entry: layout, root, and optionally group, resize, augment and metric.
+        entry: layout, root, and optionally group, resize, augment, metric and reader.
 
     Raises:
         UserError: The images are to be cropped, but are resized to the size of the crop.
@@ -116,6 +118,7 @@ def task_from_config(name: str, entry: Mapping[str, Any]) -> Task:
         name, OWN, entry.get("group", OWN), None, source=f"The user's own, from {entry['root']}",
         layout=entry["layout"], root=str(entry["root"]), resize=entry.get("resize", "shorter"),
         augment=entry.get("augment", "none"), metric=entry.get("metric", "top1"),
+        reader=entry.get("reader", ""),
     )  # fmt: skip
     if task.augment == "crop_flip" and task.resize != "shorter":
         raise UserError(

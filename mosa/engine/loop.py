@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mosa.base.errors import Shortage, UserError
+from mosa.base.errors import Shortage, UserError, plain
 from mosa.base.seeding import derive_seed, generator
-from mosa.data.metrics import METRICS
+from mosa.data.metrics import METRICS, SHIPPED, Metric
 from mosa.engine.batches import Images
 from mosa.engine.diverged import Diverged
 from mosa.engine.events import Events
@@ -388,8 +388,36 @@ def measure(
     per_set = {
         name: own(logits[of_set == number], labels[of_set == number]) for number, name in enumerate(sets)
     }
-    found = {name: one.compute(logits, labels) for name, one in METRICS.items()}
+    found = {name: _measure(one, logits, labels) for name, one in METRICS.items()}
     return found | {"examples": len(labels), "per_set": per_set}
+
+
+def _measure(metric: Metric, logits: Tensor, labels: Tensor) -> float | None:
+    """Return a metric; one of a plugin may have no value, and does not change what others see."""
+    if metric.name in SHIPPED:
+        return metric.compute(logits, labels)
+    try:
+        value = float(metric.compute(logits.clone(), labels.clone()))
+    except Exception as error:
+        raise UserError(
+            f"metric {metric.name!r} raises {plain(f'{type(error).__name__}: {error}')}; correct its plugin"
+        ) from error
+    return value if math.isfinite(value) else None
+
+
+def try_metrics(classes: int) -> None:
+    """See that the metrics of plugins can be computed, before anything is trained.
+
+    Args:
+        classes: Number of classes.
+
+    Raises:
+        UserError: One raises.
+    """
+    for metric in METRICS.values():
+        if metric.name not in SHIPPED:
+            labels = torch.arange(2 * classes) % classes
+            _measure(metric, torch.eye(classes).repeat(2, 1), labels)
 
 
 class Display:

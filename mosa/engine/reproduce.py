@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 from mosa.base.errors import UserError
 from mosa.data import make_pack
 from mosa.data.catalogue import get_task
-from mosa.data.metrics import METRICS, get_metric
+from mosa.data.metrics import SHIPPED, get_metric
 from mosa.data.task import OWN, task_from_config
 from mosa.engine.machine import Machine
 from mosa.engine.run import execute
 from mosa.experiment.declared import differences
 from mosa.experiment.expand import Run
+from mosa.experiment.plugins import use_for
 from mosa.experiment.protocol import get_preset
 from mosa.experiment.specification import Specification
 from mosa.records import load_record
@@ -25,7 +26,7 @@ from mosa.records import load_record
 COMPARED = ("metrics", "parameters", "data", "backbone")
 ENVIRONMENT = ("device", "versions", "git")
 # What a record may be older than; it is null there.
-_ADDED = {"data.classes", *(f"metrics.{name}" for name in METRICS)}
+_ADDED = {"data.classes", *(f"metrics.{name}" for name in SHIPPED)}
 _NOISE = 2.0  # standard deviations within which two runs are called equal
 
 
@@ -61,6 +62,7 @@ def reproduce(path: Path, packs: Path | None = None, threads: int | None = None)
     """
     old = load_record(path)
     specification = Specification.model_validate(old["specification"])
+    use_for(specification)
     version = get_preset(specification.protocol.name).version
     if specification.protocol.version != version:
         raise UserError(

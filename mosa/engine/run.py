@@ -33,20 +33,21 @@ from mosa.engine.features import (
     pre_logits,
 )
 from mosa.engine.keep import NOTHING, Evaluated, Keep, keep_files, unmerged
-from mosa.engine.loop import Progress, fit, measure, predict
+from mosa.engine.loop import Progress, fit, measure, predict, try_metrics
 from mosa.engine.machine import CPU, Machine, uncompile_blocks
 from mosa.engine.resume import ResumeFile
 from mosa.experiment.alive import signs_of_life
 from mosa.experiment.declared import digest_of_data
 from mosa.experiment.expand import Run
 from mosa.experiment.families import family_of
+from mosa.experiment.plugins import use_for
 from mosa.experiment.protocol import STAGES
 from mosa.experiment.specification import Fold, Specification
 from mosa.peft import Chosen, Method, attach, build_method, count_parameters, merge
 from mosa.peft.blocks import find_head
 from mosa.peft.choice import digest_of_choice
 from mosa.peft.side import OnTrunk
-from mosa.records import SCHEMA_VERSION, write_record
+from mosa.records import SCHEMA_VERSION, check_metric_names, write_record
 
 PROVED = ("ViT", "Swin", "ConvNeXt")  # families of which the tests prove every method
 
@@ -117,11 +118,13 @@ def execute(
         The record.
 
     Raises:
-        UserError: An option is wrong, or the pack or the weights are not those of the specification.
+        UserError: An option is wrong, or pack, weights or a plugin are not those of the specification.
         Diverged: The loss became NaN or infinite, now or when the same run was last trained; no record is
             written.
         Interrupted: A signal asked to stop, and the state is saved in `machine.resume_folder`.
     """
+    use_for(run.specification)
+    check_metric_names()
     note = DivergedNote(run, machine)
     note.refuse()
     try:
@@ -176,6 +179,7 @@ def _prepare(run: Run, pack_path: Path, machine: Machine) -> Prepared:
     place = machine.begin()
     method = build_method(specification.method, **specification.options)
     pack = _open(pack_path, specification)
+    try_metrics(pack.num_classes)
     splits = (STAGES[stage][0] or pack.task.final_train, STAGES[stage][1])
     model, backbone = _build(run, pack, pack_path)
     split = _training_split(pack, splits[0], specification, run.seed)
@@ -205,7 +209,8 @@ def _attach(ready: Prepared) -> None:
         resume = _resume_file(ready)
         state = resume.load() if resume else None
         data = state["model"] if state else _batches_in_any_order(ready)
-    verify = family_of(ready.backbone.architecture) not in PROVED
+    own = bool(ready.run.specification.plugins)  # of which no test proves anything
+    verify = own or family_of(ready.backbone.architecture) not in PROVED
     attach(model, method, seed=seed, verify=verify, data=data)
     ready.train_flops = training_flops(model, ready.backbone.image_size)
     ready.machine.place(model)

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mosa.backbones.build import digest_of_weights
 from mosa.base.errors import UserError
+from mosa.base.plugins import digest_of_plugin
 from mosa.base.words import count
 from mosa.data.packs import Pack
 from mosa.data.predictions import digest_of_file
@@ -34,7 +35,7 @@ class Verdict(NamedTuple):
     Attributes:
         path: The record.
         problems: What is not in order, one sentence each.
-        unchecked: What could not be compared because it does not lie here: "pack", "weights", or
+        unchecked: What could not be compared because it does not lie here: "pack", "weights", "plugin", or
             what the run kept.
     """
 
@@ -84,6 +85,8 @@ def _verify(
     for kind, recorded in record["kept"].items():
         if kind in KEPT and recorded is not None:
             _check_kept(kept_path(wanted.path, kind), recorded, kind, problems, unchecked)
+    for plugin in record["specification"]["plugins"]:
+        problems += _plugin_problem(plugin, unchecked)
     return Verdict(wanted.path, [f"{wanted.path}: {problem}" for problem in problems], unchecked)
 
 
@@ -109,6 +112,18 @@ def _compare(
         )
 
 
+def _plugin_problem(plugin: dict[str, Any], unchecked: list[str]) -> list[str]:
+    """Return what is wrong with the code that a run used: that it is other code now."""
+    try:
+        found = digest_of_plugin(plugin["path"] or plugin["name"])
+    except UserError:
+        unchecked.append("plugin")
+        return []
+    problems: list[str] = []
+    _compare(found, plugin["sha256"], "plugin", plugin["path"] or plugin["name"], problems, unchecked)
+    return problems
+
+
 def _pack_digest(path: Path) -> str | None:
     """Return the digest of a pack's content, computed anew; None: there is no pack."""
     if not path.is_file():
@@ -128,7 +143,7 @@ def describe(verdicts: Iterable[Verdict]) -> tuple[list[str], bool]:
     verdicts = list(verdicts)
     lines = [problem for verdict in verdicts for problem in verdict.problems]
     good = sum(not verdict.problems for verdict in verdicts)
-    for what in ("pack", "weights", *KEPT):
+    for what in ("pack", "weights", "plugin", *KEPT):
         number = sum(what in verdict.unchecked for verdict in verdicts)
         if number:
             whose = count(number, "record: its", "records: their")

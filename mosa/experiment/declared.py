@@ -6,12 +6,12 @@ has imported it already when the workflow reads its config.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 STORED = {"stored": True}  # validation context: what is read was written by some version of this package
 _UNSET: Any = object()
@@ -80,8 +80,14 @@ def decisive(model: Declared) -> dict[str, Any]:
         value, extra = getattr(model, name), _extra(field)
         if extra.get("digested") is False or ("neutral" in extra and value == extra["neutral"]):
             continue
-        found[name] = decisive(value) if isinstance(value, Declared) else value
+        found[name] = _decisive(value)
     return found
+
+
+def _decisive(value: Any) -> Any:
+    if isinstance(value, list) and any(isinstance(each, Declared) for each in value):
+        return [_decisive(each) for each in value]
+    return decisive(value) if isinstance(value, Declared) else value
 
 
 def digest_of_data(data: Any) -> str:
@@ -106,6 +112,29 @@ def _each_once(values: Any) -> Any:
         if value in values[:number]:
             raise PydanticCustomError("twice", "listed twice", {"item": repr(value)})
     return values
+
+
+class OneOf:
+    """Annotates a name of a registry, which is looked up when a value is validated: plugins add to it.
+
+    Args:
+        names: Returns the names that are allowed.
+    """
+
+    def __init__(self, names: Callable[[], Iterable[str]]) -> None:
+        self.names = names
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self._check)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        return {"enum": list(self.names()), "type": "string"}
+
+    def _check(self, value: Any) -> str:
+        allowed = list(self.names())
+        if not isinstance(value, str) or value not in allowed:
+            raise PydanticCustomError("not_registered", "unknown name", {"allowed": allowed})
+        return value
 
 
 Unique = AfterValidator(_each_once)

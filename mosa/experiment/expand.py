@@ -10,6 +10,7 @@ from mosa.data.catalogue import get_task
 from mosa.data.content import file_content, task_content
 from mosa.data.task import OWN, Task, pack_name, task_from_config
 from mosa.experiment.families import unfit
+from mosa.experiment.plugins import schemas_of, used_by
 from mosa.experiment.protocol import PRESETS
 from mosa.experiment.recipe import Recipe
 from mosa.experiment.specification import (
@@ -81,14 +82,14 @@ def expand(config: Mapping[str, Any], identities: Identities | None = None) -> l
     identities = identities or Identities()
     variants = dict(config["variants"]) | {name: variant for name, variant, _ in sweep_variants(config)}
     bases = {name: made_by[2] for name, _, made_by in sweep_variants(config)}
-    tune = config["tune"]
+    tune, schemas = config["tune"], schemas_of(config)
     runs = []
     for task, (backbone, entry) in product(config_tasks(config), config["backbones"].items()):
         model = _backbone_used(config, backbone, entry, identities)
         data = _data_used(config, task, model, identities)
         scope = task.full_name if tune and tune["per"] == "task" else task.benchmark
         for name, variant in variants.items():
-            if unfit(variant["method"], entry["architecture"]):
+            if _unfit(config, schemas, variant["method"], entry["architecture"]):
                 continue
             options, training = _overridden(variant, task)
             specification = Specification(
@@ -101,6 +102,7 @@ def expand(config: Mapping[str, Any], identities: Identities | None = None) -> l
                 stage=config["stage"],
                 protocol=ProtocolUsed(name=config["protocol"], version=PRESETS[config["protocol"]].version),
                 data=data,
+                **_plugins_used(config, schemas, variant["method"], entry["architecture"], task.layout),
             )
             choice = f"{scope}/{backbone}/{bases.get(name, name)}" if tune else ""
             runs += [Run(specification, seed, choice) for seed in config["seeds"]]
@@ -120,11 +122,31 @@ def left_out(config: Mapping[str, Any]) -> dict[str, str]:
     """Return why variants have no runs on a backbone: the reason, by "backbone, variant"."""
     variants = dict(config["variants"]) | {name: variant for name, variant, _ in sweep_variants(config)}
     pairs = product(config["backbones"].items(), variants.items())
+    schemas = schemas_of(config)
     return {
         f"{backbone}, {name}": reason
         for (backbone, entry), (name, variant) in pairs
-        if (reason := unfit(variant["method"], entry["architecture"]))
+        if (reason := _unfit(config, schemas, variant["method"], entry["architecture"]))
     }
+
+
+def _unfit(config: Mapping[str, Any], schemas: Mapping, method: str, architecture: str) -> str | None:
+    """Return why a method does not fit an architecture; that of a plugin is left to `mosa.peft.attach`."""
+    if any(architecture in one["backbones"] for one in config["plugins"]):
+        return None
+    return unfit(method, architecture, schemas[method]["families"])
+
+
+def _plugins_used(
+    config: Mapping[str, Any], schemas: Mapping, method: str, architecture: str, layout: str
+) -> dict[str, Any]:
+    """Return what a specification says of plugins; nothing where there are none."""
+    plugins = config["plugins"]
+    if not plugins:
+        return {}
+    own = any(method in one["methods"] for one in plugins)
+    found = used_by(plugins, method, architecture, layout)
+    return found | {"method_schema": schemas[method] if own else None}
 
 
 def root_of(task: Task, folders: Mapping[str, str]) -> Path:

@@ -1,7 +1,9 @@
 """Which methods fit which architectures, by their names alone: the workflow's head must not import timm."""
 
+from collections.abc import Sequence
+
 from mosa.base.families import misfit
-from mosa.experiment.validation import read_schema
+from mosa.experiment.validation import method_schemas
 
 # Starts of timm's names, by the family of the blocks that these architectures are made of.
 PREFIXES = {
@@ -45,7 +47,7 @@ def family_of(architecture: str) -> str | None:
     return next((family for family, starts in PREFIXES.items() if architecture.startswith(starts)), None)
 
 
-def unfit(method: str, architecture: str) -> str | None:
+def unfit(method: str, architecture: str, families: Sequence[str] | None = None) -> str | None:
     """Return why a method does not fit an architecture, whatever its options; None if it may.
 
     An architecture of no known family is left to `mosa.peft.attach`, which sees the model.
@@ -53,9 +55,12 @@ def unfit(method: str, architecture: str) -> str | None:
     Args:
         method: Name of a method.
         architecture: timm's name of an architecture.
+        families: Those that the method declares; None: it is a method of the package, or of a plugin in use.
 
     Returns:
         One sentence, such as "vpt does not fit Swin (fits ViT)".
     """
     family = family_of(architecture)
-    return family and misfit(method, family, read_schema("methods")["$defs"][method]["families"])
+    if families is None:
+        families = method_schemas()[method]["families"]
+    return family and misfit(method, family, families)

@@ -19,10 +19,11 @@ from mosa.experiment.expand import (
     sweep_variants,
 )
 from mosa.experiment.models import Experiment
+from mosa.experiment.plugins import load_plugins
 from mosa.experiment.recipe import Recipe, problem_of
 from mosa.experiment.space import check_tune
 from mosa.experiment.specification import BUILTIN_CARDS
-from mosa.experiment.validation import Places, check_option, merge, options_model, read_schema, validated
+from mosa.experiment.validation import Places, check_option, merge, method_schemas, model_of, validated
 
 
 def load_config(
@@ -49,7 +50,8 @@ def load_config(
     places = Places(files, typed)
     config = merge(copy.deepcopy(dict(config)), typed)
     _prepare(config, places)
-    config = validated(Experiment, config, (), places).model_dump()
+    plugins = _load_plugins(config.get("plugins", []), places)
+    config = validated(Experiment, config, (), places).model_dump() | {"plugins": plugins}
     _check_tasks(config, places)
     _check_backbones(config, places)
     _check_recipe(config["training"], ("training",), places)
@@ -90,8 +92,23 @@ def _prepare(config: dict[str, Any], places: Places) -> None:
         _drop_nulls(config["tune"], "variants")
 
 
+def _load_plugins(names: Any, places: Places) -> list[dict[str, Any]]:
+    """Use the plugins that a config names; whatever else stands there is refused with the other keys."""
+    fits = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    try:
+        return load_plugins(names if fits else [], places.folder_of("plugins"))
+    except UserError as error:
+        at = next(
+            (number for number, name in enumerate(names) if f"plugin {Path(name).name}" in str(error)), 0
+        )
+        raise places.error(("plugins", at), str(error)) from None
+
+
 def _check_tasks(config: dict[str, Any], places: Places) -> None:
+    readers = {layout: one["sha256"] for one in config["plugins"] for layout in one["layouts"]}
     for name, entry in config["tasks"].items():
+        if entry["layout"] in readers:
+            entry["reader"] = readers[entry["layout"]]
         try:
             task_from_config(name, entry)
         except UserError as error:
@@ -101,7 +118,10 @@ def _check_tasks(config: dict[str, Any], places: Places) -> None:
 
 
 def _check_backbones(config: Mapping[str, Any], places: Places) -> None:
+    own = {name: size for one in config["plugins"] for name, size in one["backbones"].items()}
     for name, backbone in config["backbones"].items():
+        if backbone["architecture"] in own:
+            backbone["image_size"] = backbone["image_size"] or own[backbone["architecture"]]
         if backbone["weights"] == "builtin" and backbone["architecture"] not in BUILTIN_CARDS:
             raise places.error(
                 ("backbones", name, "architecture"),
@@ -116,13 +136,14 @@ def _check_backbones(config: Mapping[str, Any], places: Places) -> None:
 def _complete_variant(config: Mapping[str, Any], name: str, places: Places) -> None:
     """Check a variant, and fill in the options and the recipe that it leaves out."""
     variant, where = config["variants"][name], ("variants", name)
-    methods = read_schema("methods")["$defs"]
+    methods = method_schemas()
     if variant["method"] not in methods:
         raise places.error(
             (*where, "method"), f"unknown method {variant['method']!r}", list(methods), variant["method"]
         )
-    model = options_model(variant["method"])
+    model = model_of(variant["method"])
     variant["options"] = validated(model, variant["options"], (*where, "options"), places).model_dump()
+    _check_together(config, variant["method"], variant["options"], (*where, "options"), places)
     own = _check_recipe(variant["training"], (*where, "training"), places)
     variant["training"] = config["training"] | own
     _check_recipe(variant["training"], (*where, "training"), places)
@@ -133,9 +154,24 @@ def _complete_variant(config: Mapping[str, Any], name: str, places: Places) -> N
             raise places.error(at, f"unknown task {task!r}", dict.fromkeys(known), task)
         given = validated(model, changes["options"], (*at, "options"), places)
         changes["options"] = {key: getattr(given, key) for key in changes["options"]}
+        together = variant["options"] | changes["options"]
+        _check_together(config, variant["method"], together, (*at, "options"), places)
         own = _check_recipe(changes["training"], (*at, "training"), places)
         _check_recipe(variant["training"] | own, (*at, "training"), places)
         changes["training"] = own
+
+
+def _check_together(
+    config: Mapping[str, Any], method: str, options: Mapping[str, Any], where: tuple, places: Places
+) -> None:
+    """Have a plugin's method validate its options itself: its class is imported already."""
+    if any(method in one["methods"] for one in config["plugins"]):
+        from mosa.peft.method import build_method
+
+        try:
+            build_method(method, **options)
+        except UserError as error:
+            raise places.error(where, str(error)) from None
 
 
 def _check_recipe(options: Mapping[str, Any], where: tuple, places: Places) -> dict[str, Any]:
@@ -226,7 +262,7 @@ def _check_sweep(variants: Mapping, sweep: str, name: str, options: Mapping, pla
     if name not in variants:
         raise places.error(where, f"unknown variant {name!r}", list(variants), name)
     method = variants[name]["method"]
-    model = options_model(method)
+    model = model_of(method)
     for option, values in options.items():
         if option not in model.model_fields:
             raise places.error(

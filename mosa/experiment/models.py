@@ -6,9 +6,9 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from mosa.backbones.kinds import KINDS, NORMALIZATIONS
-from mosa.data.formats import OWN_LAYOUTS
+from mosa.data.formats import own_layouts
 from mosa.data.metrics import METRICS
-from mosa.experiment.declared import Declared, Name, Seeds, Unique, option
+from mosa.experiment.declared import Declared, Name, OneOf, Seeds, Unique, option
 from mosa.experiment.protocol import PRESETS
 from mosa.experiment.recipe import Recipe
 
@@ -89,8 +89,8 @@ class Keep(Declared):
 class OwnTask(Declared):
     """Where the images of a task are, and how to prepare them."""
 
-    layout: Literal[*OWN_LAYOUTS] = option(
-        description="; ".join(f"`{name}`: {description}" for name, description in OWN_LAYOUTS.items()) + "."
+    layout: Annotated[str, OneOf(own_layouts)] = option(
+        description="; ".join(f"`{name}`: {description}" for name, description in own_layouts().items()) + "."
     )
     root: Text = option(description="The folder, or the CSV file.")
     group: Name = option("own", description="Group of tasks that are averaged together.")
@@ -105,7 +105,7 @@ class OwnTask(Declared):
         description="While training: `crop_flip` takes a random crop and flips it at random; it needs resize "
         "`shorter`.",
     )
-    metric: Literal[*METRICS] = option(
+    metric: Annotated[str, OneOf(lambda: METRICS)] = option(
         "top1", description="The metric that tables report for the task; every record has all of them."
     )
 
@@ -307,6 +307,11 @@ class Experiment(Declared):
         description="Compute activations again in the backward instead of keeping them: large backbones fit "
         "into "
         "less memory, for about half as much time again. Results are the same, and no run is repeated.",
+    )
+    plugins: Annotated[list[Text], Unique] = option(
+        [],
+        description="Your own code: files, relative to the config file that names them, and modules, with "
+        "methods, backbones, data layouts, metrics, tables and plots; see docs/plugins.md.",
     )
     paths: Paths = option(Paths(), description="Where things lie, relative to the working directory.")
     packing: Packing = option(Packing(), description="Packs of tasks that lie on disk.")

@@ -104,12 +104,16 @@ def _data() -> dict[str, Any]:
 
 
 def read_outputs(kind: str) -> list[Output]:
-    """Return all tables or plots that there are, by name.
+    """Return all tables or plots of the package, by name.
 
     Args:
         kind: "tables" or "plots".
     """
-    return [Output(**entry | {"formats": tuple(entry["formats"])}) for entry in _data()[kind]]
+    return [_output(entry) for entry in _data()[kind]]
+
+
+def _output(entry: Mapping[str, Any]) -> Output:
+    return Output(**entry | {"formats": tuple(entry["formats"])})
 
 
 def expected_outputs(kind: str, config: Mapping[str, Any], runs: Iterable[Run]) -> list[Output]:
@@ -121,4 +125,5 @@ def expected_outputs(kind: str, config: Mapping[str, Any], runs: Iterable[Run]) 
         runs: All its runs.
     """
     runs = list(runs)
-    return [output for output in read_outputs(kind) if CONDITIONS[output.when].holds(config, runs)]
+    own = [_output(one) for plugin in config["plugins"] for one in plugin[kind]]
+    return [output for output in (*read_outputs(kind), *own) if CONDITIONS[output.when].holds(config, runs)]

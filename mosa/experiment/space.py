@@ -11,7 +11,7 @@ from mosa.experiment.declared import Declared
 from mosa.experiment.models import SearchSpace
 from mosa.experiment.recipe import Recipe
 from mosa.experiment.specification import Specification
-from mosa.experiment.validation import Places, check_option, options_model, validated
+from mosa.experiment.validation import Places, check_option, model_of, validated
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def _rounded(value: float, model: type[Declared], key: str) -> float:
 
 
 def _models(method: str) -> dict[str, type[Declared]]:
-    return {"training": Recipe, "options": options_model(method)}
+    return {"training": Recipe, "options": model_of(method)}
 
 
 def parse_space(space: Any) -> Mapping[str, Any]:

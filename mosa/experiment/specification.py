@@ -5,7 +5,7 @@ pack; the record carries it; and whoever reads a record compares it with the one
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,14 @@ from mosa.base.files import PACKAGE, written_atomically
 from mosa.experiment.declared import STORED, Declared, decisive, differences, digest_of_data, option
 from mosa.experiment.protocol import get_preset
 from mosa.experiment.recipe import Recipe, problem_of
-from mosa.experiment.validation import Places, explain, options_model, read_schema, validated
+from mosa.experiment.validation import (
+    Places,
+    explain,
+    method_schemas,
+    model_of,
+    read_schema,
+    validated,
+)
 
 BUILTIN_CARDS = {"mosa_vit_micro": PACKAGE / "backbones" / "assets" / "micro_vit.json"}
 
@@ -74,6 +81,24 @@ class BackboneUsed(Declared):
     )
 
 
+class PluginUsed(Declared):
+    """Code of the user's own that a run uses."""
+
+    name: str = option(min_length=1, digested=False, description="Name of the file, or of the module.")
+    path: str | None = option(
+        None, digested=False, description="The file, as seen from the working directory; null for a module."
+    )
+    sha256: str = option(
+        pattern="^[0-9a-f]{64}$", description="Digest of the file, or of all files of the module's package."
+    )
+
+
+class MeasuredBy(PluginUsed):
+    """Code of the user's own that measures a run."""
+
+    metrics: list[str] = option(digested=False, description="The metrics that it defines.")
+
+
 class Fold(Declared):
     """Which part of train + val a trial is compared on, trained on the others."""
 
@@ -98,6 +123,22 @@ class Specification(Declared):
     fold: Fold | None = option(
         None, neutral=None, description="In a cross-validated selection: what takes the place of val."
     )
+    plugins: list[PluginUsed] = option(
+        [], neutral=[], description="The user's own code that the method, backbone or data layout is from."
+    )
+    measures: list[MeasuredBy] = option(
+        [],
+        neutral=[],
+        digested=False,
+        description="The user's own code that measures the run; it does not change what is trained.",
+    )
+    method_schema: dict[str, Any] | None = option(
+        None,
+        neutral=None,
+        digested=False,
+        description="Schema of the options of a plugin's method, by which records are read without the "
+        "plugin; null for a method of the package.",
+    )
 
     @cached_property
     def digest(self) -> str:
@@ -106,8 +147,8 @@ class Specification(Declared):
 
     def decisive(self) -> dict[str, Any]:
         """Return what decides the result, as plain data."""
-        known = self.method in list_known()
-        options = decisive(complete(self.method, self.options)) if known else self.options
+        known = self.method_schema is not None or self.method in list_known()
+        options = decisive(complete(self)) if known else self.options
         return decisive(self) | {"options": options}
 
     @property
@@ -125,17 +166,18 @@ class Specification(Declared):
 
 
 def list_known() -> list[str]:
-    """Return the names of the methods, from their generated schema."""
+    """Return the names of the methods of the package, from their generated schema."""
     return list(read_schema("methods")["$defs"])
 
 
-def complete(method: str, options: Mapping[str, Any]) -> Declared:
+def complete(specification: Specification) -> Declared:
     """Return a method's options as a model, with the neutral value of an option that did not exist yet.
 
     Raises:
         UserError: An option is unknown, or a value is not allowed.
     """
-    return validated(options_model(method), dict(options), ("options",), Places(), STORED)
+    model = model_of(specification.method, specification.method_schema)
+    return validated(model, dict(specification.options), ("options",), Places(), STORED)
 
 
 def make_specification(
@@ -155,6 +197,8 @@ def make_specification(
     stage: str = "final",
     protocol: str = "demo",
     source: str | None = None,
+    plugins: Sequence[PluginUsed] = (),
+    measures: Sequence[MeasuredBy] = (),
 ) -> Specification:
     """Make the specification of a single run, without a config.
 
@@ -174,13 +218,16 @@ def make_specification(
         stage: "final" or "selection".
         protocol: Name of the protocol.
         source: What the pack was made of, see `DataUsed`.
+        plugins: The plugins in use that the run uses, see `mosa.experiment.plugins.used_by`.
+        measures: Those that measure it.
 
     Raises:
         UserError: The method or an option is unknown, or a value is not allowed.
     """
     places = Places()
-    if method not in list_known():
-        raise unknown("method", method, list_known())
+    schemas = method_schemas()
+    if method not in schemas:
+        raise unknown("method", method, schemas)
     recipe = validated(Recipe, dict(training or {}), ("training",), places)
     problem = problem_of(training or {})
     if problem is not None:
@@ -198,11 +245,14 @@ def make_specification(
         },
         "variant": variant or method,
         "method": method,
-        "options": validated(options_model(method), dict(options or {}), ("options",), places).model_dump(),
+        "options": validated(model_of(method), dict(options or {}), ("options",), places).model_dump(),
         "training": recipe.model_dump(),
         "stage": stage,
         "protocol": {"name": protocol, "version": get_preset(protocol).version},
         "data": {"pack": "given", "source": source},
+        "plugins": list(plugins),
+        "measures": list(measures),
+        "method_schema": None if method in list_known() else schemas[method],
     }
     return validated(Specification, plain, (), places)
 

@@ -4,13 +4,14 @@ import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, Union
 
 import yaml
 from pydantic import Field, ValidationError, create_model
 
 from mosa.base.errors import LISTED, UserError, expected, shown
 from mosa.base.files import SCHEMAS
+from mosa.base.plugins import in_use
 from mosa.experiment.declared import Declared, option
 
 M = TypeVar("M", bound=Declared)
@@ -22,14 +23,44 @@ def read_schema(name: str) -> dict[str, Any]:
     return json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
 
 
-@cache
-def options_model(method: str) -> type[Declared]:
-    """Return a model of a method's options, made from its schema, because the method itself imports torch.
+def method_schemas() -> dict[str, Any]:
+    """Return the schema of every method of the package, and of the plugins in use."""
+    own = [plugin for plugin in in_use() if plugin.names("method")]
+    if not own:
+        return read_schema("methods")["$defs"]
+    from mosa.peft.describe import options_schema  # which imports torch, as the plugins did
+
+    added = {name: cls for plugin in own for name, cls in plugin.entries["method"].items()}
+    return read_schema("methods")["$defs"] | {name: options_schema(cls) for name, cls in added.items()}
+
+
+def model_of(method: str, schema: Mapping[str, Any] | None = None) -> type[Declared]:
+    """Return a model of a method's options.
+
+    Args:
+        method: Name of the method.
+        schema: Its schema; None: it is in the package, or in a plugin that is in use.
 
     Raises:
         KeyError: There is no such method.
     """
-    properties = read_schema("methods")["$defs"][method]["properties"]
+    if schema is None and method not in read_schema("methods")["$defs"]:
+        schema = method_schemas()[method]
+    return options_model(method, json.dumps(schema["properties"]) if schema else "")
+
+
+@cache
+def options_model(method: str, text: str = "") -> type[Declared]:
+    """Return a model of a method's options, made from its schema, because the method itself imports torch.
+
+    Args:
+        method: Name of the method.
+        text: The properties of its schema, as JSON; "": it is in the package.
+
+    Raises:
+        KeyError: There is no such method in the package.
+    """
+    properties = json.loads(text) if text else read_schema("methods")["$defs"][method]["properties"]
     fields = {
         name: (_annotation(schema), option(schema["default"], **_neutral(schema)))
         for name, schema in properties.items()
@@ -54,11 +85,17 @@ _PLAIN = {"integer": int, "number": float, "boolean": bool, "string": str, "obje
 def _annotation(schema: Mapping[str, Any]) -> Any:
     """Return the type that a property of a method's schema stands for."""
     if "anyOf" in schema:
-        first, *_ = (_annotation(part) for part in schema["anyOf"] if part.get("type") != "null")
-        return first | None
-    if "enum" in schema:
-        return Literal[tuple(schema["enum"])]
-    plain = list[_annotation(schema["items"])] if schema["type"] == "array" else _PLAIN[schema["type"]]
+        found = [_annotation(part) for part in schema["anyOf"] if part.get("type") != "null"]
+        several = Union[*found]
+        return several | None if len(found) < len(schema["anyOf"]) else several
+    if "enum" in schema or "const" in schema:
+        return Literal[tuple(schema.get("enum", [schema.get("const")]))]
+    if schema.get("type") not in (*_PLAIN, "array"):
+        return Any  # of a plugin, whose class decides
+    items = schema.get("items", {})
+    plain = (
+        list[_annotation(items) if items else Any] if schema["type"] == "array" else _PLAIN[schema["type"]]
+    )
     bounds = {name: schema[key] for key, name in _BOUNDS.items() if key in schema}
     return Annotated[plain, Field(**bounds)] if bounds else plain
 
@@ -108,6 +145,8 @@ def explain(error: ValidationError, where: tuple, places: "Places", skip: int = 
     if kind in ("missing", "missing_key"):
         key, path = (given["key"], path) if kind == "missing_key" else (path[-1], path[:-1])
         return places.error(path, f"key {key!r} is missing")
+    if kind == "not_registered":
+        return places.error(path, f"{got!r} is not allowed", given["allowed"], got)
     if kind == "literal_error":
         allowed = [part.strip("'") for part in given["expected"].replace(" or ", ", ").split(", ")]
         return places.error(path, f"{got!r} is not allowed", allowed, got)
@@ -233,6 +272,13 @@ class Places:
         found = [step[1] for _, tree in self.trees if (step := _step(tree, section)) is not None]
         nodes = [node for node in found if isinstance(node, yaml.MappingNode)]
         return list(dict.fromkeys(str(key.value) for node in nodes for key, _ in node.value))
+
+    def folder_of(self, key: str) -> Path:
+        """Return the folder of the strongest file that has a key; the working directory, if none has."""
+        if key in self.overrides:
+            return Path()
+        found = [file for file, tree in self.trees if _step(tree, key) is not None]
+        return Path(found[-1]).parent if found else Path()
 
     def _locate(self, path: tuple) -> str:
         """Return "file, line n: " of the deepest part of a path that a file has, the strongest file first."""

@@ -36,7 +36,9 @@ from mosa.experiment.manifest import (
     write_by_content,
     write_manifest,
 )
+from mosa.experiment.outputs import Output
 from mosa.experiment.plan import search_path
+from mosa.experiment.plugins import checked_by, references, relative_to, shown
 from mosa.experiment.protocol import PRESETS
 from mosa.experiment.space import search_settings
 from mosa.experiment.specification import Specification
@@ -124,7 +126,10 @@ class Workflow:
     @cached_property
     def shown_config(self) -> str:
         """The config with every default filled in, for the report to show."""
-        text = yaml.safe_dump(self.config, sort_keys=False)
+        config = self.config | {"plugins": shown(self.config["plugins"])}
+        if not config["plugins"]:
+            del config["plugins"]
+        text = yaml.safe_dump(config, sort_keys=False)
         return write_by_content(self._manifests, "config-", "yaml", text).as_posix()
 
     @cached_property
@@ -143,6 +148,14 @@ class Workflow:
             for name, variant in checked["variants"].items()
         }
         content = json.dumps(asdict(self.identities), sort_keys=True)
+        deciding, needed = checked_by(self.config["plugins"])
+        if needed:
+            content += f", and plugins {[one['sha256'] for one in deciding]}"
+            checked["plugins"] = relative_to(needed, self._manifests)
+            checked["tasks"] = {
+                name: {key: value for key, value in task.items() if key != "reader"}
+                for name, task in checked["tasks"].items()
+            }
         text = f"# What lies on disk: {content}\n{yaml.safe_dump(checked, sort_keys=False)}"
         return write_by_content(self._manifests, "data-", "yaml", text).as_posix()
 
@@ -171,6 +184,8 @@ class Workflow:
         preset = PRESETS[specification.protocol.name]
         how = ["--interpolation", preset.interpolation_for(task.resize)]
         content = ["--content", data.source] if data.source else []
+        used = [one.path or one.name for one in specification.plugins if one.sha256 == task.reader]
+        content += ["--plugin", used[0]] if used else []
         return [*own, *size, *how, *content, "--limit-gib", str(self.config["packing"]["limit_gib"])]
 
     @cached_property
@@ -212,6 +227,24 @@ class Workflow:
             return []
         text = "".join(f"{path}\n" for path in self.searches)
         return [write_by_content(self._manifests, "searches-", "txt", text).as_posix()]
+
+    @cached_property
+    def showing(self) -> list[str]:
+        """The plugins that commands need which show records, as `--plugin` takes them."""
+        return references(self.config["plugins"])
+
+    @cached_property
+    def showing_files(self) -> list[str]:
+        """The source files of these plugins."""
+        found = [one["files"] for one in self.config["plugins"] if references([one])]
+        return [file for files in found for file in files]
+
+    def caption(self, kind: str, output: Output) -> str:
+        """Return the file with the caption of a plugin's table or plot; "" for one of the package."""
+        if all(output.name != one["name"] for plugin in self.config["plugins"] for one in plugin[kind]):
+            return ""
+        path = write_by_content(self._manifests, f"{output.name}-", "rst", f"{output.caption}\n")
+        return path.absolute().as_posix()
 
     def stale_records(self) -> set[str]:
         """Return the records that exist and are of another specification than the one that is meant."""

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from mosa.base.errors import UserError, unknown
 from mosa.base.families import ANY_MODEL, misfit
+from mosa.base.plugins import Registry, use_installed
 from mosa.peft.blocks import DESCRIBED, FAMILIES, families_of, find_blocks, no_known_block
 
-_REGISTRY: dict[str, type["Method"]] = {}
+_REGISTRY: Registry[type["Method"]] = Registry("method")
 Batches = Iterable[tuple[Tensor, Tensor]]  # of images and their labels
 
 
@@ -62,7 +63,7 @@ class Method(BaseModel):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         super().__pydantic_init_subclass__(**kwargs)
         if "name" in cls.__dict__:  # a shared base has none
-            _REGISTRY[cls.name] = cls
+            _REGISTRY.add(cls.name, cls, cls.__module__)
 
     @property
     def passes(self) -> int:
@@ -213,11 +214,13 @@ def list_methods() -> list[str]:
 
 
 def get_method(name: str) -> type[Method]:
-    """Return the class of a method.
+    """Return the class of a method; one that is unknown may be of an installed plugin (`mosa.plugins`).
 
     Raises:
         UserError: There is no method of this name.
     """
+    if name not in _REGISTRY:
+        use_installed()
     if name not in _REGISTRY:
         raise unknown("method", name, list_methods())
     return _REGISTRY[name]

@@ -5,7 +5,9 @@ from typing import Any
 
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
+from mosa.data.metrics import SHIPPED
 from mosa.experiment.manifest import Meant, digest_of_collected, read_manifest
+from mosa.experiment.specification import Specification
 from mosa.records import check_specification, load_record
 from mosa.results.frame import to_frame, write_table
 from mosa.search.choose import meant_specification
@@ -14,8 +16,11 @@ from mosa.search.choose import meant_specification
 def load_meant(meant: Meant) -> dict[str, Any]:
     """Load a record, and refuse it unless it is the one that is meant.
 
+    A metric that another version of a plugin computed has no value.
+
     Raises:
-        UserError: The record is missing, invalid, was changed, or is of another specification or seed.
+        UserError: The record is missing, invalid, was changed, or is of another specification or seed, or it
+            has no value of the metric that its task reports.
     """
     if not meant.path.exists():
         raise UserError(f"{meant.path}: missing")
@@ -28,7 +33,21 @@ def load_meant(meant: Meant) -> dict[str, Any]:
             "again"
         )
     own = wanted.data.own or {}
-    return record | {"metric": own.get("metric", record["metric"])}  # which one is reported can be changed
+    metric = own.get("metric", record["metric"])  # which one is reported can be changed
+    values = record["metrics"] | dict.fromkeys(_outdated(record, wanted))
+    if metric not in SHIPPED and values.get(metric) is None:
+        raise UserError(
+            f"{meant.path}: has no value of the metric {metric!r}, as its plugin defines it now; delete the "
+            "record and run again, or report another metric"
+        )
+    return record | {"metric": metric, "metrics": values}
+
+
+def _outdated(record: dict[str, Any], wanted: Specification) -> list[str]:
+    """Return the metrics that other code of a plugin computed than the code that is meant."""
+    known = {name: one["sha256"] for one in record["specification"]["measures"] for name in one["metrics"]}
+    meant = {name: one.sha256 for one in wanted.measures for name in one.metrics}
+    return [name for name, digest in meant.items() if name in known and known[name] != digest]
 
 
 def collect(manifest: Path, output: Path, existing: bool = False) -> tuple[int, int, list[str]]:

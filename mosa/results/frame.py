@@ -1,7 +1,7 @@
 """Records as a table: one row per run, as a DataFrame or a CSV; its columns are declared with the record."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
@@ -10,9 +10,10 @@ import pandas as pd
 
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
+from mosa.data.metrics import METRICS, SHIPPED
 from mosa.experiment.declared import Declared
 from mosa.experiment.recipe import Recipe
-from mosa.records import Record, load_record
+from mosa.records import Record, columns_of, load_record
 from mosa.results.learned import COLUMN, learned_nothing
 
 # Columns that are not one field of the record each.
@@ -36,21 +37,11 @@ _OF_SPECIFICATION = {
 }
 
 
-def _marked(model: type[Declared], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Yield each column that a model declares, and where in the record it stands."""
-    for name, field in model.model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and "column" in extra:
-            yield (name if extra["column"] is True else extra["column"]), f"{prefix}{name}"
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, Declared):
-            yield from _marked(field.annotation, f"{prefix}{name}.")
-
-
 # Columns of the table of records, and where in a record each stands; every option of the recipe is one.
 COLUMNS = (
     dict.fromkeys(DERIVED, "")
     | _OF_SPECIFICATION
-    | dict(_marked(Record))
+    | dict(columns_of(Record))
     | {name: f"specification.training.{name}" for name in Recipe.model_fields}
 )
 _KEYS = {name: where.split(".") if where else [] for name, where in COLUMNS.items()}
@@ -110,8 +101,8 @@ def to_frame(records: Iterable[tuple[dict[str, Any], Path]]) -> pd.DataFrame:
             raise UserError(f"{path}: the same run as {rows[identity]['path']}; keep one of the two")
         rows[identity] = row
     ordered = [rows[identity] for identity in sorted(rows)]
-    frame = pd.DataFrame(ordered, columns=[*COLUMNS, "path"])
-    nothing = [name for name in NUMBERS if frame[name].isna().all()]
+    frame = pd.DataFrame(ordered, columns=[*COLUMNS, *own_metrics(), "path"])
+    nothing = [name for name in (*NUMBERS, *own_metrics()) if frame[name].isna().all()]
     return frame.astype(dict.fromkeys(nothing, float))  # as from a CSV
 
 
@@ -122,7 +113,21 @@ def _row(record: dict[str, Any], path: Path) -> dict[str, Any]:
         for key in keys:
             value = value[key]
         row[name] = value if keys else DERIVED[name](record)
-    return row | {"path": str(path)}
+    own = {name: record["metrics"].get(name) for name in own_metrics()}
+    return row | own | {"path": str(path)}
+
+
+def own_metrics() -> list[str]:
+    """Return the names of the metrics of the plugins in use; each is a column of numbers.
+
+    Raises:
+        UserError: There is another column of this name.
+    """
+    found = [name for name in METRICS if name not in SHIPPED]
+    taken = next((name for name in found if name in COLUMNS or name == "path"), None)
+    if taken is not None:
+        raise UserError(f"metric {taken!r}: the table of records has a column of this name; take another")
+    return found
 
 
 def find_records(directory: Path) -> list[Path]:
@@ -157,7 +162,7 @@ def read_table(source: Path) -> pd.DataFrame:
     try:
         # A name such as "NA" or a digest of digits alone must stay what it is.
         text = {name: "str" for name in (*COLUMNS, "path") if name not in NUMBERS}
-        empty = {name: [""] for name in (*_NULLABLE, *NUMBERS)}
+        empty = {name: [""] for name in (*_NULLABLE, *NUMBERS, *own_metrics())}
         frame = pd.read_csv(source, dtype=text, keep_default_na=False, na_values=empty)
     except OSError as error:
         raise UserError(
@@ -165,7 +170,7 @@ def read_table(source: Path) -> pd.DataFrame:
         ) from None
     except ValueError as error:
         raise UserError(f"{source}: not a CSV ({error}); expected one that `mosa collect` wrote") from None
-    missing = [name for name in COLUMNS if name not in frame]
+    missing = [name for name in (*COLUMNS, *own_metrics()) if name not in frame]
     if missing:
         raise UserError(f"{source}: no column {missing[0]!r}; collect the records again with `mosa collect`")
     try:
@@ -174,7 +179,7 @@ def read_table(source: Path) -> pd.DataFrame:
             wrong = [value for value in frame[name] if not isinstance(value, kind)]
             if wrong:
                 raise ValueError(f"{wrong[0]!r} in column {name!r}")
-        for name in NUMBERS:
+        for name in (*NUMBERS, *own_metrics()):
             frame[name] = pd.to_numeric(frame[name])
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mosa.base.files import PACKAGE
+from mosa.base.plugins import Registry
 from mosa.experiment.outputs import CONDITIONS, KINDS, Output
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Entry(NamedTuple):
     make: Callable[["Results"], Any]
 
 
-_ENTRIES: dict[str, dict[str, Entry]] = {kind: {} for kind in KINDS}
+_ENTRIES: dict[str, Registry[Entry]] = {kind: Registry(kind.removesuffix("s")) for kind in KINDS}
 
 
 def table(
@@ -74,7 +75,7 @@ def _registering(kind: str, output: Output) -> Callable:
         raise ValueError(f"{output.name}: no condition {output.when!r}; there are {', '.join(CONDITIONS)}")
 
     def register(make: Callable) -> Callable:
-        _ENTRIES[kind][output.name] = Entry(output, make)
+        _ENTRIES[kind].add(output.name, Entry(output, make), make.__module__)
         return make
 
     return register

@@ -1,0 +1,571 @@
+"""What every method must do: the checks of this project's own tests, and of `mosa conformance`.
+
+A check takes a `Subject`, a method on an architecture, and returns what is wrong in words, or None.
+"""
+
+import copy
+import tempfile
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mosa.base.errors import UserError, plain
+from mosa.base.plugins import REGISTRIES
+from mosa.base.timm import timm
+from mosa.base.words import count
+from mosa.peft.attach import (
+    attach,
+    count_parameters,
+    forward_passes,
+    load_tuned,
+    load_tuned_state_dict,
+    merge,
+    save_tuned,
+    tuned_state_dict,
+)
+from mosa.peft.blocks import description_of, families_of, find_head
+from mosa.peft.choice import example_batches
+from mosa.peft.losses import tuning_loss
+from mosa.peft.method import Method, build_method
+from mosa.peft.routing import is_stochastic
+
+VIT = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)
+SMALLER = VIT | {"depth": 2, "embed_dim": 16}
+SWIN = dict(img_size=32, patch_size=2, window_size=4, embed_dim=16, depths=(2, 1), num_heads=(2, 4))
+# Each family of architectures, in a size that builds and trains in milliseconds.
+ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
+    "vit": lambda classes: timm.create_model("vit_tiny_patch16_224", num_classes=classes, **VIT),
+    "vit_avgpool": lambda classes: timm.create_model(
+        "vit_tiny_patch16_224", num_classes=classes, global_pool="avg", class_token=False, **VIT
+    ),
+    "vit_layerscale_droppath": lambda classes: timm.create_model(
+        "vit_tiny_patch16_224", num_classes=classes, init_values=0.5, drop_path_rate=0.2, **VIT
+    ),
+    "convnext": lambda classes: timm.create_model(
+        "convnext_atto", num_classes=classes, depths=(1, 1, 2, 1), dims=(8, 16, 32, 32), conv_mlp=False
+    ),
+    "swin": lambda classes: timm.create_model("swin_tiny_patch4_window7_224", num_classes=classes, **SWIN),
+    "eva": lambda classes: timm.create_model(
+        "eva02_tiny_patch14_224", num_classes=classes, init_values=0.5, **SMALLER
+    ),
+    "beit": lambda classes: timm.create_model("beit_base_patch16_224", num_classes=classes, **SMALLER),
+    "swinv2": lambda classes: timm.create_model("swinv2_tiny_window8_256", num_classes=classes, **SWIN),
+}
+_ROUNDS = {"EVA", "BEiT", "SwinV2"}  # families whose bias of the fused projection is added apart
+_EXACT = 1e-12  # in double precision
+Problem = str | None
+
+
+def build(architecture: str = "vit", classes: int = 5, seed: int = 0, dtype=torch.float32) -> nn.Module:
+    """Build a model with random but realistic weights: no bias and no scale is left at its trivial value.
+
+    The global generator is left in the same state by each build of an architecture.
+
+    Args:
+        architecture: A key of `ARCHITECTURES`, a plugin's backbone, or a name of timm's.
+        classes: Number of classes.
+        seed: Seeds the weights.
+        dtype: Of the weights.
+
+    Raises:
+        UserError: There is no such architecture.
+    """
+    own = architecture in REGISTRIES.get("backbone", ())  # another model may come under its name
+    model, state = (_built.__wrapped__ if own else _built)(architecture, classes, seed)
+    torch.set_rng_state(state)
+    return copy.deepcopy(model).to(dtype)
+
+
+@cache  # timm takes longer to build one than most checks to use it
+def _built(architecture: str, classes: int, seed: int) -> tuple[nn.Module, Tensor]:
+    """Return a model, and the state of torch's generator after it was drawn."""
+    torch.manual_seed(seed)
+    own = REGISTRIES.get("backbone", {})
+    if architecture in ARCHITECTURES:
+        model = ARCHITECTURES[architecture](classes)
+    elif architecture in own:
+        model = own[architecture].build(classes)
+    elif timm.is_model(architecture):
+        model = timm.create_model(architecture, num_classes=classes)
+    else:
+        raise UserError(
+            f"unknown architecture {architecture!r}: expected one of {', '.join(ARCHITECTURES)}, or a name "
+            "of timm's, such as vit_tiny_patch16_224"
+        )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.02 * torch.randn_like(parameter)
+    return model, torch.get_rng_state()
+
+
+def input_size(model: nn.Module, architecture: str) -> tuple[int, ...]:
+    """Return the size of a model's images, (channels, height, width)."""
+    if architecture in ARCHITECTURES:
+        return (3, 32, 32)
+    described = description_of(model)
+    return tuple(described.input_size if described else model.pretrained_cfg["input_size"])
+
+
+def batch(
+    size: int = 6, classes: int = 5, seed: int = 1, dtype=torch.float32, shape: tuple[int, ...] = (3, 32, 32)
+) -> tuple[Tensor, Tensor]:
+    """Return random images (size, *shape) and labels (size,)."""
+    rng = torch.Generator().manual_seed(seed)
+    images = torch.randn(size, *shape, generator=rng, dtype=torch.float64).to(dtype)
+    return images, torch.randint(classes, (size,), generator=rng)
+
+
+def train_steps(
+    model: nn.Module,
+    steps: int = 3,
+    classes: int = 5,
+    seed: int = 7,
+    lr: float = 1e-2,
+    shape: tuple[int, ...] = (3, 32, 32),
+) -> None:
+    """Train a few AdamW steps with as many passes as the method asks for, and stop in evaluation mode."""
+    torch.manual_seed(seed)
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
+    for step in range(steps):
+        images, labels = batch(classes=classes, seed=step, dtype=next(model.parameters()).dtype, shape=shape)
+        loss = tuning_loss(model, images, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    model.eval()
+
+
+class Subject:
+    """A method on an architecture: as it is attached, with its output then, and a copy that was trained.
+
+    Checks share it, and leave it as it is.
+
+    Args:
+        method: Name of the method.
+        options: Its options.
+        architecture: As for `build`.
+    """
+
+    def __init__(self, method: str, options: Mapping[str, Any], architecture: str = "vit") -> None:
+        self.method, self.options, self.architecture = method, dict(options), architecture
+
+    @cached_property
+    def unfit(self) -> str | None:
+        """Why the method does not fit the architecture; None if it does."""
+        return build_method(self.method, **self.options).unfit(build(self.architecture))
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Size of the images, (channels, height, width)."""
+        return input_size(build(self.architecture), self.architecture)
+
+    def attached(self, classes: int = 5, seed: int = 0, dtype=torch.float32, **options: Any) -> nn.Module:
+        """Return a new model with the method attached."""
+        model = build(self.architecture, classes, dtype=dtype)
+        return attach(model, self.method, seed=seed, data=example_batches(model), **(self.options | options))
+
+    def batch(self, seed: int = 1, dtype=torch.float32) -> tuple[Tensor, Tensor]:
+        """Return images and labels."""
+        return batch(seed=seed, dtype=dtype, shape=self.shape)
+
+    def train(self, model: nn.Module, **how: Any) -> nn.Module:
+        """Train a model a few steps, see `train_steps`; return it."""
+        train_steps(model, **how, shape=self.shape)
+        return model
+
+    @cached_property
+    def _started(self) -> tuple[nn.Module, bool]:
+        model = build(self.architecture).eval()
+        before = torch.random.get_rng_state()
+        attach(model, self.method, data=example_batches(model), **self.options)
+        return model, not torch.equal(torch.random.get_rng_state(), before)
+
+    @property
+    def start(self) -> nn.Module:
+        """The model with the method attached, in evaluation mode."""
+        return self._started[0]
+
+    @property
+    def drew(self) -> bool:
+        """Whether attaching drew from the global generator."""
+        return self._started[1]
+
+    @cached_property
+    def images(self) -> Tensor:
+        """Images."""
+        return self.batch()[0]
+
+    @cached_property
+    def output(self) -> Tensor:
+        """The model's output on them, before anything is trained."""
+        return self.start(self.images)
+
+    @cached_property
+    def trained(self) -> nn.Module:
+        """A copy of the model that was trained for two steps."""
+        _ = self.output  # of the model as it was
+        return self.train(copy.deepcopy(self.start), steps=2)
+
+
+# --- the checks
+
+
+def draws_nothing(subject: Subject) -> Problem:
+    """Attaching draws nothing from the global generator."""
+    if subject.drew:
+        return (
+            "attaching draws from torch's global generator, so that results depend on what ran before: draw "
+            "from mosa.base.seeding.generator(seed, name), as nn.init's functions do with generator="
+        )
+    return None
+
+
+def starts_as_it_says(subject: Subject) -> Problem:
+    """The output at the start is the backbone's, unless the method says otherwise."""
+    expected = build(subject.architecture).eval()(subject.images)
+    method = subject.start.peft.method
+    if not method.starts_as_backbone:
+        same = torch.allclose(subject.output, expected)
+        return "attaching leaves the output as it was: leave starts_as_backbone out" if same else None
+    # Where passes are averaged, the mean of equal numbers is equal up to rounding; so is a bias apart.
+    rounds = getattr(method, "merge", None) == "ensemble" or _ROUNDS & set(families_of(subject.start))
+    difference = (subject.output - expected).abs().max().item()
+    if difference <= (1e-6 if rounds else 0):
+        return None
+    return (
+        f"attaching changes the output by up to {difference:.2g}, and the method should start as the "
+        "backbone: is its last layer zero at the start, weight and bias? If the change is meant, let "
+        "starts_as_backbone return False"
+    )
+
+
+def counts_by_formula(subject: Subject) -> Problem:
+    """The number of tuned parameters is that of the formula."""
+    found = count_parameters(subject.start)
+    formula = subject.start.peft.method.parameters(subject.start, training=True)
+    head = sum(parameter.numel() for parameter in find_head(subject.start).parameters())
+    if found.adapter != formula:
+        backbone = dict(build(subject.architecture).named_parameters())
+        own = [name for name in sorted(_tuned(subject.start) - _head(subject.start)) if name in backbone]
+        trunk = (
+            f"; {count(len(own), 'tensor')} of the backbone are among them, such as {own[0]!r}" if own else ""
+        )
+        return (
+            f"{found.adapter:,} parameters are tuned beside the classifier, and the formula "
+            f"(block_parameters, or parameters) says {formula:,}{trunk}"
+        )
+    if found.head != head or found.total != found.adapter + head:
+        return f"the classifier has {head:,} parameters, of which {found.head:,} are tuned"
+    return None
+
+
+def trains_what_it_tunes(subject: Subject) -> Problem:
+    """Only tuned tensors change in training, the classifier and something else among them."""
+    tuned, head = set(tuned_state_dict(subject.trained)), _head(subject.trained)
+    before = subject.start.state_dict()
+    now = subject.trained.state_dict().items()
+    changed = {name for name, value in now if not _equal(value, before[name])}
+    others = sorted(changed - tuned - {"router._extra_state"})
+    if others:
+        return (
+            f"{others[0]!r} changes in training, and is not part of the tuned state, so that it is not "
+            "saved: make it a parameter that requires a gradient, or a buffer of an inserted module"
+        )
+    if not head or not head <= changed:
+        return f"the classifier does not change in training ({sorted(head - changed) or 'it has no tensor'})"
+    if subject.method != "linear" and not changed & (tuned - head):
+        return (
+            "nothing but the classifier changes in training: are two factors of a product zero at the start?"
+        )
+    return None
+
+
+def reaches_all_it_tunes(subject: Subject) -> Problem:
+    """A tensor gets a gradient if, and only if, it requires one."""
+    return gradients_of(subject.trained)
+
+
+def gradients_of(model: nn.Module) -> Problem:
+    """Say which tensor of a model that was trained has no gradient, or one that it does not require."""
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad and parameter.grad is None:
+            return f"{name!r} is tuned, and gets no gradient: is it used, and not detached?"
+        if not parameter.requires_grad and parameter.grad is not None:
+            return f"{name!r} is frozen, and gets a gradient"
+    return None
+
+
+def leaves_other_models_alone(subject: Subject) -> Problem:
+    """Training a copy leaves the model as it was."""
+    _ = subject.trained
+    if torch.equal(subject.start(subject.images), subject.output):
+        return None
+    return (
+        "training a copy (copy.deepcopy) changes the model that it was made of: a function holds on to a "
+        "module; hooks should be methods of the inserted module"
+    )
+
+
+def survives_saving(subject: Subject, folder: Path | None = None) -> Problem:
+    """What was tuned is the same after it was saved and loaded into another model.
+
+    Args:
+        subject: The method on an architecture.
+        folder: Where to save; None: a temporary folder.
+    """
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            return survives_saving(subject, Path(temporary))
+    images, _ = subject.batch(seed=9)
+    expected = subject.trained(images)
+    save_tuned(subject.trained, folder / "with-options.safetensors")
+    other = subject.attached(seed=5)
+    load_tuned(other, folder / "with-options.safetensors")
+    found = [other.eval()(images)]
+    if subject.architecture == "vit":
+        save_file(tuned_state_dict(subject.trained), folder / "tuned.safetensors")
+        other = subject.attached(seed=5)
+        load_tuned_state_dict(other, load_file(folder / "tuned.safetensors"))
+        found.append(other.eval()(images))
+    if all(torch.equal(output, expected) for output in found):
+        return None
+    difference = max((output - expected).abs().max().item() for output in found)
+    return (
+        f"after saving and loading, the output differs by up to {difference:.2g}: something that it "
+        "learns or draws is neither a parameter that requires a gradient nor a buffer of a "
+        "module that it inserts (a plain tensor is not saved: register_buffer)"
+    )
+
+
+def merges(subject: Subject) -> Problem:
+    """Merging keeps the output, and what is left is counted by the formula, or is the plain backbone."""
+    return merging_of(copy.deepcopy(subject.trained), subject.architecture, subject.shape)
+
+
+def merging_of(model: nn.Module, architecture: str, shape: tuple[int, ...] = (3, 32, 32)) -> Problem:
+    """Merge a model that was trained, and say what is wrong with the result."""
+    images, _ = batch(seed=9, shape=shape)
+    expected = model(images)
+    formula = model.peft.method.parameters(model)
+    if merge(model) is not model:
+        return "merge returns another model"
+    difference = (model(images) - expected).abs().max().item()
+    if not difference <= 1e-5:
+        return f"merging changes the output by up to {difference:.2g}: is fold what the forward computes?"
+    if hasattr(model, "peft"):
+        found = count_parameters(model).adapter
+        if found != formula:
+            return (
+                f"after merging {found:,} parameters are left, and the formula (parameters) says {formula:,}"
+            )
+        return None
+    backbone = build(architecture)
+    if list(model.state_dict()) != list(backbone.state_dict()):
+        return "fold returns None, and the merged model has other tensors than the backbone"
+    if [type(m) for m in model.modules()] != [type(m) for m in backbone.modules()]:
+        return "fold returns None, and the merged model has other modules than the backbone"
+    return None
+
+
+def takes_any_number_of_classes(subject: Subject) -> Problem:
+    """The number of classes is free."""
+    model = subject.train(subject.attached(classes=11), classes=11)
+    shape = tuple(model(subject.images).shape)
+    return None if shape == (6, 11) else f"with 11 classes, 6 images give an output of shape {shape}"
+
+
+def repeats_exactly(subject: Subject, draws: bool | None = False) -> Problem:
+    """The same seed gives the same weights.
+
+    Args:
+        subject: The method on an architecture.
+        draws: Whether another seed has to give others; None: if the method has branches.
+    """
+    first, again, other = (subject.attached(seed=seed) for seed in (3, 3, 4))
+    runs = []
+    for model, seed in ((copy.deepcopy(first), 3), (first, 3), (again, 3), (other, 4)):
+        runs.append(tuned_state_dict(subject.train(model, steps=2, seed=seed)))
+    for run in runs[1:3]:
+        if not all(torch.equal(runs[0][name], run[name]) for name in runs[0]):
+            return (
+                "two trainings with the same seed differ: draw from mosa.base.seeding.generator(seed, name)"
+            )
+    draws = bool(model.peft.method.branches(model)) if draws is None else draws
+    if draws and not any(not torch.equal(runs[0][name], runs[3][name]) for name in runs[0]):
+        return "another seed gives the same weights: apply does not use its seed"
+    return None
+
+
+def passes_are_apart(subject: Subject, unless_it_draws: bool = True) -> Problem:
+    """Without dropout and routing, each part of a forward of several passes is the plain forward.
+
+    Args:
+        subject: The method on an architecture.
+        unless_it_draws: Whether a model is left alone that draws even then, in training.
+    """
+    fields = type(build_method(subject.method, **subject.options)).model_fields
+    still = {
+        name: value
+        for name, value in (("dropout", 0.0), ("drop_path", 0.0), ("experts", 1))
+        if name in fields
+    }
+    model = subject.train(subject.attached(dtype=torch.float64, **still)).train()
+    images, _ = subject.batch(dtype=torch.float64)
+    expected = model(images)
+    if unless_it_draws and not torch.equal(model(images), expected):
+        return None
+    difference = (forward_passes(model, images, 3) - expected.repeat(3, 1)).abs().max().item()
+    if difference <= _EXACT:
+        return None
+    return (
+        f"in one forward of three passes, a pass differs from a forward of its own by up to {difference:.2g}"
+    )
+
+
+def passes_draw_apart(subject: Subject) -> Problem:
+    """Everything that a method draws in training differs between the passes of one step."""
+    model = subject.attached()
+    if not any(is_stochastic(module) for module in model.modules()) and not hasattr(model, "router"):
+        return None
+    return draws_of(subject, model)
+
+
+def draws_of(subject: Subject, model: nn.Module) -> Problem:
+    """Train a model, and say whether two passes of one forward draw the same."""
+    subject.train(model, lr=0.1)
+    first, second = forward_passes(model.train(), subject.images, 2).chunk(2)
+    return "two passes of one forward draw the same" if torch.allclose(first, second) else None
+
+
+def keeps_the_dtype(subject: Subject) -> Problem:
+    """Attaching to a model in double precision keeps it there."""
+    found = {parameter.dtype for parameter in subject.attached(dtype=torch.float64).parameters()}
+    if found == {torch.float64}:
+        return None
+    return "on a model in float64, what is inserted is not: move it with .to(next(block.parameters()))"
+
+
+def describes_itself(subject: Subject) -> Problem:
+    """The class has a docstring and a reference, and each option a description."""
+    cls: type[Method] = type(build_method(subject.method, **subject.options))
+    if not cls.__doc__ or cls.__doc__ == Method.__doc__:
+        return "the class has no docstring: say what is tuned in its first line, and give the equation"
+    if not getattr(cls, "reference", ""):
+        return "the class has no `reference`: name the paper and the equation, or 'none'"
+    for name, field in cls.model_fields.items():
+        if not field.description:
+            return f'option {name!r} has no description: Field({field.default!r}, description="...")'
+    return None
+
+
+CHECKS: dict[str, Callable[[Subject], Problem]] = {
+    check.__name__.replace("_", " "): check
+    for check in (
+        describes_itself,
+        draws_nothing,
+        starts_as_it_says,
+        counts_by_formula,
+        trains_what_it_tunes,
+        reaches_all_it_tunes,
+        leaves_other_models_alone,
+        survives_saving,
+        merges,
+        takes_any_number_of_classes,
+        repeats_exactly,
+        passes_are_apart,
+        passes_draw_apart,
+        keeps_the_dtype,
+    )
+}
+
+
+class Finding(NamedTuple):
+    """What was found of a method on an architecture.
+
+    Attributes:
+        architecture: The architecture.
+        unfit: Why the method does not fit it; None if it does.
+        problems: What is wrong, in words, by the check that found it.
+    """
+
+    architecture: str
+    unfit: str | None
+    problems: dict[str, str]
+
+
+def check(
+    method: str, options: Mapping[str, Any], architectures: Iterable[str] = ARCHITECTURES
+) -> list[Finding]:
+    """Run all checks of a method.
+
+    Args:
+        method: Name of a registered method.
+        options: Its options.
+        architectures: As for `build`; by default a small one of each family.
+
+    Returns:
+        A finding for each architecture. The global generator is put back.
+
+    Raises:
+        UserError: The method, an option, or an architecture is unknown.
+    """
+    findings = []
+    with torch.random.fork_rng(devices=[]):
+        for architecture in architectures:
+            subject = Subject(method, options, architecture)
+            found = None if subject.unfit else _problems(subject)
+            findings.append(Finding(architecture, subject.unfit, found or {}))
+    return findings
+
+
+def _problems(subject: Subject) -> dict[str, str]:
+    """Return what is wrong, by check; if the method cannot even be attached, that alone."""
+    try:
+        _ = subject.start
+    except UserError as error:
+        return {"attach": str(error)}
+    except Exception as error:
+        return {"attach": _raised(error)}
+    found: dict[str, str] = {}
+    for name, each in CHECKS.items():
+        try:
+            problem = each(subject)
+        except Exception as error:
+            problem = _raised(error)
+        if problem:
+            found[name] = problem
+    return found
+
+
+def _raised(error: Exception) -> str:
+    """Say what a method raised, and where in its file."""
+    ours = (str(Path(__file__).parents[1]), str(Path(torch.__file__).parent), str(Path(timm.__file__).parent))
+    frames = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)
+    ]
+    with suppress(IndexError):
+        where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
+        return plain(f"raises {type(error).__name__}: {error}") + where
+    return plain(f"raises {type(error).__name__}: {error}")
+
+
+def _tuned(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _head(model: nn.Module) -> set[str]:
+    """Return the names of the classifier's parameters."""
+    own = set(find_head(model).parameters())
+    return {name for name, parameter in model.named_parameters() if parameter in own}
+
+
+def _equal(one: object, other: object) -> bool:
+    return torch.equal(one, other) if torch.is_tensor(one) else one == other
