@@ -11,19 +11,30 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-sys.path.insert(0, str(workflow.basedir))
-
+from mosa.base.files import PACKAGE
 from mosa.experiment import resources
 from mosa.experiment.outputs import KINDS, expected_outputs
 from mosa.experiment.workflow import FROZEN, UserError, Workflow
 
 # The strongest last: Snakemake lists the files of the command line first, but merges them over the others.
 CONFIG_FILES = sorted(map(Path, workflow.configfiles), key=list(workflow.overwrite_configfiles).count)
+OVERRIDES = workflow.config_settings.config
+
+# Another workflow may use this one as a module, with a part of its config: then files and --config are that one's.
+OUTER = workflow.modifier_stack[0]
+IS_MODULE = workflow.modifier is not OUTER
+if IS_MODULE and workflow.modifier.skip_configfile and config is not OUTER.globals["config"]:
+    CONFIG_FILES, OVERRIDES = [], {}
 
 try:
     if workflow.is_main_process:
-        EXPERIMENT = Workflow.from_config(config, CONFIG_FILES, workflow.config_settings.config)
+        EXPERIMENT = Workflow.from_config(config, CONFIG_FILES, OVERRIDES)
+        if IS_MODULE and workflow.modifier.modify_path(EXPERIMENT.results) != EXPERIMENT.results:
+            raise UserError("a module of this workflow takes no prefix; set paths.results in its config instead")
+        if vars(workflow).setdefault("mosa", config) != config:
+            raise UserError("this workflow is used twice in one; run one experiment after the other")
         os.environ[FROZEN] = str(EXPERIMENT.freeze().resolve())
+        os.environ["MOSA_PACKAGE"] = str(PACKAGE)  # for envs/*.post-deploy.sh
     else:
         EXPERIMENT = Workflow.from_frozen(os.environ.get(FROZEN))
     MANIFEST, CONFIG_SHOWN = EXPERIMENT.manifest, EXPERIMENT.shown_config
@@ -74,7 +85,10 @@ MACHINE = {
     "MOSA_WARM": os.environ.get("MOSA_WARM", "1" if workflow.is_main_process else ""),
 }
 EXPORTS = " ".join(f"{name}={shlex.quote(value)}" for name, value in MACHINE.items())
-shell.prefix(f"set -euo pipefail; export {EXPORTS} PATH={':'.join(PATHS)}; ")
+PREFIX = f"set -euo pipefail; export {EXPORTS} PATH={':'.join(PATHS)}; "
+# There is one prefix for all rules; that of a workflow which uses this one as a module comes first.
+BEFORE = (shell._process_prefix or "") if IS_MODULE else ""
+shell.prefix(BEFORE.removesuffix(PREFIX).replace("{", "{{").replace("}", "}}") + PREFIX)
 
 
 wildcard_constraints:
@@ -99,6 +113,8 @@ def force_stale_files():
 
     Input functions are called once there is a DAG, and before it is decided which of its jobs run.
     """
+    if not (shell._process_prefix or "").endswith(PREFIX):
+        raise WorkflowError("shell.prefix was replaced, and with it what the runs need; set yours before the module")
     if workflow.is_main_process:
         workflow.dag.forcefiles.update(EXPERIMENT.stale_files())
 

@@ -9,7 +9,8 @@ import click
 
 from mosa import __version__
 from mosa.base.errors import UserError
-from mosa.cli import data, experiment, reference, results, runs
+from mosa.base.extras import missing_module
+from mosa.cli import data, experiment, reference, results, runs, workflow
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,6 +20,7 @@ def cli() -> None:
 
 
 for _command in (
+    *(workflow.init, workflow.run),
     *(data.make_data, data.pretrain),
     *(runs.train, runs.tune, runs.choose, runs.choices),
     *(experiment.check, experiment.plan, experiment.memory),
@@ -36,6 +38,12 @@ def run() -> None:
     except UserError as error:
         click.echo(f"{error.label}: {error}", err=True)
         sys.exit(error.status)
+    except ModuleNotFoundError as error:
+        lacking = missing_module(error.name)
+        if lacking is None:
+            raise
+        click.echo(f"{lacking.label}: {lacking}", err=True)
+        sys.exit(lacking.status)
     except Exception as error:
         number = getattr(error, "stopped_by", None)  # mosa.engine.resume.Interrupted, which needs torch
         if number is None:
