@@ -33,7 +33,7 @@ def run(targets: tuple[str, ...], files: tuple[Path, ...]) -> None:
     'seeds=[0,1]', or --profile slurm. The configs and profiles that come with the package are found by
     their names from every folder: --configfile configs/vtab1k.yaml. The exit status is Snakemake's.
     """
-    from mosa.cli.snakemake import run_workflow
+    from mosa.cli.launch import run_workflow
 
     run_workflow(list(targets), list(files))
 

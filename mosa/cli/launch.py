@@ -1,0 +1,137 @@
+"""`mosa run`: the command line that Snakemake gets, from any folder, with mistakes in it told in one sentence."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import redirect_stderr
+from io import StringIO
+from pathlib import Path
+from typing import NoReturn
+
+from mosa.base.errors import UserError, suggest
+from mosa.base.extras import require
+from mosa.base.files import WORKFLOW
+
+_SNAKEFILE = WORKFLOW / "Snakefile"
+_REPORTING = {"all", "report", "write_report", "partial"}  # rules that need the extra `report`
+
+
+def run_workflow(words: Sequence[str], files: Sequence[Path] = ()) -> NoReturn:
+    """Be `snakemake` with the workflow of this package; ends with its exit status.
+
+    Args:
+        words: Targets and options of Snakemake.
+        files: Configs, the strongest last.
+
+    Raises:
+        UserError: Something about the command line or the config is wrong, or an extra is not installed.
+    """
+    require("workflow")
+    from snakemake.cli import main
+
+    arguments = command_line(words, files)
+    sys.argv = ["snakemake", *arguments]  # which rules/targets.smk reads
+    main(arguments)
+    raise AssertionError("snakemake's main ends the process")
+
+
+def command_line(words: Sequence[str], files: Sequence[Path] = ()) -> list[str]:
+    """Return the arguments for Snakemake, checked; see `run_workflow`."""
+    _check_overrides(words)
+    words = list(_with_profiles(words))
+    given = _parse(["--snakefile", str(_SNAKEFILE), *words])
+    if Path(given.snakefile) != _SNAKEFILE:
+        raise UserError("--snakefile: `mosa run` runs the workflow of this package; call snakemake for another")
+    configs = _configs(files, Path(given.directory or "."), given)
+    if not given.software_deployment_method and (not given.targets or _REPORTING & set(given.targets)):
+        require("report")
+    local = given.executor in (None, "local")
+    cores = ["--cores", "all"] if local and given.cores is None and given.jobs is None else []
+    # The Snakefile takes one argument: after it, a target is not taken for a config.
+    return [*(["--configfile", *configs] if configs else []), *cores, "--snakefile", str(_SNAKEFILE), *words]
+
+
+def find_config(file: Path) -> Path:
+    """Return a config as it was named, or the package's of that name, such as configs/vtab1k.yaml.
+
+    Raises:
+        UserError: There is neither.
+    """
+    if file.is_file():
+        return file
+    packaged = WORKFLOW / "configs" / file.name
+    if file.parent.name in ("", "configs") and packaged.is_file():
+        return packaged
+    names = [f"configs/{path.name}" for path in (WORKFLOW / "configs").glob("*.yaml")]
+    raise UserError(f"{file}: no such config{suggest(file.as_posix(), names)}")
+
+
+def _configs(files: Sequence[Path], folder: Path, given: Namespace) -> list[str]:
+    """Find the configs, and load them as the workflow will, so that what is wrong is told at once."""
+    from snakemake.cli import parse_config
+
+    from mosa.experiment.config import read_config
+
+    found = [find_config(file) for file in files]
+    base = folder / "config.yaml"
+    if not base.is_file():
+        if not found:
+            raise UserError(f"{base}: no such config; write one with `mosa init`, or name one with --configfile")
+        if all(file.is_relative_to(WORKFLOW) for file in found):  # these are laid over the demo's
+            found = [WORKFLOW / "config.yaml", *found]
+    elif not given.replace_workflow_config:
+        found = [base, *(file for file in found if not file.samefile(base))]
+    read_config(*found, overrides=parse_config(given.config))
+    return [str(file) for file in found if file != base]
+
+
+def _with_profiles(words: Sequence[str]) -> Iterator[str]:
+    """Yield the words, with the path of the package's profile for one such as profiles/slurm."""
+    for word in words:
+        option, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+        path = Path(value)
+        ours = path.parent == Path("profiles") and not path.exists() and (WORKFLOW / path).is_dir()
+        yield f"{option}{equals}{WORKFLOW / path}" if ours else word
+
+
+def _check_overrides(words: Sequence[str]) -> None:
+    """Refuse what Snakemake ends over with a traceback: KEY.KEY=VALUE, and a target after --config."""
+    inside = False
+    for word in words:
+        inside = word in ("--config", "-C") or (inside and not word.startswith("-"))
+        value = word.removeprefix("--config=")
+        if word in ("--config", "-C") or not (inside or value != word):
+            continue
+        key, equals, text = value.partition("=")
+        if not equals:
+            raise UserError(f"--config {value}: expected KEY=VALUE; targets go before --config")
+        first, *others = key.split(".")
+        if others:
+            for name in reversed(others):
+                text = f"{{{name}: {text}}}"
+            raise UserError(f"--config {value}: expected a key without a dot; write --config '{first}={text}'")
+
+
+def _parse(arguments: list[str]) -> Namespace:
+    """Parse arguments as Snakemake does, with its profiles.
+
+    Raises:
+        UserError: They are not what Snakemake takes.
+    """
+    from snakemake.cli import get_argument_parser, parse_args
+
+    said = StringIO()
+    try:
+        with redirect_stderr(said):
+            _, given = parse_args(arguments)
+    except SystemExit as end:
+        if not end.code:
+            raise
+        reason = said.getvalue().strip().rpartition("error: ")[2]
+        wrong = reason.removeprefix("unrecognized arguments: ").split()[0]
+        options = [name for action in get_argument_parser()._actions for name in action.option_strings]
+        near = suggest(wrong, options) if reason.startswith("unrecognized") else ""
+        raise UserError(f"snakemake does not take this: {reason}{near}") from None
+    except Exception as error:  # of many types, and of no meaning beyond their sentence
+        raise UserError(f"snakemake does not take this: {' '.join(str(error).split())}") from None
+    return given
