@@ -10,7 +10,7 @@ WORKFLOW = ("Snakefile", "config.yaml", "rules", "envs", "profiles", "configs", 
 
 
 class BuildWithWorkflow(build_py):
-    """Copies the workflow of the repository's top level into the package; an editable install has it there."""
+    """Copies the workflow from the top level below the package; an editable install reads it at the top."""
 
     def run(self) -> None:
         super().run()

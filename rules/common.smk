@@ -30,7 +30,9 @@ try:
     if workflow.is_main_process:
         EXPERIMENT = Workflow.from_config(config, CONFIG_FILES, OVERRIDES)
         if IS_MODULE and workflow.modifier.modify_path(EXPERIMENT.results) != EXPERIMENT.results:
-            raise UserError("a module of this workflow takes no prefix; set paths.results in its config instead")
+            raise UserError(
+                "a module of this workflow takes no prefix; set paths.results in its config instead"
+            )
         if vars(workflow).setdefault("mosa", config) != config:
             raise UserError("this workflow is used twice in one; run one experiment after the other")
         os.environ[FROZEN] = str(EXPERIMENT.freeze().resolve())
@@ -69,11 +71,9 @@ CHOICES = list(EXPERIMENT.choices)
 SEARCHES = list(EXPERIMENT.searches)
 CHOSEN = [f"{RESULTS}/tables/chosen.{kind}" for kind in ("csv", "md", "json") if CHOICES]
 
-# `mosa` of the environment that Snakemake runs in, whatever else is on PATH; with conda, the job's own first.
-HERE = shlex.quote(str(Path(sys.executable).parent))
-PATHS = ('"$PATH"', HERE) if workflow.deployment_settings.deployment_method else (HERE, '"$PATH"')
-# How a run is done, on which its result does not depend, is no parameter: a change of it repeats nothing.
-MACHINE = {
+# How a run is done, on which its result does not depend, is no parameter: a change of it repeats nothing. Commands
+# have it from the environment. (A shell.prefix would be that of all rules, also of a workflow that uses this one.)
+os.environ |= {
     "MOSA_DEVICE": CONFIG["device"],
     "MOSA_RUNS_PER_GPU": str(CONFIG["runs_per_gpu"]),
     "MOSA_COMPILE": CONFIG["compile"],
@@ -81,14 +81,13 @@ MACHINE = {
     "MOSA_GRADIENT_CHECKPOINTING": str(CONFIG["gradient_checkpointing"]),
     "MOSA_RESUME": f"{RESULTS}/resume",
     "MOSA_FEATURES": f"{PACKS}/features",
-    # Jobs of this process are many on one machine; one of a cluster is alone there, unless the user says otherwise.
-    "MOSA_WARM": os.environ.get("MOSA_WARM", "1" if workflow.is_main_process else ""),
 }
-EXPORTS = " ".join(f"{name}={shlex.quote(value)}" for name, value in MACHINE.items())
-PREFIX = f"set -euo pipefail; export {EXPORTS} PATH={':'.join(PATHS)}; "
-# There is one prefix for all rules; that of a workflow which uses this one as a module comes first.
-BEFORE = (shell._process_prefix or "") if IS_MODULE else ""
-shell.prefix(BEFORE.removesuffix(PREFIX).replace("{", "{{").replace("}", "}}") + PREFIX)
+# `mosa` of the environment that Snakemake runs in, whatever else is on PATH; conda puts the job's own before it.
+BIN = str(Path(sys.executable).parent)
+os.environ["PATH"] = os.pathsep.join([BIN, os.environ["PATH"].removeprefix(f"{BIN}{os.pathsep}")])
+# Jobs of this process are many on one machine; one of a cluster is alone there, unless the user says otherwise.
+if os.environ.setdefault("MOSA_WARM", "auto") == "auto" and not workflow.is_main_process:
+    os.environ["MOSA_WARM"] = ""
 
 
 wildcard_constraints:
@@ -113,8 +112,6 @@ def force_stale_files():
 
     Input functions are called once there is a DAG, and before it is decided which of its jobs run.
     """
-    if not (shell._process_prefix or "").endswith(PREFIX):
-        raise WorkflowError("shell.prefix was replaced, and with it what the runs need; set yours before the module")
     if workflow.is_main_process:
         workflow.dag.forcefiles.update(EXPERIMENT.stale_files())
 

@@ -1,4 +1,4 @@
-"""`mosa run`: the command line that Snakemake gets, from any folder, with mistakes in it told in one sentence."""
+"""`mosa run`: the workflow of this package from any folder, and mistakes in the command line as sentences."""
 
 import sys
 from argparse import Namespace
@@ -41,7 +41,7 @@ def command_line(words: Sequence[str], files: Sequence[Path] = ()) -> list[str]:
     words = list(_with_profiles(words))
     given = _parse(["--snakefile", str(_SNAKEFILE), *words])
     if Path(given.snakefile) != _SNAKEFILE:
-        raise UserError("--snakefile: `mosa run` runs the workflow of this package; call snakemake for another")
+        raise UserError("--snakefile: `mosa run` has its own; call snakemake for another workflow")
     configs = _configs(files, Path(given.directory or "."), given)
     if not given.software_deployment_method and (not given.targets or _REPORTING & set(given.targets)):
         require("report")
@@ -76,7 +76,7 @@ def _configs(files: Sequence[Path], folder: Path, given: Namespace) -> list[str]
     base = folder / "config.yaml"
     if not base.is_file():
         if not found:
-            raise UserError(f"{base}: no such config; write one with `mosa init`, or name one with --configfile")
+            raise UserError(f"{base}: no such config; `mosa init` writes one, --configfile names another")
         if all(file.is_relative_to(WORKFLOW) for file in found):  # these are laid over the demo's
             found = [WORKFLOW / "config.yaml", *found]
     elif not given.replace_workflow_config:
@@ -109,7 +109,7 @@ def _check_overrides(words: Sequence[str]) -> None:
         if others:
             for name in reversed(others):
                 text = f"{{{name}: {text}}}"
-            raise UserError(f"--config {value}: expected a key without a dot; write --config '{first}={text}'")
+            raise UserError(f"--config {value}: expected a key without a dot; write '{first}={text}'")
 
 
 def _parse(arguments: list[str]) -> Namespace:

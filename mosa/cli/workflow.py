@@ -1,5 +1,6 @@
 """Verbs that need no clone of the repository: write a config into a folder, and run the workflow there."""
 
+import shlex
 from pathlib import Path
 
 import click
@@ -43,16 +44,16 @@ def run(targets: tuple[str, ...], files: tuple[Path, ...]) -> None:
 @click.option(
     "--own-data",
     type=ANY,
-    help="Your images: a folder with a folder for each class (below train, val and test, if you have splits), "
-    "a folder with train.txt, or a CSV with the columns path and label.",
+    help="Your images: a folder with a folder for each class (below train, val and test, if there are "
+    "splits), a folder with train.txt, or a CSV with the columns path and label.",
 )
 @click.option("--force", is_flag=True, help="Overwrite a config.yaml that is there.")
 def init(folder: Path, own_data: Path | None, force: bool) -> None:
-    """Write a config.yaml to start from into FOLDER (default: this one), for the demo or for your own images."""
+    """Write a config.yaml to start from, for the demo or for your own images, into FOLDER (default: this)."""
     from mosa.experiment.starter import write_config
 
     written = write_config(folder, own_data, force)
     for line in written.notes:
         click.echo(line)
-    there = "" if folder.resolve() == Path.cwd() else f"cd {folder} && "
+    there = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
     click.echo(f"wrote {written.path}; next: {there}mosa run")

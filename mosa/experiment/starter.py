@@ -21,10 +21,11 @@ from mosa.data.problems import why_absent
 from mosa.data.task import task_from_config
 from mosa.experiment.load import read_config
 
+_EPOCHS = ((2000, 5), (1000, 10), (500, 20), (0, 50))  # by the images of train: from so many, so many epochs
 _LISTED = 20  # classes, with their counts
 _FEW = 100  # images of val, below which a choice is left to chance, and folds of train + val do better
 _FOLDS = """\
-  # Val has {images}, too few to choose by: every trial is trained three times on two thirds of train + val instead.
+  # Val has {images}, too few to choose by: every trial is trained three times, on two thirds of train + val.
   folds: 3
 """
 _IMBALANCE = 3  # images of the largest class over those of the smallest, from which a metric is suggested
@@ -56,8 +57,8 @@ tasks:
 benchmarks:
   own: all
 
-# The backbone that comes with the package sees 32 x 32 pixels: enough to try everything, on any machine, in minutes.
-# For results that count take a pre-trained one instead, on a GPU. timm downloads its weights; a file does, too.
+# The backbone that comes with the package sees 32 x 32 pixels: enough to try everything in minutes, on any
+# machine. For results that count take a pre-trained one, on a GPU: timm downloads its weights; a file does, too.
 backbones:
   micro_vit:
     architecture: mosa_vit_micro
@@ -164,12 +165,14 @@ def _demo_config() -> tuple[str, list[str]]:
 def _own_config(data: Path, folder: Path) -> tuple[str, list[str]]:
     layout, root = find_layout(data)
     if layout == "folder" and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root)):
-        raise UserError(f"{folder}: lies in {root}, where results would be taken for a class; take another folder")
+        raise UserError(
+            f"{folder}: is in {root}, where results would be taken for a class; take another folder"
+        )
     name = _name_of(root)
     source, warnings = _read(name, layout, root)
     found, sizes = _describe(source), [len(entries) for entries in source.splits.values()]
     counts = _counts(source).values()
-    epochs = next(epochs for images, epochs in ((2000, 5), (1000, 10), (500, 20), (0, 50)) if sizes[0] >= images)
+    epochs = next(epochs for images, epochs in _EPOCHS if sizes[0] >= images)
     folds = _FOLDS.format(images=count(sizes[1], "image")) if sizes[1] < _FEW else ""
     uneven = max(counts) > _IMBALANCE * min(counts)
     text = _TEMPLATE.format(
