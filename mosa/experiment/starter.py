@@ -58,7 +58,7 @@ benchmarks:
   own: all
 
 # The backbone that comes with the package sees 32 x 32 pixels: enough to try everything in minutes, on any
-# machine. For results that count take a pre-trained one, on a GPU: timm downloads its weights; a file does, too.
+# machine. For results that count take a pre-trained one, on a GPU: timm downloads it, or name a file.
 backbones:
   micro_vit:
     architecture: mosa_vit_micro
