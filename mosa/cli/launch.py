@@ -42,6 +42,9 @@ def command_line(words: Sequence[str], files: Sequence[Path] = ()) -> list[str]:
     given = _parse(["--snakefile", str(_SNAKEFILE), *words])
     if Path(given.snakefile) != _SNAKEFILE:
         raise UserError("--snakefile: `mosa run` has its own; call snakemake for another workflow")
+    for target in given.targets:
+        if Path(target).suffix in (".yaml", ".yml") and Path(target).is_file():
+            raise UserError(f"{target} is a config, and no target; give --configfile before it")
     configs = _configs(files, Path(given.directory or "."), given)
     if not given.software_deployment_method and (not given.targets or _REPORTING & set(given.targets)):
         require("report")

@@ -179,7 +179,7 @@ def _own_config(data: Path, folder: Path) -> tuple[str, list[str]]:
         schema=SCHEMAS / "config.schema.json",
         title=_plain(name),
         found="\n".join(f"# {line}".rstrip() for line in found),
-        name=name,
+        name=_scalar(name),
         layout=layout,
         root=_scalar(_relative(root, folder)),
         metric="mean_per_class  # since classes differ in size; or top1" if uneven else "top1",
