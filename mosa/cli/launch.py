@@ -11,6 +11,7 @@ from typing import NoReturn
 from mosa.base.errors import UserError, suggest
 from mosa.base.extras import require
 from mosa.base.files import WORKFLOW
+from mosa.cli.options import config_files
 
 _SNAKEFILE = WORKFLOW / "Snakefile"
 _REPORTING = {"all", "report", "write_report", "partial"}  # rules that need the extra `report`
@@ -54,38 +55,15 @@ def command_line(words: Sequence[str], files: Sequence[Path] = ()) -> list[str]:
     return [*(["--configfile", *configs] if configs else []), *cores, "--snakefile", str(_SNAKEFILE), *words]
 
 
-def find_config(file: Path) -> Path:
-    """Return a config as it was named, or the package's of that name, such as configs/vtab1k.yaml.
-
-    Raises:
-        UserError: There is neither.
-    """
-    if file.is_file():
-        return file
-    packaged = WORKFLOW / "configs" / file.name
-    if file.parent.name in ("", "configs") and packaged.is_file():
-        return packaged
-    names = [f"configs/{path.name}" for path in (WORKFLOW / "configs").glob("*.yaml")]
-    raise UserError(f"{file}: no such config{suggest(file.as_posix(), names)}")
-
-
 def _configs(files: Sequence[Path], folder: Path, given: Namespace) -> list[str]:
     """Find the configs, and load them as the workflow will, so that what is wrong is told at once."""
     from snakemake.cli import parse_config
 
     from mosa.experiment.config import read_config
 
-    found = [find_config(file) for file in files]
-    base = folder / "config.yaml"
-    if not base.is_file():
-        if not found:
-            raise UserError(f"{base}: no such config; `mosa init` writes one, --configfile names another")
-        if all(file.is_relative_to(WORKFLOW) for file in found):  # these are laid over the demo's
-            found = [WORKFLOW / "config.yaml", *found]
-    elif not given.replace_workflow_config:
-        found = [base, *(file for file in found if not file.samefile(base))]
+    found = config_files(files, given.replace_workflow_config, folder)
     read_config(*found, overrides=parse_config(given.config))
-    return [str(file) for file in found if file != base]
+    return [str(file) for file in found if file != folder / "config.yaml"]
 
 
 def _with_profiles(words: Sequence[str]) -> Iterator[str]:

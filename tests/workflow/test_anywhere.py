@@ -93,7 +93,7 @@ def test_another_workflow_uses_it_as_a_module(folder):
     ("change", "words"),
     [
         ({"more": '    prefix: "sub"'}, "takes no prefix; set paths.results"),
-        ({"bench": TINY | {"sedes": [1]}}, "unknown key 'sedes'.*did you mean 'seeds'"),
+        ({"bench": TINY | {"seeds": [1, 1]}}, "seeds: 1 is listed twice"),
     ],
 )
 def test_a_module_that_cannot_work_is_refused(folder, change, words):
