@@ -36,7 +36,6 @@ try:
         if vars(workflow).setdefault("mosa", config) != config:
             raise UserError("this workflow is used twice in one; run one experiment after the other")
         os.environ[FROZEN] = str(EXPERIMENT.freeze().resolve())
-        os.environ["MOSA_PACKAGE"] = str(PACKAGE)  # for envs/*.post-deploy.sh
     else:
         EXPERIMENT = Workflow.from_frozen(os.environ.get(FROZEN))
     MANIFEST, CONFIG_SHOWN = EXPERIMENT.manifest, EXPERIMENT.shown_config
@@ -71,6 +70,12 @@ CHOICES = list(EXPERIMENT.choices)
 SEARCHES = list(EXPERIMENT.searches)
 CHOSEN = [f"{RESULTS}/tables/chosen.{kind}" for kind in ("csv", "md", "json") if CHOICES]
 
+# `mosa` of the environment that Snakemake runs in, whatever else is on PATH; conda puts the job's own before it.
+BIN = str(Path(sys.executable).parent)
+# Jobs of this process are many on one machine; one of a cluster is alone there, unless the user says otherwise.
+WARM = os.environ.get("MOSA_WARM", "auto")
+if WARM == "auto" and not workflow.is_main_process:
+    WARM = ""
 # How a run is done, on which its result does not depend, is no parameter: a change of it repeats nothing. Commands
 # have it from the environment. (A shell.prefix would be that of all rules, also of a workflow that uses this one.)
 os.environ |= {
@@ -81,13 +86,10 @@ os.environ |= {
     "MOSA_GRADIENT_CHECKPOINTING": str(CONFIG["gradient_checkpointing"]),
     "MOSA_RESUME": f"{RESULTS}/resume",
     "MOSA_FEATURES": f"{PACKS}/features",
+    "MOSA_PACKAGE": str(PACKAGE),  # for envs/*.post-deploy.sh
+    "MOSA_WARM": WARM,
+    "PATH": os.pathsep.join([BIN, os.environ.get("PATH", "").removeprefix(f"{BIN}{os.pathsep}")]),
 }
-# `mosa` of the environment that Snakemake runs in, whatever else is on PATH; conda puts the job's own before it.
-BIN = str(Path(sys.executable).parent)
-os.environ["PATH"] = os.pathsep.join([BIN, os.environ["PATH"].removeprefix(f"{BIN}{os.pathsep}")])
-# Jobs of this process are many on one machine; one of a cluster is alone there, unless the user says otherwise.
-if os.environ.setdefault("MOSA_WARM", "auto") == "auto" and not workflow.is_main_process:
-    os.environ["MOSA_WARM"] = ""
 
 
 wildcard_constraints:

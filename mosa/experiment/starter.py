@@ -21,7 +21,7 @@ from mosa.data.problems import why_absent
 from mosa.data.task import task_from_config
 from mosa.experiment.load import read_config
 
-_EPOCHS = ((2000, 5), (1000, 10), (500, 20), (0, 50))  # by the images of train: from so many, so many epochs
+_EPOCHS = ((2000, 5), (1000, 10), (500, 20), (0, 30))  # by the images of train: from so many, so many epochs
 _LISTED = 20  # classes, with their counts
 _FEW = 100  # images of val, below which a choice is left to chance, and folds of train + val do better
 _FOLDS = """\
