@@ -11,18 +11,30 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
-sys.path.insert(0, str(workflow.basedir))
-
+from mosa.base.files import PACKAGE
 from mosa.experiment import resources
 from mosa.experiment.outputs import KINDS, expected_outputs
 from mosa.experiment.workflow import FROZEN, UserError, Workflow
 
 # The strongest last: Snakemake lists the files of the command line first, but merges them over the others.
 CONFIG_FILES = sorted(map(Path, workflow.configfiles), key=list(workflow.overwrite_configfiles).count)
+OVERRIDES = workflow.config_settings.config
+
+# Another workflow may use this one as a module, with a part of its config: then files and --config are that one's.
+OUTER = workflow.modifier_stack[0]
+IS_MODULE = workflow.modifier is not OUTER
+if IS_MODULE and workflow.modifier.skip_configfile and config is not OUTER.globals["config"]:
+    CONFIG_FILES, OVERRIDES = [], {}
 
 try:
     if workflow.is_main_process:
-        EXPERIMENT = Workflow.from_config(config, CONFIG_FILES, workflow.config_settings.config)
+        EXPERIMENT = Workflow.from_config(config, CONFIG_FILES, OVERRIDES)
+        if IS_MODULE and workflow.modifier.modify_path(EXPERIMENT.results) != EXPERIMENT.results:
+            raise UserError(
+                "a module of this workflow takes no prefix; set paths.results in its config instead"
+            )
+        if vars(workflow).setdefault("mosa", config) != config:
+            raise UserError("this workflow is used twice in one; run one experiment after the other")
         os.environ[FROZEN] = str(EXPERIMENT.freeze().resolve())
     else:
         EXPERIMENT = Workflow.from_frozen(os.environ.get(FROZEN))
@@ -64,11 +76,15 @@ CHOICES = list(EXPERIMENT.choices)
 SEARCHES = list(EXPERIMENT.searches)
 CHOSEN = [f"{RESULTS}/tables/chosen.{kind}" for kind in ("csv", "md", "json") if CHOICES]
 
-# `mosa` of the environment that Snakemake runs in, whatever else is on PATH; with conda, the job's own first.
-HERE = shlex.quote(str(Path(sys.executable).parent))
-PATHS = ('"$PATH"', HERE) if workflow.deployment_settings.deployment_method else (HERE, '"$PATH"')
-# How a run is done, on which its result does not depend, is no parameter: a change of it repeats nothing.
-MACHINE = {
+# `mosa` of the environment that Snakemake runs in, whatever else is on PATH; conda puts the job's own before it.
+BIN = str(Path(sys.executable).parent)
+# Jobs of this process are many on one machine; one of a cluster is alone there, unless the user says otherwise.
+WARM = os.environ.get("MOSA_WARM", "auto")
+if WARM == "auto" and not workflow.is_main_process:
+    WARM = ""
+# How a run is done, on which its result does not depend, is no parameter: a change of it repeats nothing. Commands
+# have it from the environment. (A shell.prefix would be that of all rules, also of a workflow that uses this one.)
+os.environ |= {
     "MOSA_DEVICE": CONFIG["device"],
     "MOSA_RUNS_PER_GPU": str(CONFIG["runs_per_gpu"]),
     "MOSA_COMPILE": CONFIG["compile"],
@@ -80,11 +96,10 @@ MACHINE = {
     "MOSA_RESUME": f"{RESULTS}/resume",
     "MOSA_FEATURES": f"{PACKS}/features",
     "MOSA_PLUGINS": os.pathsep.join(EXPERIMENT.showing),
-    # Jobs of this process are many on one machine; one of a cluster is alone there, unless the user says otherwise.
-    "MOSA_WARM": os.environ.get("MOSA_WARM", "1" if workflow.is_main_process else ""),
+    "MOSA_PACKAGE": str(PACKAGE),  # for envs/*.post-deploy.sh
+    "MOSA_WARM": WARM,
+    "PATH": os.pathsep.join([BIN, os.environ.get("PATH", "").removeprefix(f"{BIN}{os.pathsep}")]),
 }
-EXPORTS = " ".join(f"{name}={shlex.quote(value)}" for name, value in MACHINE.items())
-shell.prefix(f"set -euo pipefail; export {EXPORTS} PATH={':'.join(PATHS)}; ")
 
 
 wildcard_constraints:

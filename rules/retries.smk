@@ -11,8 +11,12 @@ if workflow.is_main_process:
     with NamedTemporaryFile(dir=Path(MANIFEST).parent) as now:
         STARTED = os.stat(now.name).st_mtime_ns  # by the clock of the file system that has the logs
 
+    OF_THIS_WORKFLOW = workflow.current_basedir
+
     def retries_of(job):
         """How often a job is done again; Snakemake asks when it has failed, alone or in a group."""
+        if job.rule.basedir != OF_THIS_WORKFLOW:
+            return job.rule.restart_times
         if any(failed_for_good(Path(log), STARTED) for log in job.log):
             return 0
         if job.output and all(Path(path).exists() for path in job.output):

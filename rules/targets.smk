@@ -30,7 +30,12 @@ def check_partial():
         )
 
 
-if workflow.is_main_process and "snakemake" in sys.argv[0] and len(sys.argv) > 1:
+# Where another workflow includes or uses this one, the command line is that one's.
+FOLDER = os.path.dirname(os.path.abspath(workflow.current_basedir.get_path_or_uri(secret_free=True)))
+MAIN = os.path.abspath(workflow.main_snakefile)
+IS_MAIN = MAIN in (f"{FOLDER}/Snakefile", f"{FOLDER}/workflow/Snakefile")
+
+if workflow.is_main_process and IS_MAIN and "snakemake" in sys.argv[0] and len(sys.argv) > 1:
     with redirect_stderr(StringIO()):  # it says again which profile is read
         _, given = parse_args(sys.argv[1:])
     try:

@@ -13,6 +13,8 @@ from mosa.base.errors import Shortage, UserError
 
 PACKAGE = Path(__file__).parents[1]  # the folder of `mosa`
 SCHEMAS = PACKAGE / "schemas"
+# Where Snakefile, rules, profiles and configs are: below the package in a wheel, otherwise beside it.
+WORKFLOW = PACKAGE / "workflow" if (PACKAGE / "workflow" / "Snakefile").is_file() else PACKAGE.parent
 # Errors of a disk that pass: no room, no quota, a server or a device that does not answer.
 _PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 

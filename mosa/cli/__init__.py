@@ -6,7 +6,7 @@ import sys
 
 def main() -> None:
     """Be `mosa`: where MOSA_WARM is set, by a server that has the imports done (see `mosa.cli.warm`)."""
-    if os.environ.get("MOSA_WARM") and sys.argv[1:]:
+    if os.environ.get("MOSA_WARM") and sys.argv[1:] and sys.argv[1] != "run":
         from mosa.cli.warm import run_warm
 
         status = run_warm(sys.argv[1:])

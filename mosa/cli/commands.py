@@ -9,7 +9,8 @@ import click
 
 from mosa import __version__
 from mosa.base.errors import UserError
-from mosa.cli import data, experiment, plugins, reference, results, runs, share
+from mosa.base.extras import missing_module
+from mosa.cli import data, experiment, plugins, reference, results, runs, share, workflow
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,6 +20,7 @@ def cli() -> None:
 
 
 for _command in (
+    *(workflow.init, workflow.run),
     *(data.make_data, data.pretrain),
     *(runs.train, runs.tune, runs.choose, runs.choices, runs.predict),
     *(experiment.check, experiment.plan, experiment.status, experiment.memory),
@@ -38,6 +40,12 @@ def run() -> None:
     except UserError as error:
         click.echo(f"{error.label}: {error}", err=True)
         sys.exit(error.status)
+    except ModuleNotFoundError as error:
+        lacking = missing_module(error.name)
+        if lacking is None:
+            raise
+        click.echo(f"{lacking.label}: {lacking}", err=True)
+        sys.exit(lacking.status)
     except Exception as error:
         number = getattr(error, "stopped_by", None)  # mosa.engine.resume.Interrupted, which needs torch
         if number is None:

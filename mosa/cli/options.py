@@ -1,12 +1,14 @@
 """What the verbs share: types of arguments, and options that several take."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from mosa.base.errors import UserError, expected, reason_of, shown, unknown
+from mosa.base.errors import UserError, expected, reason_of, shown, suggest, unknown
+from mosa.base.files import WORKFLOW
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,8 +102,37 @@ def config_of(files: tuple[Path, ...], alone: bool) -> dict:
     """Read the config that `snakemake --configfile FILES` would run."""
     from mosa.experiment.config import read_config
 
-    base = Path("config.yaml")
-    return read_config(*([base] if base.is_file() and base not in files and not alone else []), *files)
+    return read_config(*config_files(files, alone))
+
+
+def config_files(files: Sequence[Path], alone: bool = False, folder: Path = Path()) -> list[Path]:
+    """Return the files that make a config, the strongest last.
+
+    Args:
+        files: Those that were named. Of the package's, such as configs/vtab1k.yaml, the name is enough.
+        alone: Whether they are not laid over the config.yaml of the folder.
+        folder: The working directory of the workflow.
+
+    Raises:
+        UserError: One of them is not there, or there is none.
+    """
+    found, base = [_find_config(file) for file in files], folder / "config.yaml"
+    if base.is_file() and not alone:
+        return [base, *(file for file in found if not file.samefile(base))]
+    if not found:
+        raise UserError(f"{base}: no such config; `mosa init` writes one, --configfile names another")
+    ours = not alone and all(file.is_relative_to(WORKFLOW / "configs") for file in found)
+    return [WORKFLOW / "config.yaml", *found] if ours else found  # these are laid over the demo's
+
+
+def _find_config(file: Path) -> Path:
+    packaged = WORKFLOW / "configs" / file.name
+    if file.is_file():
+        return file
+    if file.parent.name in ("", "configs") and packaged.is_file():
+        return packaged
+    names = [f"configs/{path.name}" for path in (WORKFLOW / "configs").glob("*.yaml")]
+    raise UserError(f"{file}: no such config{suggest(file.as_posix(), names)}")
 
 
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> list[str] | None:

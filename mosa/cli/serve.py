@@ -96,15 +96,15 @@ def _import_all() -> Callable[[], None]:
     """Import what commands need, and return what each calls."""
     import mosa.engine.preflight
     import mosa.engine.run
-    import mosa.results.report.build
     import mosa.search.trials  # noqa: F401
     from mosa.cli.commands import run
     from mosa.results.registry import KINDS, registered
 
-    for kind in KINDS:
-        registered(kind)  # imports the modules of all
-    for name in _LATE:
-        importlib.import_module(name)
+    with contextlib.suppress(ModuleNotFoundError):  # of an extra: the command that needs it says so
+        for kind in KINDS:
+            registered(kind)  # imports the modules of all
+        for name in ("mosa.results.report.build", *_LATE):
+            importlib.import_module(name)
     return run
 
 

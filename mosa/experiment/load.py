@@ -183,8 +183,12 @@ def _check_recipe(options: Mapping[str, Any], where: tuple, places: Places) -> d
     return {key: getattr(recipe, key) for key in options}
 
 
-def read_config(*files: str | Path) -> dict[str, Any]:
+def read_config(*files: str | Path, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read YAML files, later ones over earlier ones as Snakemake merges them, and load the result.
+
+    Args:
+        files: The files.
+        overrides: What the command line sets over them, as for `load_config`.
 
     Raises:
         UserError: A file cannot be read, or something is wrong with the config.
@@ -195,7 +199,7 @@ def read_config(*files: str | Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise UserError(f"{file}: expected a mapping of keys, see docs/configuration.md")
         merged = merge(merged, content)
-    return load_config(merged, files)
+    return load_config(merged, files, overrides)
 
 
 def _read_yaml(file: str | Path) -> Any:

@@ -8,6 +8,7 @@ import re
 import runpy
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -155,12 +156,22 @@ def test_names_of_the_package_exist(page):
             found = getattr(found, part)
 
 
+@cache
+def options_of_snakemake():
+    """Return the options that `mosa run` hands on."""
+    from snakemake.cli import get_argument_parser
+
+    return {name for action in get_argument_parser()._actions for name in action.option_strings}
+
+
 @pytest.mark.parametrize("page", [*PAGES, DOCS.parent / "results/README.md"], ids=lambda page: page.name)
 def test_commands_exist_with_their_options(page):
     for line in re.findall(r"(?:^    |`|^\$ )(mosa [a-z][a-z-]*[^`\n#]*)", page.read_text(), re.MULTILINE):
         verb, *words = line.split()[1:]
         assert verb in cli.commands, line
         known = {option for parameter in cli.commands[verb].params for option in parameter.opts}
+        if verb == "run":
+            known |= options_of_snakemake()
         for word in words:
             if word.startswith("--"):
                 assert word.partition("=")[0] in known, line

@@ -9,7 +9,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from mosa.base.errors import UserError
+from mosa.base.extras import missing
 from mosa.base.files import written_atomically
 from mosa.base.words import count
 from mosa.data.metrics import Metric
@@ -120,7 +120,7 @@ def _plotly() -> str:
     try:
         from plotly.offline import get_plotlyjs
     except ImportError:
-        raise UserError("the report needs plotly, for its plots: pip install plotly") from None
+        raise missing([["plotly"]], ["report"]) from None
     return get_plotlyjs()
 
 
