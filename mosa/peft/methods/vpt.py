@@ -14,7 +14,7 @@ from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.base.timm import SwinTransformerBlock, SwinTransformerV2Block
 from mosa.peft.blocks import BlockView, block_width, find_blocks
-from mosa.peft.method import Method
+from mosa.peft.method import TRAINING, Method
 from mosa.peft.routing import repeat_batch
 
 
@@ -39,7 +39,9 @@ class Vpt(Method):
 
     prompts: int = Field(10, ge=1, description="Number of prompt tokens of a block.")
     deep: bool = Field(True, description="New prompts before every block, instead of only before the first.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate of the prompts.")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="Dropout rate of the prompts.", json_schema_extra=TRAINING
+    )
 
     @property
     def starts_as_backbone(self) -> bool:
