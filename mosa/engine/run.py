@@ -191,7 +191,7 @@ def _attach(ready: Prepared) -> None:
         state = resume.load() if resume else None
         data = state["model"] if state else _batches_in_any_order(ready)
     verify = family_of(ready.backbone.architecture) not in PROVED
-    attach(model, method, seed=seed, verify=verify, keep=False, data=data)
+    attach(model, method, seed=seed, verify=verify, restorable=False, data=data)
     ready.train_flops = training_flops(model, ready.backbone.image_size)
     ready.machine.place(model)
     ready.trained = count_parameters(model).total

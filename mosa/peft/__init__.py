@@ -26,6 +26,7 @@ from mosa.peft.choice import example_batches
 from mosa.peft.losses import passes_loss, tuning_loss
 from mosa.peft.method import Chosen, Method, build_method, get_method, list_methods
 from mosa.peft.own_blocks import describe_blocks
+from mosa.peft.pretrained import from_pretrained, get_label_names, save_pretrained
 from mosa.peft.split import SplitLinear
 from mosa.peft.splitting import Splitting
 from mosa.peft.state import load_tuned, load_tuned_state_dict, save_tuned, tuned_state_dict
@@ -44,6 +45,8 @@ __all__ = [
     "detach",
     "example_batches",
     "forward_passes",
+    "from_pretrained",
+    "get_label_names",
     "get_method",
     "list_adapters",
     "list_methods",
@@ -51,6 +54,7 @@ __all__ = [
     "load_tuned_state_dict",
     "merge",
     "passes_loss",
+    "save_pretrained",
     "save_tuned",
     "set_active",
     "tuned_state_dict",

@@ -17,7 +17,7 @@ from mosa.peft.parallel import bare, refuse_wrapped
 from mosa.peft.proof import blank_copy, example_images, unreached, watch_calls
 from mosa.peft.routing import Passes, is_stochastic, repeat_batch
 from mosa.peft.statistics import has_statistics, is_frozen, keep_statistics
-from mosa.peft.structure import Change, Place, Structure, tensor_places
+from mosa.peft.structure import Change, Place, Structure, shared_places, tensor_places
 
 DEFAULT = "default"  # the name of a method that is given none
 
@@ -38,6 +38,7 @@ class Attachment:
         change: What attaching it changed of the backbone; None: that was not kept.
         label_names: The names of the classes, if they were given.
         merged: Whether it is in its inference form.
+        backbone: The places of the tensors that it shares with the backbone, by their names there.
     """
 
     method: Method
@@ -50,6 +51,7 @@ class Attachment:
     change: Change | None = None
     label_names: list[str] | None = None
     merged: bool = False
+    backbone: dict[str, Place] = field(default_factory=dict)
 
 
 @dataclass
@@ -57,12 +59,12 @@ class Merged:
     """What methods have changed of the backbone itself, kept on a model as `model.mosa_merged`.
 
     Attributes:
-        methods: The methods, in their order.
+        methods: The methods and their options, in their order.
         places: The tensors that they changed.
         label_names: The names of the classes, if they were given.
     """
 
-    methods: list[Method] = field(default_factory=list)
+    methods: list[dict[str, Any]] = field(default_factory=list)
     places: list[Place] = field(default_factory=list)
     label_names: list[str] | None = None
 
@@ -87,7 +89,7 @@ def attach(
     num_classes: int | None = None,
     seed: int = 0,
     verify: bool = True,
-    keep: bool = True,
+    restorable: bool = True,
     data: Batches | Mapping[str, Tensor] | None = None,
     **options: Any,
 ) -> nn.Module:
@@ -111,8 +113,8 @@ def attach(
         seed: Seeds initial values, partitions and routing; the global generator is not touched.
         verify: Run that step, on images of the size that timm states for the model. It takes some 50 ms for
             a small model, and half a second for a ViT-B.
-        keep: Keep a copy of what is tuned of the backbone, such as its classifier, so that `detach` and
-            `set_active` can give the backbone back. Other weights are never copied.
+        restorable: Tune copies of what is tuned of the backbone, such as its classifier, so that `detach` and
+            `set_active` can give the backbone back. Other weights are never copied. False: tune it in place.
         data: What a method that chooses what it tunes (such as `gps`) chooses from: batches of training
             images and their labels, such as a DataLoader; or a saved tuned state, whose choice is taken.
         **options: Options of the method by name, such as `bottleneck=64`; none with a method that is built.
@@ -139,7 +141,7 @@ def attach(
     whole = Structure(model)
     try:
         _make_room(model, method, name)
-        _attach(model, method, num_classes, seed, verify, keep, data)
+        _attach(model, method, num_classes, seed, verify, restorable, data)
         attachment(model).name = name or DEFAULT
     except BaseException:
         whole.restore()
@@ -153,7 +155,7 @@ def _attach(
     num_classes: int | None,
     seed: int,
     verify: bool,
-    keep: bool,
+    restorable: bool,
     data: Batches | Mapping[str, Tensor] | None,
 ) -> None:
     """Attach a method to a backbone, as `attach` says. If it raises, the model is anyhow."""
@@ -165,7 +167,7 @@ def _attach(
     images = example_images(model) if verify else None
     try:
         if num_classes is not None:
-            _reset_classifier(model, num_classes, seed)
+            reset_classifier(model, num_classes, seed)
         _insert(model, method, seed, find_head(model), choice_of(model, method, data, seed))
         reason = None if images is None else _fault(model, images)
     except StepError as error:
@@ -174,8 +176,10 @@ def _attach(
         _check_backbone(model, cast(Tensor, images))
     if reason:
         raise UserError(f"{method.name} does not fit {type(model).__name__}: {reason}")
-    if keep:
-        attachment(model).change = Change(model, before, attachment(model).buffers)
+    state = attachment(model)
+    state.backbone = shared_places(model, before.tensors)
+    if restorable:
+        state.change = Change(model, before, state.buffers)
 
 
 def _make_room(model: nn.Module, method: Method, name: str | None) -> None:
@@ -195,7 +199,8 @@ def _make_room(model: nn.Module, method: Method, name: str | None) -> None:
     elif not state.merged:
         raise UserError(
             f"the model has {state.method.name!r} attached already, and {method.name!r} would freeze and "
-            f"wrap it: merge or detach it first, or give this one a name, to switch between both by set_active"
+            f"wrap it: merge or detach it first, or give this one a name, to switch between them by "
+            f"set_active"
         )
     elif _inserted(model, state):
         raise UserError(
@@ -213,15 +218,12 @@ def count_of(names: list[str]) -> str:
 
 def _inserted(model: nn.Module, state: Attachment) -> bool:
     """Return whether a method has modules or parameters of its own in a model."""
-    if state.change is None:
-        return bool(state.method.branches(model)) or not hasattr(state.method, "selected")
-    own = {id(place.value) for place in state.change.tensors.values()} | {
-        id(each) for each in find_head(model).parameters()
-    }
+    own = {id(place.value) for place in state.backbone.values()}
+    own |= {id(each) for each in find_head(model).parameters()}
     return any(id(each) not in own for each in model.parameters())
 
 
-def _reset_classifier(model: nn.Module, classes: int, seed: int) -> None:
+def reset_classifier(model: nn.Module, classes: int, seed: int) -> None:
     """Replace the classifier by one with random values from a seed."""
     if description_of(model) or not hasattr(model, "reset_classifier"):
         raise UserError(
@@ -351,11 +353,17 @@ def attachment(model: nn.Module) -> Attachment:
     if names := list_adapters(model):
         raise UserError(f"{kind} has {count_of(names)}, and none is active: call mosa.peft.set_active first")
     if merged := merged_into(model):
+        names = [each["method"] for each in merged.methods]
         raise UserError(
-            f"{kind} has no method attached: {' and '.join(each.name for each in merged.methods)} was merged "
+            f"{kind} has no method attached: {' and '.join(names)} was merged "
             f"into its weights, which save_tuned and save_pretrained still save; attach another to train on"
         )
     raise UserError(f"{kind} has no method attached: call mosa.peft.attach first")
+
+
+def dumped(method: Method) -> dict[str, Any]:
+    """Return a method's name and options as plain data."""
+    return {"method": method.name} | method.model_dump()
 
 
 def merged_into(model: nn.Module) -> Merged | None:
@@ -466,7 +474,7 @@ def _become_backbone(model: nn.Module, changed: list[Place]) -> None:
     """Leave nothing attached, and remember what differs from the backbone that was loaded."""
     state = attachment(model)
     record = vars(model).setdefault("mosa_merged", Merged())
-    record.methods.append(state.method)
+    record.methods.append(dumped(state.method))
     record.label_names = state.label_names
     known = {place.value for place in record.places} | {place.value for place in changed}
     record.places += changed
@@ -525,7 +533,7 @@ def detach(model: nn.Module, name: str | None = None) -> nn.Module:
         name: Which one, if there are several; the active one by default.
 
     Returns:
-        The same model. Its parameters require gradients as before; those that were tuned are other objects.
+        The same model, of the same parameters, which require gradients as they did before.
 
     Raises:
         UserError: Nothing is attached, there is no method of this name, or the backbone is not known any
@@ -546,11 +554,11 @@ def _put_aside(model: nn.Module) -> None:
     """Take the active method off, and keep it among the inactive ones."""
     state = attachment(model)
     if state.change is None:
-        reason = "merged into the backbone's weights" if state.merged else "attached with keep=False"
+        reason = "merged into the backbone's weights" if state.merged else "attached with restorable=False"
         raise UserError(
             f"{state.method.name!r} was {reason}, so the backbone is not known: build and load it again"
         )
-    if disturbed := state.change.disturbed(model):
+    if disturbed := state.change.disturbed(model, state.backbone):
         raise UserError(
             f"{disturbed!r} was replaced or unfrozen after {state.method.name!r} was attached, so the "
             f"backbone is not known any more: build and load it again"
@@ -579,6 +587,7 @@ def count_parameters(model: nn.Module) -> ParameterCount:
     Raises:
         UserError: Nothing is attached.
     """
+    model = bare(model)
     attachment(model)
     head = {id(parameter) for parameter in find_head(model).parameters()}
     tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from mosa.base.errors import LISTED, UserError, unknown
 from mosa.base.tensors import misfit
 from mosa.base.words import count
-from mosa.peft.attach import attachment, merged_into
-from mosa.peft.method import Method, get_method
+from mosa.peft.attach import attachment, dumped, merged_into
+from mosa.peft.method import get_method
 from mosa.peft.parallel import bare
+from mosa.peft.structure import tensor_places
 
 
 def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -59,7 +60,8 @@ def load_tuned_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> nn.M
 
 def load_into(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> nn.Module:
     """Copy a state into tensors of a model that have the same names; see `load_tuned_state_dict`."""
-    attached = f"the attached method {described(model)['method']!r}"
+    method = described(model)["method"]
+    attached = f"the attached method {method!r}" if method else "what was merged into the weights"
     state = {str(key): value for key, value in state.items()}
     for kind, names in (("lacks", own.keys() - state.keys()), ("has", state.keys() - own.keys())):
         if names:
@@ -119,9 +121,12 @@ def load_tuned(model: nn.Module, path: str | Path) -> nn.Module:
     """
     state, metadata = read(path)
     saved, own = method_of(path, metadata), described(model)
-    if saved["method"] == own["method"]:
-        saved, own = saved | _options(path, saved), own | _options(path, own)
-    differing = sorted(key for key in saved | own if saved.get(key) != own.get(key))[:LISTED]
+    _check_merged(path, saved, own)
+    if saved["method"] == own["method"] is not None:
+        saved = _of_inference(own["method"], {**saved, **options_of(path, saved)})
+        own = _of_inference(own["method"], own)
+    options = (saved | own).keys() - {"merged"}
+    differing = sorted(key for key in options if saved.get(key) != own.get(key))[:LISTED]
     if differing:
         raise UserError(
             f"{path}: made for "
@@ -130,7 +135,23 @@ def load_tuned(model: nn.Module, path: str | Path) -> nn.Module:
             + ", ".join(f"{key}={own.get(key)!r}" for key in differing)
             + "; attach the method with the options of the file, or let from_pretrained do it"
         )
+    if merged := merged_into(model):  # which of these weights a merge changes depends on the values
+        known = tuned_state_dict(model)
+        merged.places += [
+            place for name, place in tensor_places(bare(model)) if name in state and name not in known
+        ]
     return load_tuned_state_dict(model, state)
+
+
+def _check_merged(path: str | Path, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse a file whose methods were merged into weights where the model's are not, or the reverse."""
+    there, here = ([each["method"] for each in side.get("merged", [])] for side in (saved, own))
+    if there != here:
+        raise UserError(
+            f"{path}: saved with {' and '.join(there) or 'nothing'} merged into weights of the backbone, the "
+            f"model has {' and '.join(here) or 'nothing'} merged; load before merging, merge as the file has "
+            f"it, or let from_pretrained do it"
+        )
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -158,7 +179,7 @@ def method_of(path: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:
         UserError: They say nothing.
     """
     saved = parsed(metadata, "mosa.method")
-    if not isinstance(saved.get("method"), str):
+    if not isinstance(saved.get("method"), str) and not saved.get("merged"):
         raise UserError(f"{path}: names no method in its metadata; expected a file of save_tuned")
     return saved
 
@@ -173,26 +194,20 @@ def parsed(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
 
 
 def described(model: nn.Module) -> dict[str, Any]:
-    """Return the name of the method that a model has, its options, and whether weights have it merged."""
-    model = bare(model)
+    """Return the method that a model has attached with its options, and those that are merged into weights.
+
+    Raises:
+        UserError: There is none.
+    """
     merged = merged_into(model)
-    methods = merged.methods if merged else []
-    if hasattr(model, "peft"):
-        found = _dumped(attachment(model).method)
-    elif methods:
-        found = _dumped(methods[-1])
-    else:
-        attachment(model)
-        raise AssertionError("unreachable")
-    return found | ({"merged": [each.name for each in methods]} if methods else {})
+    if merged is None:
+        return dumped(attachment(model).method)
+    attached = dumped(attachment(model).method) if hasattr(bare(model), "peft") else {"method": None}
+    return attached | {"merged": merged.methods}
 
 
-def _dumped(method: Method) -> dict[str, Any]:
-    return {"method": method.name} | method.model_dump()
-
-
-def _options(path: str | Path, saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of a file, each, with the same value for all that only training reads.
+def options_of(path: str | Path, saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that a file has, each; one that the file is older than at its neutral value.
 
     Raises:
         UserError: An option is unknown, or is missing without a neutral value.
@@ -203,18 +218,26 @@ def _options(path: str | Path, saved: Mapping[str, Any]) -> dict[str, Any]:
     for name in given:
         if name not in fields:
             raise UserError(f"{path}: {unknown(f'option of method {method!r}', name, fields)}")
-    found = {}
     for name, field in fields.items():
         extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
-        if extra.get("training"):
-            found[name] = None
-        elif name in given:
-            found[name] = given[name]
-        elif "neutral" in extra:
-            found[name] = extra["neutral"]
-        else:
+        if name not in given and "neutral" in extra:
+            given[name] = extra["neutral"]
+        elif name not in given and extra.get("training"):
+            given[name] = field.default
+        elif name not in given:
             raise UserError(
                 f"{path}: says nothing of {name!r}, an option of method {method!r} without a neutral value, "
                 f"which one that is added later must declare"
             )
-    return found
+    return given
+
+
+def _of_inference(method: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options that not only training reads."""
+    fields = get_method(method).model_fields
+    training = {
+        name
+        for name, field in fields.items()
+        if isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("training")
+    }
+    return {name: value for name, value in options.items() if name not in training}

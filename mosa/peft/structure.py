@@ -96,10 +96,17 @@ def tensor_places(model: nn.Module) -> Iterator[tuple[str, Place]]:
                     yield f"{prefix}.{key}" if prefix else key, Place(module, dictionary, key)
 
 
+def shared_places(model: nn.Module, places: dict[str, Place]) -> dict[str, Place]:
+    """Return those of a backbone's places whose tensors a model has."""
+    reachable = {id(each) for each in chain(model.parameters(), model.buffers())}
+    return {name: place for name, place in places.items() if id(place.value) in reachable}
+
+
 class Change:
     """What attaching a method changed of a backbone: `swap` takes it back, and makes it again.
 
-    Frozen weights are shared by both states. Of what is tuned, each state has tensors of its own.
+    Frozen weights are shared by both states. What is tuned of the backbone are copies, made here, so that
+    its own tensors stay as they are, also for other methods that stand on them.
 
     Args:
         model: The model with the method attached.
@@ -111,41 +118,39 @@ class Change:
         values: What is in each of these places in the state that the model is not in.
         asks: Each parameter of both states, and whether it requires a gradient in the other one.
         tuned: The backbone's names of what is tuned of it.
-        tensors: The places of the backbone's tensors that the model has in both states, by their names.
     """
 
     def __init__(self, model: nn.Module, before: Structure, buffers: tuple[str, ...]) -> None:
         differences = before.differences()
-        asked = {id(each): requires_grad for each, _, requires_grad in before.parameters}
         moved = {id(model.get_buffer(name)) for name in buffers if model.get_buffer(name) is not None}
-        kept: dict[int, Tensor] = {}
+        own: dict[int, Tensor] = {}
         self.tuned: list[str] = []
         for name, place in before.tensors.items():
             value = differences.get(place, place.value)
             if value.requires_grad or id(value) in moved:
                 copy = value.detach().clone()
-                if isinstance(value, nn.Parameter):
-                    copy = nn.Parameter(copy, asked[id(value)])
-                kept[id(value)] = copy
+                own[id(value)] = nn.Parameter(copy) if isinstance(value, nn.Parameter) else copy
                 self.tuned.append(name)
-        for module, attributes in before.attributes:
+        known = {module for module, _ in before.attributes}
+        for module in model.modules():
             for dictionary in TENSORS:
-                for key in attributes[dictionary]:
-                    place = Place(module, dictionary, key)
-                    value = differences.get(place, place.value)
-                    if id(value) in kept:
-                        differences[place] = kept[id(value)]
+                for key, value in getattr(module, dictionary).items():
+                    if id(value) in own:
+                        if module in known:
+                            differences.setdefault(Place(module, dictionary, key), value)
+                        getattr(module, dictionary)[key] = own[id(value)]
+        for parameter, _, requires_grad in before.parameters:
+            if id(parameter) in own:
+                parameter.requires_grad_(requires_grad)
         self.places, self.values = list(differences), list(differences.values())
         self.asks = [
-            (each, requires_grad) for each, _, requires_grad in before.parameters if id(each) not in kept
+            (each, requires_grad) for each, _, requires_grad in before.parameters if id(each) not in own
         ]
         self.orders = {
             (module, name): list(content)
             for module, name, _, content in before.dictionaries
             if any(place[:2] == (module, name) for place in self.places)
         }
-        reachable = {id(each) for each in chain(model.parameters(), model.buffers())}
-        self.tensors = {name: place for name, place in before.tensors.items() if id(place.value) in reachable}
         self.like = _kind(model)
         self.norms = [
             each for each in model.modules() if has_statistics(each) and each.training == model.training
@@ -170,12 +175,11 @@ class Change:
         for norm in self.norms:
             norm.training = model.training
 
-    def disturbed(self, model: nn.Module) -> str | None:
+    def disturbed(self, model: nn.Module, backbone: dict[str, Place]) -> str | None:
         """Return the name of a tensor of the backbone that was replaced or unfrozen since, or None."""
-        reachable = {id(each) for each in chain(model.parameters(), model.buffers())}
-        for name, place in self.tensors.items():
-            value = place.value
-            if id(value) not in reachable or (value.requires_grad and name not in self.tuned):
+        shared = shared_places(model, backbone)
+        for name, place in backbone.items():
+            if name not in self.tuned and (name not in shared or place.value.requires_grad):
                 return name
         return None
 
