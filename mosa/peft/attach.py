@@ -13,7 +13,7 @@ from mosa.base.words import count
 from mosa.peft.blocks import call_projections, description_of, find_blocks, find_head, passes_can_separate
 from mosa.peft.choice import choice_of
 from mosa.peft.method import Batches, Method, build_method
-from mosa.peft.parallel import bare, refuse_wrapped
+from mosa.peft.parallel import bare, check_known, refuse_wrapped
 from mosa.peft.proof import blank_copy, example_images, unreached, watch_calls
 from mosa.peft.routing import Passes, is_stochastic, repeat_batch
 from mosa.peft.statistics import has_statistics, is_frozen, keep_statistics
@@ -395,6 +395,7 @@ def forward_passes(model: nn.Module, images: Tensor, passes: int) -> Tensor:
         raise UserError(f"{passes} passes need a tensor of images, got a {type(images).__name__}")
     if state.fork is None:
         images = repeat_batch(images, passes)
+    check_known(model, bare(model))
     state.passes.requested = passes
     return cast(Tensor, model(images))
 

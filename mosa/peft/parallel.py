@@ -58,18 +58,29 @@ def check_reduced(model: nn.Module, look: bool) -> None:
         return
     wrapper = getattr(DistributedDataParallel, "_active_ddp_module", None)
     if wrapper is not None:
-        known = {id(each) for each in getattr(wrapper, "_module_parameters", wrapper.parameters())}
-        for name, each in model.named_parameters():
-            if each.requires_grad and id(each) not in known:
-                raise UserError(
-                    f"{name!r} is tuned, but DistributedDataParallel does not know it, so each process would "
-                    f"train its own: attach and set_active first, and wrap the model afterwards"
-                )
+        check_known(wrapper, model)
     elif look and any(module is model for each in _wrappers() for module in each.modules()):
         raise UserError(
             f"this {type(model).__name__} is within a DistributedDataParallel and was called without it, so "
             f"each process would train its own: give tuning_loss, or call, the wrapped model"
         )
+
+
+def check_known(wrapper: nn.Module, model: nn.Module) -> None:
+    """Refuse a DistributedDataParallel that was made before something of its model was tuned.
+
+    Raises:
+        UserError: It was.
+    """
+    if not isinstance(wrapper, DistributedDataParallel):
+        return
+    known = {id(each) for each in getattr(wrapper, "_module_parameters", wrapper.parameters())}
+    for name, each in model.named_parameters():
+        if each.requires_grad and id(each) not in known:
+            raise UserError(
+                f"{name!r} is tuned, but DistributedDataParallel does not know it, so each process would "
+                f"train its own: attach and set_active first, and wrap the model afterwards"
+            )
 
 
 def _wrappers() -> list[DistributedDataParallel]:

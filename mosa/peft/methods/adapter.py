@@ -203,5 +203,6 @@ class Bottleneck(nn.Module):
 
     @staticmethod
     def _add(output: Tensor, branch: Tensor) -> Tensor:
-        output = repeat_batch(output, len(branch) // len(output))  # the passes may separate in the branch
+        passes = branch.shape[0] // output.shape[0]  # they may separate in the branch
+        output = repeat_batch(output, passes)
         return output + branch.view_as(output)

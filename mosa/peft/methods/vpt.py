@@ -15,7 +15,6 @@ from mosa.base.seeding import generator
 from mosa.base.timm import SwinTransformerBlock, SwinTransformerV2Block
 from mosa.peft.blocks import BlockView, block_width, find_blocks
 from mosa.peft.method import TRAINING, Method
-from mosa.peft.routing import repeat_batch
 
 
 class Vpt(Method):
@@ -168,7 +167,7 @@ class Prompts(nn.Module):
         self.drop = nn.Dropout(options.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        prompts = self.drop(repeat_batch(self.tokens.unsqueeze(0), len(x)))
+        prompts = self.drop(self.tokens.unsqueeze(0).repeat(x.shape[0], 1, 1))
         return torch.cat((x[:, : self.prefix], prompts, x[:, self.prefix :]), dim=1)
 
     def insert(self, block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -185,7 +184,7 @@ class Prompts(nn.Module):
         They are those of an image in all of its windows. Where the block normalises before the attention, it
         does so to them.
         """
-        prompts = self.drop(repeat_batch(self.tokens.unsqueeze(0), len(x)))
+        prompts = self.drop(self.tokens.unsqueeze(0).repeat(x.shape[0], 1, 1))
         if isinstance(block, SwinTransformerBlock):
             prompts = block.norm1(prompts)
 
@@ -193,7 +192,7 @@ class Prompts(nn.Module):
             count = len(self.tokens)
             if mask is not None:
                 mask = F.pad(mask, (count, 0, count, 0))
-            first = prompts.repeat_interleave(len(windows) // len(x), dim=0)
+            first = prompts.repeat_interleave(windows.shape[0] // x.shape[0], dim=0)
             return block.attn(torch.cat((first, windows), dim=1), mask=mask)[:, count:]
 
         view = BlockView(block, attn=attend)
