@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -197,4 +196,4 @@ class Ensemble:
         averaged.set(False)
         if model.training or output is None:  # None: the forward failed
             return None
-        return torch.stack(output.chunk(self.experts)).mean(0)
+        return output.unflatten(0, (self.experts, -1)).mean(0)

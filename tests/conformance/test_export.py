@@ -1,4 +1,4 @@
-"""Models with a method, merged or not, leave PyTorch: by torch.export, torch.jit.trace and ONNX, for any batch."""
+"""Models with a method, merged or not, leave PyTorch for batches of any size: torch.export, trace, ONNX."""
 
 import copy
 import importlib.util
