@@ -8,12 +8,12 @@ import timm
 import torch
 
 
-def backbone(num_classes: int = 3) -> torch.nn.Module:
+def backbone() -> torch.nn.Module:
     """Return the same weights each time; yours: timm.create_model(name, pretrained=True)."""
     torch.manual_seed(0)
     return timm.create_model(
         "vit_tiny_patch16_224",
-        img_size=32, patch_size=8, depth=2, embed_dim=48, num_heads=3, num_classes=num_classes,
+        img_size=32, patch_size=8, depth=2, embed_dim=48, num_heads=3, num_classes=3,
     )  # fmt: skip
 
 
@@ -45,7 +45,9 @@ assert torch.equal(pets(images), model.eval()(images))
 print(f"loss after ten more steps: {train(pets, labels):.3f}")
 
 # For other classes: what the method has learned, with a new classifier.
-other = mosa.peft.from_pretrained("pets.safetensors", backbone(num_classes=2), head=False)
+other = backbone()
+other.reset_classifier(2)
+mosa.peft.from_pretrained("pets.safetensors", other, head=False)
 print(f"loss with two other classes: {train(other, labels % 2):.3f}")
 
 # Beside another method on the same backbone.
