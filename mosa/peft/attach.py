@@ -134,7 +134,7 @@ def attach(
         >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
         >>> model = mosa.peft.attach(model, "mosa", bottleneck=16, experts=4)
         >>> mosa.peft.count_parameters(model)
-        ParameterCount(adapter=88512, head=1930, total=90442)
+        ParameterCount(adapter=87744, head=1930, total=89674)
     """
     refuse_wrapped(model, "attach to")
     method = _built(method, options)
