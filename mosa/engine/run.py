@@ -211,7 +211,7 @@ def _attach(ready: Prepared) -> None:
         data = state["model"] if state else _batches_in_any_order(ready)
     own = bool(ready.run.specification.plugins)  # of which no test proves anything
     verify = own or family_of(ready.backbone.architecture) not in PROVED
-    attach(model, method, seed=seed, verify=verify, data=data)
+    attach(model, method, seed=seed, verify=verify, restorable=False, data=data)
     ready.train_flops = training_flops(model, ready.backbone.image_size)
     ready.machine.place(model)
     ready.trained = count_parameters(model).total

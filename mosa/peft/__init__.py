@@ -16,19 +16,20 @@ from mosa.peft.attach import (
     attach,
     attachment,
     count_parameters,
+    detach,
     forward_passes,
-    load_tuned,
-    load_tuned_state_dict,
+    list_adapters,
     merge,
-    save_tuned,
-    tuned_state_dict,
+    set_active,
 )
 from mosa.peft.choice import example_batches
 from mosa.peft.losses import passes_loss, tuning_loss
 from mosa.peft.method import Chosen, Method, build_method, get_method, list_methods
 from mosa.peft.own_blocks import describe_blocks
+from mosa.peft.pretrained import from_pretrained, get_label_names, save_pretrained
 from mosa.peft.split import SplitLinear
 from mosa.peft.splitting import Splitting
+from mosa.peft.state import load_tuned, load_tuned_state_dict, save_tuned, tuned_state_dict
 
 __all__ = [
     "Chosen",
@@ -41,15 +42,21 @@ __all__ = [
     "build_method",
     "count_parameters",
     "describe_blocks",
+    "detach",
     "example_batches",
     "forward_passes",
+    "from_pretrained",
+    "get_label_names",
     "get_method",
+    "list_adapters",
     "list_methods",
     "load_tuned",
     "load_tuned_state_dict",
     "merge",
     "passes_loss",
+    "save_pretrained",
     "save_tuned",
+    "set_active",
     "tuned_state_dict",
     "tuning_loss",
 ]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError, unknown
@@ -12,6 +12,7 @@ from mosa.base.plugins import Registry, use_installed
 from mosa.peft.blocks import DESCRIBED, FAMILIES, families_of, find_blocks, no_known_block
 
 _REGISTRY: Registry[type["Method"]] = Registry("method")
+TRAINING: dict[str, JsonValue] = {"training": True}  # of an option that only training reads
 Batches = Iterable[tuple[Tensor, Tensor]]  # of images and their labels
 
 
@@ -51,12 +52,16 @@ class Method(BaseModel):
         0.0,
         ge=0,
         description="Weight of the symmetric KL term between the outputs of two forward passes.",
+        json_schema_extra=TRAINING,
     )
-    second_pass: float = Field(0.0, ge=0, description="Weight of the cross-entropy of the second pass.")
+    second_pass: float = Field(
+        0.0, ge=0, description="Weight of the cross-entropy of the second pass.", json_schema_extra=TRAINING
+    )
     feature_consistency: float = Field(
         0.0,
         ge=0,
         description="Weight of the mean squared difference of two passes, a mean over the first six blocks.",
+        json_schema_extra=TRAINING,
     )
 
     @classmethod

@@ -3,6 +3,7 @@
 import copy
 import math
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,39 +15,10 @@ IMAGES = 2  # BatchNorm wants more than one value per channel
 COMPUTED = 5e10
 
 
-class Structure:
-    """What a model is made of, so that all of it can be put back.
-
-    Args:
-        model: The model; nothing of it is copied but its dictionaries.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        self.attributes = [(module, dict(vars(module))) for module in model.modules()]
-        self.dictionaries = [
-            (value, value.copy())
-            for _, attributes in self.attributes
-            for value in attributes.values()
-            if isinstance(value, dict)
-        ]
-        self.parameters = [(each, each.data, each.requires_grad) for each in model.parameters()]
-
-    def restore(self) -> None:
-        """Put modules, parameters, buffers, hooks and attributes back, and what requires a gradient."""
-        for module, attributes in self.attributes:
-            vars(module).clear()
-            vars(module).update(attributes)
-        for dictionary, content in self.dictionaries:  # in place: handles of hooks refer to theirs
-            dictionary.clear()
-            dictionary.update(content)
-        for parameter, data, requires_grad in self.parameters:
-            parameter.data = data
-            parameter.requires_grad_(requires_grad)
-
-
 def blank_copy(model: nn.Module, device: torch.device) -> nn.Module:
     """Return a copy of a model whose parameters and buffers are zeros on a device."""
-    memo = {}
+    inactive = vars(model).get("mosa_inactive")
+    memo: dict[int, Any] = {} if inactive is None else {id(inactive): {}}  # they are no part of the model
     for tensor in chain(model.parameters(), model.buffers()):
         zeros = torch.zeros_like(tensor, device=device, requires_grad=False)
         is_parameter = isinstance(tensor, nn.Parameter)

@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.base.timm import DropPath, PatchDropout, PatchDropoutWithIndices
+from mosa.peft.parallel import check_reduced, is_distributed
 
 REMEMBERED = 64  # forwards within activation checkpoints whose experts are kept for their repetition
 
@@ -35,10 +36,12 @@ class Passes:
         requested: Passes of the next forward.
         features: Outputs of the first blocks, each of shape (passes * batch, ...), if the loss compares them.
         router: Draws the experts of each forward; None: the method has none.
+        trained: Training forwards in a group of processes so far.
     """
 
     def __init__(self) -> None:
         self.count = 1
+        self.trained = 0
         self.requested = 1
         self.features: list[Tensor] = []
         self.router: Router | None = None
@@ -54,6 +57,9 @@ class Passes:
         """Apply the request to the forward that is about to start: a forward pre-hook of the model."""
         self.count, self.requested = self.requested, 1
         self.features = []
+        if model.training and is_distributed() and not in_backward():
+            self.trained += 1
+            check_reduced(model, look=self.trained & (self.trained - 1) == 0)  # in forward 1, 2, 4, 8, ...
 
     def end(self, model: nn.Module, inputs: Any, output: Any) -> None:
         """Forget the forward, and have its backward bring it back: a forward hook of the model."""

@@ -2,14 +2,13 @@
 
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
-from mosa.peft.method import Method
+from mosa.peft.method import TRAINING, Method
 from mosa.peft.routing import Passes, Router, repeat_batch
 from mosa.peft.split import Merge, SplitLinear, Structure, averaged, too_many_experts
 
@@ -44,16 +43,19 @@ class Splitting(Method):
         gt=0,
         description="Factor of the learning rate of split weights. An entry that is active in 1/N of the "
         "passes and merged by the mean drifts N^-3/2 as far under AdamW as a dense one: 1/8 for N = 4.",
-        json_schema_extra={"neutral": 1.0},
+        json_schema_extra={"neutral": 1.0, **TRAINING},
     )
     every_expert: bool = Field(
         False,
         description="Train every expert in every step: N passes, of which each has another expert in each "
         "projection, and the mean of their cross-entropies; a control, which needs consistency 0.",
-        json_schema_extra={"neutral": False},
+        json_schema_extra={"neutral": False, **TRAINING},
     )
     consistency: float = Field(
-        1.0, ge=0, description="Weight of the symmetric KL term between the outputs of two forward passes."
+        1.0,
+        ge=0,
+        description="Weight of the symmetric KL term between the outputs of two forward passes.",
+        json_schema_extra=TRAINING,
     )
 
     @model_validator(mode="after")
@@ -194,4 +196,4 @@ class Ensemble:
         averaged.set(False)
         if model.training or output is None:  # None: the forward failed
             return None
-        return torch.stack(output.chunk(self.experts)).mean(0)
+        return output.unflatten(0, (self.experts, -1)).mean(0)

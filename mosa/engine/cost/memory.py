@@ -170,7 +170,7 @@ def _memory_row(specification: Specification, classes: int, machine: Machine) ->
     model, built = build_backbone(backbone.architecture, "random", classes, image_size=backbone.image_size)
     try:
         method = build_method(specification.method, **specification.options)
-        attach(model, method, data=example_batches(model))
+        attach(model, method, restorable=False, data=example_batches(model))
     except UserError as error:
         raise UserError(f"backbone {backbone.name}, variant {specification.variant}: {error}") from None
     size_of, images_in = fitting(model, built.image_size, training, machine)

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mosa.base.seeding import generator
-from mosa.peft.method import Method
+from mosa.peft.method import TRAINING, Method
 from mosa.peft.methods.adapter import Adapter
 from mosa.peft.routing import Router, drawn, linear_per_pass
 
@@ -29,7 +29,10 @@ class AdaMix(Adapter):
         "both", description="Which projections have experts; the others are shared."
     )
     consistency: float = Field(
-        1.0, ge=0, description="Weight of the symmetric KL term between the outputs of two forward passes."
+        1.0,
+        ge=0,
+        description="Weight of the symmetric KL term between the outputs of two forward passes.",
+        json_schema_extra=TRAINING,
     )
 
     @property

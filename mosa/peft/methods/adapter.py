@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import BlockView, block_width, channel_dim, find_blocks, part_of, sites_of
-from mosa.peft.method import BranchShape, Method
+from mosa.peft.method import TRAINING, BranchShape, Method
 from mosa.peft.routing import repeat_batch
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -52,7 +52,9 @@ class Adapter(Method):
     )
     scale: float = Field(0.1, description="Factor s of the branch.")
     learn_scale: bool = Field(False, description="Train the factor, starting from `scale`.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate after the activation.")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="Dropout rate after the activation.", json_schema_extra=TRAINING
+    )
     norm: bool = Field(True, description="Start the branch with its own LayerNorm.")
     norm_eps: float = Field(
         1e-5,
@@ -201,5 +203,6 @@ class Bottleneck(nn.Module):
 
     @staticmethod
     def _add(output: Tensor, branch: Tensor) -> Tensor:
-        output = repeat_batch(output, len(branch) // len(output))  # the passes may separate in the branch
+        passes = branch.shape[0] // output.shape[0]  # they may separate in the branch
+        output = repeat_batch(output, passes)
         return output + branch.view_as(output)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mosa.base.seeding import generator
 from mosa.base.timm import DropPath
 from mosa.peft.blocks import block_width, channel_dim, find_blocks
-from mosa.peft.method import BranchShape, Method
+from mosa.peft.method import TRAINING, BranchShape, Method
 
 
 class AdapterPlus(Method):
@@ -28,9 +28,15 @@ class AdapterPlus(Method):
     )
 
     bottleneck: int = Field(8, ge=1, description="Channels b between the two projections.")
-    spread: float = Field(0.01, ge=0, description="Standard deviation of the initial projections.")
+    spread: float = Field(
+        0.01, ge=0, description="Standard deviation of the initial projections.", json_schema_extra=TRAINING
+    )
     drop_path: float = Field(
-        0.1, ge=0, lt=1, description="Rate at which the branch is dropped for an image in training."
+        0.1,
+        ge=0,
+        lt=1,
+        description="Rate at which the branch is dropped for an image in training.",
+        json_schema_extra=TRAINING,
     )
 
     @property

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
+from mosa.peft.method import TRAINING
 from mosa.peft.methods.repadapter import LinearAdapters, adapted_layers
 
 
@@ -30,7 +31,9 @@ class Arc(LinearAdapters):
     attribute: ClassVar[str] = "arc"
 
     bottleneck: int = Field(50, ge=1, description="Channels r between P and its transpose.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate of these channels.")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="Dropout rate of these channels.", json_schema_extra=TRAINING
+    )
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "arc")

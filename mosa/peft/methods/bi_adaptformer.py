@@ -7,7 +7,7 @@ from torch import nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import block_width
-from mosa.peft.method import BranchShape, Method
+from mosa.peft.method import TRAINING, BranchShape, Method
 from mosa.peft.methods.adapter import Adapter
 from mosa.peft.quantized import Bits, quantize
 
@@ -31,7 +31,9 @@ class BiAdaptformer(Method):
     bottleneck: int = Field(32, ge=1, description="Channels b between the two projections.")
     bits: Bits = Field(1, description="Bits of a weight: 1, 2 or 4.")
     scale: float = Field(1.0, description="Factor s of the branch; the paper chooses it for each task.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate after the activation.")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="Dropout rate after the activation.", json_schema_extra=TRAINING
+    )
 
     @property
     def starts_as_backbone(self) -> bool:

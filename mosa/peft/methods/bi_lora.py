@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
+from mosa.peft.method import TRAINING
 from mosa.peft.methods.lora import Lora, LowRank
 from mosa.peft.quantized import Bits, quantize
 
@@ -29,7 +30,9 @@ class BiLora(Lora):
     rank: int = Field(32, ge=1, description="Rank r of the change.")
     bits: Bits = Field(1, description="Bits of a weight: 1, 2 or 4.")
     scale: float = Field(1.0, description="Factor s of the change; the paper chooses it for each task.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate between A and B.")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="Dropout rate between A and B.", json_schema_extra=TRAINING
+    )
 
     @property
     def starts_as_backbone(self) -> bool:

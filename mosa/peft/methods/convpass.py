@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import block_width, find_blocks
-from mosa.peft.method import BranchShape, Method
+from mosa.peft.method import TRAINING, BranchShape, Method
 from mosa.peft.places import Image, beside, image_of, no_image
 
 
@@ -33,9 +33,11 @@ class Convpass(Method):
     bottleneck: int = Field(8, ge=1, description="Channels r of the convolution.")
     mlp: bool = Field(True, description="A branch beside the MLP, too, instead of only beside the attention.")
     scale: float = Field(1.0, description="Factor s of the branch.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate before Up.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate before Up.", json_schema_extra=TRAINING)
     start: Literal["identity", "xavier"] = Field(
-        "identity", description="Initial convolution; the released code takes xavier for Swin."
+        "identity",
+        description="Initial convolution; the released code takes xavier for Swin.",
+        json_schema_extra=TRAINING,
     )
 
     def unfit(self, model: nn.Module) -> str | None:

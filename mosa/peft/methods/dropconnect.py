@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mosa.peft.method import Method
+from mosa.peft.method import TRAINING, Method
 from mosa.peft.methods.adapter import Adapter
 from mosa.peft.routing import Passes
 
@@ -23,7 +23,9 @@ class DropConnect(Adapter):
     name: ClassVar[str] = "dropconnect"
     reference: ClassVar[str] = "Wan et al., DropConnect, ICML 2013; on the adapter's up-projection"
 
-    rate: float = Field(0.75, ge=0, lt=1, description="Share of the weights dropped in each pass.")
+    rate: float = Field(
+        0.75, ge=0, lt=1, description="Share of the weights dropped in each pass.", json_schema_extra=TRAINING
+    )
 
     def apply(self, model: nn.Module, seed: int) -> None:
         super().apply(model, seed)

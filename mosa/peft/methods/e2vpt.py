@@ -8,6 +8,7 @@ from torch import nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
+from mosa.peft.method import TRAINING
 from mosa.peft.methods.prefix import Prefixes, attention_width, no_known_attention, prepend, uniform
 from mosa.peft.methods.vpt import Vpt
 
@@ -28,7 +29,13 @@ class E2vpt(Vpt):
     families: ClassVar[tuple[str, ...]] = ("ViT",)
 
     prompts: int = Field(5, ge=1, description="Number of prompt tokens of a block.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate of the prompts, keys and values.")
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout rate of the prompts, keys and values.",
+        json_schema_extra=TRAINING,
+    )
     key_values: int = Field(5, ge=1, description="Number n of keys, and of values, that each attention gets.")
     shared: bool = Field(True, description="Take the same parameters as keys and as values.")
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import block_width, find_blocks
-from mosa.peft.method import Method
+from mosa.peft.method import TRAINING, Method
 
 LAYERS = ("qkv", "proj", "fc1", "fc2")
 
@@ -35,7 +35,9 @@ class Fact(Method):
     form: Literal["tt", "tk"] = Field("tt", description="Factorisation: tensor train or Tucker.")
     rank: int = Field(16, ge=1, description="Rank r: channels between U and V.")
     scale: float = Field(1.0, description="Factor s of the change.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate between S and V.")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="Dropout rate between S and V.", json_schema_extra=TRAINING
+    )
 
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mosa.base.errors import UserError
 from mosa.peft.blocks import BlockView, backbone_modules
 from mosa.peft.choice import gradients, taken
-from mosa.peft.method import Batches, Chosen
+from mosa.peft.method import TRAINING, Batches, Chosen
 
 
 class Gps(Chosen):
@@ -39,9 +39,13 @@ class Gps(Chosen):
     connections: int = Field(1, ge=1, description="Weights K of each neuron.")
     bias: bool = Field(True, description="Tune the biases of these layers, too.")
     loss: Literal["contrastive", "cross_entropy"] = Field(
-        "contrastive", description="Loss L whose gradients choose; cross_entropy is that of the classifier."
+        "contrastive",
+        description="Loss L whose gradients choose; cross_entropy is that of the classifier.",
+        json_schema_extra=TRAINING,
     )
-    temperature: float = Field(0.07, gt=0, description="Temperature t of the contrastive loss.")
+    temperature: float = Field(
+        0.07, gt=0, description="Temperature t of the contrastive loss.", json_schema_extra=TRAINING
+    )
 
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):

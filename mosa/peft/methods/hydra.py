@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
-from mosa.peft.method import BranchShape, Method
+from mosa.peft.method import TRAINING, BranchShape, Method
 
 TARGETS = ("proj", "fc1", "fc2")
 
@@ -34,7 +34,9 @@ class Hydra(Method):
         ["proj", "fc2"], min_length=1, description="Layers that are changed: any of proj, fc1, fc2."
     )
     scale: float = Field(1.0, description="Factor s of the branches.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate between A and B.")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Dropout rate between A and B.", json_schema_extra=TRAINING
+    )
 
     @field_validator("targets")
     @classmethod

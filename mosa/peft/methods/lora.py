@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import PROJECTIONS, QKV, Projection, find_blocks, projections_of
-from mosa.peft.method import BranchShape, Method
+from mosa.peft.method import TRAINING, BranchShape, Method
 
 Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 
@@ -32,7 +32,9 @@ class Lora(Method):
         ["q", "v"], min_length=1, description="Projections that are changed: any of q, k, v, proj, fc1, fc2."
     )
     scale: float = Field(1.0, description="Factor s of the change.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate of the input of A.")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="Dropout rate of the input of A.", json_schema_extra=TRAINING
+    )
 
     @field_validator("targets")
     @classmethod

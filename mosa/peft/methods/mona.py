@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import block_width, find_blocks
-from mosa.peft.method import BranchShape, Method
+from mosa.peft.method import TRAINING, BranchShape, Method
 from mosa.peft.places import Image, after_attention, image_of, no_image
 
 SIZES = (3, 5, 7)  # of the convolutions' kernels
@@ -36,7 +36,7 @@ class Mona(Method):
     families_reason: ClassVar[str] = "it adapts the output of the attention"
 
     bottleneck: int = Field(64, ge=1, description="Channels b of the convolutions.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate before Up.")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate before Up.", json_schema_extra=TRAINING)
 
     @property
     def starts_as_backbone(self) -> bool:

@@ -137,7 +137,7 @@ class Prefixes(nn.Module):
     def before(self, tokens: Tensor, prefix: Tensor) -> Tensor:
         """Put a prefix (p, d) before tokens (batch, heads, n, d / heads), in their dtype."""
         heads = prefix.unflatten(1, (tokens.shape[1], -1)).transpose(0, 1)
-        heads = self.drop(heads.to(tokens.dtype).expand(len(tokens), -1, -1, -1))
+        heads = self.drop(heads.to(tokens.dtype).expand(tokens.shape[0], -1, -1, -1))
         return torch.cat((heads, tokens), dim=2)
 
 
@@ -213,7 +213,7 @@ def attend_in_windows(attn: WindowAttention, x: Tensor, mask: Tensor | None = No
     q, k, v = attn.qkv(x).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
     bias = attn._get_rel_pos_bias()
     if mask is not None:  # of the windows (windows, n, n), in each image
-        bias = (bias + mask.unsqueeze(1)).repeat(len(x) // len(mask), 1, 1, 1)
+        bias = (bias + mask.unsqueeze(1)).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
     return attn.proj_drop(attn.proj(_attended(attn, q, k, v, bias)))
 
 

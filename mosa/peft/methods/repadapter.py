@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks, part_of, sites_of
-from mosa.peft.method import Method
+from mosa.peft.method import TRAINING, Method
 
 
 class LinearAdapters(Method):
@@ -79,7 +79,9 @@ class RepAdapter(LinearAdapters):
     bottleneck: int = Field(8, ge=1, description="Channels r between D and U.")
     groups: int = Field(2, ge=1, description="Groups of U; a divisor of r and of the width.")
     scale: float = Field(1.0, description="Factor s of the branch.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate between D and U.")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="Dropout rate between D and U.", json_schema_extra=TRAINING
+    )
 
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
+from mosa.peft.method import TRAINING
 from mosa.peft.methods.ssf import Ssf, affine_layers, insert_scale, merge_scale
 
 
@@ -31,7 +32,10 @@ class Rlrr(Ssf):
     )
 
     spread: float = Field(
-        0.02, ge=0, description="Standard deviation of ssf's initial scale around 1 and shift around 0."
+        0.02,
+        ge=0,
+        description="Standard deviation of ssf's initial scale around 1 and shift around 0.",
+        json_schema_extra=TRAINING,
     )
 
     @property

@@ -13,7 +13,7 @@ from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.peft.blocks import BlockView, final_norm, find_blocks
 from mosa.peft.choice import gradients, taken
-from mosa.peft.method import Batches, Chosen
+from mosa.peft.method import TRAINING, Batches, Chosen
 from mosa.peft.side import draw
 
 STEPS = range(1, 80)  # twentieths of the budget that are tried as the number of sensitive parameters
@@ -44,7 +44,12 @@ class Spt(Chosen):
     rank: int = Field(8, ge=1, description="Rank r of a low-rank change.")
     alpha: float = Field(5.0, gt=0, description="Preference for low-rank changes of matrices.")
     beta: float = Field(5.0, gt=0, description="Preference for vectors as a whole.")
-    batches: int = Field(8, ge=1, description="Training batches that sensitivities are summed over.")
+    batches: int = Field(
+        8,
+        ge=1,
+        description="Training batches that sensitivities are summed over.",
+        json_schema_extra=TRAINING,
+    )
 
     def choose(self, model: nn.Module, batches: Batches, seed: int) -> dict[str, Tensor]:
         layers = _layers(model)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mosa.base.seeding import generator
 from mosa.base.timm import Conv2dSame, LayerNorm, LayerNorm2d
 from mosa.peft.blocks import backbone_modules, channel_dim, find_blocks
-from mosa.peft.method import Method
+from mosa.peft.method import TRAINING, Method
 
 # Exactly these compute an affine function of their weight and bias, into which a scale and a shift merge;
 # others may standardise the weight first, or activate the output.
@@ -31,7 +31,10 @@ class Ssf(Method):
     )
 
     spread: float = Field(
-        0.02, ge=0, description="Standard deviation of the initial gamma around 1 and beta around 0."
+        0.02,
+        ge=0,
+        description="Standard deviation of the initial gamma around 1 and beta around 0.",
+        json_schema_extra=TRAINING,
     )
 
     @property

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import block_width, find_blocks
-from mosa.peft.method import BranchShape, Method
+from mosa.peft.method import TRAINING, BranchShape, Method
 from mosa.peft.places import beside
 
 PLACES = ("attention", "mlp", "block")
@@ -40,7 +40,7 @@ class UTuning(Method):
         description="Operations with a tuner: any of attention, mlp, block.",
     )
     scale: float = Field(1.0, description="Factor s of the tuner.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate before Up.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate before Up.", json_schema_extra=TRAINING)
 
     @field_validator("places")
     @classmethod

@@ -14,8 +14,7 @@ from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.base.timm import SwinTransformerBlock, SwinTransformerV2Block
 from mosa.peft.blocks import BlockView, block_width, find_blocks
-from mosa.peft.method import Method
-from mosa.peft.routing import repeat_batch
+from mosa.peft.method import TRAINING, Method
 
 
 class Vpt(Method):
@@ -39,7 +38,9 @@ class Vpt(Method):
 
     prompts: int = Field(10, ge=1, description="Number of prompt tokens of a block.")
     deep: bool = Field(True, description="New prompts before every block, instead of only before the first.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate of the prompts.")
+    dropout: float = Field(
+        0.1, ge=0, lt=1, description="Dropout rate of the prompts.", json_schema_extra=TRAINING
+    )
 
     @property
     def starts_as_backbone(self) -> bool:
@@ -166,7 +167,7 @@ class Prompts(nn.Module):
         self.drop = nn.Dropout(options.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        prompts = self.drop(repeat_batch(self.tokens.unsqueeze(0), len(x)))
+        prompts = self.drop(self.tokens.unsqueeze(0).repeat(x.shape[0], 1, 1))
         return torch.cat((x[:, : self.prefix], prompts, x[:, self.prefix :]), dim=1)
 
     def insert(self, block: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -183,7 +184,7 @@ class Prompts(nn.Module):
         They are those of an image in all of its windows. Where the block normalises before the attention, it
         does so to them.
         """
-        prompts = self.drop(repeat_batch(self.tokens.unsqueeze(0), len(x)))
+        prompts = self.drop(self.tokens.unsqueeze(0).repeat(x.shape[0], 1, 1))
         if isinstance(block, SwinTransformerBlock):
             prompts = block.norm1(prompts)
 
@@ -191,7 +192,7 @@ class Prompts(nn.Module):
             count = len(self.tokens)
             if mask is not None:
                 mask = F.pad(mask, (count, 0, count, 0))
-            first = prompts.repeat_interleave(len(windows) // len(x), dim=0)
+            first = prompts.repeat_interleave(windows.shape[0] // x.shape[0], dim=0)
             return block.attn(torch.cat((first, windows), dim=1), mask=mask)[:, count:]
 
         view = BlockView(block, attn=attend)

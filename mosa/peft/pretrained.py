@@ -1,0 +1,230 @@
+"""A trained method as one file that says what it is for: saved in one call, built and loaded in another."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mosa.base.errors import UserError, plain
+from mosa.base.timm import timm
+from mosa.peft.attach import Merged, attach, attachment, list_adapters, merged_into, reset_classifier
+from mosa.peft.blocks import find_head
+from mosa.peft.method import build_method
+from mosa.peft.parallel import bare, refuse_wrapped
+from mosa.peft.state import load_into, method_of, options_of, parsed, read, tuned_state_dict, write
+from mosa.peft.structure import Place, Structure, tensor_places
+
+
+def save_pretrained(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    label_names: Sequence[str] | None = None,
+    model_args: Mapping[str, Any] | None = None,
+) -> None:
+    """Save what a model has learned as one safetensors file, from which `from_pretrained` makes it again.
+
+    The file has the tuned tensors alone. Its metadata name the method and its options, timm's name of the
+    backbone with the tag of its weights, a SHA-256 of the weights that were not tuned, and the classes.
+
+    Args:
+        model: A model with a method attached, merged or not.
+        path: The file, such as "pets.safetensors"; it is overwritten.
+        label_names: The names of the classes, one for each output; by default, those that the model was
+            loaded with.
+        model_args: Arguments of `timm.create_model` that the backbone was made with, beside its name and the
+            number of classes, such as `{"img_size": 64}`; they must be JSON.
+
+    Raises:
+        UserError: Nothing is attached, there are not as many names as classes, or the file cannot be written.
+    """
+    model = bare(model)
+    names = list(label_names) if label_names is not None else get_label_names(model)
+    classes = getattr(model, "num_classes", None)
+    if names is not None and classes is not None and len(names) != classes:
+        raise UserError(f"label_names: {len(names)} names for {classes} classes")
+    merged, changed = merged_into(model), _changed(model)
+    config = getattr(model, "pretrained_cfg", None) or {}
+    about = {
+        "architecture": config.get("architecture"),
+        "tag": config.get("tag") or None,
+        "num_classes": classes,
+        "model_args": dict(model_args or {}),
+        "digest": _digest(model, changed),
+        "changed": sorted(changed),
+        "merged": _names(model, merged.places if merged else []),
+        "head": _head_names(model),
+        "label_names": names,
+    }
+    try:
+        text = json.dumps(about, sort_keys=True)
+    except TypeError as error:
+        raise UserError(f"model_args: {error}, so they cannot be saved") from None
+    write(model, path, {"mosa.backbone": text})
+
+
+def from_pretrained(
+    path: str | Path,
+    model: nn.Module | None = None,
+    *,
+    head: bool = True,
+    name: str | None = None,
+) -> nn.Module:
+    """Make a model from a file of `save_pretrained`: its backbone, its method, and what was trained.
+
+    Args:
+        path: The file.
+        model: The backbone, with its weights loaded, which is changed in place; by default, timm builds it
+            and loads its pretrained weights, from its cache or the network, and it is in evaluation mode.
+        head: Load the trained classifier, too, which gets the number of classes of the file. Otherwise the
+            model keeps its own.
+        name: The name by which `set_active` knows the method, where the model has or gets several.
+
+    Returns:
+        The model, with the method attached as it was saved: to use, to merge or to train on.
+
+    Raises:
+        UserError: The file is not one of `save_pretrained`; the backbone is not the one that it was trained
+            on, with the same weights; or the method cannot be attached, as `attach` says. A model that was
+            given is as it was then.
+    """
+    state, metadata = read(path)
+    saved, about = method_of(path, metadata), parsed(metadata, "mosa.backbone")
+    if not about:
+        raise UserError(f"{path}: says nothing of its backbone; expected a file of save_pretrained")
+    if model is None:
+        return _load(path, _build(path, about), state, saved, about, head, name).eval()
+    refuse_wrapped(model, "from_pretrained on")
+    whole = Structure(model)
+    try:
+        return _load(path, model, state, saved, about, head, name)
+    except BaseException:
+        whole.restore()
+        raise
+
+
+def get_label_names(model: nn.Module) -> list[str] | None:
+    """Return the names of the classes that the active method was saved with; None: it has none."""
+    if hasattr(bare(model), "peft"):
+        return attachment(model).label_names
+    merged = merged_into(model)
+    return merged.label_names if merged else None
+
+
+def _build(path: str | Path, about: Mapping[str, Any]) -> nn.Module:
+    """Return the backbone of a file, from timm."""
+    if not about.get("architecture"):
+        raise UserError(f"{path}: its backbone is not one of timm's: give from_pretrained the model")
+    name = ".".join(filter(None, (about["architecture"], about.get("tag"))))
+    try:
+        return timm.create_model(
+            name, pretrained=True, num_classes=about.get("num_classes"), **about.get("model_args", {})
+        )
+    except Exception as error:  # whatever timm, the hub or the network raise
+        raise UserError(
+            f"{path}: timm cannot build {name} with its pretrained weights ({type(error).__name__}: "
+            f"{plain(str(error))}); give from_pretrained the model"
+        ) from error
+
+
+def _load(
+    path: str | Path,
+    model: nn.Module,
+    state: dict[str, Tensor],
+    saved: dict[str, Any],
+    about: Mapping[str, Any],
+    head: bool,
+    name: str | None,
+) -> nn.Module:
+    """Attach the method of a file to a backbone, and load it. If it raises, the model is anyhow."""
+    _check_architecture(path, model, about)
+    if saved.get("merged") and (list_adapters(model) or merged_into(model)):
+        raise UserError(
+            f"{path}: has weights of the backbone, into which a method was merged; the model has other "
+            f"methods: give a backbone without any"
+        )
+    classes = about.get("num_classes") if head else None
+    if classes == getattr(model, "num_classes", classes):
+        classes = None
+    label_names = about.get("label_names") if head else None
+    if saved["method"] is not None:
+        method = build_method(saved["method"], **options_of(path, saved))
+        attach(model, method, name=name, num_classes=classes, verify=False, data=state)
+        attachment(model).label_names = label_names
+    else:
+        if classes is not None:
+            reset_classifier(model, classes, seed=0)
+        model.requires_grad_(False)
+        find_head(model).requires_grad_(True)
+    if saved.get("merged"):
+        backbone, names = _backbone(model), about.get("merged", ())
+        places = [place for key, place in backbone.items() if key in names]
+        model.mosa_merged = Merged(saved["merged"], places, label_names)
+    found = _digest(model, _changed(model) | set(about.get("changed", ())))
+    if found != about.get("digest"):
+        raise UserError(
+            f"{path}: trained on another backbone: the weights that were not tuned are not those of this "
+            f"model, by their SHA-256 ({found[:12]}, expected {str(about.get('digest'))[:12]}); load the "
+            f"same weights, in the same precision"
+        )
+    own = tuned_state_dict(model)
+    if not head:
+        own = {key: value for key, value in own.items() if key not in _head_names(model)}
+        state = {key: value for key, value in state.items() if key not in about.get("head", ())}
+    return load_into(model, own, state)
+
+
+def _check_architecture(path: str | Path, model: nn.Module, about: Mapping[str, Any]) -> None:
+    config = getattr(model, "pretrained_cfg", None) or {}
+    own, wanted = config.get("architecture"), about.get("architecture")
+    if own and wanted and own != wanted:
+        raise UserError(f"{path}: trained on another backbone: {wanted}, and this model is {own}")
+
+
+def _backbone(model: nn.Module) -> dict[str, Place]:
+    """Return the places of the backbone's tensors, by their names without a method."""
+    return attachment(model).backbone if hasattr(model, "peft") else dict(tensor_places(model))
+
+
+def _changed(model: nn.Module) -> set[str]:
+    """Return the backbone's names of what is tuned, or has something merged into it, and of the head."""
+    merged = merged_into(model)
+    buffers = attachment(model).buffers if hasattr(model, "peft") else ()
+    own = {id(each) for each in find_head(model).parameters()} | {
+        id(model.get_buffer(each)) for each in buffers
+    }
+    own |= {id(place.value) for place in merged.places} if merged else set()
+    change = attachment(model).change if hasattr(model, "peft") else None
+    return set(change.tuned if change else ()) | {
+        name
+        for name, place in _backbone(model).items()
+        if place.value.requires_grad or id(place.value) in own
+    }
+
+
+def _names(model: nn.Module, places: list[Place]) -> list[str]:
+    """Return the backbone's names of the tensors in some places."""
+    wanted = {id(place.value) for place in places}
+    return [name for name, place in _backbone(model).items() if id(place.value) in wanted]
+
+
+def _head_names(model: nn.Module) -> list[str]:
+    """Return the names of the classifier's parameters."""
+    head = {id(each) for each in find_head(model).parameters()}
+    return [name for name, place in tensor_places(model) if id(place.value) in head]
+
+
+def _digest(model: nn.Module, without: Iterable[str]) -> str:
+    """Return the SHA-256 of a backbone's tensors that a state dict has, except for some."""
+    digest, without = hashlib.sha256(), set(without)
+    for name, place in sorted(_backbone(model).items()):
+        if name in without or place.key in place.module._non_persistent_buffers_set:
+            continue
+        value = place.value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
