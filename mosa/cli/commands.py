@@ -10,23 +10,30 @@ import click
 from mosa import __version__
 from mosa.base.errors import UserError
 from mosa.cli import data, experiment, reference, results, runs
+from mosa.cli.help import Sections, examples
+
+_EXAMPLES = [
+    "mosa methods",
+    "mosa check --configfile configs/vtab1k.yaml",
+    "mosa tables --records results/runs --output tables",
+]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Sections, epilog=examples(_EXAMPLES), context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="mosa")
 def cli() -> None:
     """A reproducible benchmark of parameter-efficient fine-tuning for vision."""
 
 
-for _command in (
-    *(data.make_data, data.pretrain),
-    *(runs.train, runs.tune, runs.choose, runs.choices),
-    *(experiment.check, experiment.plan, experiment.memory),
-    *(experiment.collect, experiment.verify, experiment.reproduce),
-    *(results.tables, results.plots, results.report),
-    *(reference.methods, reference.tasks, reference.schema),
-):
-    cli.add_command(_command)
+cli.add("Before a run", [experiment.check, experiment.plan, experiment.memory])
+cli.add("Show results", [results.tables, results.plots, results.report])
+cli.add("Trust a record", [experiment.verify, experiment.reproduce])
+cli.add("Look up", [reference.methods, reference.tasks])
+cli.add("Steps of the workflow", [data.make_data, runs.train, runs.tune, runs.choose, runs.choices])
+cli.add("Steps of the workflow", [experiment.collect])
+cli.add("For developers", [data.pretrain, reference.schema])
 
 
 def run() -> None:

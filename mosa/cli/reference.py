@@ -5,13 +5,19 @@ import json
 import click
 
 from mosa.base.files import PACKAGE, SCHEMAS
+from mosa.cli.options import JSON, echo_json
 
 
 @click.command()
-def methods() -> None:
+@JSON
+def methods(as_json: bool) -> None:
     """List the methods, with their architectures, options and defaults."""
     from mosa.peft import get_method, list_methods
 
+    if as_json:
+        from mosa.peft.describe import methods_data
+
+        return echo_json(methods_data())
     for name in list_methods():
         method = get_method(name)
         click.echo(f"{name}: {method.__doc__.partition(chr(10))[0]}")
@@ -21,10 +27,14 @@ def methods() -> None:
 
 
 @click.command()
-def tasks() -> None:
+@JSON
+def tasks(as_json: bool) -> None:
     """List the benchmarks and their tasks."""
     from mosa.data.catalogue import get_task, list_benchmarks, list_tasks
 
+    if as_json:
+        names = [f"{benchmark}/{name}" for benchmark in list_benchmarks() for name in list_tasks(benchmark)]
+        return echo_json({name: get_task(name) for name in names})
     for benchmark in list_benchmarks():
         for name in list_tasks(benchmark):
             task = get_task(f"{benchmark}/{name}")
@@ -36,15 +46,19 @@ def tasks() -> None:
 @click.command()
 def schema() -> None:
     """Write again what is generated: schemas, the list of tables and plots, and pages of docs."""
+    from mosa.cli.help import commands_page
+    from mosa.data.sources import with_sources
     from mosa.engine.cost.flops import count_backbones
     from mosa.experiment.outputs import OUTPUTS
     from mosa.experiment.schema import config_schema, configuration_page
     from mosa.peft.describe import methods_page, methods_schema
     from mosa.results.backbone_flops import COUNTED
     from mosa.results.describe import record_schema, records_page
+    from mosa.results.published.settings import CONFIGS, config_text
     from mosa.results.registry import generated_files, outputs_data
 
-    docs = PACKAGE.parent / "docs"
+    docs, configs = PACKAGE.parent / "docs", PACKAGE.parent / "configs"
+    sourced = {docs / "data.md": "data", docs / "weights.md": "weights"} if docs.is_dir() else {}
     for path, text in (
         (SCHEMAS / "methods.schema.json", json.dumps(methods_schema(), indent=2) + "\n"),
         (SCHEMAS / "config.schema.json", json.dumps(config_schema(), indent=2) + "\n"),
@@ -53,6 +67,9 @@ def schema() -> None:
         (docs / "records.md", records_page()),
         (docs / "methods.md", methods_page()),
         (docs / "configuration.md", configuration_page()),
+        (docs / "cli.md", commands_page(click.get_current_context().find_root().command)),
+        *((path, with_sources(path.read_text(encoding="utf-8"), kind)) for path, kind in sourced.items()),
+        *((configs / f"{name}.yaml", config_text(name)) for name in CONFIGS),
         (OUTPUTS, json.dumps(outputs_data(), indent=2) + "\n"),
         *(generated_files().items() if docs.is_dir() else ()),
     ):
