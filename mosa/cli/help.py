@@ -68,7 +68,7 @@ class Sections(click.Group):
 
 
 def examples(commands: Sequence[str]) -> str | None:
-    """Return commands as the end of a help text, whose lines click does not fill again; None: there are none."""
+    """Return commands as the end of a help text, whose lines click leaves as they are."""
     return "\b\n" + "\n".join(["Examples:", *(f"  {line}" for line in commands)]) if commands else None
 
 
@@ -77,8 +77,9 @@ def commands_page(group: Sections) -> str:
     lines = [
         "# Commands",
         "",
-        "Written by `mosa schema` from the commands themselves; do not edit. `mosa --help` and `mosa VERB --help`",
-        "say the same. The commands that a script reads take `--json`. Completion in a shell: [below](#completion).",
+        "Written by `mosa schema` from the commands themselves; do not edit. `mosa --help` and",
+        "`mosa VERB --help` say the same. The commands that a script reads take `--json`. Completion in a",
+        "shell: [below](#completion).",
     ]
     for section, commands in group.sections().items():
         lines += ["", f"## {section}"]

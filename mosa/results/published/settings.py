@@ -2,7 +2,7 @@
 
 settings.csv has one method and task a row: `name` in its paper, `method` and `options` with this project's
 names (empty: it has no such method), `training`, `normalization` of the images (empty: not read), and the
-repository, file and commit where the values stand. What could not be read is not there: a name may lack tasks.
+repository, file and commit where the values stand. A name may lack tasks: only what was read is there.
 """
 
 import csv
