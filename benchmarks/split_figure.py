@@ -1,4 +1,4 @@
-"""Draw docs/images/split.svg: one matrix, split among four experts, trained one at a time, merged by the mean.
+"""Draw docs/images/split.svg: one matrix, split among four experts, which are trained and merged.
 
     python benchmarks/split_figure.py
 
@@ -16,7 +16,7 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 LETTERS = "ABCD"
 INITIAL, INK = "#e4e7eb", "#1f2933"
 TOP = 64
-WIDTH, HEIGHT = 860, 236
+WIDTH, HEIGHT = 880, 236
 
 
 def partition(seed: int = 0) -> list[list[int]]:
@@ -40,7 +40,7 @@ def draw() -> str:
     parts += _text(left, 24, "1. Split: each entry has one expert", bold=True)
     parts += _matrix(left, owners, lambda owner: COLOURS[owner], LETTERS)
     parts += _text(left, TOP + ROWS * CELL + 20, "W: as many entries as dense")
-    left = 262
+    left = 292
     parts += _text(left, 24, "2. Train: one expert in each pass, drawn at random", bold=True)
     for expert in range(EXPERTS):
         place = left + expert * (0.6 * step + 34)
@@ -52,7 +52,7 @@ def draw() -> str:
     parts += _text(left, below + 22, "active: its own entries; grey: their initial value W0 (zero)")
     parts += _text(left, below + 40, "a second pass with other experts: both shall predict alike")
     parts += _text(left, below + 58, "each weight is trained in 1 of 4 passes", bold=True)
-    left = 700
+    left = 728
     parts += _text(left, 24, "3. Merge: the mean", bold=True)
     parts += _matrix(left, owners, lambda owner: "#7b8794", "")
     parts += _text(left, TOP + ROWS * CELL + 20, "(W + 3 W0) / 4:")

@@ -1,7 +1,7 @@
-"""Hooks of mkdocs: pages at the top of the repository are in the site, too, and links out of docs/ work there.
+"""Hooks of mkdocs: pages at the top of the repository are in the site, and links out of docs/ work there.
 
-Pages link to files of the repository as GitHub shows them (../mosa/results/stats.py). In the site such a link
-leads to `repo_url` of mkdocs.yml where that is set; otherwise to a copy of the file, and a folder is only named.
+Pages link to files of the repository as GitHub shows them (../mosa/results/stats.py). In the site such a
+link leads to `repo_url` of mkdocs.yml where that is set; otherwise to a copy of the file. A folder has none.
 """
 
 import re
@@ -22,11 +22,8 @@ def on_files(files: Files, config) -> Files:
     if not config.repo_url:
         linked = {path for file in files.documentation_pages() for path in _outside(file)}
         for path in sorted(path for path in linked if (ROOT / path).is_file()):
-            files.append(
-                File.generated(
-                    config, f"source/{path}.txt", content=(ROOT / path).read_text(encoding="utf-8")
-                )
-            )
+            copy = (ROOT / path).read_text(encoding="utf-8")
+            files.append(File.generated(config, f"source/{path}.txt", content=copy))
     return files
 
 
@@ -42,7 +39,7 @@ def _outside(file: File) -> set[str]:
 
 
 def target_of(page: str, link: str) -> str | None:
-    """Return the path in the repository that a link of a page leads to, without its anchor; None: an address."""
+    """Return the path in the repository that a link leads to; None: it is an address, or an anchor."""
     path = link.partition("#")[0]
     if not path or "://" in link or link.startswith("mailto:"):
         return None
