@@ -163,19 +163,44 @@ def test_times_of_tables_and_plots_are_those_of_the_benchmark():
 FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+WITH_SNIPPETS = [page for page in PAGES if FENCE.search(page.read_text())]
+TUTORIALS = [page for page in WITH_SNIPPETS if page.name.startswith("tutorial-")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if FENCE.search(page.read_text())], ids=lambda page: page.name
+    "page", [page for page in WITH_SNIPPETS if page not in TUTORIALS], ids=lambda page: page.name
 )
 def test_snippets_run_as_they_stand(page, tmp_path):
     """In the order of the page, in one process and an empty folder, without a network."""
     snippets = FENCE.findall(page.read_text())
     for table in re.findall(r"results/[\w/-]+/runs\.csv", "".join(snippets)):
         write_standin_table(tmp_path / table)
-    code = "\n".join(snippets)
+    run_alone("\n".join(snippets), tmp_path)
+
+
+@pytest.mark.slow
+def test_snippets_of_tutorials_run_as_they_stand(tmp_path):
+    """The same, each page in a process that is forked from one that has done the imports."""
+    assert len(TUTORIALS) > 1
+    pages = {page.name: "\n".join(FENCE.findall(page.read_text())) for page in TUTORIALS}
+    run_alone(
+        "import os, sys\nimport mosa.peft, timm, torch\n"
+        f"for name, code in {pages!r}.items():\n"
+        "    if not os.fork():\n"
+        "        exec(compile(code, name, 'exec'), {'__name__': '__main__'})\n"
+        "        sys.exit()\n"
+        "    if os.wait()[1]:\n"
+        "        sys.exit(name)\n",
+        tmp_path,
+    )
+
+
+def run_alone(code, folder):
+    """Run code in a process of its own, without a network."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "x"}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-3000:]
 
