@@ -58,7 +58,7 @@ lint: $(INSTALLED) docs ## Check style: ruff, snakefmt, snakemake --lint, and th
 	snakemake --lint
 
 docs: $(INSTALLED) ## Build the documentation as a site in build/site; a broken link fails.
-	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict  # --quiet would silence what makes it fail
 
 coverage: $(INSTALLED) ## Print which lines of mosa/ the fast tests run (tests in processes of their own do not count).
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check coverage

@@ -91,6 +91,14 @@ def test_the_figure_of_the_split_is_what_its_code_draws():
     assert {owners.count(expert) for expert in range(4)} == {len(owners) // 4}
 
 
+def test_the_github_workflow_does_what_continuous_integration_does():
+    jobs = yaml.safe_load((DOCS.parent / ".github/workflows/ci.yml").read_text())["jobs"]
+    (job,) = jobs.values()
+    assert [step["run"].split()[-1] for step in job["steps"] if "run" in step] == [".ci/run"]
+    for form in (DOCS.parent / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml"):
+        assert {"name", "description", "body"} <= yaml.safe_load(form.read_text()).keys(), form
+
+
 # --- numbers that two pages cite
 
 
