@@ -53,6 +53,13 @@ def origins(kind: str, name: str) -> list[Origin]:
     return [row for row in read_sources() if (row.kind, row.name) == (kind, name)]
 
 
+def where(kind: str, name: str) -> str:
+    """Return where a task or a weights file comes from, for an error: its page, if it is known, and ours."""
+    page = next((row.page for row in origins(kind, name) if row.page), "")
+    ours = f"docs/{kind}.md" if page else f"docs/{kind}.md says where others are"
+    return f"{page}, see {ours}" if page else ours
+
+
 def with_sources(page: str, kind: str) -> str:
     """Return a page of documentation with the table of its sources written again between its two marks."""
     before, _, rest = page.partition(_BEGIN)

@@ -8,7 +8,7 @@ import yaml
 
 from mosa.base.errors import UserError
 from mosa.data.catalogue import get_task, list_tasks
-from mosa.data.sources import LOOKED_UP, origins, read_sources
+from mosa.data.sources import LOOKED_UP, origins, read_sources, where
 from mosa.experiment.config import read_config
 from mosa.peft import build_method
 from mosa.results.published import settings
@@ -47,6 +47,12 @@ def test_every_row_names_its_source_and_a_plausible_checksum():
 def test_sources_and_settings_are_in_the_package():
     listed = (ROOT / "pyproject.toml").read_text()
     assert "data/*.csv" in listed and "results/published/*.csv" in listed
+
+
+def test_errors_name_the_official_page_where_it_is_known():
+    assert where("weights", "ViT-B_16.npz").startswith("https://storage.googleapis.com/vit_models/")
+    assert where("data", "vtab1k/kitti") == "http://www.cvlibs.net/datasets/kitti/, see docs/data.md"
+    assert where("weights", "mine.pth") == "docs/weights.md says where others are"
 
 
 # --- settings
