@@ -60,7 +60,7 @@ lint: $(INSTALLED) docs ## Check style: ruff, snakefmt, snakemake --lint, and th
 docs: $(INSTALLED) ## Build the documentation as a site in build/site; a broken link fails.
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict  # --quiet would silence what makes it fail
 
-coverage: $(INSTALLED) ## Print which lines of mosa/ the fast tests run (tests in processes of their own do not count).
+coverage: $(INSTALLED) ## Print which lines of mosa/ the fast tests run, for half as much time again.
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt coverage
 	coverage run --source mosa -m pytest -m "not slow and not thorough" -p no:cacheprovider
 	coverage report --skip-covered --skip-empty

@@ -74,6 +74,20 @@ def test_lists_are_json_for_scripts():
     assert tasks["vtab1k/cifar"]["num_classes"] == 100
 
 
+def test_a_plan_is_json_with_the_numbers_of_the_table():
+    base = Path(__file__).parents[2]
+    planned = json.loads(mosa("plan", "--json", cwd=base).stdout)
+    assert sum(row["runs"] for row in planned["rows"]) == planned["all"]["runs"]
+    assert f" {planned['all']['runs']} " in mosa("plan", cwd=base).stdout
+
+
+def test_a_record_that_is_not_in_order_is_json_too(tmp_path):
+    (tmp_path / "seed0.json").write_text("{}")
+    found = mosa("verify", "seed0.json", "--json", cwd=tmp_path)
+    (verdict,) = json.loads(found.stdout)
+    assert found.returncode == 1 and verdict["path"] == "seed0.json" and verdict["problems"]
+
+
 def test_a_check_that_fails_is_json_too(tmp_path):
     config = {"benchmarks": {"demo": None, "general": ["cifar100"]}}
     (tmp_path / "one.yaml").write_text(json.dumps(config))
