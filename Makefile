@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE  # with it, every process compiles all that it imports
 
-.PHONY: help setup run test pytest test-fast test-cluster test-thorough test-faults bench lint schema clean
+.PHONY: help setup run test pytest test-fast test-cluster test-thorough test-faults coverage bench lint docs schema clean
 
 help: ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	@# An old pip takes three times as long to read the index.
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[test]"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[test,docs]"
 	@# Compile what all commands import, once.
 	@$(VENV)/bin/python -c 'import mosa.base.timm, mosa.base.torchvision' & models=$$!; \
 	    $(VENV)/bin/python -c 'import snakemake.cli, pandas, scipy.stats, matplotlib.pyplot, plotly.offline' && wait $$models
@@ -54,11 +54,19 @@ test-faults: $(INSTALLED) ## Kill every stage at 20 moments, and fuzz every read
 bench: $(INSTALLED) ## Run the benchmarks of speed and write docs/performance.md.
 	python benchmarks/run_all.py
 
-lint: $(INSTALLED) ## Check style: ruff, snakefmt, snakemake --lint.
+lint: $(INSTALLED) docs ## Check style: ruff, snakefmt, snakemake --lint, and the links of the documentation.
 	ruff check .
 	ruff format --check .
 	snakefmt --check Snakefile rules
 	snakemake --lint
+
+docs: $(INSTALLED) ## Build the documentation as a site in build/site; a broken link fails.
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict  # --quiet would silence what makes it fail
+
+coverage: $(INSTALLED) ## Print which lines of mosa/ the fast tests run, for half as much time again.
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt coverage
+	coverage run --source mosa -m pytest -m "not slow and not thorough" -p no:cacheprovider
+	coverage report --skip-covered --skip-empty
 
 schema: $(INSTALLED) ## Write the generated schema and documentation pages again.
 	mosa schema

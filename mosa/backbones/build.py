@@ -26,6 +26,7 @@ from mosa.backbones.weights import Loaded, digest_of, load_weights
 from mosa.base.errors import UserError, suggest
 from mosa.base.seeding import generator
 from mosa.base.timm import timm
+from mosa.data.sources import where
 from mosa.peft.blocks import find_head
 
 ASSETS = Path(__file__).parent / "assets"
@@ -224,8 +225,8 @@ def _weights_path(architecture: str, weights: str) -> Path:
             hint = suggest(weights, ["builtin", "random", *hub_names(architecture)])
             what = "is a folder" if path.is_dir() else "no such file"
             raise UserError(
-                f"{path}: {what}; download the weights to this path, or set `weights` to 'builtin', "
-                f"'random', or 'hub:' and a tag{hint}"
+                f"{path}: {what}; download the weights to this path ({where('weights', path.name)}), or set "
+                f"`weights` to 'builtin', 'random', or 'hub:' and a tag{hint}"
             )
         return path
     if architecture not in BUILTIN_WEIGHTS:

@@ -11,26 +11,35 @@ from mosa import __version__
 from mosa.base.errors import UserError
 from mosa.base.extras import missing_module
 from mosa.cli import data, experiment, plugins, reference, results, runs, share, workflow
+from mosa.cli.help import Sections, examples
+
+_EXAMPLES = [
+    "mosa init --own-data FOLDER",
+    "mosa run",
+    "mosa check --configfile configs/vtab1k.yaml",
+    "mosa tables --records results/runs --output tables",
+]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Sections, epilog=examples(_EXAMPLES), context_settings={"help_option_names": ["-h", "--help"]}
+)
 @click.version_option(__version__, prog_name="mosa")
 def cli() -> None:
     """A reproducible benchmark of parameter-efficient fine-tuning for vision."""
 
 
-for _command in (
-    *(workflow.init, workflow.run),
-    *(data.make_data, data.pretrain),
-    *(runs.train, runs.tune, runs.choose, runs.choices, runs.predict),
-    *(experiment.check, experiment.plan, experiment.status, experiment.memory),
-    *(experiment.collect, experiment.verify, experiment.reproduce),
-    *(results.tables, results.plots, results.report),
-    *(share.compare, share.export, share.import_),
-    *(reference.methods, reference.tasks, reference.schema),
-    *(plugins.new, plugins.conformance),
-):
-    cli.add_command(_command)
+cli.add("Run", [workflow.init, workflow.run, experiment.status])
+cli.add("Before a run", [experiment.check, experiment.plan, experiment.memory])
+cli.add("Show results", [results.tables, results.plots, results.report])
+cli.add("Use a model", [runs.predict])
+cli.add("Share results", [share.compare, share.export, share.import_])
+cli.add("Trust a record", [experiment.verify, experiment.reproduce])
+cli.add("Add a method", [plugins.new, plugins.conformance])
+cli.add("Look up", [reference.methods, reference.tasks])
+cli.add("Steps of the workflow", [data.make_data, runs.train, runs.tune, runs.choose, runs.choices])
+cli.add("Steps of the workflow", [experiment.collect])
+cli.add("For developers", [data.pretrain, reference.schema])
 
 
 def run() -> None:

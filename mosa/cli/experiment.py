@@ -8,7 +8,7 @@ import click
 
 from mosa.base.errors import UserError
 from mosa.base.words import count
-from mosa.cli.options import ALONE, CONFIGFILE, FILE, FOLDER, SHOWING, config_of
+from mosa.cli.options import ALONE, CONFIGFILE, FILE, FOLDER, JSON, SHOWING, config_of, echo_json
 
 
 @click.command()
@@ -19,14 +19,20 @@ from mosa.cli.options import ALONE, CONFIGFILE, FILE, FOLDER, SHOWING, config_of
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads that decode."
 )
 @click.option("--output", type=FILE, help="Write the table to a file too, if there is no error.")
-def check(files: tuple[Path, ...], alone: bool, quick: bool, threads: int, output: Path | None) -> None:
+@JSON
+def check(
+    files: tuple[Path, ...], alone: bool, quick: bool, threads: int, output: Path | None, as_json: bool
+) -> None:
     """Check that data, weights and methods of a config are in order; ends with status 1 if not."""
     from mosa.base.files import written_atomically
     from mosa.engine import preflight as checks
 
     findings = checks.check(config_of(files, alone), quick, threads)
     text = checks.table(findings)
-    click.echo(text)
+    if as_json:
+        echo_json([checks.as_data(finding) for finding in findings])
+    else:
+        click.echo(text)
     errors = sum(finding.state == "error" for finding in findings)
     if errors:
         # The last line of a job's log says whether to do it again (mosa.experiment.failures).
@@ -42,13 +48,16 @@ def check(files: tuple[Path, ...], alone: bool, quick: bool, threads: int, outpu
 @click.command()
 @CONFIGFILE
 @ALONE
-def plan(files: tuple[Path, ...], alone: bool) -> None:
+@JSON
+def plan(files: tuple[Path, ...], alone: bool, as_json: bool) -> None:
     """Estimate what a config costs: runs to do, image-passes, disk, and hours.
 
     Hours are at the rates of past runs; before there are any, at an assumed rate, and marked.
     """
-    from mosa.experiment.plan import plan
+    from mosa.experiment.plan import plan, plan_data
 
+    if as_json:
+        return echo_json(plan_data(config_of(files, alone)))
     click.echo(plan(config_of(files, alone)), nl=False)
 
 
@@ -117,7 +126,10 @@ def collect(manifest: Path, existing: bool, output: Path) -> None:
 @CONFIGFILE
 @ALONE
 @click.option("--packs", type=FOLDER, default="results/packs", show_default=True, help="Folder of the packs.")
-def verify(records: tuple[Path, ...], files: tuple[Path, ...], alone: bool, packs: Path) -> None:
+@JSON
+def verify(
+    records: tuple[Path, ...], files: tuple[Path, ...], alone: bool, packs: Path, as_json: bool
+) -> None:
     """Verify RECORDS, or all that a config has: digests, specification, pack and weights.
 
     Those of a config are also compared with the specification that it means. Ends with status 1 if one is
@@ -141,8 +153,12 @@ def verify(records: tuple[Path, ...], files: tuple[Path, ...], alone: bool, pack
             raise UserError(
                 f"{workflow.results}: has none of the records of this config ({len(workflow.runs)} meant)"
             )
-    lines, good = describe(verify(wanted, packs))
-    click.echo("\n".join(lines))
+    verdicts = verify(wanted, packs)
+    lines, good = describe(verdicts)
+    if as_json:
+        echo_json(verdicts)
+    else:
+        click.echo("\n".join(lines))
     if not good:
         sys.exit(1)
 

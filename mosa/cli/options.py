@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -64,6 +65,26 @@ def read_text(path: Path) -> str:
 def listed(manifest: Path) -> list[Path]:
     """Return the paths that a file lists, one per line."""
     return [Path(line) for line in read_text(manifest).splitlines() if line]
+
+
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON instead, for scripts.")
+
+
+def echo_json(value: object) -> None:
+    """Print a value as JSON: dataclasses and named tuples as objects, paths as text."""
+    click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    elif isinstance(value, tuple) and hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, dict):
+        return {str(key): _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 CONFIGFILE = click.option(

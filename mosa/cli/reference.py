@@ -8,13 +8,14 @@ import click
 
 from mosa.base.errors import UserError
 from mosa.base.files import PACKAGE, SCHEMAS
-from mosa.cli.options import ALONE, CONFIGFILE, FOLDER, PLUGIN, config_of
+from mosa.cli.options import ALONE, CONFIGFILE, FOLDER, JSON, PLUGIN, config_of, echo_json
 
 
 @click.command()
 @CONFIGFILE
 @PLUGIN
-def methods(files: tuple[Path, ...]) -> None:
+@JSON
+def methods(files: tuple[Path, ...], as_json: bool) -> None:
     """List the methods, with their architectures, options and defaults: also those of plugins."""
     from mosa.base.plugins import use_installed
     from mosa.peft import get_method, list_methods
@@ -23,6 +24,10 @@ def methods(files: tuple[Path, ...]) -> None:
         config_of(files, alone=False)  # which uses its plugins
     else:
         use_installed()
+    if as_json:
+        from mosa.peft.describe import methods_data
+
+        return echo_json(methods_data())
     for name in list_methods():
         method = get_method(name)
         click.echo(f"{name}: {(method.__doc__ or '').partition(chr(10))[0]}")
@@ -32,10 +37,14 @@ def methods(files: tuple[Path, ...]) -> None:
 
 
 @click.command()
-def tasks() -> None:
+@JSON
+def tasks(as_json: bool) -> None:
     """List the benchmarks and their tasks."""
     from mosa.data.catalogue import get_task, list_benchmarks, list_tasks
 
+    if as_json:
+        names = [f"{benchmark}/{name}" for benchmark in list_benchmarks() for name in list_tasks(benchmark)]
+        return echo_json({name: get_task(name) for name in names})
     for benchmark in list_benchmarks():
         for name in list_tasks(benchmark):
             task = get_task(f"{benchmark}/{name}")
@@ -82,15 +91,19 @@ def _of_config(config: dict[str, Any], output: Path | None) -> None:
 
 def _of_project() -> None:
     """Write what is generated of this project."""
+    from mosa.cli.help import commands_page
+    from mosa.data.sources import with_sources
     from mosa.engine.cost.flops import count_backbones
     from mosa.experiment.outputs import OUTPUTS
     from mosa.experiment.schema import config_schema, configuration_page
     from mosa.peft.describe import methods_page, methods_schema
     from mosa.results.backbone_flops import COUNTED
     from mosa.results.describe import record_schema, records_page
+    from mosa.results.published.settings import CONFIGS, config_text
     from mosa.results.registry import generated_files, outputs_data
 
-    docs = PACKAGE.parent / "docs"
+    docs, configs = PACKAGE.parent / "docs", PACKAGE.parent / "configs"
+    sourced = {docs / "data.md": "data", docs / "weights.md": "weights"} if docs.is_dir() else {}
     for path, text in (
         (SCHEMAS / "methods.schema.json", json.dumps(methods_schema(), indent=2) + "\n"),
         (SCHEMAS / "config.schema.json", json.dumps(config_schema(), indent=2) + "\n"),
@@ -99,6 +112,9 @@ def _of_project() -> None:
         (docs / "records.md", records_page()),
         (docs / "methods.md", methods_page()),
         (docs / "configuration.md", configuration_page()),
+        (docs / "cli.md", commands_page(click.get_current_context().find_root().command)),
+        *((path, with_sources(path.read_text(encoding="utf-8"), kind)) for path, kind in sourced.items()),
+        *((configs / f"{name}.yaml", config_text(name)) for name in CONFIGS),
         (OUTPUTS, json.dumps(outputs_data(), indent=2) + "\n"),
         *(generated_files().items() if docs.is_dir() else ()),
     ):

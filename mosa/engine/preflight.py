@@ -111,12 +111,12 @@ def _missing(root: Path, tasks: list[Task], present: list[Task]) -> Finding:
         others = sum(task.benchmark == tasks[0].benchmark for task in present)
         message = (
             f"has no folders for {len(tasks)} of {len(tasks) + others} tasks ({names}); put them there as "
-            f"docs/data.md shows, or set paths.data.{key}"
+            f"docs/data.md shows (it says where to get them), or set paths.data.{key}"
         )
     else:
         message = (
             f"no such folder; put the tasks of the config there ({len(tasks)}: {names}), as docs/data.md "
-            f"shows, or set paths.data.{key}"
+            f"shows (it says where to get them), or set paths.data.{key}"
         )
     summary = f"{len(tasks)} task{'s are' if len(tasks) > 1 else ' is'} missing"
     return Finding(key, str(root), summary, problems=[Problem("error", str(root), message)])
@@ -133,7 +133,7 @@ def _without_weights(absent: Mapping[str, str]) -> Finding:
     """Say once that several weights files are missing."""
     message = (
         f"no such files, of {count(len(absent), 'backbone')} ({few(list(absent))}); download the weights to "
-        "these paths, or set `weights` of each backbone (docs/weights.md)"
+        "these paths (docs/weights.md says where they are), or set `weights` of each backbone"
     )
     problem = Problem("error", few(list(absent.values())), message)
     return Finding("weights", "-", f"{len(absent)} files are missing", problems=[problem])
@@ -256,6 +256,11 @@ def _check_backbone(name: str, backbone: Mapping[str, Any], config: Mapping[str,
                 Problem("warning", f"variant {variant}", f"{reason}: it has no runs here")
             )
     return finding
+
+
+def as_data(finding: Finding) -> dict[str, Any]:
+    """Return a finding for programs: its attributes, and its state."""
+    return {"state": finding.state} | vars(finding)
 
 
 def table(findings: list[Finding]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from mosa.base.words import count
 from mosa.data.formats import count_own
@@ -74,6 +74,50 @@ def plan(config: Mapping[str, Any]) -> str:
     a rate that most machines exceed: that by which the workflow asks a cluster for time. The images of a
     user's own tasks are counted, and none is opened.
     """
+    what = _count(config)
+    rows, total = what.rows, what.total
+    lines = [("backbone", "variant", "runs", "done", "image-passes to do", "hours")]
+    lines += [(*names, *row.cells()) for names, row in rows.items()] + [("all", "", *total.cells())]
+    text = [*_aligned(lines), "", *_explained(total, config, what.tasks)]
+    text += what.failed + what.lacking
+    text += [f"left out: {pair}: {reason}" for pair, reason in left_out(config).items()]
+    return "\n".join([*text, *_disk(config, what.runs, what.tasks)]) + "\n"
+
+
+def plan_data(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same as `plan`, for programs.
+
+    Returns:
+        `rows`, one for each backbone and variant, and `all`, each with the numbers of runs and of those
+        done, the image-passes and hours of the others, whether some hours are at an assumed rate
+        (`assumed`), and whether runs of a task of unknown size are not counted (`unknown`); `failed`, and
+        what is `left_out`, and why.
+    """
+    what = _count(config)
+    rows = [
+        {"backbone": backbone, "variant": variant} | vars(row)
+        for (backbone, variant), row in what.rows.items()
+    ]
+    return {
+        "rows": rows,
+        "all": vars(what.total),
+        "failed": what.failed,
+        "left_out": dict(left_out(config)),
+    }
+
+
+class _Counted(NamedTuple):
+    """The rows of the table by backbone and variant, their sum, and what the lines below it are made from."""
+
+    rows: dict[tuple[str, str], _Row]
+    total: _Row
+    runs: list[Run]
+    tasks: dict[str, Task]
+    failed: list[str]
+    lacking: list[str]
+
+
+def _count(config: Mapping[str, Any]) -> _Counted:
     tasks = counted(config)
     results = Path(config["paths"]["results"])
     runs = expand(config)
@@ -91,13 +135,8 @@ def plan(config: Mapping[str, Any]) -> str:
     total = _Row()
     for row in rows.values():
         total.add(row)
-    lines = [("backbone", "variant", "runs", "done", "image-passes to do", "hours")]
-    lines += [(*names, *row.cells()) for names, row in rows.items()] + [("all", "", *total.cells())]
-    text = [*_aligned(lines), "", *_explained(total, config, tasks)]
-    text += failures(results, [run.path for run in runs if run.path not in done])
-    text += lacking(config, results, done)
-    text += [f"left out: {pair}: {reason}" for pair, reason in left_out(config).items()]
-    return "\n".join([*text, *_disk(config, runs, tasks)]) + "\n"
+    failed = failures(results, [run.path for run in runs if run.path not in done])
+    return _Counted(dict(rows), total, runs, tasks, failed, lacking(config, results, done))
 
 
 def counted(config: Mapping[str, Any]) -> dict[str, Task]:

@@ -37,6 +37,25 @@ def options_schema(cls: type[Method]) -> dict[str, Any]:
     }
 
 
+def methods_data() -> dict[str, Any]:
+    """Return what `mosa methods` lists, by the name of the method: for programs.
+
+    Returns:
+        For each method its description and reference, the families it is for, and its options, each with
+        `default` and `description`.
+    """
+    found = {}
+    for name in list_methods():
+        cls = get_method(name)
+        options = {
+            option: {"default": field.default, "description": field.description}
+            for option, field in cls.model_fields.items()
+        }
+        about = {"description": cls.__doc__.partition("\n")[0], "reference": cls.reference}
+        found[name] = about | {"families": list(cls.families), "options": options}
+    return found
+
+
 def methods_page() -> str:
     """Return the documentation page of all methods, in Markdown."""
     lines = [

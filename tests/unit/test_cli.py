@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from click.shell_completion import BashComplete
 from forked import run_mosa
 
 from mosa.base.files import SCHEMAS
+from mosa.cli.commands import cli
 from mosa.peft.describe import methods_schema
 
 
@@ -42,6 +45,57 @@ def test_methods_are_listed():
         assert f"{name}: " in result.stdout
         for option in schema["properties"]:
             assert f"    {option} = " in result.stdout
+
+
+def test_every_verb_stands_under_a_subject():
+    assert "Other" not in cli.sections()
+    shown = mosa("--help").stdout
+    places = [shown.index(f"\n{section}:\n") for section in cli.sections()]
+    assert places == sorted(places) and "\n  Examples:\n    mosa " in shown
+
+
+def test_help_of_a_verb_ends_with_examples():
+    assert "\n    mosa check --configfile configs/vtab1k.yaml\n" in mosa("check", "--help").stdout
+
+
+def test_words_are_completed():
+    """As the shells do that the documentation names: verbs, options, and the values of a choice."""
+    complete = BashComplete(cli, {}, "mosa", "_MOSA_COMPLETE").get_completions
+    assert [item.value for item in complete([], "ch")] == ["check", "choose", "choices"]
+    assert [item.value for item in complete(["check"], "--q")] == ["--quick"]
+    assert "step_graph" in [item.value for item in complete(["train", "--compile"], "")]
+
+
+def test_lists_are_json_for_scripts():
+    methods = json.loads(mosa("methods", "--json").stdout)
+    assert methods.keys() == methods_schema()["$defs"].keys()
+    assert methods["lora"]["options"]["rank"]["default"] == 16
+    tasks = json.loads(mosa("tasks", "--json").stdout)
+    assert tasks["vtab1k/cifar"]["num_classes"] == 100
+
+
+def test_a_plan_is_json_with_the_numbers_of_the_table():
+    base = Path(__file__).parents[2]
+    planned = json.loads(mosa("plan", "--json", cwd=base).stdout)
+    assert sum(row["runs"] for row in planned["rows"]) == planned["all"]["runs"]
+    assert f" {planned['all']['runs']} " in mosa("plan", cwd=base).stdout
+
+
+def test_a_record_that_is_not_in_order_is_json_too(tmp_path):
+    (tmp_path / "seed0.json").write_text("{}")
+    found = mosa("verify", "seed0.json", "--json", cwd=tmp_path)
+    (verdict,) = json.loads(found.stdout)
+    assert found.returncode == 1 and verdict["path"] == "seed0.json" and verdict["problems"]
+
+
+def test_a_check_that_fails_is_json_too(tmp_path):
+    config = {"benchmarks": {"demo": None, "general": ["cifar100"]}}
+    (tmp_path / "one.yaml").write_text(json.dumps(config))
+    base = Path(__file__).parents[2] / "config.yaml"
+    found = mosa("check", "--json", "--configfile", str(base), "--configfile", "one.yaml", cwd=tmp_path)
+    assert found.returncode == 1
+    states = {finding["name"]: finding["state"] for finding in json.loads(found.stdout)}
+    assert states["general/cifar100"] == "error" and states["micro_vit"] == "ok"
 
 
 def test_schema_file_is_what_the_registry_says():

@@ -6,6 +6,7 @@ import inspect
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -13,9 +14,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 from test_records import make_record
 
 from mosa.cli.commands import cli
+from mosa.cli.help import EXAMPLES, commands_page
+from mosa.data.sources import with_sources
+from mosa.experiment.config import read_config
 from mosa.peft.describe import methods_page
 from mosa.results.frame import to_frame, write_table
 
@@ -27,16 +32,71 @@ def test_methods_page_is_what_the_registry_says():
 
 
 PAGES = [*sorted(DOCS.parent.glob("*.md")), *sorted(DOCS.glob("*.md"))]
+NAV = yaml.safe_load(re.sub("!!python/[^ ]*", "", (DOCS.parent / "mkdocs.yml").read_text()))["nav"]
+
+
+def without_code(page):
+    """Return a page without fenced and indented blocks of code, and inline code."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"(?:\n\n|\A)(?: {4}.*\n+)+", "\n\n", text)
+    return re.sub(r"`[^`\n]*`(?!\])", "", text)
+
+
+@cache
+def anchors(page):
+    """Return the anchors of a page's headings, as GitHub and the site make them."""
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.*)$", re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
-    text = page.read_text()
-    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
-        if not target.startswith("http"):
-            assert (page.parent / target).exists(), target
-    for command in re.findall(r"configs/[\w-]+\.yaml", text):
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", without_code(page)):
+        if "://" in target:
+            continue
+        place = (page.parent / target).resolve() if target else page
+        assert place.exists(), target
+        if anchor and place.suffix == ".md":
+            assert anchor in anchors(place), f"{target}#{anchor}"
+    for command in re.findall(r"configs/[\w-]+\.yaml", page.read_text()):
         assert (DOCS.parent / command).is_file(), command
+
+
+def test_every_page_has_its_place_in_the_site():
+    def pages(entry):
+        if isinstance(entry, str):
+            return [entry]
+        return [
+            page for child in (entry.values() if isinstance(entry, dict) else entry) for page in pages(child)
+        ]
+
+    named = pages(NAV)
+    assert len(named) == len(set(named))
+    top = {page.name for page in DOCS.parent.glob("*.md")} - {"README.md"}
+    assert set(named) == {page.name for page in DOCS.glob("*.md")} | top
+
+
+def test_generated_pages_are_what_their_sources_say():
+    assert (DOCS / "cli.md").read_text() == commands_page(cli), "run `mosa schema`"
+    for name, kind in (("data.md", "data"), ("weights.md", "weights")):
+        page = (DOCS / name).read_text()
+        assert with_sources(page, kind) == page, "run `mosa schema`"
+
+
+def test_the_figure_of_the_split_is_what_its_code_draws():
+    figure = runpy.run_path(str(DOCS.parent / "benchmarks" / "split_figure.py"))
+    assert figure["OUTPUT"].read_text() == figure["draw"](), "run benchmarks/split_figure.py"
+    owners = [expert for row in figure["partition"]() for expert in row]
+    assert {owners.count(expert) for expert in range(4)} == {len(owners) // 4}
+
+
+def test_the_github_workflow_does_what_continuous_integration_does():
+    jobs = yaml.safe_load((DOCS.parent / ".github/workflows/ci.yml").read_text())["jobs"]
+    (job,) = jobs.values()
+    assert [step["run"].split()[-1] for step in job["steps"] if "run" in step] == [".ci/run"]
+    for form in (DOCS.parent / ".github/ISSUE_TEMPLATE").glob("[!c]*.yml"):
+        assert {"name", "description", "body"} <= yaml.safe_load(form.read_text()).keys(), form
 
 
 # --- numbers that two pages cite
@@ -112,9 +172,13 @@ OPTIONAL = ("transformers", "lightning")  # of snippets that are left out where 
 FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+WITH_SNIPPETS = [page for page in PAGES if FENCE.search(page.read_text())]
+TUTORIALS = [page for page in WITH_SNIPPETS if page.name.startswith("tutorial-")]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if FENCE.search(page.read_text())], ids=lambda page: page.name
+    "page", [page for page in WITH_SNIPPETS if page not in TUTORIALS], ids=lambda page: page.name
 )
 def test_snippets_run_as_they_stand(page, tmp_path):
     """In the order of the page, in one process and an empty folder, without a network."""
@@ -124,14 +188,35 @@ def test_snippets_run_as_they_stand(page, tmp_path):
     snippets = [each for each in snippets if not any(f"import {name}\n" in each for name in left_out)]
     for table in re.findall(r"results/[\w/-]+/runs\.csv", "".join(snippets)):
         write_standin_table(tmp_path / table)
-    code = "\n".join(snippets)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "x"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_alone("\n".join(snippets), tmp_path)
     if left_out:
         pytest.skip(f"needs {', '.join(left_out)}; the other snippets run")
+
+
+@pytest.mark.slow
+def test_snippets_of_tutorials_run_as_they_stand(tmp_path):
+    """The same, each page in a process that is forked from one that has done the imports."""
+    assert len(TUTORIALS) > 1
+    pages = {page.name: "\n".join(FENCE.findall(page.read_text())) for page in TUTORIALS}
+    run_alone(
+        "import os, sys\nimport mosa.peft, timm, torch\n"
+        f"for name, code in {pages!r}.items():\n"
+        "    if not os.fork():\n"
+        "        exec(compile(code, name, 'exec'), {'__name__': '__main__'})\n"
+        "        sys.exit()\n"
+        "    if os.wait()[1]:\n"
+        "        sys.exit(name)\n",
+        tmp_path,
+    )
+
+
+def run_alone(code, folder):
+    """Run code in a process of its own, without a network."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "x"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def write_standin_table(path):
@@ -170,14 +255,59 @@ def options_of_snakemake():
     return {name for action in get_argument_parser()._actions for name in action.option_strings}
 
 
+def commands_of(page):
+    """Return the commands of mosa in blocks of code, joined where a line goes on, and those in the text."""
+    text = page.read_text().replace("\\\n", " ")
+    blocks = re.findall(r"^(?: {4}|\$ )?(mosa [a-z][a-z-]*(?: .*)?)$", text, re.MULTILINE)
+    return blocks, re.findall(r"`(mosa [a-z][a-z-]* [^`\n]*)`", text)
+
+
 @pytest.mark.parametrize("page", [*PAGES, DOCS.parent / "results/README.md"], ids=lambda page: page.name)
 def test_commands_exist_with_their_options(page):
-    for line in re.findall(r"(?:^    |`|^\$ )(mosa [a-z][a-z-]*[^`\n#]*)", page.read_text(), re.MULTILINE):
-        verb, *words = line.split()[1:]
-        assert verb in cli.commands, line
-        known = {option for parameter in cli.commands[verb].params for option in parameter.opts}
-        if verb == "run":
-            known |= options_of_snakemake()
-        for word in words:
-            if word.startswith("--"):
-                assert word.partition("=")[0] in known, line
+    blocks, inline = commands_of(page)
+    for line in blocks:
+        words = shlex.split(line, comments=True)
+        # A part that is left out, and N or FILE for a value, say nothing of the values.
+        check_command(
+            line, complete=not any(word in ("...", "[OPTIONS]") or word.isupper() for word in words)
+        )
+    for line in inline:
+        check_command(line, complete=False)
+
+
+@pytest.mark.parametrize("line", [line for lines in EXAMPLES.values() for line in lines])
+def test_examples_of_the_help_are_complete(line):
+    check_command(line, complete=True)
+
+
+def check_command(line, complete):
+    """See that a verb has the options that a line gives it; of a complete one, also their values."""
+    verb, *words = shlex.split(line, comments=True)[1:]
+    assert verb in cli.commands, line
+    command = cli.commands[verb]
+    known = {option for parameter in command.params for option in parameter.opts}
+    if verb == "run":
+        known |= options_of_snakemake()
+    for word in words:
+        if word.startswith("--"):
+            assert word.partition("=")[0] in known, line
+    if complete:
+        command.make_context(verb, words)
+
+
+YAML = re.compile(r"^```yaml\n(# [\w.-]+\.yaml\n.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if YAML.search(page.read_text())], ids=lambda page: page.name
+)
+def test_configs_that_a_page_shows_are_valid(page, tmp_path, monkeypatch):
+    """A block that begins with the name of a file is merged over config.yaml, and over those before it."""
+    monkeypatch.chdir(tmp_path)
+    files = [DOCS.parent / "config.yaml"]
+    if page.name == "tutorial-vtab.md":
+        files.append(DOCS.parent / "configs" / "vtab1k.yaml")
+    for number, block in enumerate(YAML.findall(page.read_text())):
+        files.append(tmp_path / f"{number}.yaml")
+        files[-1].write_text(block)
+        assert read_config(*files)["variants"]

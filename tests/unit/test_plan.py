@@ -187,6 +187,7 @@ def test_missing_weights_and_data_are_told_together(tmp_path):
     assert result.exit_code == 1
     assert f"{tmp_path}/kitti: no such folder; put vtab1k/kitti there" in result.output
     assert "ViT.npz: no such file; download the weights" in result.output
+    assert "see docs/data.md" in result.output and "(docs/weights.md says where" in result.output
 
 
 def test_missing_weights_are_told_once(tmp_path):

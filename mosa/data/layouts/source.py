@@ -15,6 +15,7 @@ from mosa.base.words import count as counted
 from mosa.data.discover import HOLD_OUT, share_of
 from mosa.data.naming import IMAGE_SUFFIXES
 from mosa.data.problems import Report, why_absent
+from mosa.data.sources import where
 from mosa.data.task import Task
 
 HOLD_OUT_SEED = 0
@@ -73,7 +74,8 @@ def find_folder(task: Task, root: Path, report: Report) -> Path | None:
             return root / name
     others = f" (also tried: {', '.join(task.folders[1:])})" if len(task.folders) > 1 else ""
     usual = root / task.folders[0]
-    advice = f"put {task.full_name} there, or set paths.data.{task.benchmark}"
+    page = where("data", task.full_name)
+    advice = f"put {task.full_name} there ({page}), or set paths.data.{task.benchmark}"
     report.error(usual, f"{why_absent(usual)}{others}; {advice}")
     return None
 
