@@ -31,6 +31,7 @@ def _options_schema(name: str) -> dict[str, Any]:
     return {
         "type": "object",
         "description": cls.__doc__.partition("\n")[0],
+        "reference": cls.reference,
         "families": list(cls.families),
         "additionalProperties": False,
         "properties": properties,
