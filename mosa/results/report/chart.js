@@ -92,7 +92,7 @@ function drawChart(host, chart) {
   const points = series.flatMap((one) => one.points.filter((point) => isKnown(point.x) && isKnown(point.y)));
   const levels = series.map(({ level }) => level).filter(isKnown);
   const heights = points.flatMap((p) => [p.y, p.low, p.high].filter(isKnown)).concat(levels);
-  const y = axisOf(chart.y, heights, height / 55);
+  const y = axisOf(chart.y, heights, (height - below) / 42);
   const labels = y.ticks.map(y.textOf);
   const left = Math.max(...labels.map((label) => textWidth(label)), 10) + 30;
   const plot = { left, right: width - SPACE.right, top: SPACE.top, bottom: height - below };
@@ -164,7 +164,7 @@ function frontLine(front, px, py, plot) {
   const sorted = [...front].sort((a, b) => a.x - b.x);
   let d = "";
   sorted.forEach((point, index) => { d += `${index ? `H${px(point.x)}V` : `M${px(point.x)},`}${py(point.y)}`; });
-  return element("path", { d: `${d}H${plot.right}`, fill: "none", stroke: "var(--quiet)", "stroke-width": 1.2, "stroke-dasharray": "1 3", "stroke-linecap": "round", class: "front" });
+  return element("path", { d: `${d}H${plot.right}`, fill: "none", stroke: "var(--quiet)", "stroke-width": 3, opacity: 0.3, "stroke-linejoin": "round", class: "front" });
 }
 
 // The names of the front's points, where they hide nothing.
@@ -191,7 +191,7 @@ function drawLegend(host, chart, width, top) {
   let [x, y] = [14, top + 14];
   if (chart.series.length > 1 || chart.series[0]?.points.length > 1) for (const one of chart.series) {
     const lines = one.label.split("\n");
-    const wide = Math.max(...lines.map((line) => textWidth(line))) + 40;
+    const wide = textWidth(lines.join(", ")) + 32;
     if (x + wide > width && x > 14) [x, y] = [14, y + 18];
     const off = host.hidden_.has(one.label);
     const text = element("text", { x: x + 28, y: y + 4 }, lines.join(", "));

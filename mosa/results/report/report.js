@@ -273,6 +273,8 @@ const barOf = (metric, { mean: middle, sd }) => (isKnown(sd) ? { low: clamp(metr
 const scoreAxis = (metric, label) => ({ label, scale: "linear", least: metric.least, floor: 0, ceiling: metric.unit === "%" ? 100 : Infinity });
 
 function drawSection(number, section, state) {
+  const about = document.querySelector(`section[data-section="${number}"] .about-time`);
+  if (about) about.hidden = state.cost !== "train_seconds";
   showChart(byId(`section${number}-costs`), () => costChart(section, state));
   showChart(byId(`section${number}-groups`), () => groupChart(section, state));
 }
