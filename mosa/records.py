@@ -233,6 +233,28 @@ class Git(Declared):
     )
 
 
+class Kept(Declared):
+    """Files that the run left beside its record."""
+
+    predictions: Digest | None = option(
+        None,
+        optional=True,
+        description="SHA-256 of seed<n>.predictions.safetensors; null: the run kept none.",
+        json_schema_extra=column("predictions_sha256"),
+    )
+    model: Digest | None = option(
+        None,
+        optional=True,
+        description="SHA-256 of seed<n>.model.safetensors; null: the run kept none.",
+        json_schema_extra=column("model_sha256"),
+    )
+    images: str | None = option(
+        None,
+        optional=True,
+        description="File with the names of images and classes, relative to the record; null: there is none.",
+    )
+
+
 class Record(Declared):
     """What one finished run leaves: its specification, its result, and where the result came from."""
 
@@ -272,6 +294,7 @@ class Record(Declared):
         description="Versions of Python and of the libraries that compute.", json_schema_extra=column()
     )
     git: Git = option(description="The code that ran, where it lies in a git checkout.")
+    kept: Kept = option(Kept(), optional=True, description=Kept.__doc__)
     created: str = option(description="When the run ended, UTC.", json_schema_extra=column())
 
 

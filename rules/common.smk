@@ -43,6 +43,10 @@ CONFIG = EXPERIMENT.config
 RESULTS = EXPERIMENT.results
 PACKS = EXPERIMENT.packs
 RUNS = EXPERIMENT.runs
+# What a run leaves. Nothing asks for what lies beside the record, so that a file that is missing repeats no run.
+RECORD = f"{RESULTS}/runs/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}/seed{{seed}}"
+LEFT = {"record": f"{RECORD}.json"}
+LEFT |= {kind: f"{RECORD}.{kind}.safetensors" for kind in ("predictions", "model") if CONFIG["keep"][kind]}
 GPU = {"gpu": 1} if CONFIG["device"] == "cuda" else {}
 MAIN_VARIANTS = ",".join(CONFIG["variants"])
 
@@ -68,6 +72,8 @@ MACHINE = {
     "MOSA_COMPILE": CONFIG["compile"],
     "MOSA_CHANNELS_LAST": str(CONFIG["channels_last"]),
     "MOSA_GRADIENT_CHECKPOINTING": str(CONFIG["gradient_checkpointing"]),
+    "MOSA_KEEP_PREDICTIONS": str(CONFIG["keep"]["predictions"]).lower(),
+    "MOSA_KEEP_MODEL": str(CONFIG["keep"]["model"]),
     "MOSA_RESUME": f"{RESULTS}/resume",
     "MOSA_FEATURES": f"{PACKS}/features",
     # Jobs of this process are many on one machine; one of a cluster is alone there, unless the user says otherwise.

@@ -11,7 +11,7 @@ rule train:
         pack=ancient(pack_of_run),
         check=ancient(CHECKED),
     output:
-        f"{RESULTS}/runs/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}/seed{{seed}}.json",
+        **LEFT,
     log:
         f"{RESULTS}/logs/train/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}/seed{{seed}}.log",
     conda:
@@ -26,4 +26,4 @@ rule train:
     shell:
         "mosa train --spec {input.spec:q} --seed {wildcards.seed} --pack {input.pack:q}"
         f" {'{params.choice} {input.choice:q}' if CHOICES else ''}"
-        " --threads {threads} --output {output:q} > {log:q} 2>&1"
+        " --threads {threads} --output {output.record:q} > {log:q} 2>&1"

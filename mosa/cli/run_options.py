@@ -17,6 +17,7 @@ from mosa.experiment.specification import (
 )
 
 if TYPE_CHECKING:
+    from mosa.engine.keep import Keep
     from mosa.engine.machine import Machine
 
 # How a run is done: the fields of mosa.engine.machine.Machine, and which GPU it takes.
@@ -72,6 +73,25 @@ _MACHINE = [
 ]
 
 
+# What a run leaves beside its record: the config's `keep`.
+_KEEP = [
+    click.option(
+        "--keep-predictions",
+        envvar="MOSA_KEEP_PREDICTIONS",
+        type=OneOf(["auto", "true", "false"]),
+        default="auto",
+        show_default=True,
+        help="Keep logits and labels beside the record; auto: where they take 50 MiB at most.",
+    ),
+    click.option(
+        "--keep-model",
+        envvar="MOSA_KEEP_MODEL",
+        is_flag=True,
+        help="Keep the tuned model beside the record, for `mosa predict`.",
+    ),
+]
+
+
 # What a run is, where no specification is given: the fields of the specification, flat.
 _FLAT = {
     "task": (Specification, None),
@@ -119,6 +139,21 @@ def run_options(command: Callable) -> Callable:
     for option in reversed([spec, pack, *map(_flat_option, _FLAT), *_MACHINE]):
         command = option(command)
     return command
+
+
+def keep_options(command: Callable) -> Callable:
+    """Add the options that say what a run leaves beside its record."""
+    for option in reversed(_KEEP):
+        command = option(command)
+    return command
+
+
+def take_keep(options: dict[str, Any]) -> "Keep":
+    """Take out the options that say what a run leaves beside its record."""
+    from mosa.engine.keep import Keep
+
+    predictions = {"true": True, "false": False, "auto": "auto"}[options.pop("keep_predictions")]
+    return Keep(predictions, options.pop("keep_model"))
 
 
 def take_specification(options: dict[str, Any], pack: Path) -> Specification:

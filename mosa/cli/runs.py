@@ -5,12 +5,13 @@ from pathlib import Path
 import click
 
 from mosa.base.words import count
-from mosa.cli.options import FILE, FOLDER, OneOf, Options, listed, numbers
-from mosa.cli.run_options import run_options, take_machine, take_specification
+from mosa.cli.options import ANY, FILE, FOLDER, OneOf, Options, listed, numbers
+from mosa.cli.run_options import keep_options, run_options, take_keep, take_machine, take_specification
 
 
 @click.command()
 @run_options
+@keep_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
 @click.option("--choice", type=FILE, help="Hyper-parameters that `mosa choose` took, over those given.")
 @click.option("--output", type=FILE, required=True, help="Record to write (.json).")
@@ -23,16 +24,66 @@ def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -
     from mosa.search.choose import read_choice
 
     machine, _held = take_machine(options)
+    keep = take_keep(options)
     specification = take_specification(options, pack)
     if choice is not None:
         specification = with_choice(specification, read_choice(choice)["chosen"])
-    record = execute(Run(specification, seed), pack, output, machine)
+    record = execute(Run(specification, seed), pack, output, machine, keep)
     metrics, metric = record["metrics"], get_metric(record["metric"])
     click.echo(
         f"{specification.task} {specification.variant} seed {seed}: {metric.title} "
         f"{metrics[metric.name]:.2f} {metric.unit} on {record['splits']['eval']} "
         f"({count(metrics['examples'], 'image')}), {record['seconds']['total']:.1f} s -> {output}"
     )
+
+
+@click.command()
+@click.argument("model", type=FILE)
+@click.argument("images", type=ANY, nargs=-1, required=True)
+@click.option(
+    "--top", type=click.IntRange(min=1), default=5, show_default=True, help="Classes of each image."
+)
+@click.option("--format", "form", type=OneOf(["csv", "json"]), help="By default as --output ends, else csv.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads.")
+@click.option("--output", type=FILE, help="File to write; by default it is printed.")
+def predict(
+    model: Path,
+    images: tuple[Path, ...],
+    top: int,
+    form: str | None,
+    batch_size: int,
+    device: str,
+    threads: int,
+    output: Path | None,
+) -> None:
+    """Classify IMAGES (files or folders) with the model of a run: MODEL is its record, or its kept model.
+
+    Ends with status 1 if an image cannot be read; the others are classified.
+    """
+    from mosa.base.files import written_atomically
+    from mosa.engine.devices import choose_device
+    from mosa.engine.machine import Machine
+    from mosa.engine.predict import as_text, classify, find_images, load_classifier
+
+    found = find_images(images)
+    chosen, _held = choose_device(device)
+    classifier = load_classifier(model, Machine(device=chosen, threads=threads))
+    predicted = list(classify(classifier, found, top, batch_size, threads))
+    text = as_text(predicted, form or ("json" if output and output.suffix == ".json" else "csv"))
+    if output is None:
+        click.echo(text, nl=False)
+    else:
+        with written_atomically(output) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    broken = [one for one in predicted if one.problem]
+    for one in broken:
+        click.echo(f"left out: {one.problem}", err=True)
+    if output is not None:
+        click.echo(f"{len(found) - len(broken)} of {count(len(found), 'image')} -> {output}")
+    if broken:
+        raise SystemExit(1)
 
 
 @click.command()

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import islice
@@ -21,7 +21,7 @@ from mosa.base.errors import UserError, plain
 from mosa.base.files import locked, written_atomically
 from mosa.data.images import read_image
 from mosa.data.layouts.source import Entry, Source
-from mosa.data.packs import DTYPES, PARTS, Pack
+from mosa.data.packs import DTYPES, NAMES, PARTS, Pack
 from mosa.data.task import PACK_FORMAT, Task
 
 _HEADER = 1 << 16  # bytes kept for the header, which is only known at the end
@@ -109,8 +109,12 @@ def pack_source(
         with _reading(task, source, read, threads) as in_order:
             for split in PARTS:
                 _add_split(writer, split, source, in_order, packed, side)
+                writer.add_names(
+                    f"{split}.{NAMES}", [_name_of(entry, source) for entry in source.splits[split]]
+                )
         for fraction, index in source.subsets.items():
             writer.add(f"subset.{fraction}", "int64", (len(index),), [np.array(index, np.int64)])
+        writer.add_names(NAMES, source.names)
         if noted:
             more = f" (and {len(noted) - 1} more: `mosa check` lists them)" if len(noted) > 1 else ""
             print(f"warning: {noted[0]}{more}", file=sys.stderr, flush=True)
@@ -132,6 +136,13 @@ def pack_source(
 def _placed(entry: Entry, text: str) -> str:
     """Return what is said of an image after where it is listed, unless its file is all there is to say."""
     return plain(text if entry.place == str(entry.image) else f"{entry.place}: {text}")
+
+
+def _name_of(entry: Entry, source: Source) -> str:
+    """Return the path of an image below the folder of its task, or its place in a file of many."""
+    if isinstance(entry.image, np.ndarray):
+        return entry.place.removeprefix(f"{source.root}{os.sep}")
+    return str(entry.image).removeprefix(f"{source.root}{os.sep}")
 
 
 def _count(source: Source) -> int:
@@ -272,6 +283,14 @@ class _Writer:
         self.tensors[name] = {
             "dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [start, self.position]
         }  # fmt: skip
+
+    def add_names(self, name: str, names: Sequence[str]) -> None:
+        """Write names, which are not part of the digest: packs that have none are as good."""
+        if names:
+            text = b"\0".join(os.fsencode(one.replace("\0", " ")) for one in names)
+            before = self.digest.copy()
+            self.add(name, "uint8", None, [np.frombuffer(text, np.uint8)])
+            self.digest = before
 
     def finish(self, metadata: dict[str, str]) -> None:
         """Write the header, padded with spaces as the format allows."""

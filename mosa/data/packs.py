@@ -18,6 +18,7 @@ from mosa.data.task import PACK_FORMAT, Task
 SPLITS = ("train", "val", "test", "trainval")
 PARTS = ("test", "train", "val")  # sorted: their order in the file and in the digest
 DTYPES = {"uint8": "U8", "int32": "I32", "int64": "I64"}
+NAMES = "names"  # what tensors with names end with, or are called: of images by split, and of classes
 
 
 class Pack:
@@ -125,7 +126,7 @@ class Pack:
         """Compute the digest of the content anew; `digest` is what the file says."""
         total = hashlib.sha256()
         for name, described in self._tensors.items():
-            if name == "__metadata__":
+            if name == "__metadata__" or name.rpartition(".")[2] == NAMES:
                 continue
             kind = name.rpartition(".")[2]
             flat = kind in ("files", "hashes") or (kind == "images" and len(described["shape"]) == 1)
@@ -136,6 +137,26 @@ class Pack:
                 np.ascontiguousarray(self._map(name)).data.cast("B") if np.prod(described["shape"]) else b""
             )
         return total.hexdigest()
+
+    def names(self, split: str) -> list[str] | None:
+        """Return a name for each image of a split; None: the pack has none, as of what is rendered.
+
+        It is the path below the task's folder, or the place in a file of many images.
+        """
+        if split == "trainval":
+            parts = [self.names("train"), self.names("val")]
+            return None if None in parts else parts[0] + parts[1]
+        return self._texts(f"{split}.{NAMES}")
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """A name for each class, by label; None: they are not known."""
+        return self._texts(NAMES)
+
+    def _texts(self, name: str) -> list[str] | None:
+        if name not in self._tensors:
+            return None
+        return self._map(name).tobytes().decode("utf-8", "backslashreplace").split("\0")
 
     def fraction(self, fraction: float, seed: int) -> np.ndarray:
         """Return the numbers of a share of train: the subset that came with the data, else a stratified one.

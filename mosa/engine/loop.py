@@ -314,7 +314,17 @@ def evaluate(
         metric: The metric of each data set of a union.
 
     Returns:
-        Every metric of `mosa.data.metrics` by its name, `examples`, and `per_set`.
+        What `measure` returns.
+    """
+    logits, labels = predict(model, data, precision)
+    return measure(logits, labels, data.split.sets if sets else None, sets, metric)
+
+
+def predict(model: nn.Module, data: Images, precision: str = "float32") -> tuple[Tensor, Tensor]:
+    """Return what a model says of a split, in evaluation mode.
+
+    Returns:
+        Logits, float32 (images, classes), and labels, int64 (images,), both on the CPU.
     """
     model.eval()
 
@@ -327,14 +337,30 @@ def evaluate(
         # Copied once: asking for each batch would make the host wait for a GPU.
         return torch.cat(logits).cpu(), torch.cat(labels).cpu()
 
-    logits, labels = in_large_batches(compute)
-    of_set = torch.as_tensor(data.split.sets) if sets else None
+    return in_large_batches(compute)
+
+
+def measure(
+    logits: Tensor, labels: Tensor, of_set: Any = None, sets: Sequence[str] = (), metric: str = "top1"
+) -> dict[str, Any]:
+    """Measure predictions.
+
+    Args:
+        logits, labels: As `predict` returns them.
+        of_set: In a union, for each image the index of its data set (images,).
+        sets: Names of the data sets.
+        metric: The metric of each data set.
+
+    Returns:
+        Every metric of `mosa.data.metrics` by its name, `examples`, and `per_set`.
+    """
+    of_set = torch.as_tensor(of_set) if sets else None
     own = METRICS[metric].compute
     per_set = {
         name: own(logits[of_set == number], labels[of_set == number]) for number, name in enumerate(sets)
     }
     found = {name: one.compute(logits, labels) for name, one in METRICS.items()}
-    return found | {"examples": len(data), "per_set": per_set}
+    return found | {"examples": len(labels), "per_set": per_set}
 
 
 class Display:

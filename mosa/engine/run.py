@@ -30,7 +30,8 @@ from mosa.engine.features import (
     is_head_only,
     pre_logits,
 )
-from mosa.engine.loop import Progress, evaluate, fit
+from mosa.engine.keep import NOTHING, Evaluated, Keep, keep_files, unmerged
+from mosa.engine.loop import Progress, fit, measure, predict
 from mosa.engine.machine import CPU, Machine, uncompile_blocks
 from mosa.engine.resume import ResumeFile
 from mosa.experiment.declared import digest_of_data
@@ -95,7 +96,9 @@ class Prepared:
         return f"{specification.task} {specification.variant} seed {self.run.seed}"
 
 
-def execute(run: Run, pack_path: Path, output: Path, machine: Machine = CPU) -> dict[str, Any]:
+def execute(
+    run: Run, pack_path: Path, output: Path, machine: Machine = CPU, keep: Keep = NOTHING
+) -> dict[str, Any]:
     """Train and evaluate one run, and write its record.
 
     The evaluated split is not read before the last epoch is over.
@@ -105,6 +108,7 @@ def execute(run: Run, pack_path: Path, output: Path, machine: Machine = CPU) -> 
         pack_path: The packed task.
         output: Where the record is written, atomically, at the end.
         machine: How it is done here.
+        keep: What is written beside the record; the record names its digests.
 
     Returns:
         The record.
@@ -118,7 +122,7 @@ def execute(run: Run, pack_path: Path, output: Path, machine: Machine = CPU) -> 
     note = DivergedNote(run, machine)
     note.refuse()
     try:
-        record = _execute(run, pack_path, output, machine)
+        record = _execute(run, pack_path, output, machine, keep)
     except Diverged as error:
         note.write(error)
         raise
@@ -126,7 +130,7 @@ def execute(run: Run, pack_path: Path, output: Path, machine: Machine = CPU) -> 
     return record
 
 
-def _execute(run: Run, pack_path: Path, output: Path, machine: Machine) -> dict[str, Any]:
+def _execute(run: Run, pack_path: Path, output: Path, machine: Machine, keep: Keep) -> dict[str, Any]:
     """Train, evaluate and write the record; see `execute`."""
     start = time.perf_counter()
     ready = _prepare(run, pack_path, machine)
@@ -137,9 +141,11 @@ def _execute(run: Run, pack_path: Path, output: Path, machine: Machine) -> dict[
     progress.seconds += with_features - before
     adapter = ready.method.parameters(ready.model)
     uncompile_blocks(ready.model)
+    before_merging = unmerged(ready.model, keep)
     merge(ready.model)
     opened = time.perf_counter()
-    metrics = _evaluate(ready, progress)
+    found = _predict(ready)
+    metrics = _measure(ready, found, progress)
     ended = time.perf_counter()
     seconds = {
         "prepare": before - start,
@@ -148,6 +154,8 @@ def _execute(run: Run, pack_path: Path, output: Path, machine: Machine) -> dict[
         "total": ended - start,
     }
     record = _describe(ready, progress, metrics, adapter) | {"seconds": seconds} | _origin(ready)
+    folder = _shared_folder(run, output)
+    record["kept"] = keep_files(output, keep, found, ready.model, before_merging, folder)
     record = write_record(record, output)
     if resume is not None:
         resume.remove()
@@ -308,10 +316,11 @@ def _resume_file(ready: Prepared) -> ResumeFile | None:
     return ResumeFile(machine.resume_folder / f"{digest[:16]}.pt", digest, machine.save_every)
 
 
-def _evaluate(ready: Prepared, progress: Progress) -> dict[str, Any]:
-    """Open the evaluated split, and measure the merged model on it, once."""
+def _predict(ready: Prepared) -> Evaluated:
+    """Open the evaluated split, and run the merged model on it, once."""
     machine, training, split = ready.machine, ready.run.specification.training, ready.splits[1]
-    images = _split(ready.pack, split, ready.run.specification.fold)
+    pack, fold = ready.pack, ready.run.specification.fold
+    images = _split(pack, split, fold)
     data = Images(
         images, ready.backbone.mean, ready.backbone.std, ready.place,
         channels_last=machine.channels_last, workers=machine.threads,
@@ -320,13 +329,27 @@ def _evaluate(ready: Prepared, progress: Progress) -> dict[str, Any]:
     if isinstance(ready.tuned, Head):  # beside a trunk, images that are seen once are not worth keeping
         decides, model = [*_decides_features(ready), split], ready.tuned
         data = cached_features(ready.model, data, machine.features, decides, training.precision)
-    metrics = evaluate(model, data, ready.pack.sets, training.precision, ready.pack.task.metric)
+    logits, labels = predict(model, data, training.precision)
+    names = pack.names(split) if fold is None else None  # a trial keeps nothing
+    return Evaluated(split, logits, labels, names, pack.class_names, images.sets, tuple(pack.sets))
+
+
+def _measure(ready: Prepared, found: Evaluated, progress: Progress) -> dict[str, Any]:
+    """Measure what was predicted."""
+    metric = ready.pack.task.metric
+    metrics = measure(found.logits, found.labels, found.sets, found.set_names, metric)
     if not math.isfinite(metrics["nll"]):
         raise Diverged(
-            f"{ready.label}: the loss on {split} is {metrics['nll']} after the last epoch "
-            f"(peak lr {training.lr:.3g}, last epoch's loss {progress.train_loss[-1]:.4g}); try a smaller lr"
+            f"{ready.label}: the loss on {found.split} is {metrics['nll']} after the last epoch "
+            f"(peak lr {ready.run.specification.training.lr:.3g}, last epoch's loss "
+            f"{progress.train_loss[-1]:.4g}); try a smaller lr"
         )
     return metrics | {"train_loss": progress.train_loss}
+
+
+def _shared_folder(run: Run, output: Path) -> Path:
+    """Return the folder of what runs on a task share: the task's in a results folder, else the record's."""
+    return output.parents[2] if output.as_posix().endswith(run.path) else output.parent
 
 
 def _describe(ready: Prepared, progress: Progress, metrics: dict[str, Any], adapter: int) -> dict[str, Any]:

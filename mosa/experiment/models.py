@@ -68,6 +68,19 @@ class Packing(Declared):
     )
 
 
+class Keep(Declared):
+    """What a run leaves beside its record. Nothing of it changes a result or repeats a run."""
+
+    predictions: bool | Literal["auto"] = option(
+        "auto",
+        description="Logits and labels of the evaluated split, from which tables of classes, confusions and "
+        "agreement are made (docs/records.md); `auto`: where they take 50 MiB at most.",
+    )
+    model: bool = option(
+        False, description="The tuned model as it is after merging, for `mosa predict` (docs/records.md)."
+    )
+
+
 class OwnTask(Declared):
     """Where the images of a task are, and how to prepare them."""
 
@@ -292,6 +305,11 @@ class Experiment(Declared):
     )
     paths: Paths = option(Paths(), description="Where things lie, relative to the working directory.")
     packing: Packing = option(Packing(), description="Packs of tasks that lie on disk.")
+    keep: Keep = option(
+        Keep(),
+        description="What runs leave beside their records. Switched on later, it repeats no run: `mosa plan` "
+        "says which runs lack it.",
+    )
     tasks: dict[Name, OwnTask] = option(
         {},
         json_schema_extra=DROPPABLE,

@@ -79,7 +79,7 @@ JSON_COLUMNS = {
     for name, kind in _TYPES.items()
     if kind is bool or get_origin(kind) in (list, dict) or (_is_plain(kind, Declared))
 }
-_NULLABLE = ("commit", "weights_sha256", "weights_kind")
+_NULLABLE = ("commit", "weights_sha256", "weights_kind", "predictions_sha256", "model_sha256")
 
 
 def load_records(paths: Iterable[Path]) -> pd.DataFrame:
