@@ -42,13 +42,13 @@ def measured(runs: pd.DataFrame, column: str) -> pd.Series:
 
 
 def about_features(methods: Iterable[str]) -> str:
-    """Return a sentence on the methods whose seconds may be without the backbone's; empty if there is none."""
+    """Return a sentence on the methods whose seconds are without the backbone's; empty if there is none."""
     found = sorted(set(methods) & set(ON_FEATURES))
     if not found:
         return ""
     return (
-        f"{' and '.join(found)}: the frozen backbone's features are computed once and kept, so the seconds of "
-        "most runs are without them."
+        f"{' and '.join(found)}: the frozen backbone's features are computed once and kept, so the seconds "
+        "of most runs are without them."
     )
 
 

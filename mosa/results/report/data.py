@@ -23,7 +23,7 @@ from mosa.results.tables.columns import compute_reference
 from mosa.search.choose import describe
 
 TUNED_BY = get_metric("top1")  # what `mosa.search` compares trials by
-_EXACT = 9  # decimals of a score that the page gets
+_DECIMALS = 12  # of a score that the page gets, so that its means are exact
 
 
 def page_data(results: Results, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class _Numbers:
             row = table[variant[name]]
             if row[task[of]] is None:
                 row[task[of]] = [None] * len(self.seeds)
-            row[task[of]][seed[number]] = None if pd.isna(score) else round(score, _EXACT)
+            row[task[of]][seed[number]] = None if pd.isna(score) else round(score, _DECIMALS)
         return table
 
     def _costs(self) -> dict[str, dict[str, Any]]:

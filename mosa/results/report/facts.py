@@ -112,7 +112,7 @@ def _source_of(benchmark: str, task: str) -> str:
 
 
 def bibtex(found: list[Source]) -> str:
-    """Return an entry for each paper on arXiv that sources name, with what they say of it and nothing else."""
+    """Return an entry for each paper on arXiv that sources name, with nothing but what they say of it."""
     texts: dict[str, list[str]] = {}
     for source in found:
         for match in _ARXIV.finditer(source.text):

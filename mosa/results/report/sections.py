@@ -60,8 +60,8 @@ def _caption(section: Section) -> str:
     """Return what the numbers are, whichever tasks are chosen."""
     seeds = f"{count(section.full_n, 'seed')} ({', '.join(map(str, section.seeds))})"
     spread = (
-        f"Mean ± sample standard deviation over {seeds}; n is given where seeds are missing. Means over tasks "
-        "are taken per seed first"
+        f"Mean ± sample standard deviation over {seeds}; n is given where seeds are missing. Means over "
+        "tasks are taken per seed first"
         if section.full_n > 1
         else f"{seeds}, hence no spread"
     )
