@@ -583,7 +583,7 @@ def test_light_dark_phone_and_paper(page):
     page.set_viewport_size({"width": 1200, "height": 900})
     page.emulate_media(media="print", color_scheme="light")
     fits = (
-        "[...document.querySelectorAll('svg.chart')].every(svg => svg.getBoundingClientRect().right <="
+        "[...document.querySelectorAll('main svg.chart')].every(svg => svg.getBoundingClientRect().right <="
         " svg.closest('figure, section').getBoundingClientRect().right + 1)"
     )
     assert page.evaluate(fits)
