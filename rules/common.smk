@@ -48,7 +48,6 @@ RECORD = f"{RESULTS}/runs/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}/seed{{
 LEFT = {"record": f"{RECORD}.json"}
 LEFT |= {kind: f"{RECORD}.{kind}.safetensors" for kind in ("predictions", "model") if CONFIG["keep"][kind]}
 GPU = {"gpu": 1} if CONFIG["device"] == "cuda" else {}
-MAIN_VARIANTS = ",".join(CONFIG["variants"])
 
 OUTPUTS = {kind: expected_outputs(kind, CONFIG, RUNS.values()) for kind in KINDS}
 TABLES, PLOTS = (
@@ -135,6 +134,10 @@ def command_line(options):
         (f"--{name.replace('_', '-')}", str(value)) for name, value in options.items() if value is not None
     )
     return shlex.join(text for option in texts for text in option)
+
+
+# Which variants are compared, and with which.
+COMPARED = command_line({"variants": ",".join(CONFIG["variants"]), "reference": CONFIG["reference"]})
 
 
 def options_of_search(wildcards):

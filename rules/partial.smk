@@ -19,16 +19,16 @@ rule partial:
         mem="2GB",
         runtime="10m",
     params:
-        variants=MAIN_VARIANTS,
+        compared=COMPARED,
         title=CONFIG["name"],
         results=lambda wildcards, output: str(Path(output.runs).parents[1]),
         folder=folder_of_output,
         existing=lambda wildcards: existing_records(),
     shell:
         "(mosa collect --manifest {input.manifest:q} --existing --output {output.runs:q} &&"
-        " mosa tables --records {output.runs:q} --variants {params.variants:q} --unfinished --output {params.folder:q} &&"
-        " mosa plots --records {output.runs:q} --variants {params.variants:q} --unfinished --output {params.folder:q} &&"
-        " mosa report --records {output.runs:q} --variants {params.variants:q} --unfinished --title {params.title:q}"
+        " mosa tables --records {output.runs:q} {params.compared} --unfinished --output {params.folder:q} &&"
+        " mosa plots --records {output.runs:q} {params.compared} --unfinished --output {params.folder:q} &&"
+        " mosa report --records {output.runs:q} {params.compared} --unfinished --title {params.title:q}"
         " --config {input.config:q} --manifest {input.manifest:q} --results {params.results:q}"
         " --output {output.report:q})"
         " > {log:q} 2>&1"

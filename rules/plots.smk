@@ -19,8 +19,8 @@ rule draw_plots:
         mem="2GB",
         runtime="10m",
     params:
-        variants=MAIN_VARIANTS,
+        compared=COMPARED,
         folder=folder_of_output,
     shell:
-        "mosa plots --records {input:q} --variants {params.variants:q} --unfinished"
+        "mosa plots --records {input:q} {params.compared} --unfinished"
         " --output {params.folder:q} > {log:q} 2>&1"

@@ -23,10 +23,10 @@ rule write_report:
         runtime="10m",
     params:
         title=CONFIG["name"],
-        variants=MAIN_VARIANTS,
+        compared=COMPARED,
         results=folder_of_output,
         choices=lambda wildcards, input: command_line({"choices": input.choices or None}),
     shell:
-        "mosa report --records {input.runs:q} --variants {params.variants:q} --unfinished --title {params.title:q}"
+        "mosa report --records {input.runs:q} {params.compared} --unfinished --title {params.title:q}"
         " --config {input.config:q} --manifest {input.manifest:q} --results {params.results:q} {params.choices}"
         " --output {output:q} > {log:q} 2>&1"

@@ -19,8 +19,8 @@ rule write_tables:
         mem="2GB",
         runtime="10m",
     params:
-        variants=MAIN_VARIANTS,
+        compared=COMPARED,
         folder=folder_of_output,
     shell:
-        "mosa tables --records {input:q} --variants {params.variants:q} --unfinished"
+        "mosa tables --records {input:q} {params.compared} --unfinished"
         " --output {params.folder:q} > {log:q} 2>&1"

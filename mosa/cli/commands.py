@@ -9,7 +9,7 @@ import click
 
 from mosa import __version__
 from mosa.base.errors import UserError
-from mosa.cli import data, experiment, reference, results, runs
+from mosa.cli import data, experiment, reference, results, runs, share
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -24,6 +24,7 @@ for _command in (
     *(experiment.check, experiment.plan, experiment.memory),
     *(experiment.collect, experiment.verify, experiment.reproduce),
     *(results.tables, results.plots, results.report),
+    *(share.compare, share.export, share.import_),
     *(reference.methods, reference.tasks, reference.schema),
 ):
     cli.add_command(_command)

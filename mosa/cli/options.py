@@ -133,4 +133,7 @@ UNFINISHED = click.option(
     is_flag=True,
     help="Show variants that have no record yet as missing, instead of refusing their names.",
 )
+REFERENCE = click.option(
+    "--reference", help="Variant to compare the others with; by default adapter, or without it the first."
+)
 METRIC = click.option("--metric", help="Metric to compare by; by default the one that the tasks report.")

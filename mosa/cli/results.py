@@ -4,7 +4,17 @@ from pathlib import Path
 
 import click
 
-from mosa.cli.options import FILE, FOLDER, METRIC, RECORDS, UNFINISHED, VARIANTS, read_text, take_records
+from mosa.cli.options import (
+    FILE,
+    FOLDER,
+    METRIC,
+    RECORDS,
+    REFERENCE,
+    UNFINISHED,
+    VARIANTS,
+    read_text,
+    take_records,
+)
 
 
 @click.command()
@@ -12,15 +22,21 @@ from mosa.cli.options import FILE, FOLDER, METRIC, RECORDS, UNFINISHED, VARIANTS
 @VARIANTS
 @UNFINISHED
 @METRIC
+@REFERENCE
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def tables(
-    records: Path, variants: list[str] | None, unfinished: bool, metric: str | None, output: Path
+    records: Path,
+    variants: list[str] | None,
+    unfinished: bool,
+    metric: str | None,
+    reference: str | None,
+    output: Path,
 ) -> None:
     """Write all tables (CSV, Markdown; the comparison in LaTeX, HTML and as text, too) from records."""
     from mosa.results.tables.write import terminal_table, write_tables
 
     frame = take_records(records, variants, unfinished, metric)
-    write_tables(frame, output, variants, metric)
+    write_tables(frame, output, variants, metric, reference)
     click.echo(terminal_table(frame, variants, metric))
 
 
@@ -29,14 +45,21 @@ def tables(
 @VARIANTS
 @UNFINISHED
 @METRIC
+@REFERENCE
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def plots(
-    records: Path, variants: list[str] | None, unfinished: bool, metric: str | None, output: Path
+    records: Path,
+    variants: list[str] | None,
+    unfinished: bool,
+    metric: str | None,
+    reference: str | None,
+    output: Path,
 ) -> None:
     """Draw all plots (SVG, PDF, PNG) from records."""
     from mosa.results.plots.write import write_plots
 
-    write_plots(take_records(records, variants, unfinished, metric), output, variants, metric)
+    frame = take_records(records, variants, unfinished, metric)
+    write_plots(frame, output, variants, metric, reference)
 
 
 @click.command()
@@ -44,6 +67,7 @@ def plots(
 @VARIANTS
 @UNFINISHED
 @METRIC
+@REFERENCE
 @click.option("--title", default="Benchmark", show_default=True, help="Name of the experiment.")
 @click.option("--config", type=FILE, help="Config (YAML) to show.")
 @click.option("--choices", type=FILE, help="What was tuned: the chosen.json of `mosa choices`.")
@@ -61,6 +85,7 @@ def report(
     variants: list[str] | None,
     unfinished: bool,
     metric: str | None,
+    reference: str | None,
     title: str,
     config: Path | None,
     choices: Path | None,
@@ -78,5 +103,5 @@ def report(
     head, meant = read_manifest(manifest) if manifest else ({"left_out": {}}, [])
     missing = missing_runs([one.path for one in meant], results)
     frame, left_out = take_records(records, variants, unfinished, metric), head["left_out"]
-    write_report(frame, output, variants, title, text, chosen, missing, metric, left_out)
+    write_report(frame, output, variants, title, text, chosen, missing, metric, left_out, reference)
     click.echo(f"report -> {output}")

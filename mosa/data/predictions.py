@@ -28,7 +28,6 @@ from mosa.base.files import written_atomically
 
 FORMAT = "mosa-predictions-1"
 SMALL = 50 << 20  # bytes of logits that a run keeps unasked
-SUFFIX, MODEL_SUFFIX = ".predictions.safetensors", ".model.safetensors"
 _KEY, _RANKED = "mosa.predictions", 6  # logits whose order decides top-5
 
 
@@ -84,16 +83,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities over the last axis, float64."""
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     return shifted / shifted.sum(axis=-1, keepdims=True)
-
-
-def predictions_path(record: Path) -> Path:
-    """Return where the predictions of a record lie: seed0.predictions.safetensors beside seed0.json."""
-    return record.with_name(record.stem + SUFFIX)
-
-
-def model_path(record: Path) -> Path:
-    """Return where the tuned model of a record lies: seed0.model.safetensors beside seed0.json."""
-    return record.with_name(record.stem + MODEL_SUFFIX)
 
 
 def form_of(images: int, classes: int, wanted: bool | str) -> str | None:
@@ -170,7 +159,7 @@ def write_predictions(
     """Write predictions, atomically; the same give the same bytes.
 
     Args:
-        path: The file, see `predictions_path`.
+        path: The file, see `mosa.data.task.kept_path`.
         split: Name of the evaluated split.
         logits: float32, or float16 as `rounded` returns them (images, classes); None: they are not kept.
         labels: Labels (images,).

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from mosa.base.errors import UserError
@@ -89,6 +90,16 @@ def pack_name(task: Task, image_size: int, interpolation: str = "bicubic", conte
     text = json.dumps(parts if content is None else [*parts, content], sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{task.benchmark}/{task.name}-{size}-{digest}.safetensors"
+
+
+def kept_path(record: Path, kind: str) -> Path:
+    """Return where a run keeps something: seed0.predictions.safetensors beside seed0.json.
+
+    Args:
+        record: The record.
+        kind: "predictions" or "model".
+    """
+    return record.with_name(f"{record.stem}.{kind}.safetensors")
 
 
 def task_from_config(name: str, entry: Mapping[str, Any]) -> Task:

@@ -16,12 +16,11 @@ from mosa.data.predictions import (
     SMALL,
     digest_of_file,
     form_of,
-    model_path,
-    predictions_path,
     rounded,
     write_images,
     write_predictions,
 )
+from mosa.data.task import kept_path
 from mosa.peft import save_tuned
 
 _EXACT = ("top1", "top5", "mean_per_class")  # metrics that rounded logits may not change
@@ -101,9 +100,9 @@ def keep_files(
     if images is not None:
         kept["images"] = Path(os.path.relpath(images, record.parent)).as_posix()
     if keep.predictions:
-        kept["predictions"] = _keep_predictions(predictions_path(record), keep, found, images)
+        kept["predictions"] = _keep_predictions(kept_path(record, "predictions"), keep, found, images)
     if keep.model:
-        path = model_path(record)
+        path = kept_path(record, "model")
         with written_atomically(path) as temporary:
             if hasattr(model, "peft"):
                 save_tuned(model, temporary)

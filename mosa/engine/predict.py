@@ -21,8 +21,9 @@ from mosa.backbones.build import build_backbone
 from mosa.base.errors import UserError
 from mosa.data.images import read_image
 from mosa.data.naming import IMAGE_SUFFIXES
-from mosa.data.predictions import MODEL_SUFFIX, digest_of_file, model_path, read_images
+from mosa.data.predictions import digest_of_file, read_images
 from mosa.data.splits import draw_crop
+from mosa.data.task import kept_path
 from mosa.engine.loop import autocast
 from mosa.engine.machine import CPU, Machine
 from mosa.experiment.specification import Specification
@@ -30,6 +31,7 @@ from mosa.peft import attach, build_method, load_tuned, merge
 from mosa.records import load_record
 
 _COLUMNS = ("class", "probability")
+_MODEL = ".model.safetensors"
 
 
 class Classifier(NamedTuple):
@@ -81,8 +83,8 @@ def load_classifier(path: Path, machine: Machine = CPU) -> Classifier:
     Raises:
         UserError: The run kept no model, or the model or the backbone's weights are missing or others.
     """
-    given = path.name.endswith(MODEL_SUFFIX)
-    source = path.with_name(path.name.removesuffix(MODEL_SUFFIX) + ".json") if given else path
+    given = path.name.endswith(_MODEL)
+    source = path.with_name(path.name.removesuffix(_MODEL) + ".json") if given else path
     if given and not source.is_file():
         raise UserError(f"{path}: its record {source.name} is not beside it, which says what the model is")
     record = load_record(source)
@@ -109,7 +111,7 @@ def load_classifier(path: Path, machine: Machine = CPU) -> Classifier:
 
 def _check_model(record: dict[str, Any], source: Path) -> Path:
     """Return the model's file, if the run kept one and it is that."""
-    digest, file = record["kept"]["model"], model_path(source)
+    digest, file = record["kept"]["model"], kept_path(source, "model")
     if digest is None:
         raise UserError(
             f"{source}: the run kept no model; set keep: {{model: true}}, delete the record, and run "

@@ -8,8 +8,12 @@ from mosa.backbones.build import digest_of_weights
 from mosa.base.errors import UserError
 from mosa.base.words import count
 from mosa.data.packs import Pack
+from mosa.data.predictions import digest_of_file
+from mosa.data.task import kept_path
 from mosa.experiment.specification import Specification
 from mosa.records import check_specification, load_record
+
+KEPT = ("predictions", "model")  # files beside a record, whose digests it names
 
 
 class Wanted(NamedTuple):
@@ -30,7 +34,8 @@ class Verdict(NamedTuple):
     Attributes:
         path: The record.
         problems: What is not in order, one sentence each.
-        unchecked: What could not be compared because it does not lie here: "pack" or "weights".
+        unchecked: What could not be compared because it does not lie here: "pack", "weights", or
+            what the run kept.
     """
 
     path: Path
@@ -76,7 +81,20 @@ def _verify(
         _compare(
             weights[place], record["backbone"]["sha256"], "weights", backbone["weights"], problems, unchecked
         )
+    for kind, recorded in record["kept"].items():
+        if kind in KEPT and recorded is not None:
+            _check_kept(kept_path(wanted.path, kind), recorded, kind, problems, unchecked)
     return Verdict(wanted.path, [f"{wanted.path}: {problem}" for problem in problems], unchecked)
+
+
+def _check_kept(path: Path, recorded: str, kind: str, problems: list[str], unchecked: list[str]) -> None:
+    if not path.is_file():
+        unchecked.append(kind)
+    elif (found := digest_of_file(path)) != recorded:
+        problems.append(
+            f"{path.name} had the digest {recorded[:16]}, and has {found[:16]}; put that file back, or "
+            "delete the record and run snakemake again"
+        )
 
 
 def _compare(
@@ -110,7 +128,7 @@ def describe(verdicts: Iterable[Verdict]) -> tuple[list[str], bool]:
     verdicts = list(verdicts)
     lines = [problem for verdict in verdicts for problem in verdict.problems]
     good = sum(not verdict.problems for verdict in verdicts)
-    for what in ("pack", "weights"):
+    for what in ("pack", "weights", *KEPT):
         number = sum(what in verdict.unchecked for verdict in verdicts)
         if number:
             whose = count(number, "record: its", "records: their")

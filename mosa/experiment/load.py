@@ -240,7 +240,10 @@ def _check_sweep(variants: Mapping, sweep: str, name: str, options: Mapping, pla
 
 
 def _check_names(config: Mapping[str, Any], places: Places) -> None:
-    """Refuse a sweep that makes a variant whose name means something else already, and names shown twice."""
+    """Refuse a sweep that makes a variant whose name is taken, names shown twice, an unknown reference."""
+    reference, variants = config["reference"], list(config["variants"])
+    if reference is not None and reference not in variants:
+        raise places.error(("reference",), f"unknown variant {reference!r}", variants, reference)
     known = {name: variant | {"display_name": None} for name, variant in config["variants"].items()}
     for name, variant, made_by in sweep_variants(config):
         if known.setdefault(name, variant) != variant:

@@ -336,6 +336,11 @@ class Experiment(Declared):
         "another "
         "config file defines.",
     )
+    reference: str | None = option(
+        None,
+        description="The variant that tables, plots and report compare the others with; null: adapter, or "
+        "without it the first. Changing it repeats no run.",
+    )
     tune: Tune | None = option(
         None,
         description="Choose hyper-parameters before the final runs: trained on train, compared on val, test "

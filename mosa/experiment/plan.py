@@ -15,6 +15,7 @@ from mosa.data.task import OWN, Task
 from mosa.experiment.cost import assumed_rate, image_passes
 from mosa.experiment.expand import Run, config_tasks, expand, left_out
 from mosa.experiment.failures import failures
+from mosa.experiment.kept import lacking, predictions_gib
 from mosa.experiment.space import count_trainings
 from mosa.experiment.specification import Specification
 
@@ -94,6 +95,7 @@ def plan(config: Mapping[str, Any]) -> str:
     lines += [(*names, *row.cells()) for names, row in rows.items()] + [("all", "", *total.cells())]
     text = [*_aligned(lines), "", *_explained(total, config, tasks)]
     text += failures(results, [run.path for run in runs if run.path not in done])
+    text += lacking(config, results, done)
     text += [f"left out: {pair}: {reason}" for pair, reason in left_out(config).items()]
     return "\n".join([*text, *_disk(config, runs, tasks)]) + "\n"
 
@@ -201,6 +203,8 @@ def _disk(config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task])
         f"packs: {len(packs)}, of which {len(packs) - len(missing)} are made; the others need about "
         f"{packed:.1f} GiB in {folder} ({_free_gib(folder):.1f} GiB are free)"
     ]
+    if predictions := predictions_gib(config, runs, tasks):
+        lines.append(f"predictions: about {predictions:.2g} GiB in {config['paths']['results']}")
     if large := sum(need > limit for need in needs):
         over = count(large, "task is", "tasks are")
         lines.append(f"{over} over packing.limit_gib = {limit:g}: decoded while training")

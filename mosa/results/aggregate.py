@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import pandas as pd
 
-from mosa.base.errors import UserError
+from mosa.base.errors import UserError, unknown
 from mosa.base.words import count
 from mosa.data.metrics import EXACT, Metric, get_metric
 from mosa.results.backbone_flops import backbone_flops
@@ -17,6 +17,7 @@ MISSING = "—"  # what is printed in place of a number that no record gives
 MEAN_OVER_TASKS = ("overall", "mean over tasks")
 MEAN_OF_GROUPS = ("overall", "mean of groups")
 _NAMED = 6  # variants that a sentence lists
+DEFAULT_REFERENCE = "adapter"  # what variants are compared with unless another is chosen
 _DEFAULT_METRIC = "top1"  # of records that do not name the one their task reports
 Key = tuple[str, str]  # ("task" | "group" | "overall", name): one column of a comparison
 
@@ -25,6 +26,7 @@ _REQUIRED = [
     *(*_RUN, "group", "method", "options", "eval_split", "protocol", "protocol_version"),
     *("adapter_parameters", "total_parameters"),
 ]
+_TRAINED = ("method", "options", "epochs", "batch_size", "lr")
 # A column that must have one value within each of these sets of runs, or their numbers are not comparable.
 _MUST_AGREE = {
     "eval_split": [],
@@ -42,6 +44,8 @@ _MUST_AGREE = {
     "batch_size": ["benchmark", "task", "backbone", "variant"],
     "lr": ["benchmark", "task", "backbone", "variant"],
 }
+# Those of them that say what was measured; the others say how it was trained.
+MEASURED = [name for name in _MUST_AGREE if name not in (*_TRAINED, "group")]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +76,7 @@ class Section:
         compute: What a run's training takes, as a mean over tasks: columns image_passes (forward passes of an
             image) and flops; NaN where tasks are missing or the records do not give it.
         names: Names of variants for readers, where they are not their own.
+        chosen_reference: The variant to compare the others with; None: see `reference`.
     """
 
     metric: Metric
@@ -90,6 +95,13 @@ class Section:
     parameters: pd.DataFrame
     compute: pd.DataFrame
     names: dict[str, str] = field(default_factory=dict)
+    chosen_reference: str | None = None
+
+    @property
+    def reference(self) -> str:
+        """The variant that the others are compared with: as chosen, else `adapter`, else the first."""
+        default = DEFAULT_REFERENCE if DEFAULT_REFERENCE in self.methods else self.variants[0]
+        return self.chosen_reference or default
 
     def name(self, variant: str) -> str:
         """Return the name of a variant as tables, plots and report show it."""
@@ -242,21 +254,32 @@ class Results:
         frame: One row per run, as from `mosa.records`; the order of the rows does not matter.
         order: Variants of the main comparison in display order; None: all.
         metric: Name of the metric to compare by; None: the one that the tasks of a section report.
+        reference: Variant of the main comparison to compare the others with; None: see `Section.reference`.
     """
 
     frame: pd.DataFrame
     order: list[str] | None = None
     metric: str | None = None
+    reference: str | None = None
 
     @cached_property
     def compared(self) -> list[Section]:
-        """The sections of the main comparison, see `compare`."""
-        return compare(self.frame, self.order, self.metric)
+        """The sections of the main comparison, see `compare`.
+
+        Raises:
+            UserError: As in `compare`, or the reference is none of its variants.
+        """
+        sections = compare(self.frame, self.order, self.metric)
+        known = list(dict.fromkeys(variant for section in sections for variant in section.variants))
+        if self.reference is not None and self.reference not in known:
+            raise unknown("reference", self.reference, known)
+        return [replace(section, chosen_reference=self.reference) for section in sections]
 
     @cached_property
     def swept(self) -> list[Section]:
         """The sections with every variant, see `sweep`."""
-        return sweep(self.frame, self.order, self.metric)
+        sections = sweep(self.frame, self.order, self.metric)
+        return [replace(section, chosen_reference=self.reference) for section in sections]
 
     @cached_property
     def styles(self) -> dict[str, MethodStyle]:

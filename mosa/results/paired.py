@@ -111,11 +111,6 @@ def named(found: Difference, section: Section) -> Difference:
     return found._replace(variant=section.name(found.variant), reference=section.name(found.reference))
 
 
-def reference_of(section: Section) -> str:
-    """Return the variant that the others are compared with: `adapter` if it is there, else the first."""
-    return "adapter" if "adapter" in section.methods else section.variants[0]
-
-
 def differences(section: Section, reference: str | None = None) -> list[Difference]:
     """Compare every variant with one, on the seeds for which both have all tasks.
 
@@ -123,12 +118,12 @@ def differences(section: Section, reference: str | None = None) -> list[Differen
 
     Args:
         section: The runs of one benchmark and backbone.
-        reference: The variant to compare with; None: see `reference_of`.
+        reference: The variant to compare with; None: the section's own, see `Section.reference`.
 
     Returns:
         One difference for each other variant, in display order.
     """
-    reference = reference or reference_of(section)
+    reference = reference or section.reference
     found = [difference(section, variant, reference) for variant in section.variants if variant != reference]
     known = [index for index, one in enumerate(found) if not np.isnan(one.wilcoxon_p)]
     smallest = smallest_wilcoxon_p(len(section.task_names), len(known))
@@ -154,6 +149,12 @@ def paired_scores(section: Section, variant: str, reference: str) -> tuple[pd.Da
     return ours.loc[common], theirs.loc[common]
 
 
+def interval_over_seeds(by_seed: pd.Series) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of differences by seed; NaN for fewer than 3, or equal ones."""
+    has_spread = len(by_seed) >= MIN_SEEDS and by_seed.nunique() > 1
+    return student_interval(by_seed) if has_spread else (np.nan, np.nan)
+
+
 def difference(section: Section, variant: str, reference: str) -> Difference:
     """Compare two variants, on the seeds for which both have all tasks; `holm_p` is left out."""
     tasks = [("task", task) for task in section.task_names]
@@ -164,8 +165,7 @@ def difference(section: Section, variant: str, reference: str) -> Difference:
     by_seed = (ours[MEAN_OVER_TASKS] - theirs[MEAN_OVER_TASKS]).round(EXACT)
     by_task = (ours[tasks].mean().round(EXACT) - theirs[tasks].mean().round(EXACT)).round(EXACT)
     gain = section.sign * by_task  # above 0 where ours is better
-    has_spread = len(by_seed) >= MIN_SEEDS and by_seed.nunique() > 1
-    low, high = student_interval(by_seed) if has_spread else (np.nan, np.nan)
+    low, high = interval_over_seeds(by_seed)
     return nothing._replace(
         mean=float(by_seed.mean()),
         low=low,

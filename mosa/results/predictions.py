@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from mosa.base.errors import UserError, reason_of
-from mosa.data.predictions import NotKept, Predictions, digest_of_file, predictions_path, read_predictions
+from mosa.data.predictions import NotKept, Predictions, digest_of_file, read_predictions
+from mosa.data.task import kept_path
 
 __all__ = ["NotKept", "Predictions", "read"]
 
@@ -29,7 +30,7 @@ def read(record: Path, digest: str | None = None) -> Predictions:
         NotKept: The run kept none, or the file is not here.
         UserError: The file is damaged, or is not the one that the record names.
     """
-    path = predictions_path(Path(record))
+    path = kept_path(Path(record), "predictions")
     if digest is None:
         try:
             digest = json.loads(Path(record).read_text(encoding="utf-8")).get("kept", {}).get("predictions")

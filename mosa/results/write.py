@@ -18,6 +18,7 @@ def write_outputs(
     directory: str | Path,
     order: Iterable[str] | None = None,
     metric: str | None = None,
+    reference: str | None = None,
 ) -> list[Path]:
     """Write every registered table or plot that the records have something to show in.
 
@@ -30,6 +31,7 @@ def write_outputs(
         directory: Where to write; it is made if need be.
         order: Variants of the comparison in display order; None: all. A sweep has every variant.
         metric: Name of the metric to compare by; None: the one that the tasks report.
+        reference: Variant to compare the others with; None: see `mosa.results.aggregate.Section.reference`.
 
     Returns:
         The paths written.
@@ -37,7 +39,7 @@ def write_outputs(
     Raises:
         UserError: The records cannot be compared, or a file cannot be written.
     """
-    results = Results(frame, None if order is None else list(order), metric)
+    results = Results(frame, None if order is None else list(order), metric, reference)
     paths = []
     for output, make in registered(kind):
         made = make(results)

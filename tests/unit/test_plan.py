@@ -66,6 +66,20 @@ def test_hours_come_from_the_records_and_done_runs_are_done(tmp_path):
     assert row(planned(tmp_path), "linear")[3] == "~0.1"
 
 
+def test_runs_that_lack_what_is_to_be_kept_are_named(tmp_path):
+    record = tmp_path / "results/runs/demo/digits/vit/linear/seed0.json"
+    write_record(make_record(task="digits", backbone="vit", variant="linear"), record)
+    text = planned(tmp_path)
+    assert "keep.predictions: 1 of 1 finished run lack it" in text and "keep.model" not in text
+    assert "(demo/digits/vit/linear/seed0); no run is repeated for it, unless" in text
+    assert text.count(f"snakemake {record.with_suffix('.predictions.safetensors')}") == 1
+    assert re.search(r"^predictions: about 0\.\d+ GiB in ", text, re.MULTILINE)
+    text = planned(tmp_path, keep={"predictions": False, "model": True})
+    assert "keep.predictions" not in text and "\npredictions:" not in text and "keep.model: 1 of 1" in text
+    record.with_suffix(".model.safetensors").touch()
+    assert "keep." not in planned(tmp_path, keep={"predictions": False, "model": True})
+
+
 @pytest.mark.parametrize(("device", "size", "rate"), [("cpu", 224, 2), ("cuda", 224, 120), ("cpu", 32, 100)])
 def test_hours_without_records_are_at_an_assumed_rate_and_marked(device, size, rate, tmp_path):
     backbones = {"vit": CONFIG["backbones"]["vit"] | {"image_size": size}}

@@ -20,7 +20,7 @@ from mosa.data import make_pack
 from mosa.data import predictions as files
 from mosa.data.metrics import METRICS
 from mosa.data.packs import Pack
-from mosa.data.task import task_from_config
+from mosa.data.task import kept_path, task_from_config
 from mosa.engine.keep import Evaluated, Keep, keep_files
 from mosa.engine.predict import load_classifier
 from mosa.engine.run import execute
@@ -64,7 +64,7 @@ def test_predictions_that_are_missing_or_others_are_told(kept, tmp_path):
     record.write_bytes((kept / "seed0.json").read_bytes())
     with pytest.raises(NotKept, match="are not here; copy them, or repeat the run"):
         read(record)
-    files.predictions_path(record).write_bytes(b"others")
+    kept_path(record, "predictions").write_bytes(b"others")
     with pytest.raises(UserError, match="not the predictions of the record beside it"):
         read(record)
 
@@ -119,7 +119,7 @@ def test_names_are_shared_by_all_runs_on_a_task(flowers, tmp_path):
     for record in records:
         logits, labels = np.zeros((len(pack.names("test")), 102), np.float32), pack.split("test").labels
         record.parent.mkdir(parents=True)
-        path = files.predictions_path(record)
+        path = kept_path(record, "predictions")
         files.write_predictions(path, "test", logits, labels, images=tmp_path / names)
         found = files.read_predictions(path)
         assert list(found.ids) == pack.names("test") and found.classes[101] == "101"

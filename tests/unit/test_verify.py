@@ -14,6 +14,7 @@ from mosa.cli.commands import cli
 from mosa.data.catalogue import get_task
 from mosa.data.packing import write_pack
 from mosa.data.packs import Pack
+from mosa.engine.keep import Keep
 from mosa.engine.reproduce import compare, reproduce
 from mosa.engine.run import execute
 from mosa.engine.verify import Wanted, describe, verify
@@ -166,3 +167,16 @@ def test_another_pack_is_not_trained_on_without_a_word(folder):
     other_pack(folder)
     found = reproduce(folder / "runs" / "seed0.json", folder / "packs")
     assert found.verdict == "different"
+
+
+def test_what_a_run_kept_is_verified_too(pack, tmp_path):
+    path = tmp_path / "runs" / "seed0.json"
+    execute(spec("linear", weights="builtin"), pack, path, keep=Keep("auto", True))
+    (tmp_path / "packs").mkdir()
+    shutil.copy(pack, tmp_path / "packs" / "given")
+    assert describe(verdicts(tmp_path)) == (["1 of 1 record is in order"], True)
+    (tmp_path / "runs" / "seed0.model.safetensors").unlink()
+    (tmp_path / "runs" / "seed0.predictions.safetensors").write_bytes(b"others")
+    lines, good = describe(verdicts(tmp_path))
+    assert not good and "seed0.predictions.safetensors had the digest" in lines[0]
+    assert lines[1] == "1 record: its model could not be compared, as the file is not here"

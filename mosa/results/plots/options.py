@@ -22,7 +22,6 @@ from mosa.results.tables.columns import mean_label
 _COLUMNS = 3
 _HEIGHT = 1.75  # inches of a row of panels
 _SHIFT = 0.06  # of the place of a value: how far curves stand apart
-_DENSE = "adapter"  # the variant that is drawn as a line where it is not on a curve
 
 
 @plot(
@@ -111,7 +110,7 @@ def option_chart(section: Section, option: str, curves: list[Curve], styles: dic
         points = _points(section, names, shift)
         series.append(Series(label, styles[curve.method], points, joined, drawn[curve.method]))
         drawn[curve.method] += 1
-    if _DENSE not in curves_of:
+    if section.methods.get(section.reference) not in curves_of:
         series += _reference(section, styles)
     return Chart(
         title=option.replace("_", " "),
@@ -131,12 +130,13 @@ def _points(section: Section, names: dict[int, str], shift: float) -> tuple[Poin
 
 
 def _reference(section: Section, styles: dict[str, MethodStyle]) -> list[Series]:
-    """Return the dense adapter as a line with its spread, if it has a mean."""
-    if _DENSE not in section.mean.index or pd.isna(section.mean.loc[_DENSE, MEAN_OVER_TASKS]):
+    """Return the reference as a line with its spread, if it has a mean."""
+    name = section.reference
+    if name not in section.mean.index or pd.isna(section.mean.loc[name, MEAN_OVER_TASKS]):
         return []
-    mean, sd = (table.loc[_DENSE, MEAN_OVER_TASKS] for table in (section.mean, section.sd))
-    label = broken(f"{section.name(_DENSE)}: {section.shown(mean)}", 24)
-    return [Series(label, styles[section.methods[_DENSE]], level=mean, band=sd)]
+    mean, sd = (table.loc[name, MEAN_OVER_TASKS] for table in (section.mean, section.sd))
+    label = broken(f"{section.name(name)}: {section.shown(mean)}", 24)
+    return [Series(label, styles[section.methods[name]], level=mean, band=sd)]
 
 
 def _tick(option: str, value: object) -> str:
@@ -159,13 +159,14 @@ def _note(section: Section, curves: dict[str, list[Curve]]) -> str:
 
 
 def _about_reference(section: Section, curves: dict[str, list[Curve]]) -> str:
-    """Return in what the dense adapter's line differs from the curves beside it; empty if in nothing."""
-    settings = section_settings(section)
+    """Return in what the reference's line differs from the curves beside it; empty if in nothing."""
+    settings, reference = section_settings(section), section.reference
+    method = section.methods.get(reference)
     found: dict[str, tuple[Any, Any]] = {}
     for option, drawn in curves.items():
-        beside = [] if any(curve.method == _DENSE for curve in drawn) else drawn
-        for curve in beside if _DENSE in settings else []:
+        beside = [] if any(curve.method == method for curve in drawn) else drawn
+        for curve in beside if reference in settings else []:
             for _, name in curve.variants:
-                found = differing(settings[_DENSE], settings[name], [option]) | found
-    dense = section.name(_DENSE)
-    return f" The line of {dense} differs in more ({dense} / curve): {in_words(found)}." if found else ""
+                found = differing(settings[reference], settings[name], [option]) | found
+    name = section.name(reference)
+    return f" The line of {name} differs in more ({name} / curve): {in_words(found)}." if found else ""

@@ -25,11 +25,12 @@ def write_plots(
     directory: str | Path,
     order: Iterable[str] | None = None,
     metric: str | None = None,
+    reference: str | None = None,
 ) -> list[Path]:
     """Draw every registered plot, see `write_outputs`."""
     # The user's matplotlibrc has no effect.
     with matplotlib.style.context(["default", STYLE], after_reset=True):
-        return write_outputs("plots", _save, frame, directory, order, metric)
+        return write_outputs("plots", _save, frame, directory, order, metric, reference)
 
 
 def _save(figure: Figure, path: Path, suffix: str) -> None:

@@ -37,6 +37,7 @@ def write_report(
     missing: Sequence[Missing] = (),
     metric: str | None = None,
     left_out: Mapping[str, str] | None = None,
+    reference: str | None = None,
 ) -> None:
     """Write the report. The same records give the same bytes.
 
@@ -49,6 +50,7 @@ def write_report(
         choices: What was tuned, as in tables/chosen.json.
         missing: Runs without a record.
         left_out: Why variants have no runs on a backbone, by both.
+        reference: Variant to compare the others with; None: see `mosa.results.aggregate.Section.reference`.
         metric: Name of the metric to compare by; None: the one that the tasks report.
 
     Raises:
@@ -57,7 +59,7 @@ def write_report(
     frame = frame.sort_values(["benchmark", "task", "backbone", "variant", "seed"])
     names = shown_names(frame)
     choices = [choice | {"variant": names.get(choice["variant"], choice["variant"])} for choice in choices]
-    results = Results(frame, None if order is None else list(order), metric)
+    results = Results(frame, None if order is None else list(order), metric, reference)
     metrics = _metrics_of_runs(results.compared)
     cited, data = sources(frame), page_data(results, choices)
     page = _template().render(

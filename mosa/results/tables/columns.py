@@ -64,11 +64,15 @@ def overview(section: Section, repeats: bool = True) -> list[Column]:
 
 
 def compute_columns(section: Section) -> list[Column]:
-    """Return image-passes and relative FLOPs of training, where any record gives them; else nothing."""
+    """Return image-passes and relative FLOPs of training, where any record gives them; else nothing.
+
+    The FLOPs are relative to the reference's, or where it has none, to those of the first variant that has.
+    """
     compute = section.compute
     if compute["flops"].isna().all():
         return []
-    reference = compute_reference(section)
+    known = compute["flops"].dropna().index
+    reference = section.reference if section.reference in known else known[0]
     passes = [MISSING if pd.isna(number) else f"{number / 1e3:.0f}" for number in compute["image_passes"]]
     cost = compute["flops"] / compute["flops"][reference]
     return [
@@ -78,12 +82,6 @@ def compute_columns(section: Section) -> list[Column]:
             [Cell(MISSING if pd.isna(number) else f"{number:.2f}") for number in cost],
         ),
     ]
-
-
-def compute_reference(section: Section) -> str:
-    """Return the variant whose training FLOPs are 1: `adapter` if it has any, else the first that has."""
-    known = section.compute["flops"].dropna().index
-    return "adapter" if "adapter" in known else known[0]
 
 
 def by_task(section: Section) -> list[Column]:

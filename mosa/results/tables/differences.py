@@ -24,8 +24,9 @@ _NOTE = (
 @table(
     "differences",
     label="differences",
-    caption="Every main variant minus the adapter (without one, the first variant), paired by seed: "
-    "intervals, tasks on which it is better, equal and worse, probability of improvement, signed-rank test.",
+    caption="Every main variant minus the reference (as chosen, else the adapter or the first variant), "
+    "paired by seed: intervals, tasks on which it is better, equal and worse, probability of improvement, "
+    "signed-rank test.",
 )
 def differences_formats(results: Results) -> dict[str, str]:
     """Return the differences within each section of the comparison."""

@@ -15,9 +15,10 @@ def write_tables(
     directory: str | Path,
     order: Iterable[str] | None = None,
     metric: str | None = None,
+    reference: str | None = None,
 ) -> list[Path]:
     """Write every registered table, see `write_outputs`."""
-    return write_outputs("tables", _save, frame, directory, order, metric)
+    return write_outputs("tables", _save, frame, directory, order, metric, reference)
 
 
 def _save(texts: Mapping[str, str], path: Path, suffix: str) -> None:

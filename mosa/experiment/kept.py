@@ -1,0 +1,46 @@
+"""What runs keep beside their records: where it lies, how much room it takes, and which runs lack it."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mosa.base.words import count
+from mosa.data.task import Task, kept_path
+from mosa.experiment.expand import Run
+
+_LISTED = 3  # runs that a sentence names
+
+
+def lacking(config: Mapping[str, Any], results: Path, done: Iterable[str]) -> list[str]:
+    """Return a sentence for each thing that is to be kept and that finished runs lack.
+
+    Args:
+        config: A loaded config.
+        results: Its results folder.
+        done: Paths below it of the records that exist.
+    """
+    lines, done = [], sorted(done)
+    for kind, wanted in config["keep"].items():
+        if not wanted:
+            continue
+        short = [path for path in done if not kept_path(results / path, kind).is_file()]
+        if short:
+            named = ", ".join(path.removeprefix("runs/").removesuffix(".json") for path in short[:_LISTED])
+            more = f" and {len(short) - _LISTED} more" if len(short) > _LISTED else ""
+            lines.append(
+                f"keep.{kind}: {len(short)} of {count(len(done), 'finished run')} lack it, as they were done "
+                f"before it was switched on ({named}{more}); no run is repeated for it, unless its file is "
+                f"asked for: snakemake {kept_path(results / short[0], kind)}"
+            )
+    return lines
+
+
+def predictions_gib(config: Mapping[str, Any], runs: Iterable[Run], tasks: Mapping[str, Task]) -> float:
+    """Return about how much room the predictions of runs take, in GiB, where sizes are known."""
+    if not config["keep"]["predictions"]:
+        return 0.0
+    split = "val" if config["stage"] == "selection" else "test"
+    shapes = [
+        (tasks[run.specification.task].sizes.get(split, 0), tasks[run.specification.task]) for run in runs
+    ]
+    return sum(4 * images * (task.num_classes or 0) for images, task in shapes) / 2**30

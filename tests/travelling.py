@@ -1,0 +1,62 @@
+"""Results folders of small experiments, made of records that nobody trained."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import yaml
+from test_config import tiny
+from test_records import make_record
+
+from mosa.data.predictions import predictions_path, write_images, write_predictions
+from mosa.experiment.load import load_config
+from mosa.experiment.workflow import Workflow
+from mosa.records import write_record
+
+TASKS = ("digits", "count")
+
+
+def write_results(folder, name="lab", config=None, score=None, predictions=False, **changes):
+    """Write a config and all its records below a folder; return the path of the config.
+
+    Args:
+        folder: Where; the results folder is folder/results.
+        name: Name of the experiment.
+        config: Changes of the config of two tasks, two seeds, linear and mosa.
+        score: Top-1 from task, variant and seed.
+        predictions: Whether runs keep predictions.
+        changes: Keys of the records.
+    """
+    score = score or (lambda task, variant, seed: 60 + 5 * (variant == "mosa") + seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    whole = tiny() | {"name": name, "sweeps": {}} | (config or {})
+    path.write_text(yaml.safe_dump(whole))
+    here = os.getcwd()
+    os.chdir(folder)
+    try:
+        workflow = Workflow.of(load_config(whole))
+        Path(workflow.manifest), Path(workflow.shown_config)
+        for one in workflow.meant():
+            what = one.specification
+            task = what.task.partition("/")[2]
+            kept = _keep(one.path) if predictions else {}
+            record = make_record(
+                specification=what.model_dump(), specification_digest=what.digest, seed=one.seed,
+                metrics={"top1": score(task, what.variant, one.seed)}, kept=kept, **changes,
+            )  # fmt: skip
+            write_record(record, one.path)
+    finally:
+        os.chdir(here)
+    return path
+
+
+def _keep(record):
+    """Write predictions of three images beside a record, and return what the record says of them."""
+    folder = record.parents[2]
+    name = write_images(folder, ["a", "b", "c"], ["x", "y"])
+    logits = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
+    digest = write_predictions(
+        predictions_path(record), "test", logits, np.array([0, 1, 1], np.int32), images=folder / name
+    )
+    return {"predictions": digest, "model": None, "images": f"../../{name}"}
