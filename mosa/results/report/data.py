@@ -13,13 +13,11 @@ from mosa.results.aggregate import Results, Section, shown_names
 from mosa.results.choices import scope_of
 from mosa.results.costs import COSTS, MIB, about_features, measured
 from mosa.results.learned import COLUMN
-from mosa.results.paired import reference_of
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.scaling import REFERENCES, method_curves, sizes_in_words
 from mosa.results.provenance import code_of
 from mosa.results.stats import CONFIDENCE
 from mosa.results.style import MethodStyle, method_styles
-from mosa.results.tables.columns import compute_reference
 from mosa.search.choose import describe
 
 TUNED_BY = get_metric("top1")  # what `mosa.search` compares trials by
@@ -68,7 +66,6 @@ class _Numbers:
         runs = self.runs
         known = [name for name in METRICS if name in runs and runs[name].notna().any()]
         names = {**section.names, **swept.names}
-        relative = compute_reference(section) if section.compute["flops"].notna().any() else None
         whole = (
             float(section.runs["model_parameters"].median()) if "model_parameters" in section.runs else None
         )
@@ -90,8 +87,7 @@ class _Numbers:
                 "tasks": self._places(self.tasks, swept.task_names),
                 "seeds": self._places(self.seeds, swept.seeds),
             },
-            "reference": self.variants.index(reference_of(section)),
-            "relative": None if relative is None else self.variants.index(relative),
+            "reference": self.variants.index(section.reference),
             "model_parameters": whole,
             "scores": {name: self._by_seed(name) for name in [section.metric.name, *known]},
             "costs": self._costs(),

@@ -203,9 +203,11 @@ function costColumns(section, state) {
   };
   const most = Math.max(...compared.variants.flatMap((variant) => costs.total_parameters.values[variant].filter(isKnown)));
   const [unit, scale, digits] = most >= 1e7 ? ["M", 1e6, 3] : ["k", 1e3, 1];
-  const relative = section.relative === null ? [] : [
+  const flops = (variant) => costOf(costs.training_flops, variant, state.tasks);
+  const one = costs.training_flops && [state.reference, ...compared.variants].find((variant) => isKnown(flops(variant)));
+  const relative = one === undefined ? [] : [
     column("image-passes (k)", "image_passes", 1e3, 0),
-    column(`training FLOPs (${section.variants[section.relative].name} = 1)`, "training_flops", costOf(costs.training_flops, section.relative, state.tasks), 2)];
+    column(`training FLOPs (${section.variants[one].name} = 1)`, "training_flops", flops(one), 2)];
   return [column(`tuned (${unit}) without head`, "adapter_parameters", scale, digits), column(`tuned (${unit}) with head`, "total_parameters", scale, digits), ...relative].filter(Boolean);
 }
 

@@ -8,7 +8,7 @@ from mosa.base.words import count
 from mosa.data.metrics import get_metric
 from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Section
 from mosa.results.costs import BACKBONE_IS_ONE
-from mosa.results.paired import MIN_SEEDS, MIN_TASKS, Difference, differences, reference_of
+from mosa.results.paired import MIN_SEEDS, MIN_TASKS, Difference, differences
 from mosa.results.provenance import notes
 from mosa.results.tables.columns import (
     Column,
@@ -31,7 +31,7 @@ def page_section(section: Section, name: str) -> dict[str, Any]:
         "heading": heading(section),
         "summary": _summary(section),
         "notes": [note for note in (section.about_seeds, *notes(section.runs)) if note],
-        "reference": section.name(reference_of(section)),
+        "reference": section.name(section.reference),
         "differences": [_difference(one, section) for one in differences(section)],
         "about_differences": _about_differences(section),
         "columns": [{"title": " ".join(column.title.split()), "group": column.group} for column in columns],
