@@ -84,6 +84,7 @@ def make_record(
         },
         "versions": {"torch": "2.13.0"},
         "git": {"commit": None, "dirty": None},
+        "kept": {"predictions": None, "model": None, "images": None},
         "created": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
     record |= changes

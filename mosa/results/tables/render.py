@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 import jinja2
@@ -103,6 +103,13 @@ def _blocks(widths: list[int], limit: int) -> list[list[int]]:
 def escape_markdown(text: str) -> str:
     """Escape what GitHub's Markdown would read as markup inside a table; inner underscores are none."""
     return re.sub(r"([\\`*|<>\[\]~&$]|\b_|_\b)", r"\\\1", _one_line(text))
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in Markdown, its first column to the left; all texts are escaped."""
+    lines = [[*map(escape_markdown, header)], [":--", *["--:"] * (len(header) - 1)]]
+    lines += [[*map(escape_markdown, row)] for row in rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _markdown(cell: Cell) -> str:
