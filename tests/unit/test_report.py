@@ -15,18 +15,24 @@ from test_records import make_record
 
 from mosa.base.files import PACKAGE
 from mosa.cli.commands import cli
+from mosa.data.predictions import write_predictions
+from mosa.data.task import kept_path
 from mosa.records import write_record
 from mosa.results.aggregate import Results, compare
+from mosa.results.answers import answers, matrix
 from mosa.results.costs import ON_FEATURES
 from mosa.results.frame import COLUMNS, read_table
 from mosa.results.paired import differences
+from mosa.results.per_image import confusion_matrix
 from mosa.results.plots.compute import compute_figure
 from mosa.results.plots.scaling import scaling_figure
 from mosa.results.report import Missing, missing_runs, write_report
 from mosa.results.report.data import page_data
 from mosa.results.report.facts import bibtex, data_facts, sources
+from mosa.results.report.predicted import predicted_data
 from mosa.results.report.sections import page_section
 from mosa.results.stats import pareto_front
+from mosa.results.tables.classes import class_accuracies
 from mosa.results.tables.efficiency import efficiency_table, efficiency_text
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -206,7 +212,7 @@ def test_names_stay_names(tmp_path):
     output = tmp_path / "report.html"
     write_report(frame, output, None, HOSTILE, HOSTILE, [choice], [Missing(HOSTILE, HOSTILE)])
     tags = Page(output).tags
-    assert tags.count("script") == 3 and "img" not in tags
+    assert tags.count("script") == 4 and "img" not in tags
     assert "{{7*7}}" in visible(output)  # a name is no template either
 
 
@@ -264,12 +270,24 @@ def browser():
         started.close()
 
 
+def keep_answers(frame, images=60, classes=4):
+    """Write predictions beside records, right as often as their top-1 says; return the frame with digests."""
+    labels, digests = np.arange(images) % classes, []
+    for number, row in enumerate(frame.itertuples(index=False)):
+        rng = np.random.default_rng(number)
+        wrong = rng.random(images) > row.top1 / 100
+        logits = rng.normal(size=(images, classes)).astype(np.float32)
+        logits[np.arange(images), (labels + wrong * rng.integers(1, classes, images)) % classes] += 3
+        digests.append(write_predictions(kept_path(Path(row.path), "predictions"), "test", logits, labels))
+    return frame.assign(predictions_sha256=digests)
+
+
 @pytest.fixture(scope="module")
 def shown(frame):
     """The frame of the shared page: a comparison with a sweep, and a backbone on which all is incomplete."""
     other = frame[frame["variant"].isin(["mosa", "full"]) & (frame["task"] == "digits")]
     other = pd.concat([other, frame[(frame["variant"] == "linear") & (frame["task"] == "count")]])
-    return pd.concat([frame, other.assign(backbone="other")])
+    return pd.concat([keep_answers(frame), other.assign(backbone="other")])
 
 
 @pytest.fixture(scope="module")
@@ -526,6 +544,35 @@ def test_curves_of_several_runs_lie_over_one_another(page):
     assert page.locator("#curves polyline").count() == 5
     assert page.input_value("#curves-task") == ""
     page.fill("#runs-filter", "")
+
+
+@pytest.mark.browser
+def test_answers_are_shown_by_class_confusion_confidence_and_pair(page, shown):
+    page.locator("[data-answers-of='0']").scroll_into_view_if_needed()
+    page.wait_for_selector("#section0-reliability .point")
+    order = [variant for variant in SCORES if variant != "adapter_bottleneck4"]
+    section = next(one for one in compare(shown, order) if one.backbone == "micro_vit")
+    of_task = answers(section).tasks[1]
+    page.select_option("[data-answers='task']", label=of_task.task)
+    page.select_option("[data-answers='variant']", label="adapter")
+    for name, scores in ((v, class_accuracies(of_task, v)) for v in order):
+        ours = {key[1]: y for key, (_, y) in points(page, "section0-classes").items() if key[0] == name}
+        assert ours == {f"{name}, {label}": pytest.approx(score) for label, score in enumerate(scores)}
+    counts = sum(confusion_matrix(of_task.labels, one, 4) for one in of_task.predicted["adapter"].values())
+    cells = [[float(cell or 0) for cell in row[1:]] for row in rows(page, "section0-confusion")]
+    np.testing.assert_allclose(cells, counts / 2)
+    binned = sum(of_task.binned["adapter"].values())
+    drawn = page.locator("#section0-reliability g[data-series='adapter'] .point")
+    assert drawn.count() == (binned[0] > 0).sum()
+    shared = matrix(section, "shared_mistakes").loc[order, order]
+    cells = [[float(cell) for cell in row[1:]] for row in rows(page, "section0-agreement")]
+    np.testing.assert_allclose(cells, shared, atol=0.0501)
+    page.select_option("[data-answers='measure']", label="gain of averaging")
+    assert rows(page, "section0-agreement")[0][1] == "—"  # of a variant with itself there is none
+    assert "of 60 images are right" in page.text_content(".sure")
+    assert len(rows(page, "section0-confused")) == 8
+    size = len(json.dumps(predicted_data(section)))
+    assert size < 20_000  # counts, no logits
 
 
 @pytest.mark.browser

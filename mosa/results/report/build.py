@@ -20,11 +20,12 @@ from mosa.results.provenance import code_of
 from mosa.results.report.data import TUNED_BY, page_data, run_data, with_digits
 from mosa.results.report.facts import bibtex, data_facts, sources
 from mosa.results.report.missing import Missing
+from mosa.results.report.predicted import predicted_data
 from mosa.results.report.sections import page_section
 from mosa.search.choose import describe
 
 _FOLDER = Path(__file__).parent
-_SCRIPTS = ("statistics.js", "chart.js", "report.js")  # one after the other
+_SCRIPTS = ("statistics.js", "chart.js", "answers.js", "report.js")  # one after the other
 
 
 def write_report(
@@ -62,11 +63,13 @@ def write_report(
     results = Results(frame, None if order is None else list(order), metric, reference)
     metrics = _metrics_of_runs(results.compared)
     cited, data = sources(frame), page_data(results, choices)
+    predicted = [predicted_data(section) for section in results.compared]
     page = _template().render(
         title=title,
         sections=[
-            page_section(section, f"section{number}") | {"numbers": numbers}
-            for number, (section, numbers) in enumerate(zip(results.compared, data["sections"], strict=True))
+            page_section(section, f"section{number}")
+            | {"numbers": data["sections"][number], "predicted": predicted[number]}
+            for number, section in enumerate(results.compared)
         ],
         totals=_totals(frame, missing),
         metrics=METRICS,
@@ -84,6 +87,7 @@ def write_report(
         config=config,
         split=", ".join(sorted(frame["eval_split"].unique())),
         data=Markup(_json_in_html(data)),
+        predicted=Markup(_json_in_html(predicted)),
         run_data=Markup(_json_in_html(run_data(frame, metrics))),
         MISSING=MISSING,
         count=count,

@@ -13,6 +13,15 @@ function make(name, attributes = {}, ...children) {
 
 const counted = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
 
+// Start what costs something when it comes into view, or is printed.
+const waiting = new Map();
+function whenSeen(node, start) {
+  const once = () => { if (waiting.delete(node)) { observer.disconnect(); start(); } };
+  const observer = new IntersectionObserver((entries) => { if (entries.some(({ isIntersecting }) => isIntersecting)) once(); }, { rootMargin: "400px" });
+  waiting.set(node, once);
+  observer.observe(node);
+}
+
 // --- tables: sorted by the buttons in their heads, filtered by words, taken away as CSV
 
 function keyOf(text) {
@@ -421,11 +430,7 @@ const runList = {
 
 byId("runs-filter").addEventListener("input", () => runList.filter());
 byId("runs-more").addEventListener("click", () => runList.more());
-new IntersectionObserver((entries, observer) => {
-  if (!entries.some(({ isIntersecting }) => isIntersecting)) return;
-  observer.disconnect();
-  runList.read();
-}, { rootMargin: "400px" }).observe(byId("runs-section"));
+whenSeen(byId("runs-section"), () => runList.read());
 // The next rows come when the end of the list is near.
 new IntersectionObserver((entries) => {
   if (entries.some(({ isIntersecting }) => isIntersecting) && runList.runs) runList.more();
@@ -488,11 +493,7 @@ document.addEventListener("change", ({ target }) => {
   curves.draw();
 });
 byId("curves-task").addEventListener("change", ({ target }) => target.value && curves.pick(target.value));
-new IntersectionObserver((entries, observer) => {
-  if (!entries.some(({ isIntersecting }) => isIntersecting)) return;
-  observer.disconnect();
-  curves.pick(byId("curves-task").value);
-}, { rootMargin: "200px" }).observe(byId("curves"));
+whenSeen(byId("curves"), () => curves.pick(byId("curves-task").value));
 
 // --- details of a run
 
@@ -521,6 +522,7 @@ function showRun(run) {
 // --- start
 
 document.querySelectorAll("section[data-section]").forEach((root) => startSection(root, Number(root.dataset.section)));
+document.querySelectorAll("[data-answers-of]").forEach((root) => whenSeen(root, () => startAnswers(root, Number(root.dataset.answersOf))));
 if (data.trials) showChart(byId("trials"), () => openAgain(data.trials));
 byId("theme").addEventListener("click", () => {
   const dark = getComputedStyle(document.documentElement).colorScheme === "dark";
@@ -532,7 +534,7 @@ window.addEventListener("beforeprint", () => {
   before = { theme: document.documentElement.dataset.theme, folded: [...document.querySelectorAll("main > section > details:not([open])")] };
   document.documentElement.dataset.theme = "light";
   before.folded.forEach((details) => { details.open = true; });
-  runList.read();
+  for (const start of [...waiting.values()]) start();
   for (const host of drawers.keys()) if (!host.drawn) drawNow(host);
 });
 window.addEventListener("afterprint", () => {
