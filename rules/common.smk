@@ -73,6 +73,7 @@ MACHINE = {
     "MOSA_GRADIENT_CHECKPOINTING": str(CONFIG["gradient_checkpointing"]),
     "MOSA_KEEP_PREDICTIONS": str(CONFIG["keep"]["predictions"]).lower(),
     "MOSA_KEEP_MODEL": str(CONFIG["keep"]["model"]),
+    "MOSA_KEEP_EVENTS": str(CONFIG["keep"]["events"]),
     "MOSA_RESUME": f"{RESULTS}/resume",
     "MOSA_FEATURES": f"{PACKS}/features",
     # Jobs of this process are many on one machine; one of a cluster is alone there, unless the user says otherwise.

@@ -8,7 +8,8 @@ import yaml
 from test_config import tiny
 from test_records import make_record
 
-from mosa.data.predictions import predictions_path, write_images, write_predictions
+from mosa.data.predictions import write_images, write_predictions
+from mosa.data.task import kept_path
 from mosa.experiment.load import load_config
 from mosa.experiment.workflow import Workflow
 from mosa.records import write_record
@@ -24,7 +25,7 @@ def write_results(folder, name="lab", config=None, score=None, predictions=False
         name: Name of the experiment.
         config: Changes of the config of two tasks, two seeds, linear and mosa.
         score: Top-1 from task, variant and seed.
-        predictions: Whether runs keep predictions.
+        predictions: Whether runs keep predictions; "wrong": of which fewer are right.
         changes: Keys of the records.
     """
     score = score or (lambda task, variant, seed: 60 + 5 * (variant == "mosa") + seed)
@@ -40,23 +41,24 @@ def write_results(folder, name="lab", config=None, score=None, predictions=False
         for one in workflow.meant():
             what = one.specification
             task = what.task.partition("/")[2]
-            kept = _keep(one.path) if predictions else {}
+            kept = _keep(one.path, predictions != "wrong") if predictions else {}
             record = make_record(
                 specification=what.model_dump(), specification_digest=what.digest, seed=one.seed,
                 metrics={"top1": score(task, what.variant, one.seed)}, kept=kept, **changes,
             )  # fmt: skip
+            record["backbone"]["sha256"] = what.backbone.identity
             write_record(record, one.path)
     finally:
         os.chdir(here)
     return path
 
 
-def _keep(record):
-    """Write predictions of three images beside a record, and return what the record says of them."""
+def _keep(record, right):
+    """Write predictions of three images, of which two or one are right; return what the record says."""
     folder = record.parents[2]
     name = write_images(folder, ["a", "b", "c"], ["x", "y"])
-    logits = np.array([[1, 0], [0, 1], [1, 0]], np.float32)
+    logits = np.array([[1, 0], [0, 1], [1, 0]], np.float32)[:, :: 1 if right else -1]
     digest = write_predictions(
-        predictions_path(record), "test", logits, np.array([0, 1, 1], np.int32), images=folder / name
+        kept_path(record, "predictions"), "test", logits, np.array([0, 1, 1], np.int32), images=folder / name
     )
     return {"predictions": digest, "model": None, "images": f"../../{name}"}

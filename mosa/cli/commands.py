@@ -21,7 +21,7 @@ def cli() -> None:
 for _command in (
     *(data.make_data, data.pretrain),
     *(runs.train, runs.tune, runs.choose, runs.choices, runs.predict),
-    *(experiment.check, experiment.plan, experiment.memory),
+    *(experiment.check, experiment.plan, experiment.status, experiment.memory),
     *(experiment.collect, experiment.verify, experiment.reproduce),
     *(results.tables, results.plots, results.report),
     *(share.compare, share.export, share.import_),

@@ -1,6 +1,7 @@
 """Verbs that look at a whole experiment: what it needs, what it costs, whether its records are in order."""
 
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -49,6 +50,33 @@ def plan(files: tuple[Path, ...], alone: bool) -> None:
     from mosa.experiment.plan import plan
 
     click.echo(plan(config_of(files, alone)), nl=False)
+
+
+@click.command()
+@CONFIGFILE
+@ALONE
+@click.option("--watch", is_flag=True, help="Show it again and again, until all is done or Ctrl-C.")
+@click.option(
+    "--interval", type=click.FloatRange(min=0.1), default=5.0, show_default=True, help="Seconds between."
+)
+@click.option("--json", "as_data", is_flag=True, help="As JSON, with every run.")
+def status(files: tuple[Path, ...], alone: bool, watch: bool, interval: float, as_data: bool) -> None:
+    """Say how far a config is: runs done, running, silent, failed (and why), stale and to do.
+
+    Ends with status 0 if all is done, 1 if a run failed or is silent, 3 if runs are to do or running.
+    """
+    from mosa.experiment.status import ALL_DONE, as_json, as_text, status_of
+    from mosa.experiment.workflow import Workflow
+
+    workflow = Workflow.of(config_of(files, alone))
+    while True:
+        found = status_of(workflow)
+        if watch:
+            click.clear()  # which does nothing where there is no terminal
+        click.echo((as_json if as_data else as_text)(found), nl=False)
+        if not watch or found.exit_status == ALL_DONE:
+            sys.exit(found.exit_status)
+        time.sleep(interval)
 
 
 @click.command()

@@ -89,6 +89,12 @@ _KEEP = [
         is_flag=True,
         help="Keep the tuned model beside the record, for `mosa predict`.",
     ),
+    click.option(
+        "--keep-events",
+        envvar="MOSA_KEEP_EVENTS",
+        is_flag=True,
+        help="Write TensorBoard events of each epoch beside the record.",
+    ),
 ]
 
 
@@ -153,7 +159,7 @@ def take_keep(options: dict[str, Any]) -> "Keep":
     from mosa.engine.keep import Keep
 
     predictions = {"true": True, "false": False, "auto": "auto"}[options.pop("keep_predictions")]
-    return Keep(predictions, options.pop("keep_model"))
+    return Keep(predictions, options.pop("keep_model"), options.pop("keep_events"))
 
 
 def take_specification(options: dict[str, Any], pack: Path) -> Specification:

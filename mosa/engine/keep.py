@@ -33,10 +33,12 @@ class Keep:
     Attributes:
         predictions: True, False, or "auto": where they are small (see `mosa.data.predictions`).
         model: Whether the tuned model is.
+        events: Whether TensorBoard events are written, see `mosa.engine.events`.
     """
 
     predictions: bool | str = False
     model: bool = False
+    events: bool = False
 
 
 NOTHING = Keep()
@@ -93,7 +95,7 @@ def keep_files(
         path of the names of images and classes relative to the record; None for what is not kept.
     """
     kept: dict[str, Any] = {"predictions": None, "model": None, "images": None}
-    if keep == NOTHING:
+    if not (keep.predictions or keep.model):
         return kept
     name = write_images(folder, found.names, found.classes)
     images = folder / name if name else None

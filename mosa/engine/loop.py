@@ -5,7 +5,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from mosa.base.seeding import derive_seed, generator
 from mosa.data.metrics import METRICS
 from mosa.engine.batches import Images
 from mosa.engine.diverged import Diverged
+from mosa.engine.events import Events
 from mosa.engine.optimizer import build_optimizer
 from mosa.engine.resume import (
     Interrupted,
@@ -60,6 +61,7 @@ def fit(
     label: str = "train",
     resume: ResumeFile | None = None,
     graph: bool = False,
+    events: Events | None = None,
 ) -> Progress:
     """Train the tuned part of a model, in place, for a fixed number of epochs.
 
@@ -75,6 +77,7 @@ def fit(
         label: Names the run in the progress display.
         resume: Where the state is saved, and found again; None: nowhere.
         graph: Replay whole steps as CUDA graphs, see `mosa.engine.step_graph`; none is done in parts then.
+        events: Where each epoch is reported beside the display; None: nowhere.
 
     Returns:
         Losses, images and time.
@@ -83,7 +86,7 @@ def fit(
         Diverged: The loss became NaN or infinite.
         Interrupted: A signal asked to stop; the state is saved.
     """
-    return _Training(model, data, options, seed, label, resume, graph).run()
+    return _Training(model, data, options, seed, label, resume, graph, events).run()
 
 
 class _Training:
@@ -98,6 +101,7 @@ class _Training:
         label: str,
         resume: ResumeFile | None,
         graph: bool,
+        events: Events | None,
     ) -> None:
         self.model, self.data, self.options, self.label, self.resume = model, data, options, label, resume
         self.steps_per_epoch = math.ceil(len(data) / options.batch_size)
@@ -114,7 +118,9 @@ class _Training:
         self.first, self.done, self.total = 1, 0, 0.0  # epoch; steps and loss within it
         self.drawn = self.order.get_state()  # before the order of the epoch was drawn
         self.recent: deque[float] = deque(maxlen=5)
-        self.graph = graph
+        self.graph, self.events = graph, events
+        self.parts: dict[str, Tensor] | None = {} if events else None  # sums over images, on the device
+        self.seen = 0  # images of the epoch whose parts are summed up
         self.step_graph: StepGraph | None = None
 
     def _step_graph(self) -> StepGraph:
@@ -137,8 +143,11 @@ class _Training:
         self._restore()
         if self.graph:
             self.step_graph = self._step_graph()
+        if self.events:
+            self.events.begin(self.first)
         self.start = time.perf_counter() - self.progress.seconds
         with (
+            closing(self.events) if self.events else nullcontext(),
             self.resume.listening() if self.resume else nullcontext(),
             Display(
                 self.label, self.steps, self.options.epochs, self.schedule.last_epoch, self.progress.seconds
@@ -152,7 +161,7 @@ class _Training:
         return self.progress
 
     def _epoch(self, epoch: int, display: "Display") -> None:
-        self.drawn = self.order.get_state()
+        self.drawn, lr = self.order.get_state(), float(self.schedule.get_last_lr()[0])
         permutation = torch.randperm(len(self.data), generator=self.order)
         for images, labels in self.data.batches(self.options.batch_size, permutation, epoch, self.done):
             value = self._step(images, labels, epoch)
@@ -166,13 +175,23 @@ class _Training:
         self.progress.train_loss.append(self.total / len(self.data))
         self.done, self.total, self.drawn = 0, 0.0, self.order.get_state()
         display.epoch(epoch, self.progress.train_loss[-1], self.progress.images)
+        if self.events:
+            self._report(epoch, lr)
+
+    def _report(self, epoch: int, lr: float) -> None:
+        """Report an epoch; terms are means over what was trained here, and unknown of CUDA graphs."""
+        parts = {name: value.item() / self.seen for name, value in self.parts.items()} if self.seen else {}
+        self.parts, self.seen = {}, 0
+        self.events.epoch(epoch, self.progress.train_loss[-1], parts, lr)
+        self.model.train()
 
     def _step(self, images: Tensor, labels: Tensor, epoch: int) -> float:
         """Do one step of the optimiser, and return its loss."""
         if self.step_graph is not None:
             loss = self.step_graph(images, labels)
         else:
-            loss = _backward(self.model, images, labels, self.options, self.progress, self.label)
+            loss = _backward(self.model, images, labels, self.options, self.progress, self.label, self.parts)
+            self.seen += len(labels)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         value = loss.item()  # the host waits for the GPU here, with all of the step in its queue
@@ -231,19 +250,29 @@ def _backward(
     options: Recipe,
     progress: Progress,
     label: str,
+    terms: dict[str, Tensor] | None = None,
 ) -> Tensor:
-    """Compute the gradients of a batch, in as many parts as its memory needs, and return its loss."""
+    """Compute the gradients of a batch, in as many parts as its memory needs, and return its loss.
+
+    The terms of the loss, summed over images, are added to `terms`.
+    """
     while True:
         try:
+            found: list[tuple[dict[str, Tensor], int]] = []
             total = torch.zeros((), device=labels.device)
             parts = zip(images.chunk(progress.accumulation), labels.chunk(progress.accumulation), strict=True)
             for part, targets in parts:
                 with autocast(labels.device, options.precision):
-                    loss = tuning_loss(model, part, targets, options.label_smoothing)
+                    of_part = None if terms is None else {}
+                    loss = tuning_loss(model, part, targets, options.label_smoothing, of_part)
+                    found.append((of_part or {}, len(part)))
                 if progress.accumulation > 1:
                     loss = loss * (len(part) / len(images))
                 loss.backward()
                 total += loss.detach()
+            for of_part, number in found:
+                for name, value in of_part.items():
+                    terms[name] = terms.get(name, 0) + value * number
             return total
         except torch.OutOfMemoryError as error:
             if progress.accumulation >= len(images):

@@ -3,7 +3,7 @@
 import datetime
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,14 @@ from mosa.backbones.build import Backbone, build_backbone
 from mosa.base.errors import UserError
 from mosa.base.seeding import derive_seed, generator
 from mosa.data.layouts.source import deal, stratified
+from mosa.data.metrics import METRICS
 from mosa.data.packs import Pack
 from mosa.data.splits import DataSplit
 from mosa.engine import provenance
 from mosa.engine.batches import Images
 from mosa.engine.cost.flops import inference_flops, training_flops
 from mosa.engine.diverged import Diverged, DivergedNote
+from mosa.engine.events import Events
 from mosa.engine.features import (
     Head,
     cached_features,
@@ -34,6 +36,7 @@ from mosa.engine.keep import NOTHING, Evaluated, Keep, keep_files, unmerged
 from mosa.engine.loop import Progress, fit, measure, predict
 from mosa.engine.machine import CPU, Machine, uncompile_blocks
 from mosa.engine.resume import ResumeFile
+from mosa.experiment.alive import signs_of_life
 from mosa.experiment.declared import digest_of_data
 from mosa.experiment.expand import Run
 from mosa.experiment.families import family_of
@@ -122,7 +125,8 @@ def execute(
     note = DivergedNote(run, machine)
     note.refuse()
     try:
-        record = _execute(run, pack_path, output, machine, keep)
+        with signs_of_life(machine.resume_folder, run.specification.digest, run.seed):
+            record = _execute(run, pack_path, output, machine, keep)
     except Diverged as error:
         note.write(error)
         raise
@@ -137,7 +141,8 @@ def _execute(run: Run, pack_path: Path, output: Path, machine: Machine, keep: Ke
     before, with_features = ready.seconds
     resume = _resume_file(ready)
     training, graph = run.specification.training, machine.compile == "step_graph"
-    progress = fit(ready.tuned, ready.train, training, run.seed, ready.label, resume, graph)
+    events = Events(output, _validation(ready)) if keep.events else None
+    progress = fit(ready.tuned, ready.train, training, run.seed, ready.label, resume, graph, events)
     progress.seconds += with_features - before
     adapter = ready.method.parameters(ready.model)
     uncompile_blocks(ready.model)
@@ -332,6 +337,27 @@ def _predict(ready: Prepared) -> Evaluated:
     logits, labels = predict(model, data, training.precision)
     names = pack.names(split) if fold is None else None  # a trial keeps nothing
     return Evaluated(split, logits, labels, names, pack.class_names, images.sets, tuple(pack.sets))
+
+
+def _validation(ready: Prepared) -> Callable[[], dict[str, float]] | None:
+    """Return what measures the unmerged model on val; None where val is trained on, or on kept features.
+
+    Random numbers that a method draws on the way are given back: training goes on as without it.
+    """
+    if ready.splits != ("train", "val") or ready.on_features:
+        return None
+    specification, task, place = ready.run.specification, ready.pack.task, ready.place
+    data = Images(
+        _split(ready.pack, "val", specification.fold), ready.backbone.mean, ready.backbone.std, place,
+        channels_last=ready.machine.channels_last, workers=ready.machine.threads,
+    )  # fmt: skip
+
+    def validate() -> dict[str, float]:
+        with torch.random.fork_rng([place] if place.type == "cuda" else []):
+            logits, labels = predict(ready.model, data, specification.training.precision)
+        return {name: METRICS[name].compute(logits, labels) for name in (task.metric, "nll")}
+
+    return validate
 
 
 def _measure(ready: Prepared, found: Evaluated, progress: Progress) -> dict[str, Any]:

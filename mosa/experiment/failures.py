@@ -10,6 +10,8 @@ from mosa.base.words import count
 _TAIL = 2**14  # bytes of a log that are looked at
 _SHOWN = 5  # failures that are listed
 _WORTH_A_RETRY = f"{Shortage.label}: "
+EMPTY = "its log is empty"
+_TRACEBACK = "Traceback (most recent call last)"
 _LABELS = (_WORTH_A_RETRY, f"{UserError.label}: ", "Error: ")  # the last is click's, of a wrong command line
 
 
@@ -18,12 +20,14 @@ class LastWords(NamedTuple):
 
     Attributes:
         text: The error that it ends with, else its last line.
+        ended: Whether it says that the run ended with an error: labelled, or the last line of a traceback.
         for_good: Whether that error would repeat: input that was refused, a loss that is not finite. What is
             killed, out of memory or time, preempted, or on a node that fails, writes none of these.
     """
 
     text: str
     for_good: bool
+    ended: bool = True
 
 
 def last_words(log: Path) -> LastWords | None:
@@ -35,12 +39,12 @@ def last_words(log: Path) -> LastWords | None:
     except OSError:
         return None
     if not lines:
-        return LastWords("its log is empty", False)
+        return LastWords(EMPTY, False, False)
     labelled = [line for line in lines if line.startswith(_LABELS)]
     for label in _LABELS if labelled else ():
         if labelled[-1].startswith(label):
             return LastWords(labelled[-1].removeprefix(label), label != _WORTH_A_RETRY)
-    return LastWords(lines[-1], False)
+    return LastWords(lines[-1], False, any(line.startswith(_TRACEBACK) for line in lines))
 
 
 def log_of(results: Path, run: str) -> Path:

@@ -74,10 +74,15 @@ class Keep(Declared):
     predictions: bool | Literal["auto"] = option(
         "auto",
         description="Logits and labels of the evaluated split, from which tables of classes, confusions and "
-        "agreement are made (docs/records.md); `auto`: where they take 50 MiB at most.",
+        "agreement are made (docs/predictions.md); `auto`: where they take 50 MiB at most.",
     )
     model: bool = option(
-        False, description="The tuned model as it is after merging, for `mosa predict` (docs/records.md)."
+        False, description="The tuned model as it is after merging, for `mosa predict` (docs/predictions.md)."
+    )
+    events: bool = option(
+        False,
+        description="TensorBoard events of every epoch: training loss and its terms, learning rate, and val "
+        "where it is not trained on (docs/workflow.md); needs the extra `events`.",
     )
 
 

@@ -51,7 +51,7 @@ class _Row:
         return str(self.runs), str(self.done), passes, hours
 
 
-class _Rates:
+class Rates:
     """Image-passes per second of a core or GPU: as records have them, else as assumed."""
 
     def __init__(self, results: Path, runs: list[Run], gpu: bool) -> None:
@@ -74,11 +74,11 @@ def plan(config: Mapping[str, Any]) -> str:
     a rate that most machines exceed: that by which the workflow asks a cluster for time. The images of a
     user's own tasks are counted, and none is opened.
     """
-    tasks = {task.full_name: _counted(task) for task in config_tasks(config)}
+    tasks = counted(config)
     results = Path(config["paths"]["results"])
     runs = expand(config)
     done = {run.path for run in runs if (results / run.path).is_file()}
-    rates = _Rates(results, [run for run in runs if run.path in done], config["device"] == "cuda")
+    rates = Rates(results, [run for run in runs if run.path in done], config["device"] == "cuda")
     rows: dict[tuple[str, str], _Row] = defaultdict(_Row)
     for run in runs:
         what = run.specification
@@ -100,12 +100,15 @@ def plan(config: Mapping[str, Any]) -> str:
     return "\n".join([*text, *_disk(config, runs, tasks)]) + "\n"
 
 
-def _counted(task: Task) -> Task:
-    """Return a task with its sizes, which those of a user's own have on disk only."""
-    return replace(task, sizes=count_own(task)) if task.benchmark == OWN else task
+def counted(config: Mapping[str, Any]) -> dict[str, Task]:
+    """Return the tasks of a config by name, with their sizes, which a user's own have on disk only."""
+    return {
+        task.full_name: replace(task, sizes=count_own(task)) if task.benchmark == OWN else task
+        for task in config_tasks(config)
+    }
 
 
-def _to_do(rates: _Rates, specification: Specification, task: Task) -> _Row:
+def _to_do(rates: Rates, specification: Specification, task: Task) -> _Row:
     if not task.sizes:
         return _Row(unknown=True)
     return rates.row(specification, image_passes(specification, task))
@@ -147,7 +150,7 @@ def _explained(total: _Row, config: Mapping[str, Any], tasks: Mapping[str, Task]
 
 
 def _tuning(
-    config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task], rates: _Rates
+    config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task], rates: Rates
 ) -> dict[tuple[str, str], _Row]:
     """Return searches, those done, and what the others take, by backbone and variant."""
     tune = config["tune"]

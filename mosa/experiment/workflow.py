@@ -221,11 +221,11 @@ class Workflow:
             if found is None:
                 if os.path.exists(path):
                     stale.add(path)
-            elif found[0] != self._meant(run):
+            elif found[0] != self.meant_digest(run):
                 stale.add(path)
         return stale
 
-    def _meant(self, run: Run) -> str:
+    def meant_digest(self, run: Run) -> str:
         """Return the digest of the specification that a record has to have."""
         if not run.choice:
             return run.specification.digest

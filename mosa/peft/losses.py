@@ -7,7 +7,13 @@ from torch import Tensor, nn
 from mosa.peft.attach import attachment, forward_passes
 
 
-def tuning_loss(model: nn.Module, images: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def tuning_loss(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    label_smoothing: float = 0.0,
+    terms: dict[str, Tensor] | None = None,
+) -> Tensor:
     """Run the forward passes that the attached method asks for, and return its loss.
 
     L = CE(z1, y) + second_pass * CE(z2, y) + consistency * 1/2 [KL(sg p2 || p1) + KL(sg p1 || p2)]
@@ -19,21 +25,27 @@ def tuning_loss(model: nn.Module, images: Tensor, labels: Tensor, label_smoothin
         images: Input of shape (batch, channels, height, width).
         labels: Classes of shape (batch,).
         label_smoothing: Mass of the uniform distribution in the targets, 0 to 1.
+        terms: Receives the weighted terms of the loss, detached: `ce`, `ce_second`, `kl`, `features`.
 
     Returns:
         The loss, a scalar.
     """
+    terms = {} if terms is None else terms
     state = attachment(model)
     method = state.method
     logits = forward_passes(model, images, method.passes)
     if logits.dtype == torch.bfloat16:  # under autocast, which would also compute the logarithms in bfloat16
         logits = logits.float()
     if method.labels_every_pass:
-        return F.cross_entropy(logits, labels.repeat(method.passes), label_smoothing=label_smoothing)
-    loss = passes_loss(logits, labels, method.consistency, label_smoothing, method.second_pass)
+        loss = F.cross_entropy(logits, labels.repeat(method.passes), label_smoothing=label_smoothing)
+        terms["ce"] = loss.detach()
+        return loss
+    loss = passes_loss(logits, labels, method.consistency, label_smoothing, method.second_pass, terms)
     if method.feature_consistency:
         features, state.passes.features = state.passes.features, []  # drop them, so that the graph is freed
-        loss = loss + method.feature_consistency * feature_distance(features)
+        distance = method.feature_consistency * feature_distance(features)
+        terms["features"] = distance.detach()
+        loss = loss + distance
     return loss
 
 
@@ -52,6 +64,7 @@ def passes_loss(
     consistency: float = 0.0,
     label_smoothing: float = 0.0,
     second_pass: float = 0.0,
+    terms: dict[str, Tensor] | None = None,
 ) -> Tensor:
     """Cross-entropy of the first pass plus the weighted symmetric divergence between two passes.
 
@@ -64,6 +77,7 @@ def passes_loss(
         consistency: Weight of the divergence; it is computed only if there are two passes.
         label_smoothing: Mass of the uniform distribution in the targets, 0 to 1.
         second_pass: Weight of the cross-entropy of the second pass.
+        terms: As for `tuning_loss`.
 
     Returns:
         The loss, a scalar.
@@ -75,12 +89,17 @@ def passes_loss(
         raise ValueError(f"{len(logits)} rows of logits for {len(labels)} labels: expected one or two passes")
     first = logits[: len(labels)]
     loss = F.cross_entropy(first, labels, label_smoothing=label_smoothing)
+    terms = {} if terms is None else terms
+    terms["ce"] = loss.detach()
     if len(logits) == len(labels):
         return loss
     if second_pass:
         second = F.cross_entropy(logits[len(labels) :], labels, label_smoothing=label_smoothing)
+        terms["ce_second"] = second_pass * second.detach()
         loss = loss + second_pass * second
     log_p1, log_p2 = torch.log_softmax(logits, dim=-1).chunk(2)
     kl_21 = F.kl_div(log_p1, log_p2.detach(), reduction="batchmean", log_target=True)
     kl_12 = F.kl_div(log_p2, log_p1.detach(), reduction="batchmean", log_target=True)
-    return loss + consistency * 0.5 * (kl_21 + kl_12)
+    divergence = consistency * 0.5 * (kl_21 + kl_12)
+    terms["kl"] = divergence.detach()
+    return loss + divergence

@@ -16,7 +16,7 @@ from mosa.results.per_image import agreement, ensemble, reliability
 from mosa.results.predictions import NotKept, Predictions, read
 
 NOTHING = (
-    "No run here kept its predictions, from which this is made: keep.predictions (docs/records.md) keeps "
+    "No run here kept its predictions, from which this is made: keep.predictions (docs/predictions.md) keeps "
     "those of runs that are done from now on, and `mosa plan` says how to have those of earlier ones."
 )
 

@@ -26,7 +26,8 @@ def records_page() -> str:
         "A run leaves one JSON file, results/runs/<benchmark>/<task>/<backbone>/<variant>/seed<n>.json. It",
         "carries its specification, and digests of that and of its own content: `mosa verify` checks both, "
         "and",
-        "`mosa reproduce RECORD` trains the run again from the record alone.",
+        "`mosa reproduce RECORD` trains the run again from the record alone. Predictions and the tuned model",
+        "lie beside it where they are kept: [predictions.md](predictions.md).",
         "",
         "| key | type | default | meaning |",
         "|---|---|---|---|",

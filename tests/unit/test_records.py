@@ -16,6 +16,7 @@ from mosa.experiment.specification import Specification, make_specification
 from mosa.records import Record, check_specification, load_record, seal, write_record
 from mosa.results.describe import record_schema, records_page
 from mosa.results.frame import (
+    _NULLABLE,
     COLUMNS,
     JSON_COLUMNS,
     NUMBERS,
@@ -248,7 +249,7 @@ def test_the_csv_is_the_table(tmp_path):
     frame = load_records(write_grid(tmp_path / "runs"))
     write_table(frame, tmp_path / "runs.csv")
     tables = (read_table(tmp_path / "runs.csv"), frame)
-    read, expected = (table.fillna({"commit": "none"}) for table in tables)
+    read, expected = (table.fillna(dict.fromkeys(_NULLABLE, "none")) for table in tables)
     pd.testing.assert_frame_equal(read, expected, check_dtype=False)
     assert read_table(tmp_path / "runs").equals(frame)
 

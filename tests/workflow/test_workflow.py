@@ -11,6 +11,7 @@ import yaml
 from workspace import CONFIG, REFRESH, SEEDS, TASKS, Workspace
 
 from mosa.records import load_record
+from mosa.results.predictions import read
 
 pytestmark = pytest.mark.slow
 
@@ -47,15 +48,20 @@ def test_every_run_leaves_one_valid_record(workspace):
             f"{run['task']}/{run['backbone']['name']}/{run['variant']}/seed{record['seed']}.json"
         )
         assert record["specification"]["training"]["epochs"] == 1 and record["splits"]["eval"] == "test"
+        predictions = read(path)  # verified by the digest in the record
+        assert 100 * predictions.correct.mean() == pytest.approx(record["metrics"]["top1"], rel=1e-12)
 
 
 def test_tables_and_plots_are_there(workspace):
     for name in ("comparison", "sweep"):
         for kind in ("csv", "md", "tex", "txt"):
             assert (workspace.folder / f"results/tables/{name}.{kind}").stat().st_size > 200
-    for kind in ("csv", "md"):
-        assert "mosa" in (workspace.folder / f"results/tables/differences.{kind}").read_text()
-    for name in ("comparison", "scaling", "compute", "ranks"):
+    for name in ("differences", "agreement", "classes", "confused", "intervals", "mcnemar"):
+        for kind in ("csv", "md"):
+            text = (workspace.folder / f"results/tables/{name}.{kind}").read_text()
+            assert text.count("\n") > 2 and "No run" not in text and "Left out" not in text
+            assert "mosa" in text or (name, kind) == ("confused", "md")  # of the best variant alone
+    for name in ("comparison", "scaling", "compute", "ranks", "confusion", "reliability", "agreement"):
         for kind in ("svg", "pdf", "png"):
             assert (workspace.folder / f"results/plots/{name}.{kind}").stat().st_size > 2000
     assert "tiny" in (workspace.folder / "results/report.html").read_text()
@@ -95,13 +101,17 @@ def test_a_removed_variant_leaves_the_tables_and_trains_nothing(workspace):
 
 def test_comments_documentation_and_order_rerun_nothing(workspace):
     config = workspace.folder / "config.yaml"
-    config.write_text("# A comment.\n" + yaml.safe_dump(CONFIG, sort_keys=True))
+    # Nor does what is to be kept from now on, nor predictions that are no longer there.
+    kept = workspace.folder / "results/runs/demo/digits/micro_vit/mosa/seed0.predictions.safetensors"
+    aside = kept.rename(workspace.folder / "aside")
+    config.write_text("# A comment.\n" + yaml.safe_dump(CONFIG | {"keep": {"model": True}}, sort_keys=True))
     for file in (workspace.folder / "Snakefile", *(workspace.folder / "rules").glob("*.smk")):
         file.write_text(file.read_text() + "\n# Another comment.\n")
     (workspace.folder / "README.md").write_text("New documentation.\n")
     planned = workspace.planned()
     # The order of variants is the order of the table's rows, so tables may be made again; runs never.
     assert "train" not in planned and "make_data" not in planned
+    aside.rename(kept)
     config.write_text("# A comment.\n" + yaml.safe_dump(CONFIG, sort_keys=False))
     assert workspace.planned() == {}
 

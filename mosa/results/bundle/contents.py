@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mosa.base.errors import UserError
-from mosa.data.predictions import digest_of_file, model_path, predictions_path
+from mosa.data.predictions import digest_of_file, read_images
+from mosa.data.task import kept_path
 from mosa.experiment.manifest import Meant, read_manifest
 from mosa.results.collect import load_meant
 
@@ -15,7 +16,7 @@ METADATA = "ro-crate-metadata.json"
 WORKFLOW = "workflow/"  # the rules that made the records; nothing of it is imported
 MANIFEST = re.compile(r"manifests/runs-([0-9a-f]{16})\.json")
 CONFIG = re.compile(r"manifests/config-([0-9a-f]{16})\.yaml")
-IMAGES = re.compile(r"images-([0-9a-f]{16})\.json")
+IMAGES = re.compile(r"images-[0-9a-f]{16}\.json\.gz")
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,10 @@ def contents_of(
 def _kept(results: Path, meant: Meant, record: dict[str, Any], predictions: bool, models: bool) -> list[str]:
     """Return the files beside a record that are wanted and exist; refuse one that its digest does not fit."""
     named, found = record.get("kept") or {}, []
-    wanted = [("predictions", predictions_path(meant.path))] if predictions else []
-    wanted += [("model", model_path(meant.path))] if models else []
-    for what, path in wanted:
+    wanted = ["predictions"] if predictions else []
+    wanted += ["model"] if models else []
+    for what in wanted:
+        path = kept_path(meant.path, what)
         if not named.get(what) or not path.is_file():
             continue
         if digest_of_file(path) != named[what]:
@@ -106,12 +108,12 @@ def _kept(results: Path, meant: Meant, record: dict[str, Any], predictions: bool
         found.append(_below(results, path))
     images = named.get("images")
     if found and images:
-        path = meant.path.parent / images
+        path = Path(os.path.normpath(meant.path.parent / images))
         if not path.is_file():
             return found
-        name = IMAGES.fullmatch(path.name)
-        if not name or digest_of_file(path)[:16] != name[1]:
-            raise UserError(f"{path}: was changed (it is named by its content)")
+        if not IMAGES.fullmatch(path.name):
+            raise UserError(f"{path}: is not how names of images are called")
+        read_images(path, (None, None))  # which verifies its name
         found.append(_below(results, path))
     return found
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mosa import __version__
 from mosa.base.errors import UserError
 from mosa.base.words import count
 from mosa.results.bundle.contents import METADATA, WORKFLOW, Contents
@@ -23,10 +24,12 @@ _PROFILES = {
     "https://w3id.org/ro/wfrun/workflow/0.5": "Workflow Run Crate",
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
-_TERMS = {"sha256": "https://w3id.org/ro/terms/workflow-run#sha256"}  # which the context of RO-Crate 1.1 lacks
+_TERMS = {
+    "sha256": "https://w3id.org/ro/terms/workflow-run#sha256"
+}  # which the context of RO-Crate 1.1 lacks
 _FORMATS = {
     ".json": "application/json", ".yaml": "application/yaml", ".smk": "text/plain", "": "text/plain",
-    ".safetensors": "application/octet-stream",
+    ".safetensors": "application/octet-stream", ".gz": "application/gzip",
 }  # fmt: skip
 
 
@@ -50,7 +53,7 @@ def metadata_of(contents: Contents, files: Mapping[str, tuple[str, int]], config
         "were trained by and, where they were kept, their predictions. `mosa import` verifies every digest."
     )
     crate.datePublished = ended
-    crate.license = license_
+    crate.license = _license(crate, license_)
     entities = _add_files(crate, files, _described(contents, config))
     inputs = [entities[config], *(entities[path] for path in (*contents.specifications, *contents.choices))]
     results = [entities[path] for path in (*contents.records, *contents.kept)]
@@ -90,6 +93,15 @@ def _empty_crate() -> "ROCrate":
     return crate
 
 
+def _license(crate: "ROCrate", text: str) -> Any:
+    """Return a licence as an entity where it is an address, else its words."""
+    from rocrate.model import ContextEntity
+
+    if not text.startswith(("http://", "https://")):
+        return text
+    return crate.add(ContextEntity(crate, text, {"@type": "CreativeWork", "name": text, "url": text}))
+
+
 def _described(contents: Contents, config: str) -> dict[str, str]:
     """Return what the files are, by path."""
     known = {
@@ -119,7 +131,7 @@ def _add_files(
         if path in described:
             properties["description"] = described[path]
         if path == MAIN:
-            properties |= {"name": "Snakefile"}
+            properties |= {"version": __version__}
             found[path] = crate.add_workflow(None, path, main=True, lang="snakemake", properties=properties)
         else:
             found[path] = crate.add_file(None, path, properties=properties)

@@ -1,5 +1,6 @@
 """Reading a bundle: nothing of it is used before every name, size and digest is verified."""
 
+import gzip
 import hashlib
 import os
 import tempfile
@@ -11,8 +12,8 @@ from typing import NamedTuple
 
 from mosa.base.errors import UserError, plain, shown
 from mosa.base.words import count
-from mosa.data.predictions import digest_of_file
-from mosa.results.bundle.contents import CONFIG, MANIFEST, METADATA, WORKFLOW, Contents, contents_of
+from mosa.data.predictions import digest_of_file, read_images
+from mosa.results.bundle.contents import CONFIG, IMAGES, MANIFEST, METADATA, WORKFLOW, Contents, contents_of
 from mosa.results.bundle.crate import digests_of
 
 LIMIT_GIB = 16.0  # of all files together, unpacked
@@ -115,6 +116,9 @@ def _move(bundle: Path, folder: Path, into: Path) -> Imported:
 
 
 def _same(ours: Path, theirs: Path) -> bool:
+    """Return whether two files are the same; of names of images, the content counts."""
+    if IMAGES.fullmatch(theirs.name):
+        return bool(read_images(theirs, (None, None)))
     return theirs.is_file() and digest_of_file(ours) == digest_of_file(theirs)
 
 
@@ -202,6 +206,12 @@ def _extract(
         while chunk := member.read(_CHUNK):
             found.update(chunk)
             file.write(chunk)
+    if target.suffix == ".gz":
+        with gzip.open(target) as file:
+            if len(file.read(_LARGEST_TEXT + 1)) > _LARGEST_TEXT:
+                raise UserError(
+                    f"{bundle}: {info.filename} takes more than {_LARGEST_TEXT >> 20} MiB unpacked"
+                )
     if found.hexdigest() != digest:
         raise UserError(f"{bundle}: {info.filename}: was changed after it was exported (its SHA-256 differs)")
 

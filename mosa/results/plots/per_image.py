@@ -15,6 +15,7 @@ from mosa.results.registry import plot
 
 _COLUMNS = 4  # panels beside each other
 _PANEL = 1.75  # inches of a panel and its title
+_LEAST = 10  # images of a bin that is drawn
 _NAMED = 12  # classes up to which they stand at the axes
 _WRITTEN = 12  # variants up to which numbers stand in the cells
 
@@ -43,15 +44,16 @@ def _figure(results: Results, height: Callable, draw: Callable, note: Callable) 
 def _panels(part: SubFigure, section: Section) -> list[tuple[Axes, OfTask]]:
     """Return axes for each task, in rows."""
     tasks = answers(section).tasks
-    rows = math.ceil(len(tasks) / _COLUMNS)
-    axes = part.subplots(rows, _COLUMNS, squeeze=False).ravel()
+    rows, columns = math.ceil(len(tasks) / _COLUMNS), min(len(tasks), _COLUMNS)
+    axes = part.subplots(rows, columns, squeeze=False).ravel()
     for empty in axes[len(tasks) :]:
         empty.set_axis_off()
     return list(zip(axes, tasks, strict=False))
 
 
 def _height(section: Section) -> float:
-    return _PANEL * math.ceil(len(answers(section).tasks) / _COLUMNS)
+    tasks = len(answers(section).tasks)
+    return (_PANEL if tasks >= _COLUMNS else 2.2) * math.ceil(tasks / _COLUMNS)
 
 
 @plot(
@@ -101,7 +103,7 @@ def reliability_figure(results: Results) -> Figure:
         for axes, of_task in _panels(part, section):
             for variant, seeds in of_task.binned.items():
                 images, confidence, correct = sum(seeds.values())
-                filled = images > 0
+                filled = images >= _LEAST
                 style = styles[section.methods[variant]]
                 axes.plot(
                     confidence[filled] / images[filled], correct[filled] / images[filled],
@@ -122,9 +124,9 @@ def reliability_figure(results: Results) -> Figure:
         )
 
     note = (
-        "Across: confidence, the highest probability of an image; in 15 equal bins, all seeds together. "
-        "Below the dotted line a model is surer than right. ECE (%): the mean gap, of each seed, then "
-        "averaged; from the best to the worst variant."
+        "Across: confidence, the highest probability of an image; in 15 equal bins of all seeds together, "
+        f"those with {_LEAST} images or more. Below the dotted line a model is surer than right. ECE (%): "
+        "the mean gap of each seed, then averaged; from the best to the worst variant."
     )
     return _figure(results, _height, draw, lambda section: note)
 
@@ -151,7 +153,7 @@ def agreement_figure(results: Results) -> Figure:
 
     note = (
         "Of the images that either of two runs gets wrong, the share (%) that both do: per task and seed, "
-        "then averaged. Diagonal: two seeds of the same variant."
+        "then averaged over what both have. Diagonal: two seeds of the same variant."
     )
     return _figure(results, height, _draw_agreement, lambda section: note)
 

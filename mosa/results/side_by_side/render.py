@@ -11,7 +11,9 @@ import pandas as pd
 from mosa.base.words import count
 from mosa.data.metrics import Metric
 from mosa.results.aggregate import MISSING
+from mosa.results.side_by_side.mistakes import Tested
 from mosa.results.side_by_side.scores import MEAN, Score, SideBySide
+from mosa.results.stats import CONFIDENCE
 from mosa.results.tables.render import WIDTH, csv_text, escape_markdown
 from mosa.results.wrap import display_width, pad
 
@@ -19,6 +21,10 @@ _LISTED = 4  # tasks that a difference of specifications lists
 _NOTE = (
     "± one sample standard deviation over the seeds in brackets. Differences are from {base}, paired by seed "
     "over the common seeds, with the 95 % interval (Student's t) from three on."
+)
+_MCNEMAR = (
+    "Images that only the source and only {base} classifies right, mean over common seeds, and the number of "
+    "seeds with a significant difference: McNemar's exact test, Holm's adjustment for the variants, at 5 %."
 )
 Rows = list[list[str]]
 
@@ -65,6 +71,7 @@ def _json(found: SideBySide) -> str:
         "origins": {
             name: dict(zip(found.sources, values, strict=True)) for name, values in found.origins.items()
         },
+        "mcnemar": [one._asdict() for one in found.tested],
         "minus_reference": {
             "/".join(place): {name: [one._asdict() for one in ones] for name, ones in by_source.items()}
             for place, by_source in found.against.items()
@@ -125,6 +132,9 @@ def _document(
         against = _against(found, place)
         if len(against) > 1:
             part(f"{title}: each variant minus the reference, within each source", against)
+        tested = _tested(found, place)
+        if len(tested) > 1:
+            part(f"{title}: right on the same images?", tested, _MCNEMAR.format(base=found.sources[0]))
     if found.reasons:
         part("Not compared", [], *(f"[{number}] {reason}" for number, reason in enumerate(found.reasons, 1)))
     part("Specifications", *_specifications(found))
@@ -174,6 +184,25 @@ def _against(found: SideBySide, place: tuple[str, str]) -> Rows:
             rows.setdefault(f"{one.variant} - {one.reference}", {})[name] = one.shown
     body = [[pair, *(cells.get(name, MISSING) for name in found.sources)] for pair, cells in rows.items()]
     return [["", *found.sources], *body]
+
+
+def _tested(found: SideBySide, place: tuple[str, str]) -> Rows:
+    """Return a row for each variant, task and source that were tested, over their seeds."""
+    by_row: dict[tuple[str, str, str], list[Tested]] = {}
+    for one in found.tested:
+        if (one.benchmark, one.backbone) == place:
+            by_row.setdefault((one.variant, one.task, one.source), []).append(one)
+    base = found.sources[0]
+    rows = [["variant", "task", "source", "images", "only there", f"only {base}", "significant"]]
+    for names, ones in by_row.items():
+        there, first = (
+            sum(getattr(one, key) for one in ones) / len(ones) for key in ("only_there", "only_first")
+        )
+        significant = sum(one.holm_p < 1 - CONFIDENCE for one in ones)
+        rows.append(
+            [*names, str(ones[0].images), f"{there:.1f}", f"{first:.1f}", f"{significant} of {len(ones)}"]
+        )
+    return rows
 
 
 def _specifications(found: SideBySide) -> tuple[Any, ...]:

@@ -20,6 +20,7 @@ from mosa.results.aggregate import MEAN_OVER_TASKS, MEASURED, Section, compare
 from mosa.results.frame import to_frame
 from mosa.results.paired import Difference, difference, interval_over_seeds
 from mosa.results.provenance import code_of
+from mosa.results.side_by_side.mistakes import Tested, mistakes
 from mosa.results.side_by_side.sources import Source
 
 MEAN = MEAN_OVER_TASKS[1]
@@ -87,6 +88,7 @@ class SideBySide:
         changed: In what the specifications of shared runs differ.
         same: Number of shared variants on a task and backbone that have one specification, by source.
         origins: Machines, code and versions: for each fact, the values of each source.
+        tested: McNemar's tests, where both sources kept predictions.
         against: Within each source, over the tasks of the mean: each variant minus the reference.
     """
 
@@ -99,6 +101,7 @@ class SideBySide:
     changed: list[Changed]
     same: dict[str, int]
     origins: dict[str, list[list[str]]]
+    tested: list[Tested]
     against: dict[tuple[str, str], dict[str, list[Difference]]]
 
 
@@ -133,7 +136,7 @@ def side_by_side(
     changed, same = _specifications(sources)
     return SideBySide(
         [*frames], builder.headings, builder.metrics, builder.tasks, builder.scores, builder.reasons,
-        changed, same, _origins(frames), builder.against,
+        changed, same, _origins(frames), builder.tested, builder.against,
     )  # fmt: skip
 
 
@@ -165,6 +168,7 @@ class _Builder:
         self.tasks: dict[tuple[str, str], list[str]] = {}
         self.scores: list[Score] = []
         self.reasons: list[str] = []
+        self.tested: list[Tested] = []
         self.against: dict[tuple[str, str], dict[str, list[Difference]]] = {}
 
     def add(self, place: tuple[str, str]) -> None:
@@ -188,6 +192,11 @@ class _Builder:
         }
         marks = {name: self._marks(place, name, runs) for name in runs}
         paired = {name: self._paired(name, runs, shared, marks[name]) for name in runs if name != self.base}
+        for name, both in paired.items():
+            if both is not None:
+                variants = runs[name]["variant"].unique()
+                pairs = [(v, _of_source(name, v), _of_source(self.base, v)) for v in variants]
+                self.tested += mistakes(both, name, pairs)
         order = self.variants or list(dict.fromkeys(v for one in sections.values() for v in one.variants))
         tasks = list(dict.fromkeys(task for one in sections.values() for task in one.task_names))
         for variant in order:

@@ -44,7 +44,7 @@ def _agreement_text(section: Section) -> list[str]:
     rows = [[name, *map(_cell, row)] for name, row in zip(names, shared.to_numpy(), strict=True)]
     about = (
         "Shared mistakes (%): of the images that either of two runs gets wrong, those that both do; mean "
-        "over tasks, and over the seeds that both have. On the diagonal: a variant with itself, over pairs "
+        "over the tasks and seeds that both have. On the diagonal: a variant with itself, over pairs "
         "of its seeds, as a measure of what the seed alone does."
     )
     return [markdown_table(["", *names], rows), about, *_together(section)]
@@ -71,10 +71,11 @@ def _together(section: Section) -> list[str]:
         for (one, other), row in zip(best.index, best.itertuples(), strict=True)
     ]  # fmt: skip
     note = (
-        f"The {len(rows)} pairs that gain most together, accuracy (%) as a mean over tasks: of the better "
-        "one, of the average of their probabilities, and of an oracle that takes the right one. Each is "
-        "computed per task and seed first; the better one may be another on another task. The pairs are the "
-        f"best of {len(means)}, so their gains are chosen on these images, and will be smaller on others."
+        f"The {len(rows)} pairs that gain most together, accuracy (%) as a mean over the tasks of both: of "
+        "the better one, of the average of their probabilities, and of an oracle that takes the right one. "
+        "Each is computed per task and seed first; the better one may be another on another task. The pairs "
+        f"are the best of {len(means)}, so their gains are chosen on these images: smaller ones are to be "
+        "expected on others."
     )
     header = ["pair", "better one", "averaged", "gain", "oracle", "gain"]
     return [markdown_table(header, rows), note]

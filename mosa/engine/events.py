@@ -1,0 +1,62 @@
+"""TensorBoard events of a run: its training loss in its parts, the learning rate, and val where there is one.
+
+Read with `tensorboard --logdir results/runs`. Nothing of it changes a result.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from mosa.base.errors import UserError
+
+
+class Events:
+    """Scalars of each epoch, in a folder beside the record.
+
+    Args:
+        record: Where the record will be; events of seed0.json are in the folder seed0.events.
+        validate: Returns metrics by name; called after each epoch. None: there is no val.
+
+    Raises:
+        UserError: tensorboard is not installed, or the folder cannot be written.
+    """
+
+    def __init__(self, record: Path, validate: Callable[[], Mapping[str, float]] | None = None) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise UserError(
+                'keep.events needs tensorboard: pip install "mosa-benchmark[events]", or set it to false'
+            ) from None
+        self.folder, self._open, self.validate = record.with_suffix(".events"), SummaryWriter, validate
+        self._writer: SummaryWriter | None = None
+
+    def begin(self, epoch: int) -> None:
+        """Begin with an epoch: what an earlier run left is deleted at the first, and else from there on."""
+        try:
+            if epoch == 1:
+                for path in self.folder.glob("events.out.tfevents.*"):
+                    path.unlink()
+            self._writer = self._open(str(self.folder), purge_step=epoch)
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
+
+    def epoch(self, epoch: int, loss: float, parts: Mapping[str, float], lr: float) -> None:
+        """Write an epoch.
+
+        Args:
+            epoch: Its number, from 1.
+            loss: Mean training loss.
+            parts: What it is the sum of, by name; empty where that is not known.
+            lr: Learning rate of its first step.
+        """
+        scalars = {"loss/train": loss, "lr": lr} | {f"loss/{name}": value for name, value in parts.items()}
+        if self.validate is not None:
+            scalars |= {f"val/{name}": value for name, value in self.validate().items()}
+        for name, value in scalars.items():
+            self._writer.add_scalar(name, value, epoch)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._writer is not None:
+            self._writer.close()

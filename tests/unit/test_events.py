@@ -1,0 +1,91 @@
+"""TensorBoard events: what stands in them, that they change nothing, and what is said without tensorboard."""
+
+import sys
+
+import pytest
+from models import spec
+
+from mosa.base.errors import UserError
+from mosa.engine import loop
+from mosa.engine.keep import Keep
+from mosa.engine.machine import Machine
+from mosa.engine.run import execute
+from mosa.experiment.config import load_config
+from mosa.experiment.expand import expand
+
+EVENTS = Keep(events=True)
+RECIPE = {"epochs": 3, "batch_size": 16, "warmup_epochs": 0}
+
+
+def scalars(record):
+    """Return the scalars beside a record, by TensorBoard's own reader: {name: {epoch: value}}."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(record.with_suffix(".events"))).Reload()
+    return {name: {one.step: one.value for one in found.Scalars(name)} for name in found.Tags()["scalars"]}
+
+
+def run_of(method, stage="selection", **options):
+    return spec(method, options=options, training=RECIPE, stage=stage)
+
+
+def test_events_have_the_loss_in_its_terms_the_rate_and_val(pack, tmp_path):
+    options = {"bottleneck": 4, "experts": 2, "consistency": 1.0, "second_pass": 0.5}
+    run = run_of("mosa", **options)
+    record = execute(run, pack, tmp_path / "seed0.json", keep=EVENTS)
+    found = scalars(tmp_path / "seed0.json")
+    assert found.keys() == {"loss/train", "loss/ce", "loss/ce_second", "loss/kl", "lr", "val/top1", "val/nll"}
+    assert all(list(by_epoch) == [1, 2, 3] for by_epoch in found.values())
+    losses = record["metrics"]["train_loss"]
+    assert list(found["loss/train"].values()) == pytest.approx(losses)
+    terms = zip(*(found[f"loss/{name}"].values() for name in ("ce", "ce_second", "kl")), strict=True)
+    assert [sum(one) for one in terms] == pytest.approx(losses, rel=1e-5)
+    assert found["val/nll"][3] == pytest.approx(
+        record["metrics"]["nll"], rel=1e-4
+    )  # val is what is evaluated
+    assert found["lr"][1] == pytest.approx(record["specification"]["training"]["lr"])
+    plain = execute(run, pack, tmp_path / "plain" / "seed0.json")
+    assert plain["metrics"] == record["metrics"]
+    assert not list((tmp_path / "plain").glob("*.events"))
+
+
+def test_test_is_not_opened_for_them(pack, tmp_path):
+    execute(run_of("bias", stage="final"), pack, tmp_path / "seed0.json", keep=EVENTS)
+    assert scalars(tmp_path / "seed0.json").keys() == {"loss/train", "loss/ce", "lr"}
+
+
+def test_a_run_that_goes_on_writes_each_epoch_once(pack, tmp_path, monkeypatch):
+    run, machine = run_of("bias"), Machine(resume_folder=tmp_path / "resume", save_every=0)
+    epoch = loop._Training._epoch
+
+    def stop(self, number, display):
+        if number == 3:
+            raise KeyboardInterrupt
+        epoch(self, number, display)
+
+    monkeypatch.setattr(loop._Training, "_epoch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, pack, tmp_path / "seed0.json", machine, EVENTS)
+    monkeypatch.undo()
+    record = execute(run, pack, tmp_path / "seed0.json", machine, EVENTS)
+    assert list(scalars(tmp_path / "seed0.json")["loss/train"].values()) == pytest.approx(
+        record["metrics"]["train_loss"]
+    )
+    execute(run, pack, tmp_path / "seed0.json", machine, EVENTS)  # anew: what was there is replaced
+    assert list(scalars(tmp_path / "seed0.json")["lr"]) == [1, 2, 3]
+
+
+def test_without_tensorboard_one_sentence_names_the_extra(pack, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(UserError, match=r"keep\.events needs tensorboard: pip install .*\[events\]"):
+        execute(run_of("bias"), pack, tmp_path / "seed0.json", keep=EVENTS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_no_specification_knows_of_them():
+    from test_config import tiny
+
+    plain, kept = (load_config(tiny() | change) for change in ({}, {"keep": {"events": True}}))
+    digests = [[run.specification.digest for run in expand(config)] for config in (plain, kept)]
+    assert digests[0] == digests[1]

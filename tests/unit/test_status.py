@@ -1,0 +1,166 @@
+"""How far an experiment is: no run counts as running that does not live, whoever looks from wherever."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from travelling import write_results
+
+from mosa.cli.commands import cli
+from mosa.experiment import alive
+from mosa.experiment.config import read_config
+from mosa.experiment.status import as_json, as_text, status_of
+from mosa.experiment.workflow import Workflow
+
+RUN = "runs/demo/digits/micro_vit/mosa/seed1.json"
+
+
+@pytest.fixture
+def workflow(tmp_path, monkeypatch):
+    """Return an experiment whose runs are done, except one."""
+    write_results(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results" / RUN).unlink()
+    (tmp_path / "results" / "resume").mkdir()
+    return Workflow.of(read_config("config.yaml"))
+
+
+def log(text):
+    path = Path("results/logs/train") / Path(RUN).relative_to("runs").with_suffix(".log")
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    return path
+
+
+def state_of(workflow):
+    (found,) = [one for one in status_of(workflow).runs if one.path == RUN]
+    return found.state, found.reason
+
+
+def digest(workflow):
+    return workflow.meant_digest(workflow.runs[f"results/{RUN}"])
+
+
+def test_done_and_to_do_are_counted_by_variant_and_task(workflow):
+    found = status_of(workflow)
+    assert dict(found.counts) == {"done": 7, "to do": 1} and found.exit_status == 3
+    lines = [line.split() for line in as_text(found).splitlines()]
+    assert ["micro_vit", "mosa", "4", "3", "-", "-", "-", "-", "1"] in lines
+    assert ["demo", "digits", "4", "3", "-", "-", "-", "-", "1"] in lines
+    assert ["demo", "count", "4", "4", "-", "-", "-", "-", "-"] in lines
+    assert found.hours > 0 and not found.assumed  # at the rate of the records that there are
+
+
+def test_a_run_counts_as_running_only_while_it_lives(workflow):
+    with alive.signs_of_life(Path("results/resume"), digest(workflow), 1):
+        assert state_of(workflow)[0] == "running"
+        assert status_of(workflow).exit_status == 3
+    assert state_of(workflow)[0] == "to do"
+    assert not list(Path("results/resume").iterdir())
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+from mosa.experiment.alive import signs_of_life
+with signs_of_life(Path("results/resume"), sys.argv[1], 1):
+    os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_run_that_was_killed_is_silent_at_once(workflow):
+    subprocess.run([sys.executable, "-c", KILLED, digest(workflow)])
+    state, reason = state_of(workflow)
+    assert state == "silent" and "no sign of life since 20" in reason
+    assert status_of(workflow).exit_status == 1
+
+
+@pytest.mark.parametrize(("age", "state"), [(0, "running"), (alive.SILENT + 60, "silent")])
+def test_of_another_machine_the_age_of_the_last_sign_counts(workflow, monkeypatch, age, state):
+    with alive.signs_of_life(Path("results/resume"), digest(workflow), 1):
+        (path,) = Path("results/resume").iterdir()
+        then = path.stat().st_mtime - age
+        os.utime(path, (then, then))
+        monkeypatch.setattr(alive, "_place", lambda: "elsewhere")
+        assert state_of(workflow)[0] == state
+
+
+def test_signs_go_on_while_a_run_lives(tmp_path):
+    with alive.signs_of_life(tmp_path, "0" * 64, 0, every=0.01):
+        (path,) = tmp_path.iterdir()
+        os.utime(path, (1, 1))
+        for _ in range(500):
+            if path.stat().st_mtime > 1:
+                break
+            alive.threading.Event().wait(0.01)
+        assert path.stat().st_mtime > 1
+
+
+@pytest.mark.parametrize(
+    ("text", "state", "reason"),
+    [
+        ("demo: epoch 1/10\nerror: the loss is nan; try a smaller lr\n", "failed", "the loss is nan"),
+        ("Traceback (most recent call last):\n  ...\nKeyError: 'x'\n", "failed", "KeyError: 'x'"),
+        ("stopped by SIGTERM; goes on from x.pt when it is started again\n", "silent", "stopped by SIGTERM"),
+        ("", "to do", ""),
+        ("demo: epoch 1/10, loss 2\n", "silent", "started, no sign of life since 20"),
+        (f"demo/digits mosa seed 1: top-1 60 -> results/{RUN}\n", "to do", ""),  # and then it was deleted
+    ],
+)  # fmt: skip
+def test_a_log_says_how_a_run_ended(workflow, text, state, reason):
+    log(text)
+    found = state_of(workflow)
+    assert found[0] == state and found[1].startswith(reason)
+
+
+def test_the_log_of_another_specification_says_nothing(workflow):
+    os.utime(log("error: no\n"), (1, 1))
+    assert state_of(workflow)[0] == "to do"
+
+
+def test_a_record_of_another_specification_is_stale(workflow):
+    config = read_config("config.yaml")
+    config["variants"]["mosa"]["options"]["bottleneck"] = 8
+    found = status_of(Workflow.of(config))
+    assert dict(found.counts) == {"done": 4, "stale": 3, "to do": 1}
+
+
+def test_the_command_has_the_exit_status_that_it_says(workflow):
+    def call(*options):
+        return CliRunner().invoke(cli, ["status", *options], catch_exceptions=False)
+
+    assert call().exit_code == 3 and "left: about" in call().output
+    log("error: no\n")
+    done = call("--json")
+    assert done.exit_code == 1 and json.loads(done.output)["counts"]["failed"] == 1
+    assert f"failed: {RUN}: no" in call().output
+    record = Path("results", RUN)
+    record.write_bytes(record.with_name("seed0.json").read_bytes())
+    assert call("--watch", "--interval", "0.1").exit_code == 0
+    assert "nothing is left to do" in call().output
+    assert json.loads(as_json(status_of(workflow)))["exit_status"] == 0
+
+
+def test_a_run_gives_signs_while_it_trains(tmp_path, monkeypatch):
+    """And none are left when it ends, however it does."""
+    from mosa.engine import run as engine
+    from mosa.engine.machine import Machine
+    from mosa.experiment.expand import Run
+    from mosa.experiment.specification import make_specification
+
+    seen = []
+
+    def execute(*_):
+        seen.extend(alive.read_signs(tmp_path).values())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(engine, "_execute", execute)
+    run = Run(make_specification("demo/digits", "linear"), 0)
+    with contextlib.suppress(KeyboardInterrupt):
+        engine.execute(run, tmp_path / "pack", tmp_path / "record.json", Machine(resume_folder=tmp_path))
+    assert [one.alive for one in seen] == [True] and not list(tmp_path.iterdir())
