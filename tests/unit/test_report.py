@@ -468,6 +468,8 @@ def test_the_page_computes_what_python_computes(page):
         "([c, s]) => paretoFront(c.map((cost, i) => ({ cost, score: s[i] })))", [cost, score]
     )
     assert front == pareto_front(cost, score).tolist()
+    ends = page.evaluate("[[1, 5], [99, 5]].map(([mean, sd]) => barOf(data.metrics.top1, { mean, sd }))")
+    assert ends == [{"low": 0, "high": 6}, {"low": 94, "high": 100}]  # no bar beyond what a score can be
     halves = [0.5, 1.5, 2.5, 0.25, 0.35, 61.25, 61.35, 0.125, 1e-12, 99.95, 1234.5]
     for digits in (0, 1, 2):
         texts = page.evaluate("([v, d]) => v.map(x => fixed(x, d))", [halves, digits])

@@ -55,7 +55,7 @@ def options_figure(results: Results) -> Figure | None:
     ]
     figure, parts = stack(
         [section.title for section, _ in found],
-        [_HEIGHT * len(_grid(len(curves))) + 0.35 * (not _has_gap(len(curves))) for _, curves in found],
+        [_HEIGHT * len(panel_grid(len(curves))) + 0.35 * (not _has_gap(len(curves))) for _, curves in found],
         [_note(*part) for part in found],
         width=WIDTHS[1] if all(len(curves) == 1 for _, curves in found) else None,
     )
@@ -65,7 +65,7 @@ def options_figure(results: Results) -> Figure | None:
     return figure
 
 
-def _grid(number: int) -> list[list[int]]:
+def panel_grid(number: int) -> list[list[int]]:
     """Arrange panels by number; -1 is a gap, which the legend takes."""
     most = 2 if LOOK.get().narrow else 3
     columns = number if number <= most else 2 if number == 4 else most
@@ -74,11 +74,11 @@ def _grid(number: int) -> list[list[int]]:
 
 
 def _has_gap(number: int) -> bool:
-    return _grid(number)[-1][-1] < 0
+    return panel_grid(number)[-1][-1] < 0
 
 
 def _draw_panels(part: SubFigure, charts: list[Chart]) -> None:
-    grid = _grid(len(charts))
+    grid = panel_grid(len(charts))
     panels = part.subplots(len(grid), len(grid[0]), sharey=True, squeeze=False)
     handles: dict[str, Artist] = {}
     for axes, chart in zip(panels.flat, charts, strict=False):

@@ -151,17 +151,21 @@ function sentencesOf(section, state, summary) {
   if (!summary.table.some((row) => row[overall].n)) return ["No variant has all tasks with one seed, so there is no mean to compare."];
   const over = `mean over ${counted(state.tasks.length, "task")}`;
   const best = bestOf(summary, overall, metric);
-  if (!best.length) return [`No ${over} is called the best, as fewer than two variants have all of ${counted(summary.seeds.length, "seed")}.`];
-  const scores = (places) => places.map((place) => {
+  const names = (places) => places.map((place) => section.variants[summary.variants[place]].name).join(", ");
+  const places = summary.variants.map((_, place) => place);
+  const short = places.filter((place) => summary.table[place][overall].n && summary.table[place][overall].n < summary.seeds.length);
+  const notRanked = short.length ? [`Not ranked, as seeds are missing: ${names(short)}.`] : [];
+  if (!best.length) return [`No ${over} is called the best, as fewer than two variants have all of ${counted(summary.seeds.length, "seed")}.`, ...notRanked];
+  const scores = (some) => some.map((place) => {
     const { mean: middle, sd } = summary.table[place][overall];
     return `${section.variants[summary.variants[place]].name}, ${shown(metric, middle)}${isKnown(sd) ? ` ± ${shown(metric, sd)}` : ""} ${metric.unit}`.trim();
   }).join(" and ");
   const sentences = [`${metric.higher ? "Highest" : "Lowest"} ${over}: ${scores(best)}.`];
   const size = (place) => costOf(section.costs.adapter_parameters, summary.variants[place], state.tasks);
   const small = section.model_parameters && section.costs.adapter_parameters
-    ? bestOf(summary, overall, metric, summary.variants.map((_, place) => place).filter((place) => size(place) < 0.25 * section.model_parameters)) : [];
+    ? bestOf(summary, overall, metric, places.filter((place) => size(place) < 0.25 * section.model_parameters)) : [];
   if (small.length && small.join() !== best.join()) sentences.push(`Among those that tune less than 25% of the parameters: ${scores(small)}.`);
-  return sentences;
+  return [...sentences, ...notRanked];
 }
 
 // Heads and rows of the comparison, as mosa/results/tables/columns.py has them.

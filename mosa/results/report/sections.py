@@ -30,7 +30,7 @@ def page_section(section: Section, name: str) -> dict[str, Any]:
         "id": name,
         "heading": heading(section),
         "summary": _summary(section),
-        "notes": [note for note in (section.about_seeds, *notes(section.runs)) if note],
+        "notes": notes(section.runs),
         "reference": section.name(section.reference),
         "differences": [_difference(one, section) for one in differences(section)],
         "about_differences": _about_differences(section),
@@ -52,8 +52,8 @@ def _summary(section: Section) -> list[str]:
     if means.empty:
         sentences = ["No variant has all tasks with one seed, so there is no mean to compare."]
     else:
-        sentences = _best(section)
-    return sentences
+        sentences = [*_best(section), section.about_seeds]
+    return [sentence for sentence in sentences if sentence]
 
 
 def _caption(section: Section) -> str:
@@ -83,7 +83,10 @@ def _about_differences(section: Section) -> str:
         f"{MIN_TASKS} tasks."
     )
     if section.full_n < MIN_SEEDS:
-        about += f" An interval takes {MIN_SEEDS} seeds, so here there is none, and nothing is decided."
+        about += f" An interval takes {MIN_SEEDS} seeds, so here there is none."
+        if len(section.task_names) < MIN_TASKS:
+            few = f"{count(len(section.task_names), 'task')} and {count(section.full_n, 'seed')}"
+            about += f" There is no test either: nothing can be concluded from {few}."
     return about
 
 
