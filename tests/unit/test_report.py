@@ -201,7 +201,7 @@ def test_the_report_follows_the_metric(frame, tmp_path):
     assert '<option value="nll" selected>NLL</option>' in text and "NLL against cost" in text
     assert re.search(r'<td class="number best" data-sort="0.140">', text)
     section = data_of(tmp_path / "report.html")["sections"][0]
-    assert section["metric"] == "nll" and list(section["scores"])[0] == "nll"
+    assert section["metric"] == "nll" and next(iter(section["scores"])) == "nll"
 
 
 def test_names_stay_names(tmp_path):
