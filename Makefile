@@ -25,7 +25,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e ".[test,docs]"
 	@# Compile what all commands import, once.
 	@$(VENV)/bin/python -c 'import mosa.base.timm, mosa.base.torchvision' & models=$$!; \
-	    $(VENV)/bin/python -c 'import snakemake.cli, pandas, scipy.stats, matplotlib.pyplot, plotly.offline' && wait $$models
+	    $(VENV)/bin/python -c 'import snakemake.cli, pandas, scipy.stats, matplotlib.pyplot' && wait $$models
 	@touch $@
 
 run: $(INSTALLED) ## Run the default experiment and print its table.

@@ -60,7 +60,8 @@ def record(task: str, variant: str, seed: int, top1: float) -> dict:
         "git": {"commit": None, "dirty": None},
         "created": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
-    return {name: seal(found)[name] for name in Record.model_fields}
+    sealed = seal(found)
+    return {name: sealed[name] for name in Record.model_fields if name in sealed}
 
 
 def main() -> None:

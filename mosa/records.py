@@ -97,7 +97,7 @@ class DataFound(Declared):
         json_schema_extra=column(),
     )
     train_examples: int = option(ge=1, description="Number of training images.", json_schema_extra=column())
-    eval_examples: int = option(ge=1, description="Number of evaluated images.")
+    eval_examples: int = option(ge=1, description="Number of evaluated images.", json_schema_extra=column())
     resize: Literal["direct", "shorter"] = option(
         description="Straight to the square, or the shorter side and then a crop."
     )
@@ -105,7 +105,10 @@ class DataFound(Declared):
         description="Of the resizing; null where images are rendered."
     )
     augment: Literal["none", "crop_flip"] = option(description="Augmentation while training.")
-    notes: list[str] = option(description="What was decided for the user, such as a hold-out of val.")
+    notes: list[str] = option(
+        description="What was decided for the user, such as a hold-out of val.",
+        json_schema_extra=column("data_notes"),
+    )
 
 
 class Steps(Declared):
@@ -210,7 +213,7 @@ class Seconds(Declared):
 class Device(Declared):
     """What computed the run."""
 
-    type: str = option(description="cpu or cuda.")
+    type: str = option(description="cpu or cuda.", json_schema_extra=column("device_type"))
     name: str = option(description="Name of the processor or device.", json_schema_extra=column("device"))
     threads: int = option(ge=1, description="CPU threads of torch.")
     compile: Literal["none", "blocks", "step_graph"] = option(

@@ -14,7 +14,7 @@ EXTRAS = {
         "matplotlib": "matplotlib",
         "sklearn": "scikit-learn",
     },
-    "report": {"plotly": "plotly", "jinja2": "jinja2"},
+    "report": {"jinja2": "jinja2"},
 }
 
 

@@ -49,6 +49,14 @@ def tables(
 @METRIC
 @REFERENCE
 @SHOWING
+@click.option("--titles", is_flag=True, help="Draw title and caption into the plots, not only beside them.")
+@click.option(
+    "--columns",
+    type=click.IntRange(1, 2),
+    default=2,
+    show_default=True,
+    help="Of a page that a plot takes: 3.3 or 6.9 inches wide.",
+)
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def plots(
     records: Path,
@@ -56,13 +64,15 @@ def plots(
     unfinished: bool,
     metric: str | None,
     reference: str | None,
+    titles: bool,
+    columns: int,
     output: Path,
 ) -> None:
-    """Draw all plots (SVG, PDF, PNG) from records."""
+    """Draw all plots (SVG, PDF, PNG), each with its caption (TXT), from records."""
     from mosa.results.plots.write import write_plots
 
     frame = take_records(records, variants, unfinished, metric)
-    write_plots(frame, output, variants, metric, reference)
+    write_plots(frame, output, variants, metric, reference, titles, columns)
 
 
 @click.command()

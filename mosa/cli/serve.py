@@ -21,7 +21,7 @@ from mosa.cli.warm import BEGUN
 
 # What libraries import when they first write a file: matplotlib one of each format, fontTools for PDF.
 _LATE = [f"matplotlib.backends.backend_{name}" for name in ("agg", "pdf", "svg")]
-_LATE += ["fontTools.subset", "plotly.offline"]
+_LATE += ["fontTools.subset"]
 
 
 def serve(address: Path, listening: socket.socket, idle: float, program: Callable[[], None]) -> None:

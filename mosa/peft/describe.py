@@ -31,6 +31,7 @@ def options_schema(cls: type[Method]) -> dict[str, Any]:
     return {
         "type": "object",
         "description": (cls.__doc__ or "").partition("\n")[0],
+        "reference": cls.reference,
         "families": list(cls.families),
         "additionalProperties": False,
         "properties": properties,

@@ -1,13 +1,14 @@
 """What a variant costs: parameters, compute, time, memory. Each is declared once, for tables and axes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import pandas as pd
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, Section
 
-_MIB = 2**20
+MIB = 2**20
+ON_FEATURES = ("dtl", "last", "linear", "lst")  # methods that train on kept features of a frozen backbone
 BACKBONE_IS_ONE = (
     "Inference FLOPs: of one image after merging, relative to the backbone with the classifier and nothing "
     "else."
@@ -29,10 +30,31 @@ class Cost(NamedTuple):
     of: Callable[[Section], pd.Series]
 
 
+def measured(runs: pd.DataFrame, column: str) -> pd.Series:
+    """Return what each run's record gives of a cost; NaN where it does not, or measured something else.
+
+    The peak memory on a CPU is that of the whole process, libraries and data included: not the run's.
+    """
+    values = runs.get(column, pd.Series(float("nan"), runs.index)).astype(float)
+    if column == "peak_memory_mib" and "device_type" in runs:
+        values = values.where(runs["device_type"] != "cpu")
+    return values
+
+
+def about_features(methods: Iterable[str]) -> str:
+    """Return a sentence on the methods whose seconds are without the backbone's; empty if there is none."""
+    found = sorted(set(methods) & set(ON_FEATURES))
+    if not found:
+        return ""
+    return (
+        f"{' and '.join(found)}: the frozen backbone's features are computed once and kept, so the seconds "
+        "of most runs are without them."
+    )
+
+
 def _measured(column: str) -> Callable[[Section], pd.Series]:
     def of(section: Section) -> pd.Series:
-        unknown = pd.Series(float("nan"), section.runs.index)
-        runs = section.runs[["variant", "task"]].assign(value=section.runs.get(column, unknown))
+        runs = section.runs[["variant", "task"]].assign(value=measured(section.runs, column))
         by_task = runs.groupby(["variant", "task"])["value"].mean()
         complete = section.n[MEAN_OVER_TASKS] > 0
         return by_task.groupby("variant").mean().reindex(section.variants).where(complete)
@@ -50,7 +72,7 @@ COSTS = {
         "tuned parameters without head", "{:,.0f}", lambda section: section.parameters["adapter_mean"]
     ),
     "storage_mib": Cost(
-        "stored per task (MiB)", "{:.2f}", lambda section: 4 * section.parameters["total_mean"] / _MIB
+        "stored per task (MiB)", "{:.2f}", lambda section: 4 * section.parameters["total_mean"] / MIB
     ),
     "training_flops": Cost("FLOPs of a training run", "{:.3g}", lambda section: section.compute["flops"]),
     "image_passes": Cost("image-passes", "{:,.0f}", lambda section: section.compute["image_passes"]),

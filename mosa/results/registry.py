@@ -59,7 +59,7 @@ def table(
 
 
 def plot(name: str, *, label: str, caption: str, when: str = "always") -> "Callable[[MakePlot], MakePlot]":
-    """Register a function as the maker of a plot, which is written as SVG, PDF and PNG.
+    """Register a function as the maker of a plot, which is written as SVG, PDF and PNG, with its caption.
 
     Args:
         name: Stem of its files.
@@ -67,7 +67,7 @@ def plot(name: str, *, label: str, caption: str, when: str = "always") -> "Calla
         caption: What it shows, in a sentence.
         when: As in `table`.
     """
-    return _registering("plots", Output(name, ("svg", "pdf", "png"), "svg", label, caption, when))
+    return _registering("plots", Output(name, ("svg", "pdf", "png", "txt"), "svg", label, caption, when))
 
 
 def _registering(kind: str, output: Output) -> Callable:

@@ -11,7 +11,8 @@ from mosa.results.aggregate import Results, compare
 from mosa.results.plots.backbones import backbones_figure
 from mosa.results.plots.options import options_figure
 from mosa.results.plots.scaling import scaling_figure
-from mosa.results.report.data import page_charts
+from mosa.results.report.data import trials_chart
+from mosa.results.style import method_styles
 from mosa.results.tables.combination import combination_table, combination_text
 
 RECIPE = {"epochs": 8, "lr": 0.06, "batch_size": 32}
@@ -187,7 +188,7 @@ def test_trials_are_joined_only_where_one_key_changes():
     def series_of(*trials):
         chosen = {"options": {}, "training": {"lr": 0.1, "weight_decay": 0.1}}
         choice = CHOICE | {"trials": list(trials), "chosen": chosen}
-        return page_charts(Results(runs({"mosa": ("mosa", 66, MOSA, {})})), [choice])["trials"].series[0]
+        return trials_chart([choice], method_styles(["mosa"])).series[0]
 
     one = series_of(trial(0.1, 0.1, 70.0), trial(0.01, 0.1, 60.0))
     assert one.joined and [point.x for point in one.points] == [0.01, 0.1]

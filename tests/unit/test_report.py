@@ -4,7 +4,10 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -12,14 +15,25 @@ from test_records import make_record
 
 from mosa.base.files import PACKAGE
 from mosa.cli.commands import cli
+from mosa.data.predictions import write_predictions
+from mosa.data.task import kept_path
 from mosa.records import write_record
 from mosa.results.aggregate import Results, compare
+from mosa.results.answers import answers, matrix
+from mosa.results.costs import ON_FEATURES
 from mosa.results.frame import COLUMNS, read_table
-from mosa.results.plots.comparison import comparison_figure
+from mosa.results.paired import differences
+from mosa.results.per_image import confusion_matrix
 from mosa.results.plots.compute import compute_figure
 from mosa.results.plots.scaling import scaling_figure
 from mosa.results.report import Missing, missing_runs, write_report
-from mosa.results.tables.efficiency import efficiency_text
+from mosa.results.report.data import page_data
+from mosa.results.report.facts import bibtex, data_facts, sources
+from mosa.results.report.predicted import predicted_data
+from mosa.results.report.sections import page_section
+from mosa.results.stats import pareto_front
+from mosa.results.tables.classes import class_accuracies
+from mosa.results.tables.efficiency import efficiency_table, efficiency_text
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = (
@@ -93,14 +107,15 @@ def test_everything_is_in_it_and_nothing_is_loaded(frame, tmp_path):
     assert "default-src 'none'" in text
     assert len(page.ids) == len(set(page.ids)) and {link[1:] for link in page.links} <= set(page.ids)
     for words in (
-        "my experiment", "Highest mean over 2 tasks: full, 86.0 ± 0.7 %", 
+        "my experiment", "Highest mean over 2 tasks: full, 86.0 ± 0.7 %",
         "less than 25% of the parameters: adapter",
-        "full - adapter: +7.8", "the loss is nan at epoch 1", "name: mine", "lr 0.1", "diverged", "the best",
-        "scaling.svg, scaling.pdf, scaling.png", "20 of 21", "zhang2023mosa",
+        '<th scope="row">full</th><td class="number">+7.8</td>', "the loss is nan at epoch 1", "name: mine",
+        "lr 0.1", "diverged", "the best", "scaling.svg, scaling.pdf, scaling.png", "20 of 21",
+        "arXiv 2312.02923", "eprint        = {2205.13535}",
         "some processor", "torch 2.13.0", "1" * 64, "demo v2",
     ):  # fmt: skip
         assert words in text, words
-    assert text.count("data-run=") == len(frame) == 20
+    assert len(data_of(output, "runs-data")["runs"]) == len(frame) == 20
 
 
 def test_the_same_records_give_the_same_bytes(frame, tmp_path):
@@ -117,56 +132,65 @@ def test_the_report_says_when_records_come_from_different_code(frame, tmp_path):
     assert "<p>The records come from 2 states of the code.</p>" in visible(tmp_path / "two.html")
 
 
-def test_a_page_without_a_mean_has_no_axis_to_choose(frame, tmp_path):
-    incomplete = frame.drop_duplicates("variant")  # each variant on one task
-    incomplete = pd.concat([incomplete[incomplete["variant"] != "full"], frame[frame["variant"] == "full"]])
-    incomplete = incomplete[(incomplete["variant"] != "full") | (incomplete["task"] == "digits")]
-    write_report(incomplete, tmp_path / "report.html")
-    assert "there is no mean to compare" in visible(tmp_path / "report.html")
-    assert data_of(tmp_path / "report.html")["sections"]["section0"]["costs"] == {}
-
-
-def data_of(path):
-    """The data that the page's script draws."""
-    pattern = r'<script type="application/json" id="data">(.*?)</script>'
+def data_of(path, name="data"):
+    """The data that the page's script has."""
+    pattern = rf'<script type="application/json" id="{name}">(.*?)</script>'
     return json.loads(re.search(pattern, path.read_text(), re.DOTALL)[1])
 
 
-def test_page_and_plots_show_the_same_curves_with_the_same_labels(frame, tmp_path):
-    other = frame[frame["variant"] == "mosa"].assign(variant="mosa_dense")
-    other["options"] = [options | {"experts": 1} for options in other["options"]]
-    frame = pd.concat([frame, other])
-    write_report(frame, tmp_path / "report.html")
-    (section,) = data_of(tmp_path / "report.html")["sections"].values()
-    for cost, draw in (("adapter_parameters", scaling_figure), ("training_flops", compute_figure)):
-        figure, chart = draw(Results(frame)), section["costs"][cost]
-        axes, legend = figure.axes[0], figure.subfigs[0].legends[0]
-        assert [series["label"] for series in chart["series"]] == [t.get_text() for t in legend.get_texts()]
-        assert (chart["x"]["label"], chart["y"]["label"]) == (axes.get_xlabel(), axes.get_ylabel())
-        drawn = {line.get_label(): line for line in axes.get_lines()}
-        for series in chart["series"]:
-            points = [(point["x"], point["y"]) for point in series["points"]]
-            assert points == [
-                pytest.approx(pair, rel=1e-5) for pair in drawn[series["label"]].get_xydata().tolist()
-            ]
-    joined = {series["label"].partition("\n")[0]: series["joined"] for series in chart["series"]}
-    assert joined == {
-        "linear: 58.0": False, "full: 86.0": False, "adapter": True, "mosa": False, "mosa_dense": False
-    }  # fmt: skip
-    panels = comparison_figure(Results(frame)).axes
-    assert list(section["bars"]["x"]["names"]) == [axes.get_title(loc="left") for axes in panels]
-
-
 def test_a_cost_has_one_label(frame, tmp_path):
+    frame = frame.assign(device_type="cuda")
     write_report(frame, tmp_path / "report.html")
     markdown = efficiency_text(compare(frame))
-    costs = data_of(tmp_path / "report.html")["sections"]["section0"]["costs"]
+    costs = data_of(tmp_path / "report.html")["costs"]
     for cost in ("adapter_parameters", "image_passes", "train_seconds", "peak_memory_mib"):
-        assert f"| {costs[cost]['x']['label']} |" in markdown
-        assert f">{costs[cost]['x']['label']}</option>" in visible(tmp_path / "report.html")
+        assert f"| {costs[cost]['label']} |" in markdown
+        assert f">{costs[cost]['label']}</option>" in visible(tmp_path / "report.html")
     docs = (PACKAGE.parent / "docs" / "tables-and-plots.md").read_text()
     for text in (markdown, visible(tmp_path / "report.html"), docs):
         assert "nference FLOPs (backbone = 1)" in text
+
+
+def test_what_is_not_measured_of_a_run_is_not_compared(frame, tmp_path):
+    write_report(frame, tmp_path / "report.html")  # on a CPU, whose peak memory is the process's
+    costs = data_of(tmp_path / "report.html")["sections"][0]["costs"]
+    assert "train_seconds" in costs and "peak_memory_mib" not in costs
+    table = efficiency_table(compare(frame))
+    assert table["peak_memory_mib"].isna().all() and table["train_seconds"].notna().all()
+    assert "linear: the frozen backbone's features are computed once" in efficiency_text(compare(frame))
+    assert "are computed once" not in efficiency_text(compare(frame[frame["variant"] != "linear"]))
+
+
+def test_methods_that_train_on_features_are_those_with_a_fixed_trunk():
+    from mosa.peft import get_method, list_methods
+    from mosa.peft.side import Side
+
+    beside = [name for name in list_methods() if issubclass(get_method(name), Side)]
+    assert set(ON_FEATURES) == {"linear", *beside}
+
+
+def test_own_data_say_what_they_are_and_only_what_is_shown_is_cited(frame, tmp_path):
+    note = "test: 32 images held out of train, 20% of each class, seed 0"
+    own = frame[frame["task"] == "digits"].assign(benchmark="own", group="own", task="shapes", classes=3.0)
+    own["data_notes"] = [[note]] * len(own)
+    (fact,) = data_facts(own)
+    assert (fact["classes"], fact["trained"], fact["evaluated"]) == (3, "1,000", "797")
+    assert fact["notes"] == [
+        "own data; this project held test out of them, as they came without one", note,
+    ]  # fmt: skip
+    cited = {source.what: source.text for source in sources(own)}
+    assert "AdaptFormer" in cited["adapter"] and cited["own/shapes"] == "" and "lora" not in cited
+    text = bibtex(sources(own[own["method"] == "adapter"]))
+    assert "note          = {Chen et al., AdaptFormer, NeurIPS 2022}" in text and "VTAB" not in text
+    assert "1910.04867" in bibtex(sources(own.assign(benchmark="vtab1k", task="cifar")))
+
+
+def test_columns_of_the_page_do_not_repeat_each_other(frame, tmp_path):
+    columns = [column["title"] for column in page_section(compare(frame)[0], "section0")["columns"]]
+    assert "natural" not in columns and "mean of groups" not in columns  # a task in each group
+    more = pd.concat([frame, frame[frame["task"] == "count"].assign(task="location")])
+    columns = [column["title"] for column in page_section(compare(more)[0], "section0")["columns"]]
+    assert {"natural", "structured", "mean of groups", "location"} <= set(columns)
 
 
 def test_the_report_follows_the_metric(frame, tmp_path):
@@ -174,13 +198,10 @@ def test_the_report_follows_the_metric(frame, tmp_path):
     write_report(losses, tmp_path / "report.html", metric="nll")
     text = visible(tmp_path / "report.html")
     assert "Lowest mean over 2 tasks: full, 0.140 ± 0.007." in text
-    assert "op-1" not in text and "NLL on the test split" in text
+    assert '<option value="nll" selected>NLL</option>' in text and "NLL against cost" in text
     assert re.search(r'<td class="number best" data-sort="0.140">', text)
-    section = data_of(tmp_path / "report.html")["sections"]["section0"]
-    assert section["costs"]["adapter_parameters"]["y"] == {
-        "label": "mean over tasks of NLL", "scale": "linear", "names": [], "unit": "", "least": 0
-    }  # fmt: skip
-    assert section["bars"]["series"][0]["points"][0]["text"] == "0.420"
+    section = data_of(tmp_path / "report.html")["sections"][0]
+    assert section["metric"] == "nll" and next(iter(section["scores"])) == "nll"
 
 
 def test_names_stay_names(tmp_path):
@@ -191,7 +212,7 @@ def test_names_stay_names(tmp_path):
     output = tmp_path / "report.html"
     write_report(frame, output, None, HOSTILE, HOSTILE, [choice], [Missing(HOSTILE, HOSTILE)])
     tags = Page(output).tags
-    assert tags.count("script") == 3 and "img" not in tags
+    assert tags.count("script") == 4 and "img" not in tags
     assert "{{7*7}}" in visible(output)  # a name is no template either
 
 
@@ -234,7 +255,7 @@ def test_every_verb_takes_a_metric(verb, output, tmp_path):
     assert "unknown metric 'top-1'" in str(done.exception) and not (tmp_path / output).exists()
 
 
-# --- in a browser
+# --- in a browser: one of it, and one page that the tests share
 
 
 @pytest.fixture(scope="module")
@@ -249,11 +270,32 @@ def browser():
         started.close()
 
 
-@pytest.fixture
-def opened(browser, frame, tmp_path):
+def keep_answers(frame, images=60, classes=4):
+    """Write predictions beside records, right as often as their top-1 says; return the frame with digests."""
+    labels, digests = np.arange(images) % classes, []
+    for number, row in enumerate(frame.itertuples(index=False)):
+        rng = np.random.default_rng(number)
+        wrong = rng.random(images) > row.top1 / 100
+        logits = rng.normal(size=(images, classes)).astype(np.float32)
+        logits[np.arange(images), (labels + wrong * rng.integers(1, classes, images)) % classes] += 3
+        digests.append(write_predictions(kept_path(Path(row.path), "predictions"), "test", logits, labels))
+    return frame.assign(predictions_sha256=digests)
+
+
+@pytest.fixture(scope="module")
+def shown(frame):
+    """The frame of the shared page: a comparison with a sweep, and a backbone on which all is incomplete."""
+    other = frame[frame["variant"].isin(["mosa", "full"]) & (frame["task"] == "digits")]
+    other = pd.concat([other, frame[(frame["variant"] == "linear") & (frame["task"] == "count")]])
+    return pd.concat([keep_answers(frame), other.assign(backbone="other")])
+
+
+@pytest.fixture(scope="module")
+def page(browser, shown, tmp_path_factory):
     """The report, opened; at the end, that it wrote no error and asked for nothing."""
-    output = tmp_path / "report.html"
-    write_report(frame, output, None, "report", "name: x", [CHOICE], [Missing("a/b.json", "failed")])
+    output = tmp_path_factory.mktemp("page") / "report.html"
+    order = [variant for variant in SCORES if variant != "adapter_bottleneck4"]
+    write_report(shown, output, order, "report", "name: x", [CHOICE], [Missing("a/b.json", "failed")])
     page, problems, requests = browser.new_page(viewport={"width": 1200, "height": 900}), [], []
     page.on(
         "console",
@@ -262,109 +304,346 @@ def opened(browser, frame, tmp_path):
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(output.as_uri())
-    page.wait_for_selector(".scaling .main-svg")
+    page.wait_for_selector("#section0-costs .point")
     yield page
     page.close()
     assert not problems
     assert all(url.startswith(("file:", "data:", "blob:")) for url in requests)
 
 
-def wait_until(page, expression):
-    """Wait for an expression to be true; playwright's own way evaluates text, which the page forbids."""
-    for _ in range(100):
-        if page.evaluate(expression):
-            return
-        page.wait_for_timeout(50)
-    raise AssertionError(f"never true: {expression}")
+def see(page, name):
+    """Bring a part of the page into view, so that it is drawn."""
+    page.locator(f"#{name}").scroll_into_view_if_needed()
+    page.wait_for_selector(f"#{name} :is(.point, tbody tr)")
 
 
-def column(page, table, number):
+def rows(page, table):
+    """The shown rows of a table as text; a hidden column is left out."""
     return page.eval_on_selector_all(
-        f"#{table} tbody tr:not([hidden])", f"rows => rows.map(row => row.cells[{number}].textContent.trim())"
+        f"#{table} tbody tr:not([hidden])",
+        "rows => rows.map(row => [...row.cells].map(cell => cell.textContent.trim()))",
     )
 
 
+def column(page, table, number):
+    return [row[number] for row in rows(page, table)]
+
+
+def points(page, plot):
+    """What is drawn: (x, y) by series and name."""
+    found = page.eval_on_selector_all(
+        f"#{plot} .point",
+        "all => all.map(({ dataset, parentNode }) =>"
+        " [parentNode.dataset.series, dataset.name, Number(dataset.x), Number(dataset.y)])",
+    )
+    return {(series, name): (x, y) for series, name, x, y in found}
+
+
+def drawn_by_matplotlib(figure):
+    found = {}
+    for line in figure.axes[0].get_lines():
+        for x, y in line.get_xydata().tolist() if not line.get_label().startswith("_") else []:
+            found.setdefault(line.get_label(), []).append((x, y))
+    return found
+
+
 @pytest.mark.browser
-def test_tables_sort_by_click_and_by_key(opened):
-    variants = column(opened, "section0-table", 0)
-    mean = opened.locator("#section0-table thead th", has_text="mean over tasks")
+def test_page_and_plots_show_the_same_points_with_the_same_labels(page, shown):
+    order = [variant for variant in SCORES if variant != "adapter_bottleneck4"]
+    for cost, draw in (("training_flops", compute_figure), ("adapter_parameters", scaling_figure)):
+        page.select_option("[data-section='0'] [data-control='cost']", cost)
+        figure = draw(Results(shown, order))
+        axes, legend = figure.axes[0], figure.subfigs[0].legends[0]
+        found = points(page, "section0-costs")
+        assert page.text_content("#section0-costs .x-title") == axes.get_xlabel()
+        assert page.text_content("#section0-costs .y-title") == axes.get_ylabel()
+        labels = page.eval_on_selector_all("#section0-costs .entry", "all => all.map(e => e.dataset.label)")
+        wanted = [text.get_text() for text in legend.get_texts()]
+        assert labels == wanted and "adapter\nbottleneck 4, 10" not in labels
+        for label, places in drawn_by_matplotlib(figure).items():
+            ours = sorted(place for (series, _), place in found.items() if series == label)
+            # matplotlib draws points of one size side by side
+            assert ours == [pytest.approx(place, rel=0.12) for place in sorted(places)]
+    joined = page.locator("#section0-costs g[data-series^='adapter'] polyline")
+    assert joined.count() == 1 and page.locator("#section0-costs polyline").count() == 1
+
+
+@pytest.mark.browser
+def test_what_is_chosen_changes_every_number(page, shown):
+    section, everything = "[data-section='0'] ", "#section0-comparison tbody th"
+    before = rows(page, "section0-comparison")
+    assert page.locator("#section1-title").count() and "there is no mean" in page.content()
+    page.uncheck(section + "[data-control='task'][value='1']")
+    part = shown[(shown["task"] == "digits") & (shown["backbone"] == "micro_vit")]
+    (alone,) = compare(part, [variant for variant in SCORES if variant != "adapter_bottleneck4"])
+    wanted = [alone.shown(alone.mean.loc[v, ("overall", "mean over tasks")]) for v in alone.variants]
+    assert [cell.split()[0] for cell in column(page, "section0-comparison", 2)] == wanted
+    assert "Highest mean over 1 task: full, 88.5 ± 0.7 %." in page.inner_text(section + ".summary")
+    place, _ = points(page, "section0-costs")["mosa", "mosa"], None
+    assert place == (40, 71.0)
+    page.select_option(section + "[data-control='reference']", label="mosa")
+    assert column(page, "section0-differences", 0) == ["linear", "full", "adapter"]
+    assert column(page, "section0-differences", 1) == ["-10.5", "+17.5", "+9.8"]
+    page.select_option(section + "[data-control='metric']", "nll")
+    assert set(column(page, "section0-comparison", 2)) == {"1.500 ± 0.000"}
+    page.select_option(section + "[data-control='metric']", "top1")
+    page.click(section + "[data-all]")  # all tasks again
+    page.select_option(section + "[data-control='reference']", label="adapter")
+    assert rows(page, "section0-comparison") == before and page.locator(everything).count() == 4
+    page.click(section + "[data-all]")
+    assert "No task is chosen" in page.inner_text(section + ".summary")
+    assert "choose a task" in page.text_content("#section0-costs")
+    page.click(section + "[data-all]")
+
+
+@pytest.mark.browser
+def test_the_pareto_front_moves(page, shown):
+    names = "all => all.map(text => text.textContent).sort()"
+    front = page.eval_on_selector_all("#section0-costs .point-name", names)
+    assert front == ["adapter_bottleneck4", "full"] or front == ["adapter", "adapter_bottleneck4", "full"]
+    page.click("#section0-costs .entry[data-label^='full']")
+    assert "full" not in page.eval_on_selector_all("#section0-costs .point-name", names)
+    page.locator("#section0-costs .entry[data-label^='full']").press("Enter")  # and by key
+    assert page.eval_on_selector_all("#section0-costs .point-name", names) == front
+    page.uncheck("[data-section='0'] [data-control='sweep']")
+    assert "adapter_bottleneck4" not in str(points(page, "section0-costs"))
+    page.check("[data-section='0'] [data-control='sweep']")
+
+
+def random_frame(tasks=7, seeds=4):
+    """Scores of four variants, in quarters so that halves and ties occur; some runs are missing."""
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "benchmark": "b", "backbone": "v", "task": f"t{task}", "group": f"g{task % 3}", "seed": seed,
+            "variant": variant, "method": variant, "options": {}, "eval_split": "test", "protocol": "p",
+            "protocol_version": 1, "adapter_parameters": 10 * place + 1, "total_parameters": 20 + task,
+            "top1": 50 + 5 * place + round(4 * rng.normal()) / 4, "nll": rng.random(),
+        }
+        for place, variant in enumerate(("linear", "adapter", "lora", "mosa"))
+        for task in range(tasks)
+        for seed in range(seeds)
+        if (variant, task, seed) != ("lora", 2, 1)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+COMPUTED = """([{ sections: [s], metrics, quantiles }, reference]) => {
+  const m = metrics[s.metric];
+  const known = (values) => values.map((value) => (isKnown(value) ? value : null));
+  const all = summarise(s, m, s.compared.tasks, s.compared.seeds, s.compared.variants);
+  const at = s.variants.findIndex(({ id }) => id === reference);
+  return {
+    table: all.table.map((row) => row.map(({ mean, sd, n }) => known([mean, sd, n]))),
+    shown: all.table.map((row) => row.map(({ mean }) => shown(m, mean))),
+    best: all.keys.map((_, key) => bestOf(all, key, m)),
+    differences: differencesTo(s, m, all, at, quantiles).map((one) =>
+      known([one.mean, one.low, one.high, one.seeds, one.better, one.worse, one.p, one.holm])),
+  };
+}"""
+
+
+@pytest.mark.browser
+def test_the_page_computes_what_python_computes(page):
+    for frame in (random_frame(), random_frame(tasks=3), random_frame(seeds=2), random_frame(tasks=6)):
+        for metric, reference in (("top1", "adapter"), ("nll", "mosa")):
+            results = Results(frame, None, metric)
+            (section,), numbers = results.compared, page_data(results, [])
+            found = page.evaluate(COMPUTED, [numbers, reference])
+            table = np.array(found["table"], float)
+            for index, wanted in enumerate((section.mean, section.sd, section.n)):
+                np.testing.assert_allclose(table[:, :, index], wanted.to_numpy(float), rtol=1e-9)
+            names = [[section.shown(value) for value in row] for row in section.mean.to_numpy()]
+            assert found["shown"] == names
+            places = {variant: place for place, variant in enumerate(section.variants)}
+            assert found["best"] == [[places[v] for v in section.best(key)] for key in section.keys]
+            wanted = [
+                [one.mean, one.low, one.high, one.seeds, one.better, one.worse, one.wilcoxon_p, one.holm_p]
+                for one in differences(section, reference)
+            ]
+            np.testing.assert_allclose(np.array(found["differences"], float), wanted, rtol=1e-9)
+    rng = np.random.default_rng(1)
+    cost, score = rng.integers(0, 9, (2, 40)).astype(float).tolist()
+    front = page.evaluate(
+        "([c, s]) => paretoFront(c.map((cost, i) => ({ cost, score: s[i] })))", [cost, score]
+    )
+    assert front == pareto_front(cost, score).tolist()
+    ends = page.evaluate("[[1, 5], [99, 5]].map(([mean, sd]) => barOf(data.metrics.top1, { mean, sd }))")
+    assert ends == [{"low": 0, "high": 6}, {"low": 94, "high": 100}]  # no bar beyond what a score can be
+    halves = [0.5, 1.5, 2.5, 0.25, 0.35, 61.25, 61.35, 0.125, 1e-12, 99.95, 1234.5]
+    for digits in (0, 1, 2):
+        texts = page.evaluate("([v, d]) => v.map(x => fixed(x, d))", [halves, digits])
+        assert texts == [f"{value:.{digits}f}" for value in halves]
+
+
+@pytest.mark.browser
+def test_tables_sort_by_click_and_by_key(page):
+    variants = column(page, "section0-comparison", 0)
+    mean = page.locator("#section0-comparison thead th", has_text="mean over tasks")
     mean.locator("button").click()
     assert mean.get_attribute("aria-sort") == "descending"
-    assert column(opened, "section0-table", 0) == ["full", "adapter", "adapter_bottleneck4", "mosa", "linear"]
+    assert column(page, "section0-comparison", 0) == ["full", "adapter", "mosa", "linear"]
     mean.locator("button").press("Enter")
     assert mean.get_attribute("aria-sort") == "ascending"
-    assert column(opened, "section0-table", 0)[0] == "linear"
-    opened.locator("#section0-table thead th button").first.click()
-    assert column(opened, "section0-table", 0) == sorted(variants)
-    assert opened.locator("#section0-table thead th[aria-sort]").count() == 1
-    top1 = opened.locator("#runs-table thead th", has_text="top-1")
-    top1.locator("button").click()
-    scores = [float(score) for score in column(opened, "runs-table", 4)]
-    assert scores == sorted(scores, reverse=True) and len(scores) == 20
+    assert column(page, "section0-comparison", 0)[0] == "linear"
+    page.locator("#section0-comparison thead th button").first.click()
+    assert column(page, "section0-comparison", 0) == sorted(variants)
+    assert page.locator("#section0-comparison thead th[aria-sort]").count() == 1
+    see(page, "runs-table")
+    page.locator("#runs-table thead th", has_text="top-1").locator("button").click()
+    scores = [float(score) for score in column(page, "runs-table", 3)]
+    assert scores == sorted(scores, reverse=True) and len(scores) == 26
 
 
 @pytest.mark.browser
-def test_tables_are_filtered_by_words(opened):
-    box = opened.locator('input[data-filters="runs-table"]')
-    box.fill("mosa digits")
-    assert set(column(opened, "runs-table", 2)) == {"mosa"} and set(column(opened, "runs-table", 0)) == {
-        "demo/digits"
-    }
-    assert opened.locator('output[for="runs-table"]').text_content() == "2 of 20"
-    box.fill("no such run")
-    assert column(opened, "runs-table", 2) == []
-    box.fill("")
-    assert len(column(opened, "runs-table", 2)) == 20
+def test_runs_are_filtered_by_words_and_come_as_they_are_needed(page):
+    see(page, "runs-table")
+    page.fill("#runs-filter", "mosa digits micro_vit")
+    assert set(column(page, "runs-table", 0)) == {"mosa"} and set(column(page, "runs-table", 1)) == {"digits"}
+    assert page.text_content('output[for="runs-table"]') == "2 of 26"
+    page.fill("#runs-filter", "no such run")
+    assert column(page, "runs-table", 1) == []
+    page.fill("#runs-filter", "")
+    assert len(column(page, "runs-table", 1)) == 26
+    page.evaluate("runList.show(Array.from({ length: 250 }, (_, place) => runList.runs[place % 26]))")
+    assert len(column(page, "runs-table", 1)) in (100, 200)  # 200: the end of the list was near
+    page.evaluate("runList.more(), runList.more()")
+    assert len(column(page, "runs-table", 1)) == 250 and page.locator("#runs-more").is_hidden()
+    page.evaluate("runList.filter()")
 
 
 @pytest.mark.browser
-def test_plots_tell_their_points_and_change_their_axis(opened):
-    box = opened.locator(".scaling .points path").first.bounding_box()
-    opened.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    opened.wait_for_selector(".scaling .hovertext")
-    assert re.search(r"(adapter|mosa|full)", opened.locator(".scaling .hovertext").first.text_content())
-    opened.select_option("select.axis", "train_seconds")
-    wait_until(opened, "document.querySelector('.scaling .xtitle').textContent == 'training seconds'")
-    assert opened.locator(".bars .points path").count() == 5 * 3  # two groups, and their mean
-    assert opened.locator(".trials .points path").count() == 2  # the one that diverged has no score
+def test_points_speak_to_mouse_and_keyboard(page):
+    page.evaluate("scrollTo(0, 0)")
+    box = page.locator("#section0-costs .point").first.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    tip = page.locator("#section0-costs .tip")
+    assert re.search(r"(adapter|mosa|full).* %, [\d,]+ tuned parameters", tip.text_content())
+    page.mouse.move(0, 0)
+    assert tip.is_hidden()
+    page.locator("#section0-costs svg").focus()
+    page.keyboard.press("ArrowLeft")
+    last = tip.text_content()
+    page.keyboard.press("ArrowRight")
+    assert tip.is_visible() and tip.text_content() != last and page.locator(".point.current").count() == 1
+    page.keyboard.press("Escape")
+    assert tip.is_hidden()
+    see(page, "section0-groups")
+    assert page.locator("#section0-groups .point").count() == 4 * 3  # two tasks, and their mean
+    see(page, "trials")
+    assert page.locator("#trials .point").count() == 2  # the one that diverged has no score
 
 
 @pytest.mark.browser
-def test_details_open_and_close_by_keyboard(opened):
-    button = opened.locator('button[data-run="demo/digits/micro_vit/mosa/seed1"]')
-    button.focus()
-    opened.keyboard.press("Enter")
-    opened.wait_for_selector("#details-plot .main-svg")
-    dialog = opened.locator("#details")
+def test_curves_of_several_runs_lie_over_one_another(page):
+    see(page, "runs-table")
+    see(page, "curves")
+    assert page.locator("#curves polyline").count() == 4  # the variants that are compared, their first seed
+    legend = page.text_content("#curves .legend")
+    assert "(CE + 1 KL between passes)" in legend and legend.count("(CE)") == 3
+    page.fill("#runs-filter", "bottleneck4 count")
+    page.locator("#runs-table input").first.check()
+    assert page.locator("#curves polyline").count() == 5
+    assert page.input_value("#curves-task") == ""
+    page.fill("#runs-filter", "")
+
+
+@pytest.mark.browser
+def test_answers_are_shown_by_class_confusion_confidence_and_pair(page, shown):
+    page.locator("[data-answers-of='0']").scroll_into_view_if_needed()
+    page.wait_for_selector("#section0-reliability .point")
+    order = [variant for variant in SCORES if variant != "adapter_bottleneck4"]
+    section = next(one for one in compare(shown, order) if one.backbone == "micro_vit")
+    of_task = answers(section).tasks[1]
+    page.select_option("[data-answers='task']", label=of_task.task)
+    page.select_option("[data-answers='variant']", label="adapter")
+    for name, scores in ((v, class_accuracies(of_task, v)) for v in order):
+        ours = {key[1]: y for key, (_, y) in points(page, "section0-classes").items() if key[0] == name}
+        assert ours == {f"{name}, {label}": pytest.approx(score) for label, score in enumerate(scores)}
+    counts = sum(confusion_matrix(of_task.labels, one, 4) for one in of_task.predicted["adapter"].values())
+    cells = [[float(cell or 0) for cell in row[1:]] for row in rows(page, "section0-confusion")]
+    np.testing.assert_allclose(cells, counts / 2)
+    binned = sum(of_task.binned["adapter"].values())
+    drawn = page.locator("#section0-reliability g[data-series='adapter'] .point")
+    assert drawn.count() == (binned[0] > 0).sum()
+    shared = matrix(section, "shared_mistakes").loc[order, order]
+    cells = [[float(cell) for cell in row[1:]] for row in rows(page, "section0-agreement")]
+    np.testing.assert_allclose(cells, shared, atol=0.0501)
+    page.select_option("[data-answers='measure']", label="gain of averaging")
+    assert rows(page, "section0-agreement")[0][1] == "—"  # of a variant with itself there is none
+    assert "of 60 images are right" in page.text_content(".sure")
+    assert len(rows(page, "section0-confused")) == 8
+    size = len(json.dumps(predicted_data(section)))
+    assert size < 20_000  # counts, no logits
+
+
+@pytest.mark.browser
+def test_details_open_and_close_by_keyboard(page):
+    see(page, "runs-table")
+    page.get_by_label("Details of demo/digits/micro_vit/mosa/seed1").focus()
+    page.keyboard.press("Enter")
+    dialog = page.locator("#details")
     assert dialog.is_visible() and "runs/demo/digits/micro_vit/mosa/seed1.json" in dialog.text_content()
     assert "batch_size 32" in dialog.text_content() and "1" * 64 in dialog.text_content()
-    assert opened.locator("#details-plot .points path").count() == 2  # epochs
-    opened.keyboard.press("Escape")
+    assert "of the whole process" in dialog.text_content()
+    assert page.locator("#details-plot .point").count() == 2  # epochs
+    page.keyboard.press("Escape")
     assert not dialog.is_visible()
 
 
 @pytest.mark.browser
-def test_light_dark_phone_and_paper(opened):
+def test_tables_and_figures_are_taken_away(page, tmp_path):
+    page.evaluate("scrollTo(0, 0)")
+    saved = {}
+    for kind, name in (("csv", "section0-differences"), ("svg", "section0-costs"), ("png", "section0-costs")):
+        with page.expect_download() as download:
+            page.click(f"[data-{kind}='{name}']")
+        assert download.value.suggested_filename == f"{name}.{kind}"
+        saved[kind] = Path(download.value.path()).read_bytes()
+    lines = saved["csv"].decode().splitlines()
+    assert lines[0].startswith("variant,minus adapter,95 % interval") and lines[2].startswith("full,+7.8")
+    assert b"var(--" not in saved["svg"] and b"#ffffff" not in saved["svg"].lower()[:0]
+    assert ElementTree.fromstring(saved["svg"]).tag == "{http://www.w3.org/2000/svg}svg"
+    assert saved["png"].startswith(b"\x89PNG")
+
+
+@pytest.mark.browser
+def test_light_dark_phone_and_paper(page):
     background = "getComputedStyle(document.body).backgroundColor"
-    plot = "document.querySelector('.scaling .bg').style.fill"
-    light, light_plot = opened.evaluate(background), opened.evaluate(plot)
-    opened.emulate_media(color_scheme="dark")
-    assert opened.evaluate(background) != light
-    wait_until(opened, f"{plot} != '{light_plot}'")
-    opened.click("#theme")
-    assert opened.evaluate(background) == light and opened.evaluate(plot) == light_plot
-    opened.set_viewport_size({"width": 360, "height": 740})
-    opened.wait_for_timeout(300)
-    assert opened.evaluate(
-        "document.documentElement.scrollWidth <= innerWidth"
-    )  # tables scroll, the page does not
-    assert opened.pdf().startswith(b"%PDF")
+    ink = "getComputedStyle(document.querySelector('#section0-costs .x-tick')).fill"
+    light = page.evaluate(background), page.evaluate(ink)
+    page.emulate_media(color_scheme="dark")
+    dark = page.evaluate(background), page.evaluate(ink)
+    assert light[0] != dark[0] and light[1] != dark[1]
+    page.click("#theme")
+    assert (page.evaluate(background), page.evaluate(ink)) == light
+    page.set_viewport_size({"width": 390, "height": 844})
+    # Tables scroll, the page does not; a run's score is in view, and no legend is cut off.
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    see(page, "runs-table")
+    score = page.locator("#runs-table thead th", has_text="top-1").bounding_box()
+    assert score["x"] + score["width"] <= 390
+    page.wait_for_timeout(100)  # plots follow the width
+    inside = (
+        "[...document.querySelectorAll('#section0-costs .entry')].every(e =>"
+        " e.getBoundingClientRect().right <= e.closest('svg').getBoundingClientRect().right + 1)"
+    )
+    assert page.evaluate(inside)
+    page.set_viewport_size({"width": 1200, "height": 900})
+    page.emulate_media(media="print", color_scheme="light")
+    fits = (
+        "[...document.querySelectorAll('main svg.chart')].every(svg => svg.getBoundingClientRect().right <="
+        " svg.closest('figure, section').getBoundingClientRect().right + 1)"
+    )
+    assert page.evaluate(fits)
+    page.emulate_media(media="screen")
+    assert page.pdf().startswith(b"%PDF")
 
 
 @pytest.mark.browser
 def test_hostile_names_do_nothing_in_a_browser(browser, tmp_path):
     frame = write_records(
-        tmp_path / "records", {HOSTILE: SCORES["mosa"], "b": SCORES["full"]}, tasks=[HOSTILE[:60]]
+        tmp_path / "records", {HOSTILE: SCORES["mosa"], "b": SCORES["full"]}, tasks=[HOSTILE[:60]], seeds=1
     )
     output = tmp_path / "report.html"
     write_report(
@@ -372,9 +651,10 @@ def test_hostile_names_do_nothing_in_a_browser(browser, tmp_path):
     )
     page = browser.new_page()
     page.goto(output.as_uri())
-    page.wait_for_selector(".scaling .main-svg")
+    page.wait_for_selector("#section0-costs .point")
+    see(page, "runs-table")
     page.locator("button[data-run]").first.click()
-    page.wait_for_selector("#details-plot .main-svg")
+    page.wait_for_selector("#details-plot .point")
     assert page.title() == "safe: benchmark report" and page.locator("img").count() == 0
-    assert page.locator("#section0-table tbody th").first.text_content() in (HOSTILE, "b")
+    assert page.locator("#section0-comparison tbody th").first.text_content() in (HOSTILE, "b")
     page.close()

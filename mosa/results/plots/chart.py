@@ -1,6 +1,7 @@
 """What a figure shows, as data: built once from a section, drawn by matplotlib and by the report's page."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ class Axis:
         names: What the values stand for.
         unit: Unit of its values, where the text of a point needs one: "%".
         least: The smallest range that it may show, so that noise does not look large.
+        places: Where the names of a log axis stand.
     """
 
     label: str
@@ -26,11 +28,39 @@ class Axis:
     names: tuple[str, ...] = ()
     unit: str = ""
     least: float = 0.0
+    places: tuple[float, ...] = ()
 
     @property
     def bounds(self) -> tuple[float, float]:
         """The least and the greatest score that an axis of scores can show; no metric is negative."""
         return 0.0, 100.0 if self.unit == "%" else math.inf
+
+
+def shown_range(values: Iterable[float], axis: Axis) -> tuple[float, float]:
+    """Return the least and the greatest score that an axis shows at its scale.
+
+    Few scores that lie far from all others, such as a run that collapsed, are left out, so that they do not
+    squeeze the others: at most one in four, on one side, further away than twice the range of the rest.
+
+    Args:
+        values: Scores; NaN does not count.
+        axis: The axis that shows them.
+
+    Returns:
+        Both NaN if there is no score.
+    """
+    found = sorted(value for value in values if not math.isnan(value))
+    if not found:
+        return math.nan, math.nan
+    far = 10.0 if axis.unit == "%" else 0.5 * max(map(abs, found))
+    for number in range(1, len(found) // 4 + 1):
+        for rest, gap in (
+            (found[number:], found[number] - found[number - 1]),
+            (found[:-number], found[-number] - found[-number - 1]),
+        ):
+            if gap > max(far, 2 * (rest[-1] - rest[0])):
+                return rest[0], rest[-1]
+    return found[0], found[-1]
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, Key, Results, Section
 from mosa.results.learned import learned_note
-from mosa.results.plots.chart import Axis, Chart, Point, Series
-from mosa.results.plots.figures import QUIET, broken, seeds_of, stack
+from mosa.results.plots.chart import Axis, Chart, Point, Series, shown_range
+from mosa.results.plots.figures import LOOK, QUIET, broken, seeds_of, stack
 from mosa.results.registry import plot
 from mosa.results.style import MethodStyle
 
@@ -95,7 +95,8 @@ def _point(section: Section, variant: str, key: Key, place: int, shift: float) -
 def _panel_grid(number: int) -> list[list[int]]:
     """Arrange panels by number: the first in the full width, the others below, -1 where it is empty."""
     others = list(range(1, number))
-    columns = max(1, len(others) if len(others) <= 4 else 3)
+    most = 2 if LOOK.get().narrow else 4
+    columns = max(1, len(others) if len(others) <= most else min(most, 3))
     others += [-1] * (-len(others) % columns)
     return [[0] * columns, *(others[start : start + columns] for start in range(0, len(others), columns))]
 
@@ -104,13 +105,14 @@ def _draw_panel(axes: Axes, chart: Chart, place: int, labelled: bool) -> None:
     """Draw the points of all series at one place of the x axis, a row for each series."""
     overall, name = place == 0, chart.x.names[place]
     title = name if overall else textwrap.fill(name, 20)
+    ticks = 3 if LOOK.get().narrow else 4
     axes.set_title(title, loc="left", fontweight="bold" if overall else "normal")
     for row, series in enumerate(chart.series):
         _draw_row(axes, chart, series, series.points[place], row)
     _set_range(axes, chart.y)
     for row in range(len(chart.series)):
         axes.axhline(row, color="#EFEFEF", linewidth=0.6, zorder=0)
-    axes.xaxis.set_major_locator(MaxNLocator(10 if overall else 4, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_locator(MaxNLocator(2 * ticks + 2 if overall else ticks, steps=[1, 2, 5, 10]))
     axes.set_ylim(len(chart.series) - 0.4, -0.6)
     axes.set_yticks(range(len(chart.series)), [s.label for s in chart.series] if labelled else [])
     axes.tick_params(axis="y", length=0)
@@ -126,6 +128,15 @@ def _draw_row(axes: Axes, chart: Chart, series: Series, point: Point, row: int) 
     if pd.isna(point.y):
         return
     color, marker, _ = series.style
+    scores = [one.points[int(point.x)].y for one in chart.series]
+    low, high = shown_range(scores, chart.y)
+    if not low <= point.y <= high:  # at the edge; its value stands beside it
+        edge = 0 if point.y < low else 1
+        axes.plot(
+            edge, row, "<" if edge == 0 else ">", color=color, ms=5, mew=0, clip_on=False, zorder=4,
+            transform=axes.get_yaxis_transform(),
+        )  # fmt: skip
+        return
     axes.plot(point.seeds, [row + 0.27] * len(point.seeds), ".", ms=3, color=color, alpha=0.6, mew=0)
     below, above = chart.bar(point.y, point.spread)
     axes.errorbar(

@@ -4,10 +4,10 @@ import math
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from mosa.results.plots.chart import Chart, Series
-from mosa.results.plots.figures import stack
+from mosa.results.plots.chart import Chart, Series, shown_range
+from mosa.results.plots.figures import LOOK, stack
 
 LEAST_DECADES = 0.8  # of a log axis, so that it has two labels or more
 _LEGEND_LINE = 0.178  # inches
@@ -23,11 +23,15 @@ def chart_figure(charts: list[Chart], height: float = 2.9) -> Figure:
         height: Inches of each panel, at least; a long legend takes more.
     """
     titles, notes = [chart.title for chart in charts], [chart.note for chart in charts]
-    heights = [max(height, _LEGEND_LINE * _legend_lines(chart) + 0.3) for chart in charts]
+    narrow = LOOK.get().narrow
+    legends = [_LEGEND_LINE * _legend_lines(chart) + 0.3 for chart in charts]
+    heights = [0.75 * height + legend if narrow else max(0.9 * height, legend) for legend in legends]
     figure, parts = stack(titles, heights, notes)
     for part, chart in zip(parts, charts, strict=True):
         draw_chart(part.subplots(), chart)
-        part.legend(loc="outside right upper", frameon=False, handlelength=3)
+        part.legend(
+            loc="outside lower left" if narrow else "outside right upper", frameon=False, handlelength=2.6
+        )
     return figure
 
 
@@ -51,6 +55,7 @@ def draw_chart(axes: Axes, chart: Chart, y_ticks: int = 8) -> None:
         axes.set_xticks(range(len(chart.x.names)), chart.x.names)
         axes.set_xlim(-0.4, len(chart.x.names) - 0.6)
         axes.grid(axis="y")
+    _set_scores(axes, chart)
     axes.yaxis.set_major_locator(MaxNLocator(y_ticks, steps=[1, 2, 5, 10]))
     axes.set_xlabel(chart.x.label)
     axes.set_ylabel(chart.y.label)
@@ -83,17 +88,45 @@ def _draw_series(axes: Axes, chart: Chart, series: Series) -> None:
     )
 
 
+def _set_scores(axes: Axes, chart: Chart) -> None:
+    """Show the scores at their scale; one far off is marked at the edge, with its value."""
+    points = [point for series in chart.series for point in series.points]
+    levels = [series.level for series in chart.series if series.level is not None]
+    low, high = shown_range([*(point.y for point in points), *levels], chart.y)
+    outside = [point for point in points if not low <= point.y <= high and not math.isnan(point.y)]
+    if not outside:
+        return
+    margin = 0.08 * (high - low) + (high == low)
+    bottom, top = low - 2 * margin, high + 2 * margin
+    axes.set_ylim(bottom, top)
+    for series in chart.series:
+        for point in series.points:
+            if point in outside:
+                under = point.y < low
+                edge, marker = (bottom, "v") if under else (top, "^")
+                x = chart.drawn_x(point)
+                axes.plot(x, edge, marker, color=series.style.color, mew=0, zorder=4, clip_on=False)
+                axes.annotate(
+                    point.text, (x, edge), (0, 4 if under else -4), textcoords="offset points", fontsize=7,
+                    ha="center", va="bottom" if under else "top", color=series.style.color,
+                )  # fmt: skip
+
+
 def _set_log_axis(axes: Axes, chart: Chart) -> None:
     places = [point.x for series in chart.series for point in series.points]
     decades = math.log10(max(places) / min(places)) if places else 0
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(
-        LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,))
-    )
-    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if chart.x.places:
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(chart.x.places, chart.x.names)
+    else:
+        axes.xaxis.set_major_locator(
+            LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1, 3) if decades < 3 else (1,))
+        )
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(0.06, 0.08)
-    if places and decades < LEAST_DECADES:
+    if places and decades < LEAST_DECADES and not chart.x.places:
         middle, half = math.sqrt(max(places) * min(places)), 10 ** (LEAST_DECADES / 2)
         axes.set_xlim(middle / half, middle * half)
     axes.grid()

@@ -2,6 +2,8 @@
 
 import textwrap
 from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import NamedTuple
 
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import fontManager
@@ -44,12 +46,34 @@ STYLE = {
     "savefig.dpi": 200,
 }
 QUIET = "#595959"  # of explanatory text; dark enough to read on white
-_WIDTH = 7.2  # inches, the text width of a two-column page
 _LINE = 0.145  # inches, one line of a note
+_PER_INCH = 19.2  # characters of a note
+
+
+class Look(NamedTuple):
+    """How figures are made.
+
+    Attributes:
+        width: Inches: that of one column, or of the text of a two-column page.
+        titles: Whether title and note are drawn; else they are the figure's caption alone.
+    """
+
+    width: float = 6.9
+    titles: bool = True
+
+    @property
+    def narrow(self) -> bool:
+        """Whether a legend beside a plot would leave it no place."""
+        return self.width < 5
+
+
+WIDTHS = {1: 3.3, 2: 6.9}  # inches, by columns
+_PAGE = Look()
+LOOK: ContextVar[Look] = ContextVar("LOOK", default=_PAGE)
 
 
 def stack(
-    titles: Sequence[str], heights: Sequence[float], notes: Sequence[str]
+    titles: Sequence[str], heights: Sequence[float], notes: Sequence[str], width: float | None = None
 ) -> tuple[Figure, list[SubFigure]]:
     """Make a figure of several parts, one below the other.
 
@@ -57,21 +81,34 @@ def stack(
         titles: Heading of each part.
         heights: Inches for the panels of each part.
         notes: Text below each part, wrapped here.
+        width: Inches; None: that of `LOOK`.
 
     Returns:
-        The figure, and its parts to draw into.
+        The figure, and its parts to draw into. Its label is its caption: titles and notes as plain text.
     """
-    notes = [textwrap.fill(note, 138) for note in notes]
-    titles = ["\n".join(wrapped(title, 105)) for title in titles]
+    look = LOOK.get()
+    width = min(width or look.width, look.width)
+    caption = "\n\n".join(f"{title}. {note}" for title, note in zip(titles, notes, strict=True))
+    if not look.titles:
+        # What tells several parts apart stays.
+        titles = titles if len(titles) > 1 else [""]
+        notes = [""] * len(titles)
+    notes = [textwrap.fill(note, int(_PER_INCH * width)) for note in notes]
+    titles = ["\n".join(wrapped(title, int(14.6 * width))) for title in titles]
     heights = [
-        height + _LINE * (2 + note.count("\n")) + 0.2 + 0.16 * title.count("\n")
+        height
+        + (_LINE * (2 + note.count("\n")) if note else 0)
+        + (0.2 + 0.16 * title.count("\n") if title else 0)
         for title, height, note in zip(titles, heights, notes, strict=True)
     ]
-    figure = Figure(figsize=(_WIDTH, sum(heights)), layout="constrained")
+    figure = Figure(figsize=(width, sum(heights)), layout="constrained")
+    figure.set_label(caption)
     parts = list(figure.subfigures(len(titles), 1, height_ratios=heights, squeeze=False)[:, 0])
     for part, title, note in zip(parts, titles, notes, strict=True):
-        part.suptitle(title, fontsize=9.5, x=0.01, ha="left")
-        part.supxlabel(note, fontsize=7, x=0.01, ha="left", color=QUIET, linespacing=1.35)
+        if title:
+            part.suptitle(title, fontsize=9 if look.titles else 8, x=0.01, ha="left")
+        if note:
+            part.supxlabel(note, fontsize=7, x=0.01, ha="left", color=QUIET, linespacing=1.35)
     return figure, parts
 
 

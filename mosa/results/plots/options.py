@@ -1,11 +1,13 @@
 """The options plot: scores against each option, and key of the recipe, that takes three values or more."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.figure import Figure, SubFigure
 
 from mosa.base.words import count
@@ -13,13 +15,12 @@ from mosa.experiment.curves import Curve, is_number, option_curves
 from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import draw_chart
-from mosa.results.plots.figures import broken, seeds_of, stack
+from mosa.results.plots.figures import LOOK, WIDTHS, broken, seeds_of, stack
 from mosa.results.registry import plot
 from mosa.results.settings import differing, in_words, section_settings
 from mosa.results.style import MethodStyle
 from mosa.results.tables.columns import mean_label
 
-_COLUMNS = 3
 _HEIGHT = 1.75  # inches of a row of panels
 _SHIFT = 0.06  # of the place of a value: how far curves stand apart
 
@@ -34,8 +35,9 @@ _SHIFT = 0.06  # of the place of a value: how far curves stand apart
 def options_figure(results: Results) -> Figure | None:
     """Draw the mean over tasks against each option's values, a panel per option.
 
-    Numbers are joined by a line and other values are not. The values are equally spaced, so that 0 has a
-    place beside powers of two. The dense adapter is a line with its own spread, unless it is on a curve.
+    Numbers are joined by a line and other values are not. An axis of positive numbers is logarithmic; others
+    have equal steps, so that 0 has a place beside powers of two. The dense adapter is a line with its own
+    spread, unless it is on a curve.
 
     Args:
         results: The records, and how to compare them.
@@ -53,8 +55,9 @@ def options_figure(results: Results) -> Figure | None:
     ]
     figure, parts = stack(
         [section.title for section, _ in found],
-        [_HEIGHT * -(-len(curves) // _COLUMNS) for _, curves in found],
+        [_HEIGHT * len(panel_grid(len(curves))) + 0.35 * (not _has_gap(len(curves))) for _, curves in found],
         [_note(*part) for part in found],
+        width=WIDTHS[1] if all(len(curves) == 1 for _, curves in found) else None,
     )
     for part, (section, panels) in zip(parts, charts, strict=True):
         _draw_panels(part, panels)
@@ -62,17 +65,40 @@ def options_figure(results: Results) -> Figure | None:
     return figure
 
 
+def panel_grid(number: int) -> list[list[int]]:
+    """Arrange panels by number; -1 is a gap, which the legend takes."""
+    most = 2 if LOOK.get().narrow else 3
+    columns = number if number <= most else 2 if number == 4 else most
+    places = [*range(number), *[-1] * (-number % columns)]
+    return [places[start : start + columns] for start in range(0, len(places), columns)]
+
+
+def _has_gap(number: int) -> bool:
+    return panel_grid(number)[-1][-1] < 0
+
+
 def _draw_panels(part: SubFigure, charts: list[Chart]) -> None:
-    rows = -(-len(charts) // _COLUMNS)
-    panels = part.subplots(rows, min(_COLUMNS, max(2, len(charts))), sharey=True, squeeze=False)
-    for axes in panels.flat[len(charts) :]:
-        axes.remove()
+    grid = panel_grid(len(charts))
+    panels = part.subplots(len(grid), len(grid[0]), sharey=True, squeeze=False)
+    handles: dict[str, Artist] = {}
     for axes, chart in zip(panels.flat, charts, strict=False):
         draw_chart(axes, chart, y_ticks=6)
         axes.set_title(chart.title, loc="left")
         axes.set_xlabel("")
         axes.set_ylabel("")
-        axes.legend(fontsize=6.5, frameon=False, loc="best", handlelength=2.2, borderpad=0.2)
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    gaps = panels.flat[len(charts) :]
+    for axes in gaps:
+        axes.set_axis_off()
+    if len(gaps):
+        gaps[0].legend(handles.values(), handles, frameon=False, loc="upper left", handlelength=2.2)
+    else:
+        columns = 2 if LOOK.get().narrow else 4
+        part.legend(
+            handles.values(), handles, frameon=False, loc="outside lower center", ncols=columns,
+            handlelength=2.2,
+        )  # fmt: skip
 
 
 def _curves(section: Section, order: Sequence[str]) -> dict[str, list[Curve]]:
@@ -97,13 +123,16 @@ def option_chart(section: Section, option: str, curves: list[Curve], styles: dic
     values = sorted(
         values, key=lambda value: (not is_number(value), value if is_number(value) else str(value))
     )
-    place = {json.dumps(value): index for index, value in enumerate(values)}
+    log = all(is_number(value) and value > 0 for value in values)
+    places = values if log else range(len(values))
+    place = {json.dumps(value): place for value, place in zip(values, places, strict=True)}
+    step = math.log10(values[-1] / values[0]) / (len(values) - 1) if log else 1  # between two values
     curves_of = Counter(curve.method for curve in curves)
     drawn: Counter[str] = Counter()  # how many curves this method has already
     series = []
     for index, curve in enumerate(curves):
         names = {place[json.dumps(value)]: name for value, name in curve.variants}
-        shift = _SHIFT * (index - (len(curves) - 1) / 2)
+        shift = _SHIFT * step * (index - (len(curves) - 1) / 2)
         base = broken(section.name(min(names.values(), key=len)), 24)
         label = curve.method if curves_of[curve.method] == 1 else base
         joined = all(is_number(value) for value, _ in curve.variants)
@@ -114,13 +143,18 @@ def option_chart(section: Section, option: str, curves: list[Curve], styles: dic
         series += _reference(section, styles)
     return Chart(
         title=option.replace("_", " "),
-        x=Axis(option, "names", tuple(_tick(option, value) for value in values)),
+        x=Axis(
+            option,
+            "log" if log else "names",
+            tuple(_tick(option, value) for value in values),
+            places=tuple(places),
+        ),
         y=Axis(mean_label(section), unit=section.metric.unit),
         series=tuple(series),
     )
 
 
-def _points(section: Section, names: dict[int, str], shift: float) -> tuple[Point, ...]:
+def _points(section: Section, names: dict[float, str], shift: float) -> tuple[Point, ...]:
     mean, sd = section.mean[MEAN_OVER_TASKS], section.sd[MEAN_OVER_TASKS]
     return tuple(
         Point(section.name(name), x, mean[name], section.shown(mean[name]), sd[name], shift)
@@ -142,7 +176,7 @@ def _reference(section: Section, styles: dict[str, MethodStyle]) -> list[Series]
 def _tick(option: str, value: object) -> str:
     """Return the tick label of a value; the number of experts is followed by the sparsity of the split."""
     text = value if isinstance(value, str) else json.dumps(value)
-    if option == "experts" and is_number(value):
+    if option == "experts" and is_number(value) and not LOOK.get().narrow:
         return f"{text}\n{100 * (1 - 1 / value):.3g} %"
     return text
 
@@ -153,8 +187,9 @@ def _note(section: Section, curves: dict[str, list[Curve]]) -> str:
     sparsity = " Below the number of experts: the split's sparsity, 1 - 1/experts."
     return (
         f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}{spread if section.full_n > 1 else ''}. "
-        f"Each panel changes one option and nothing else; values are equally spaced."
-        f"{sparsity if 'experts' in curves else ''}{_about_reference(section, curves)}"
+        f"Each panel changes one option and nothing else; axes of positive numbers are logarithmic."
+        f"{sparsity if 'experts' in curves and not LOOK.get().narrow else ''}"
+        f"{_about_reference(section, curves)}"
     )
 
 

@@ -21,7 +21,7 @@ from mosa.results.style import MethodStyle
 from mosa.results.tables.columns import mean_label
 
 _SIZE_OPTIONS = ("bottleneck", "rank")  # what a sweep changes to change the number of parameters
-_REFERENCES = ("linear", "full")  # what the sweeps are held against
+REFERENCES = ("linear", "full")  # what the sweeps are held against
 _SHIFT = 0.012  # of the range in decades: how far points of one size stand apart
 _SHIFTED = 0.07  # of the same: how far all points of one size reach at most
 
@@ -58,7 +58,7 @@ def cost_chart(
     taken: Counter[float] = Counter()  # how many points have this size already
     drawn: Counter[str] = Counter()  # how many curves this method has already
     series = []
-    for label, variants in _curves(section, order):
+    for label, variants in method_curves(section, order):
         method = section.methods[variants[0]]
         places = [variant for variant in variants if variant in shown.index]
         points = [_point(section, name, sizes[name], step * taken[sizes[name]]) for name in places]
@@ -90,14 +90,14 @@ def _as_series(
     scored = [variant for variant in variants if not pd.isna(section.mean.loc[variant, MEAN_OVER_TASKS])]
     if not scored:
         return Series(f"{label}: missing", style)
-    if section.methods[variants[0]] in _REFERENCES:
+    if section.methods[variants[0]] in REFERENCES:
         level = section.mean.loc[scored[0], MEAN_OVER_TASKS]
         return Series(f"{label}: {section.shown(level)}", style, tuple(points), False, variation, level)
-    label += _sizes(section, scored)
+    label += sizes_in_words(section, scored)
     return Series(label, style, tuple(points), len(scored) > 1, variation)
 
 
-def _curves(section: Section, order: Sequence[str]) -> list[tuple[str, list[str]]]:
+def method_curves(section: Section, order: Sequence[str]) -> list[tuple[str, list[str]]]:
     """Split the variants into curves, one method with all settings equal except those of the size."""
     curves: dict[tuple[str, str], list[str]] = defaultdict(list)
     for variant, settings in section_settings(section).items():
@@ -112,7 +112,7 @@ def _curves(section: Section, order: Sequence[str]) -> list[tuple[str, list[str]
     return found
 
 
-def _sizes(section: Section, variants: list[str]) -> str:
+def sizes_in_words(section: Section, variants: list[str]) -> str:
     """Return the sizes of the points of a curve, such as "bottleneck 4, 16, 64"."""
     if len(variants) < 2:
         return ""

@@ -9,20 +9,23 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from mosa.base.extras import missing
 from mosa.base.files import written_atomically
 from mosa.base.words import count
-from mosa.data.metrics import Metric
+from mosa.data.metrics import METRICS, Metric
 from mosa.experiment.outputs import KINDS, read_outputs
 from mosa.results.aggregate import MISSING, Results, Section, shown_names
 from mosa.results.choices import scope_of
+from mosa.results.costs import COSTS
 from mosa.results.provenance import code_of
-from mosa.results.report.data import TUNED_BY, page_charts, page_data, run_name, with_digits
+from mosa.results.report.data import TUNED_BY, page_data, run_data, with_digits
+from mosa.results.report.facts import bibtex, data_facts, sources
 from mosa.results.report.missing import Missing
+from mosa.results.report.predicted import predicted_data
 from mosa.results.report.sections import page_section
 from mosa.search.choose import describe
 
 _FOLDER = Path(__file__).parent
+_SCRIPTS = ("statistics.js", "chart.js", "answers.js", "report.js")  # one after the other
 
 
 def write_report(
@@ -59,29 +62,33 @@ def write_report(
     choices = [choice | {"variant": names.get(choice["variant"], choice["variant"])} for choice in choices]
     results = Results(frame, None if order is None else list(order), metric, reference)
     metrics = _metrics_of_runs(results.compared)
-    charts = page_charts(results, choices)
+    cited, data = sources(frame), page_data(results, choices)
+    predicted = [predicted_data(section) for section in results.compared]
     page = _template().render(
         title=title,
         sections=[
-            page_section(section, f"section{number}") | charts["sections"][number]
+            page_section(section, f"section{number}")
+            | {"numbers": data["sections"][number], "predicted": predicted[number]}
             for number, section in enumerate(results.compared)
         ],
         totals=_totals(frame, missing),
-        metrics=metrics,
-        runs=[
-            _run(row, metrics) | {"variant": names.get(row.variant, row.variant)}
-            for row in frame.itertuples(index=False)
-        ],
+        metrics=METRICS,
+        costs=COSTS,
         tuned_by=TUNED_BY,
-        trials=charts["trials"],
+        trials_label=data["trials"]["y"]["label"] if choices else "",
         choices=[_choice(choice) for choice in choices],
         missing=missing,
         left_out=left_out or {},
         files=_files(),
+        tasks=data_facts(frame),
+        sources=cited,
+        bibtex=bibtex(cited),
         provenance=_provenance(frame),
         config=config,
         split=", ".join(sorted(frame["eval_split"].unique())),
-        data=Markup(_json_in_html(page_data(results, charts))),
+        data=Markup(_json_in_html(data)),
+        predicted=Markup(_json_in_html(predicted)),
+        run_data=Markup(_json_in_html(run_data(frame, metrics))),
         MISSING=MISSING,
         count=count,
         **_assets(),
@@ -102,8 +109,7 @@ def _assets() -> dict[str, Markup]:
     """Return the style sheet and the scripts, which must not be escaped."""
     return {
         "style": Markup((_FOLDER / "report.css").read_text(encoding="utf-8")),
-        "script": Markup((_FOLDER / "report.js").read_text(encoding="utf-8")),
-        "plotly": Markup(_plotly().replace("</script", "<\\/script")),
+        "script": Markup("\n".join((_FOLDER / name).read_text(encoding="utf-8") for name in _SCRIPTS)),
     }
 
 
@@ -114,14 +120,6 @@ def _files() -> list[dict[str, str]]:
         for kind in KINDS
         for output in read_outputs(kind)
     ]
-
-
-def _plotly() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError:
-        raise missing([["plotly"]], ["report"]) from None
-    return get_plotlyjs()
 
 
 def _json_in_html(data: Any) -> str:
@@ -147,24 +145,6 @@ def _totals(frame: pd.DataFrame, missing: Sequence[Missing]) -> dict[str, Any]:
 def _metrics_of_runs(sections: list[Section]) -> list[Metric]:
     """Return the metrics that the list of runs shows: those of the sections, each once."""
     return list({section.metric.name: section.metric for section in sections}.values())
-
-
-def _run(row: Any, metrics: list[Metric]) -> dict[str, Any]:
-    # One digit more than in the tables of means.
-    scores = [metric.shown(getattr(row, metric.name), more=1) for metric in metrics]
-    return {
-        "name": run_name(row),
-        "benchmark": row.benchmark,
-        "task": row.task,
-        "backbone": row.backbone,
-        "variant": row.variant,
-        "seed": row.seed,
-        "scores": scores,
-        "lr": f"{row.lr:g}",
-        "epochs": int(row.epochs),
-        "train_loss": f"{row.train_loss[-1]:.4f}",
-        "seconds": f"{row.total_seconds:.1f}",
-    }
 
 
 def _choice(choice: dict[str, Any]) -> dict[str, Any]:

@@ -1,47 +1,171 @@
-"""What the page's script draws and shows: charts, and the details of every run."""
+"""What the page's script computes with, draws and shows: the numbers of every section, and every run."""
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
+from scipy import stats
 
-from mosa.data.metrics import get_metric
+from mosa.data.metrics import METRICS, Metric, get_metric
 from mosa.experiment.curves import is_number
-from mosa.results.aggregate import Results
+from mosa.results.aggregate import Results, Section, shown_names
 from mosa.results.choices import scope_of
+from mosa.results.costs import COSTS, MIB, about_features, measured
+from mosa.results.learned import COLUMN
 from mosa.results.plots.chart import Axis, Chart, Point, Series
-from mosa.results.plots.comparison import comparison_chart
-from mosa.results.plots.scaling import cost_chart
+from mosa.results.plots.scaling import REFERENCES, method_curves, sizes_in_words
 from mosa.results.provenance import code_of
+from mosa.results.stats import CONFIDENCE
 from mosa.results.style import MethodStyle, method_styles
 from mosa.search.choose import describe
 
 TUNED_BY = get_metric("top1")  # what `mosa.search` compares trials by
-_AXES = ("adapter_parameters", "training_flops", "image_passes", "train_seconds", "peak_memory_mib")
-# Names of plotly's symbols for matplotlib's markers (mosa.results.style).
-_SYMBOLS = {
-    "X": "x", "x": "x", "P": "cross", "s": "square", "o": "circle", "D": "diamond", "^": "triangle-up",
-    "v": "triangle-down", "p": "pentagon", "h": "hexagon", "<": "triangle-left", ">": "triangle-right",
-    "*": "star",
-}  # fmt: skip
-_DASHES = {"--": "dash", "-": "solid", ":": "dot", "-.": "dashdot"}
+_DECIMALS = 12  # of a score that the page gets, so that its means are exact
 
 
-def page_charts(results: Results, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the charts of the page: of each section against costs and by group, and the trials."""
-    methods = [*results.frame["method"], *(choice["method"] for choice in choices)]
-    styles = method_styles(methods)
-    sections = []
-    for section, swept in zip(results.compared, results.swept, strict=True):
-        against = {name: cost_chart(swept, name, styles, results.order or ()) for name in _AXES}
-        known = {name: chart for name, chart in against.items() if any(s.points for s in chart.series)}
-        bars = comparison_chart(section, styles)
-        sections.append({"costs": known, "bars": bars, "first": next(iter(known.values()), bars)})
-    return {"sections": sections, "trials": _trials_chart(choices, styles)}
+def page_data(results: Results, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the data that the page's script needs at once: all of the sections, and the trials."""
+    styles = method_styles([*results.frame["method"], *(choice["method"] for choice in choices)])
+    pairs = zip(results.compared, results.swept, strict=True)
+    sections = [_Numbers(section, swept).data(styles, results.order or ()) for section, swept in pairs]
+    most = max(section.full_n for section in [*results.compared, *results.swept])
+    quantiles = [0, 0, *(float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) for n in range(2, most + 1))]
+    return {
+        "sections": sections,
+        "metrics": {metric.name: _metric(metric) for metric in METRICS.values()},
+        "costs": {name: {"label": cost.label, "form": cost.form} for name, cost in COSTS.items()},
+        "quantiles": quantiles,
+        "trials": trials_chart(choices, styles).as_data() if choices else None,
+    }
 
 
-def _trials_chart(choices: Sequence[dict[str, Any]], styles: dict[str, MethodStyle]) -> Chart:
+def _metric(metric: Metric) -> dict[str, Any]:
+    return {
+        "name": metric.name, "label": metric.label, "unit": metric.unit, "decimals": metric.decimals,
+        "higher": metric.higher_is_better, "least": 30 * 10**-metric.decimals,
+    }  # fmt: skip
+
+
+class _Numbers:
+    """The scores and costs of a section and of its sweep, by variant and task."""
+
+    def __init__(self, section: Section, swept: Section) -> None:
+        self.section, self.swept = section, swept
+        runs = pd.concat([section.runs, swept.runs])
+        self.runs = runs[~runs.index.duplicated()]
+        self.variants = list(dict.fromkeys([*section.variants, *swept.variants]))
+        groups = {task: group for of in (section, swept) for group, ts in of.groups.items() for task in ts}
+        self.tasks = [*section.task_names, *(task for task in groups if task not in section.task_names)]
+        self.groups = groups
+        self.seeds = sorted({*section.seeds, *swept.seeds})
+
+    def data(self, styles: dict[str, MethodStyle], order: Sequence[str]) -> dict[str, Any]:
+        """Return all of it as what JSON can hold."""
+        section, swept = self.section, self.swept
+        runs = self.runs
+        known = [name for name in METRICS if name in runs and runs[name].notna().any()]
+        names = {**section.names, **swept.names}
+        whole = (
+            float(section.runs["model_parameters"].median()) if "model_parameters" in section.runs else None
+        )
+        return {
+            "metric": section.metric.name,
+            "benchmark": section.benchmark,
+            "backbone": section.backbone,
+            "split": section.eval_split,
+            "tasks": [{"name": task, "group": self.groups[task]} for task in self.tasks],
+            "seeds": self.seeds,
+            "variants": [self._variant(variant, names, styles) for variant in self.variants],
+            "compared": {
+                "variants": self._places(self.variants, section.variants),
+                "tasks": self._places(self.tasks, section.task_names),
+                "seeds": self._places(self.seeds, section.seeds),
+            },
+            "swept": {
+                "variants": self._places(self.variants, swept.variants),
+                "tasks": self._places(self.tasks, swept.task_names),
+                "seeds": self._places(self.seeds, swept.seeds),
+            },
+            "reference": self.variants.index(section.reference),
+            "model_parameters": whole,
+            "scores": {name: self._by_seed(name) for name in [section.metric.name, *known]},
+            "costs": self._costs(),
+            "about_features": about_features(swept.methods.values()),
+            "nothing": self._nothing(),
+            "curves": [
+                {
+                    "label": label + sizes_in_words(swept, variants),
+                    "variants": self._places(self.variants, variants),
+                    "reference": swept.methods[variants[0]] in REFERENCES,
+                }
+                for label, variants in method_curves(swept, order)
+            ],
+        }
+
+    def _variant(self, name: str, names: dict[str, str], styles: dict[str, MethodStyle]) -> dict[str, Any]:
+        method = self.swept.methods.get(name) or self.section.methods.get(name)
+        style = styles[method]._asdict() if method else {"color": "#767676", "marker": "x", "dash": "-"}
+        return {"id": name, "name": names.get(name, name), "method": method, **style}
+
+    @staticmethod
+    def _places(everything: list, some: Sequence) -> list[int]:
+        place = {name: index for index, name in enumerate(everything)}
+        return [place[name] for name in some]
+
+    def _by_seed(self, metric: str) -> list[list[list[float | None] | None]]:
+        """Return scores by variant, task and seed; None where there is none."""
+        variant, task = ({n: i for i, n in enumerate(names)} for names in (self.variants, self.tasks))
+        seed = {number: place for place, number in enumerate(self.seeds)}
+        table: list = [[None] * len(self.tasks) for _ in self.variants]
+        rows = self.runs[["variant", "task", "seed", metric]].itertuples(index=False, name=None)
+        for name, of, number, score in rows:
+            row = table[variant[name]]
+            if row[task[of]] is None:
+                row[task[of]] = [None] * len(self.seeds)
+            row[task[of]][seed[number]] = None if pd.isna(score) else round(score, _DECIMALS)
+        return table
+
+    def _costs(self) -> dict[str, dict[str, Any]]:
+        """Return what is known of each cost: means over seeds by variant and task."""
+        runs = self.runs
+        images = measured(runs, "epochs") * measured(runs, "train_examples")
+        columns = {name: measured(runs, name) for name in ("train_seconds", "peak_memory_mib")} | {
+            "adapter_parameters": measured(runs, "adapter_parameters"),
+            "total_parameters": measured(runs, "total_parameters"),
+            "storage_mib": 4 * measured(runs, "total_parameters") / MIB,
+            "training_flops": images * measured(runs, "train_flops_per_image"),
+            "image_passes": images * measured(runs, "passes"),
+            "inference_overhead": measured(runs, "inference_flops_per_image"),
+        }
+        found = {name: {"values": self._by_task(columns[name])} for name in [*COSTS, "total_parameters"]}
+        found["adapter_parameters"]["same"] = True
+        found["inference_overhead"]["per"] = self._by_task(measured(runs, "backbone_flops_per_image"))
+        return {name: cost for name, cost in found.items() if all(map(_any, cost.values()))}
+
+    def _by_task(self, values: pd.Series) -> list[list[float | None]]:
+        means = values.groupby([self.runs["variant"], self.runs["task"]]).mean().to_dict()
+        return [[_short(means.get((variant, task))) for task in self.tasks] for variant in self.variants]
+
+    def _nothing(self) -> list[list[int]]:
+        """Return variant and task of the runs that learned nothing."""
+        found = self.runs[self.runs[COLUMN] != ""] if COLUMN in self.runs else self.runs.head(0)
+        pairs = found[["variant", "task"]].drop_duplicates().itertuples(index=False)
+        return [[self.variants.index(pair.variant), self.tasks.index(pair.task)] for pair in pairs]
+
+
+def _any(values: Any) -> bool:
+    return values is True or any(value is not None for row in values for value in row)
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None or pd.isna(value) else float(f"{value:.10g}")
+
+
+# --- the trials of a search
+
+
+def trials_chart(choices: Sequence[dict[str, Any]], styles: dict[str, MethodStyle]) -> Chart:
     """Return the trials of each choice over the first number that was searched."""
     found = [(choice, *_searched_number(choice)) for choice in choices]
     drawn = [(choice, section, key) for choice, section, key in found if key]
@@ -111,52 +235,51 @@ def with_digits(score: float) -> str:
     return TUNED_BY.shown(score, more=1)
 
 
-def run_name(row: Any) -> str:
-    """Return the name of a run: the path of its record below runs/, without its suffix."""
-    return f"{row.benchmark}/{row.task}/{row.backbone}/{row.variant}/seed{row.seed}"
+# --- the runs
 
 
-def page_data(results: Results, charts: dict[str, Any]) -> dict[str, Any]:
-    """Return the data of the page's script.
+def run_data(frame: pd.DataFrame, metrics: Sequence[Metric]) -> dict[str, Any]:
+    """Return every run, for the list of runs and their details, which the script reads when they are seen.
 
     Args:
-        results: The records, and how to compare them.
-        charts: The charts, from `page_charts`.
+        frame: One row per run.
+        metrics: What the list shows of each run.
+
+    Returns:
+        `head`, the titles of the list's columns; `runs`, a list per run; and `names` and `shared`, what
+        many runs have in common, which they refer to by its place.
     """
-    runs, shared = _details(results.frame)
-    return {
-        "sections": {
-            f"section{number}": {
-                "costs": {name: chart.as_data() for name, chart in section["costs"].items()},
-                "bars": section["bars"].as_data(),
-            }
-            for number, section in enumerate(charts["sections"])
-        },
-        "trials": charts["trials"].as_data(),
-        "symbols": _SYMBOLS,
-        "dashes": _DASHES,
-        "runs": runs,
-        "shared": shared,
-    }
-
-
-def _details(frame: pd.DataFrame) -> tuple[dict[str, list[Any]], list[dict[str, Any]]]:
-    """Return the details of each run by its name, and those that many runs share, which are referred to."""
+    shown = shown_names(frame)
     shared: dict[str, int] = {}
-    runs = {}
+    names: dict[str, int] = {}
+    runs = []
     for row in frame.itertuples(index=False):
         common = {
             "method": row.method, "options": row.options, "training": row.recipe, "data": row.data_digest,
             "weights": row.weights_sha256 if isinstance(row.weights_sha256, str) else row.weights,
             "versions": row.versions, "device": row.device, "code": code_of(row.commit, row.dirty),
         }  # fmt: skip
-        runs[run_name(row)] = [
-            shared.setdefault(json.dumps(common, sort_keys=True), len(shared)),
+        texts = (
+            row.benchmark, row.task, row.backbone, row.variant, shown.get(row.variant, row.variant),
+            row.method, row.eval_split, row.device_type,
+        )  # fmt: skip
+        runs.append([
+            [names.setdefault(text, len(names)) for text in texts],
+            row.seed,
+            # One digit more than in the tables of means.
+            [metric.shown(getattr(row, metric.name), more=1) for metric in metrics],
+            f"{row.lr:g}",
             [float(f"{loss:.4g}") for loss in row.train_loss],
-            row.created,
             [round(value, 2) for value in (row.prepare_seconds, row.train_seconds, row.eval_seconds)],
+            round(row.total_seconds, 1),
+            row.created,
             round(row.peak_memory_mib),
             round(row.images_per_second),
-            row.eval_split,
-        ]
-    return runs, [json.loads(text) for text in shared]
+            shared.setdefault(json.dumps(common, sort_keys=True), len(shared)),
+        ])  # fmt: skip
+    return {
+        "metrics": [metric.label for metric in metrics],
+        "runs": runs,
+        "names": list(names),
+        "shared": [json.loads(text) for text in shared],
+    }

@@ -37,11 +37,17 @@ class Column(NamedTuple):
     steep: bool = False
 
 
-def overview(section: Section) -> list[Column]:
-    """Return the columns of the table of means: groups (if several), overall, tuned parameters."""
-    several = len(section.groups) > 1
-    keys = [("group", group) for group in section.groups if several]
-    keys += [MEAN_OVER_TASKS, *([MEAN_OF_GROUPS] if several else [])]
+def overview(section: Section, repeats: bool = True) -> list[Column]:
+    """Return the columns of the table of means: groups (if several), overall, tuned parameters.
+
+    Args:
+        section: The runs.
+        repeats: Whether groups of one task each, and a mean of groups that equals the mean over tasks, have
+            columns, which repeat others.
+    """
+    several, sizes = len(section.groups) > 1, {len(tasks) for tasks in section.groups.values()}
+    keys = [("group", group) for group in section.groups if several and (repeats or sizes != {1})]
+    keys += [MEAN_OVER_TASKS, *([MEAN_OF_GROUPS] if several and (repeats or len(sizes) > 1) else [])]
     titles = {MEAN_OVER_TASKS: "mean\nover tasks", MEAN_OF_GROUPS: "mean\nof groups"}
     columns = [Column(titles.get(key, key[1]), _scores(section, key)) for key in keys]
 

@@ -3,7 +3,7 @@
 import pandas as pd
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Results, Section
-from mosa.results.costs import BACKBONE_IS_ONE, COSTS
+from mosa.results.costs import BACKBONE_IS_ONE, COSTS, about_features
 from mosa.results.registry import table
 from mosa.results.stats import pareto_front, ppt
 from mosa.results.tables.columns import heading, mean_label
@@ -35,10 +35,18 @@ def _note(section: Section) -> str:
     return (
         "Means over the runs of a variant. Stored: what a task adds after merging, classifier included, at 4 "
         "bytes a parameter. Training seconds: of the loop, on the machine that the records name. "
-        f"{BACKBONE_IS_ONE} "
+        f"{about_time(section)}{BACKBONE_IS_ONE} "
         f"{about_ppt}On the Pareto front: no other variant has at most as many tuned parameters and a better "
         f"mean. {MISSING}: no record gives it. {section.about_seeds}"
     ).rstrip()
+
+
+def about_time(section: Section) -> str:
+    """Return what the seconds and the peak memory of a section are not, in sentences, or nothing."""
+    about = f"{about_features(section.methods.values())} ".lstrip()
+    on_cpu = "device_type" in section.runs and (section.runs["device_type"] == "cpu").all()
+    memory = "Peak memory: of a GPU; that of a CPU is the whole process's (`mosa memory`). " if on_cpu else ""
+    return about + memory
 
 
 @table(
