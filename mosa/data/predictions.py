@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from mosa.base.errors import UserError, reason_of
 from mosa.base.files import written_atomically
@@ -183,7 +183,8 @@ def write_predictions(
         "left_out": left_out,
     }
     with written_atomically(path) as temporary:
-        save_file(tensors, temporary, metadata={_KEY: json.dumps(described, sort_keys=True)})
+        # Not by safetensors' own writer, whose error for a full disk is none of the system's.
+        temporary.write_bytes(save(tensors, metadata={_KEY: json.dumps(described, sort_keys=True)}))
         return digest_of_file(temporary)
 
 

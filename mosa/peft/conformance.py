@@ -20,21 +20,13 @@ from mosa.base.errors import UserError, plain
 from mosa.base.plugins import REGISTRIES
 from mosa.base.timm import timm
 from mosa.base.words import count
-from mosa.peft.attach import (
-    attach,
-    count_parameters,
-    forward_passes,
-    load_tuned,
-    load_tuned_state_dict,
-    merge,
-    save_tuned,
-    tuned_state_dict,
-)
+from mosa.peft.attach import attach, count_parameters, forward_passes, merge
 from mosa.peft.blocks import description_of, families_of, find_head
 from mosa.peft.choice import example_batches
 from mosa.peft.losses import tuning_loss
 from mosa.peft.method import Method, build_method
 from mosa.peft.routing import is_stochastic
+from mosa.peft.state import load_tuned, load_tuned_state_dict, save_tuned, tuned_state_dict
 
 VIT = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)
 SMALLER = VIT | {"depth": 2, "embed_dim": 16}

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from mosa.base.errors import LISTED, UserError, unknown
@@ -101,7 +101,8 @@ def write(model: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> No
     metadata = {"mosa.method": json.dumps(described(model), sort_keys=True), **metadata}
     state = {name: value.contiguous() for name, value in tuned_state_dict(model).items()}
     try:
-        save_file(state, path, metadata=metadata)
+        # Not by save_file, whose error for a full disk is none of the system's.
+        Path(path).write_bytes(save(state, metadata=metadata))
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
 

@@ -17,6 +17,7 @@ import pytest
 from matplotlib.figure import Figure
 from test_records import make_record
 
+from mosa.base import plugins
 from mosa.base.errors import UserError
 from mosa.base.files import PACKAGE
 from mosa.data import catalogue
@@ -560,8 +561,9 @@ def test_generated_files_are_what_the_registries_say():
 
 def test_a_decorated_function_is_all_that_a_table_or_plot_needs(tmp_path, monkeypatch):
     for kind in KINDS:
+        monkeypatch.setitem(plugins.REGISTRIES, kind.removesuffix("s"), None)  # put back at the end
         entries = {output.name: Entry(output, make) for output, make in registered(kind)}
-        monkeypatch.setitem(registry._ENTRIES, kind, entries)
+        monkeypatch.setitem(registry._ENTRIES, kind, plugins.Registry(kind.removesuffix("s"), entries))
 
     @registry.table("names", label="names", caption="The variants.", formats=["md"])
     def names(results):
@@ -580,7 +582,12 @@ def test_a_decorated_function_is_all_that_a_table_or_plot_needs(tmp_path, monkey
 
 
 def names_of(kind, *runs, **config):
-    config = {"benchmarks": {"demo": ["digits"]}, "backbones": {"tiny": {}}, "tune": None} | config
+    config = {
+        "benchmarks": {"demo": ["digits"]},
+        "backbones": {"tiny": {}},
+        "tune": None,
+        "plugins": [],
+    } | config
     return {output.name for output in expected_outputs(kind, config, runs)}
 
 

@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 import yaml
 from test_records import make_record
+from travelling import write_results
 
 from mosa.cli.commands import cli
 from mosa.cli.help import EXAMPLES, commands_page
@@ -188,6 +189,8 @@ def test_snippets_run_as_they_stand(page, tmp_path):
     snippets = [each for each in snippets if not any(f"import {name}\n" in each for name in left_out)]
     for table in re.findall(r"results/[\w/-]+/runs\.csv", "".join(snippets)):
         write_standin_table(tmp_path / table)
+    if "/seed0.json" in "".join(snippets):
+        write_results(tmp_path, predictions=True)
     run_alone("\n".join(snippets), tmp_path)
     if left_out:
         pytest.skip(f"needs {', '.join(left_out)}; the other snippets run")

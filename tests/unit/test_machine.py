@@ -267,7 +267,7 @@ def test_the_workflow_tells_by_environment_variables(variable, value, field, exp
         seen["runs_per_gpu"] = runs_per_gpu
         return "cpu", None
 
-    def run(run, pack, output, machine):
+    def run(run, pack, output, machine, keep):
         seen["machine"] = machine
         raise UserError("far enough")
 

@@ -246,7 +246,7 @@ def test_another_metric_has_no_published_counterpart():
 
 
 def test_the_files_are_written_only_for_benchmarks_with_published_numbers(tmp_path):
-    assert len(write_tables(make_frame(), tmp_path / "a")) == 16
+    assert len(write_tables(make_frame(), tmp_path / "a")) == 26
     paths = write_tables(vtab(), tmp_path / "b")
     assert [path.name for path in paths if path.stem == "published"] == ["published.csv", "published.md"]
     micro = vtab().assign(architecture="mosa_vit_micro", weights="builtin", weights_kind="timm")
