@@ -6,10 +6,11 @@ from functools import cache
 
 import pytest
 import torch
-from models import CASES, SMALLER, attach, batch, train_steps
+from models import CASES, attach, batch, train_steps
 
 from mosa import peft
 from mosa.base.timm import timm
+from mosa.peft.conformance import SMALLER
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 SIZES = (2, 3, 1)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from models import VIT, batch
+from models import batch
 from naive_mosa import naive_loss, naive_split
 from torch import nn
 
@@ -15,6 +15,7 @@ from mosa.base.timm import timm
 from mosa.engine.loop import lr_factor
 from mosa.engine.optimizer import build_optimizer
 from mosa.experiment.recipe import Recipe
+from mosa.peft.conformance import VIT
 from mosa.peft.losses import tuning_loss
 
 ROOT = Path(__file__).parents[2]
