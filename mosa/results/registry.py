@@ -67,7 +67,9 @@ def plot(name: str, *, label: str, caption: str, when: str = "always") -> "Calla
         caption: What it shows, in a sentence.
         when: As in `table`.
     """
-    return _registering("plots", Output(name, ("svg", "pdf", "png", "txt"), "svg", label, caption, when))
+    return _registering(
+        "plots", Output(name, ("svg", "pdf", "png", "caption.txt"), "svg", label, caption, when)
+    )
 
 
 def _registering(kind: str, output: Output) -> Callable:

@@ -310,6 +310,8 @@ def test_configs_that_a_page_shows_are_valid(page, tmp_path, monkeypatch):
     files = [DOCS.parent / "config.yaml"]
     if page.name == "tutorial-vtab.md":
         files.append(DOCS.parent / "configs" / "vtab1k.yaml")
+    for name, code in re.findall(r"^```py\n# (\w+\.py)\n(.*?)^```", page.read_text(), re.M | re.S):
+        (tmp_path / name).write_text(code)  # a plugin that the page shows
     for number, block in enumerate(YAML.findall(page.read_text())):
         files.append(tmp_path / f"{number}.yaml")
         files[-1].write_text(block)

@@ -116,7 +116,7 @@ def test_columns_are_those_that_the_record_declares():
     assert {"seed", "epochs", "lr", "protocol_version", "train_seconds", *METRICS} <= NUMBERS
     assert {
         **dict.fromkeys(("options", "per_set", "recipe", "versions"), dict),
-        **dict.fromkeys(("train_loss", "input_mean", "input_std"), list),
+        **dict.fromkeys(("train_loss", "input_mean", "input_std", "data_notes"), list),
         **dict.fromkeys(("dirty", "bias_correction"), bool | None),
     } == JSON_COLUMNS
 

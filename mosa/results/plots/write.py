@@ -32,7 +32,7 @@ def write_plots(
     """Draw every registered plot, see `write_outputs`.
 
     Args:
-        titles: Whether titles and notes are drawn into the plots; each is in its caption (.txt) anyway.
+        titles: Whether titles and notes are drawn into the plots; each is in its caption (.caption.txt) anyway.
         columns: Of a page that a plot takes: 1 (3.3 inches) or 2 (6.9 inches).
     """
     look = LOOK.set(Look(WIDTHS[columns], titles))
@@ -45,7 +45,7 @@ def write_plots(
 
 
 def _save(figure: Figure, path: Path, suffix: str) -> None:
-    if suffix == "txt":
+    if suffix == "caption.txt":
         path.write_text(f"{figure.get_label()}\n", encoding="utf-8")
         return
     if isinstance(figure.get_layout_engine(), ConstrainedLayoutEngine):  # laid out once, for all formats
