@@ -32,7 +32,7 @@ def write_plots(
     """Draw every registered plot, see `write_outputs`.
 
     Args:
-        titles: Whether titles and notes are drawn into the plots; each are in its caption (.caption.txt).
+        titles: Whether titles and notes are drawn into the plots, too; they are in the caption anyway.
         columns: Of a page that a plot takes: 1 (3.3 inches) or 2 (6.9 inches).
     """
     look = LOOK.set(Look(WIDTHS[columns], titles))
