@@ -150,7 +150,12 @@ def test_examples_run_as_they_stand(example, monkeypatch):
     (plot,) = [entry for entry in registered("plots") if entry.output.name == "losses"]
     assert len(plot.make(Results(frame)).axes[0].lines) == 3
     shown = [output.files for kind in ("tables", "plots") for output in expected_outputs(kind, config, runs)]
-    assert ["minutes.md", "minutes.csv"] in shown and ["losses.svg", "losses.pdf", "losses.png", "losses.caption.txt"] in shown
+    assert ["minutes.md", "minutes.csv"] in shown and [
+        "losses.svg",
+        "losses.pdf",
+        "losses.png",
+        "losses.caption.txt",
+    ] in shown
 
 
 def test_a_job_of_a_cluster_plans_without_the_plugins(example, monkeypatch):
