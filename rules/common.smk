@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.io import IOFile
 
 from mosa.base.files import PACKAGE
 from mosa.experiment import resources
@@ -123,9 +124,25 @@ def force_stale_files():
     """Have stale files made again: what lies on disk decides, also without .snakemake, and under any trigger.
 
     Input functions are called once there is a DAG, and before it is decided which of its jobs run.
+
+    Returns:
+        The stale files.
     """
-    if workflow.is_main_process:
-        workflow.dag.forcefiles.update(EXPERIMENT.stale_files())
+    stale = EXPERIMENT.stale_files() if workflow.is_main_process else set()
+    workflow.dag.forcefiles.update(stale)
+    return stale
+
+
+def check_before(path):
+    """The check that a file waits for; of one that is made already, the check that it waited for.
+
+    The check's name changes with the config, but another variant or task must not repeat what is done. `ancient` does
+    not help: Snakemake looks at no file that depends on a job to be run.
+    """
+    if not CHECKED or not Path(path).exists() or path in force_stale_files():
+        return CHECKED
+    recorded = workflow.persistence.input(IOFile(path)) or ()
+    return [one for one in recorded if Path(one).match(f"{RESULTS}/check-*.txt") and Path(one).exists()]
 
 
 @many_times
@@ -139,6 +156,12 @@ def specification_of_run(wildcards):
 def pack_of_run(wildcards):
     """The pack of a run's task."""
     return f"{PACKS}/{run_of(wildcards).specification.data.pack}"
+
+
+@many_times
+def check_of_run(wildcards):
+    """The check that a run waits for."""
+    return check_before(RECORD.format(**wildcards) + ".json")
 
 
 @many_times

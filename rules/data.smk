@@ -9,11 +9,12 @@ rule check:
 
 rule check_data:
     input:
-        f"{RESULTS}/manifests/{{config}}.yaml",
+        EXPERIMENT.checked_config or [],
     output:
-        f"{RESULTS}/check-{{config}}.txt",
+        # No wildcard: a check of another config is a file like any other.
+        CHECKED or f"{RESULTS}/check-nothing.txt",
     log:
-        f"{RESULTS}/logs/check-{{config}}.log",
+        f"{RESULTS}/logs/{Path(CHECKED[0]).stem if CHECKED else 'check-nothing'}.log",
     conda:
         "../envs/train.yaml"
     threads: 4
@@ -26,7 +27,7 @@ rule check_data:
 
 rule make_data:
     input:
-        check=ancient(CHECKED),
+        check=ancient(lambda wildcards: check_before(f"{PACKS}/{wildcards.pack}")),
     output:
         f"{PACKS}/{{pack}}",
     log:

@@ -6,10 +6,10 @@ rule train:
     # An input only where there is one to wait for: Snakemake looks at each of thousands of jobs' several times.
     input:
         **({"choice": choice_of_run} if CHOICES else {}),
+        **({"check": ancient(check_of_run)} if CHECKED else {}),
         # ancient: these are named by their content, and another content is another file.
         spec=ancient(specification_of_run),
         pack=ancient(pack_of_run),
-        check=ancient(CHECKED),
     output:
         **LEFT,
     log:

@@ -7,13 +7,16 @@ rule tune:
         CHOICES,
 
 
+TRIALS = f"{RESULTS}/tune/trials/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}.json"
+
+
 rule search:
     input:
         spec=ancient(specification_of_run),
         pack=ancient(pack_of_run),
-        check=ancient(CHECKED),
+        check=ancient(lambda wildcards: check_before(TRIALS.format(**wildcards))),
     output:
-        f"{RESULTS}/tune/trials/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}.json",
+        TRIALS,
     log:
         f"{RESULTS}/logs/tune/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}.log",
     conda:

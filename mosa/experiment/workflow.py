@@ -335,5 +335,4 @@ class Workflow:
             "variant": sorted({one.variant for one in specifications}),
             "seed": map(str, self.config["seeds"]),
         }
-        found = {name: "|".join(map(re.escape, values)) for name, values in names.items()}
-        return found | {"config": "data-[0-9a-f]+"}
+        return {name: "|".join(map(re.escape, values)) for name, values in names.items()}
