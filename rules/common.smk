@@ -141,8 +141,12 @@ def check_before(path):
     """
     if not CHECKED or not Path(path).exists() or path in force_stale_files():
         return CHECKED
-    recorded = workflow.persistence.input(IOFile(path)) or ()
-    return [one for one in recorded if Path(one).match(f"{RESULTS}/check-*.txt") and Path(one).exists()]
+    made = IOFile(path)
+    recorded = [one for one in workflow.persistence.input(made) or () if Path(one).match("check-*.txt")]
+    if all(Path(one).exists() for one in recorded):
+        return recorded
+    workflow.persistence.cleanup_metadata(made)  # the check was deleted, which repeats nothing either
+    return []
 
 
 @many_times

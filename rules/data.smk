@@ -38,8 +38,8 @@ rule make_data:
     resources:
         mem=lambda wildcards, attempt: f"{2 * attempt}GB",
         runtime=lambda wildcards, attempt: f"{attempt * (240 if task_of_pack(wildcards).on_disk else 10)}m",
+    # How is no parameter: data that moved make no new pack.
     params:
         task=lambda wildcards: task_of_pack(wildcards).full_name,
-        options=lambda wildcards: shlex.join(EXPERIMENT.pack_options(wildcards.pack)),
     shell:
-        "mosa make-data {params.task} {params.options} --threads {threads} --output {output:q} > {log:q} 2>&1"
+        f'mosa make-data {{params.task}} --frozen "${FROZEN}" --threads {{threads}} --output {{output:q}} > {{log:q}} 2>&1'

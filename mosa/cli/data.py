@@ -25,16 +25,45 @@ from mosa.data.task import INTERPOLATIONS
 @click.option("--interpolation", type=OneOf(list(INTERPOLATIONS)), default="bicubic", show_default=True)
 @PLUGIN
 @click.option("--content", help="Digest of the files as the workflow found them; other files are refused.")
+@click.option(
+    "--frozen",
+    type=FILE,
+    help="Frozen experiment of the workflow, instead of the options that say how a pack is made.",
+)
 @click.option("--limit-gib", type=click.FloatRange(min=0, min_open=True), help="Largest pack, in GiB.")
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads that decode."
 )
-def make_data(task: str, output: Path, own: dict | None, **options) -> None:
+def make_data(
+    task: str, output: Path, own: dict | None, frozen: Path | None, threads: int, **options
+) -> None:
     """Render or read a TASK such as demo/digits, once, into a pack of uint8 arrays."""
     from mosa.data import make_pack
     from mosa.data.task import task_from_config
 
+    if frozen is not None:
+        how = [*_how_it_is_made(output, frozen), f"--threads={threads}", f"--output={output}"]
+        return make_data.main([task, *how], standalone_mode=False)
+    options["threads"] = threads
     make_pack(task if own is None else task_from_config(task.rpartition("/")[2], own), output, **options)
+
+
+def _how_it_is_made(pack: Path, frozen: Path) -> list[str]:
+    """Return how a frozen experiment means a pack to be made, as options.
+
+    Raises:
+        UserError: It has no such pack.
+    """
+    from mosa.base.errors import UserError
+    from mosa.experiment.workflow import Workflow
+
+    workflow = Workflow.from_frozen(str(frozen))
+    if (
+        not pack.is_relative_to(workflow.packs)
+        or (name := pack.relative_to(workflow.packs).as_posix()) not in workflow.packed
+    ):
+        raise UserError(f"{pack}: not a pack of the experiment {frozen}; run snakemake again")
+    return workflow.pack_options(name)
 
 
 @click.command()

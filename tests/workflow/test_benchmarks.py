@@ -162,7 +162,7 @@ def test_nothing_is_trained_where_something_is_missing(folder):
         result = run_snakemake(
             folder, "--cores", "1", *files("vtab1k"), "--config", 'paths={"results": "broken"}'
         )
-        assert result.returncode == 1
+        assert result.returncode == 1, result.stdout[-3000:] + result.stderr[-6000:]
         assert "test.txt, line 2: label 4: expected a whole number, 0 to 3" in result.stdout + result.stderr
         assert not list(folder.glob("broken/runs/**/*.json"))
         checked = run_mosa(folder, "check", *[f"--configfile={path}" for path in files("vtab1k")[1:]])

@@ -164,10 +164,14 @@ def test_changed_images_make_a_new_pack_and_repeat_their_runs(tmp_path):
     workspace.configure(own)
     run_to_the_end(workspace, "tables")
     assert workspace.planned("tables") == {}
-    # More of a config is checked again, and repeats no run.
-    workspace.configure(own | {"variants": own["variants"] | {"lora": SMALL["variants"]["lora"]}})
+    # More of a config is checked again, and repeats no run; nor does a check that was deleted.
+    more = own | {"variants": own["variants"] | {"lora": SMALL["variants"]["lora"]}}
+    workspace.configure(more)
     assert workspace.planned() == {"check_data": 1, "train": 2} | REFRESH
+    for path in workspace.folder.glob("results/check-*.txt"):
+        path.unlink()
     assert workspace.planned(*MTIME) == {"check_data": 1, "train": 2} | REFRESH
+    assert workspace.planned() == {"check_data": 1, "train": 2} | REFRESH
     workspace.configure(own)
     before = load_record(workspace.records()[0])
     for path in images.rglob("*.png"):  # touched, as by a copy: the same content
