@@ -159,10 +159,11 @@ def modules() -> list[str]:
 @cache
 def names() -> list[str]:
     """Return all architectures, except for the sizes beyond those that can be made small."""
+    deprecated = get_deprecated_models()  # a copy of all
     return [
         name
         for name in timm.list_models()
-        if name not in get_deprecated_models() and not re.search(r"large|huge|giant|gigantic|so\d+m", name)
+        if name not in deprecated and not re.search(r"large|huge|giant|gigantic|so\d+m", name)
     ]
 
 

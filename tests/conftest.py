@@ -1,11 +1,13 @@
 """Shared settings of the tests."""
 
 import os
+import re
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes run side by side
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
+import marks
 import pytest
 import torch
 from standin import make_fgvc, write_small_pack
@@ -14,6 +16,10 @@ from mosa.data import make_pack
 from mosa.data.catalogue import get_task
 
 torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    marks.asked = re.search(r"(?<!not )\bthorough\b", config.option.markexpr) is not None
 
 
 def pytest_collection_modifyitems(items):

@@ -4,6 +4,7 @@ from functools import cache
 
 import pytest
 import torch
+from marks import thorough
 from models import ALL_CASES, ARCHITECTURES, CASES, COMMON, DECLARED, attach, build, train_steps
 
 from mosa import peft
@@ -49,14 +50,12 @@ def folder(tmp_path_factory):
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(
-            (case, architecture),
-            id=f"{case}-{architecture}",
-            marks=pytest.mark.thorough if (case, architecture) in RARE else (),
-        )
+        parameter
         for architecture in ARCHITECTURES
-        for case in CASES
+        for it in [(case, architecture) for case in CASES]
+        for parameter in (thorough(it) if it in RARE else [it])
     ],
+    ids="-".join,
 )
 def pair(request):
     """A method on an architecture; tests share it, and leave it as it is."""
