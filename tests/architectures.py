@@ -1,6 +1,5 @@
 """timm's architectures at a size that trains in a second, and what each pair with a method must do."""
 
-import copy
 import re
 import sys
 from functools import cache
@@ -17,6 +16,7 @@ from mosa.base.timm import VisionTransformer, get_deprecated_models, timm
 from mosa.peft.blocks import SITES
 from mosa.peft.losses import tuning_loss
 from mosa.peft.proof import example_images
+from mosa.peft.structure import copied
 
 CLASSES = 3
 LARGEST = (10e6, 32e6)  # parameters; the second where a module of timm has nothing smaller
@@ -235,7 +235,7 @@ def refusal(backbone: nn.Module, method: str, options: dict) -> str | None:
     Raises:
         AssertionError: It is attached, and does something else.
     """
-    model = copy.deepcopy(backbone)
+    model = copied(backbone)
     state = torch.get_rng_state()
     try:
         peft.attach(model, method, data=peft.example_batches(model), **options)

@@ -1,5 +1,6 @@
 """Shared settings of the tests."""
 
+import gc
 import os
 import re
 
@@ -26,6 +27,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # half a million objects that last: the collector need not look at them again
 
 
 @pytest.fixture(scope="session")

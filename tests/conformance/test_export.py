@@ -53,15 +53,13 @@ def to_onnx(model, images, path):
 WAYS = {"trace": traced, "export": exported, "onnx": to_onnx}
 FAST = [("mosa", False, "trace"), ("vpt", True, "trace"), ("mosa", False, "export")]
 ALL = [(case, merged, way) for way in WAYS for case in CASES for merged in (False, True)]
+OTHERS = [each for each in ALL if each not in FAST] if marks.asked else []
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("case", "merged", "way"),
-    [
-        *FAST,
-        *(pytest.param(*each, marks=pytest.mark.thorough) for each in ALL if each not in FAST and marks.asked),
-    ],
+    [*FAST, *(pytest.param(*each, marks=pytest.mark.thorough) for each in OTHERS)],
 )
 def test_output_is_that_of_the_model(case, merged, way, tmp_path):
     if way == "onnx" and (missing := [name for name in ONNX if importlib.util.find_spec(name) is None]):

@@ -32,10 +32,16 @@ RARE = {
 }
 
 
+@cache
+def backbone(architecture: str):
+    """A model that tests share, and leave as it is."""
+    return build(architecture)
+
+
 @cache  # and not while tests are collected: Hugging Face PEFT takes seconds to import
 def unfit(case: str, architecture: str) -> str | None:
     method, options = CASES[case]
-    return peft.build_method(method, **options).unfit(build(architecture))
+    return peft.build_method(method, **options).unfit(backbone(architecture))
 
 
 def subject(case: str, architecture: str = "vit") -> Subject:
@@ -66,16 +72,16 @@ def pair(request):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_unfit_method_is_refused_with_its_reason(architecture):
+    model, names = build(architecture), list(backbone(architecture).state_dict())
     for case in COMMON:
         if reason := unfit(case, architecture):
-            model = build(architecture)
             with pytest.raises(UserError) as error:
                 method, options = CASES[case]
                 attach(model, method, **options)
             assert str(error.value) == reason
             assert not hasattr(model, "peft"), case
             assert all(parameter.requires_grad for parameter in model.parameters()), case
-            assert list(model.state_dict()) == list(build(architecture).state_dict()), case
+            assert list(model.state_dict()) == names, case
 
 
 @pytest.mark.parametrize("method", peft.list_methods())
@@ -86,12 +92,12 @@ def test_method_runs_on_exactly_the_families_that_it_declares(method):
     """
     declared = peft.get_method(method).families
     fitting = {
-        families_of(build(architecture))[0]
+        families_of(backbone(architecture))[0]
         for case in CASES
         for architecture in ARCHITECTURES
         if CASES[case][0] == method and unfit(case, architecture) is None
     }
-    here = {families_of(build(architecture))[0] for architecture in ARCHITECTURES}
+    here = {families_of(backbone(architecture))[0] for architecture in ARCHITECTURES}
     assert fitting == here & set(FAMILIES if ANY_MODEL in declared else declared)
 
 
