@@ -1,6 +1,5 @@
 """timm's architectures at a size that trains in a second, and what each pair with a method must do."""
 
-import copy
 import re
 import sys
 from functools import cache
@@ -17,6 +16,7 @@ from mosa.base.timm import VisionTransformer, get_deprecated_models, timm
 from mosa.peft.blocks import SITES
 from mosa.peft.losses import tuning_loss
 from mosa.peft.proof import example_images
+from mosa.peft.structure import copied
 
 CLASSES = 3
 LARGEST = (10e6, 32e6)  # parameters; the second where a module of timm has nothing smaller
@@ -159,10 +159,11 @@ def modules() -> list[str]:
 @cache
 def names() -> list[str]:
     """Return all architectures, except for the sizes beyond those that can be made small."""
+    deprecated = get_deprecated_models()  # a copy of all
     return [
         name
         for name in timm.list_models()
-        if name not in get_deprecated_models() and not re.search(r"large|huge|giant|gigantic|so\d+m", name)
+        if name not in deprecated and not re.search(r"large|huge|giant|gigantic|so\d+m", name)
     ]
 
 
@@ -234,7 +235,7 @@ def refusal(backbone: nn.Module, method: str, options: dict) -> str | None:
     Raises:
         AssertionError: It is attached, and does something else.
     """
-    model = copy.deepcopy(backbone)
+    model = copied(backbone)
     state = torch.get_rng_state()
     try:
         peft.attach(model, method, data=peft.example_batches(model), **options)

@@ -1,11 +1,14 @@
 """Shared settings of the tests."""
 
+import gc
 import os
+import re
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # test processes run side by side
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
+import marks
 import pytest
 import torch
 from standin import make_fgvc, write_small_pack
@@ -16,10 +19,19 @@ from mosa.data.catalogue import get_task
 torch.set_num_threads(1)
 
 
+def pytest_configure(config):
+    marks.asked = re.search(r"(?<!not )\bthorough\b", config.option.markexpr) is not None
+
+
 def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()  # half a million objects that last: the collector need not look at them again
 
 
 @pytest.fixture(scope="session")

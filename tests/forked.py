@@ -82,10 +82,15 @@ def _start(address: Path, program: list[str]) -> Path:
 
 
 if __name__ == "__main__":
+    import smart_open  # noqa: F401  what Snakemake imports late
     import snakemake.cli
+    import snakemake.report.html_reporter
+    import snakemake.storage
 
     import mosa.experiment.workflow  # noqa: F401
     from mosa.experiment import outputs, resources  # noqa: F401
+
+    snakemake.cli.get_argument_parser()  # which imports the plugins
 
     place, number, seconds = sys.argv[1:]
     sys.argv[0] = "snakemake"

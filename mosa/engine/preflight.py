@@ -1,6 +1,5 @@
 """Whether data, weights and methods of a config are in order, before anything is trained."""
 
-import copy
 import hashlib
 import json
 import os
@@ -32,6 +31,7 @@ from mosa.experiment.expand import (
     normalization_of,
     root_of,
 )
+from mosa.peft.structure import copied
 
 _MANY = 2000  # images from which on decoding is announced
 _SHOWN = 5  # problems of one kind of place that are printed; the others are counted
@@ -246,7 +246,8 @@ def _check_backbone(name: str, backbone: Mapping[str, Any], config: Mapping[str,
     methods = {json.dumps([one.method, one.options]): one for one in found}
     for one in methods.values():
         try:
-            attach(copy.deepcopy(model), one.method, data=example_batches(model), **one.options)
+            data = example_batches(model)
+            attach(copied(model), one.method, restorable=False, data=data, **one.options)
         except UserError as error:
             finding.problems.append(Problem("error", f"variant {one.variant}", str(error)))
     for pair, reason in left_out(config).items():

@@ -27,6 +27,7 @@ from mosa.peft.losses import tuning_loss
 from mosa.peft.method import Method, build_method
 from mosa.peft.routing import is_stochastic
 from mosa.peft.state import load_tuned, load_tuned_state_dict, save_tuned, tuned_state_dict
+from mosa.peft.structure import copied
 
 VIT = dict(img_size=32, patch_size=8, embed_dim=32, depth=3, num_heads=2)
 SMALLER = VIT | {"depth": 2, "embed_dim": 16}
@@ -72,7 +73,7 @@ def build(architecture: str = "vit", classes: int = 5, seed: int = 0, dtype=torc
     own = architecture in REGISTRIES.get("backbone", ())  # another model may come under its name
     model, state = (_built.__wrapped__ if own else _built)(architecture, classes, seed)
     torch.set_rng_state(state)
-    return copy.deepcopy(model).to(dtype)
+    return copied(model).to(dtype)
 
 
 @cache  # timm takes longer to build one than most checks to use it
@@ -339,7 +340,7 @@ def survives_saving(subject: Subject, folder: Path | None = None) -> Problem:
 
 def merges(subject: Subject) -> Problem:
     """Merging keeps the output, and what is left is counted by the formula, or is the plain backbone."""
-    return merging_of(copy.deepcopy(subject.trained), subject.architecture, subject.shape)
+    return merging_of(copied(subject.trained), subject.architecture, subject.shape)
 
 
 def merging_of(model: nn.Module, architecture: str, shape: tuple[int, ...] = (3, 32, 32)) -> Problem:
@@ -383,7 +384,7 @@ def repeats_exactly(subject: Subject, draws: bool | None = False) -> Problem:
     """
     first, again, other = (subject.attached(seed=seed) for seed in (3, 3, 4))
     runs = []
-    for model, seed in ((copy.deepcopy(first), 3), (first, 3), (again, 3), (other, 4)):
+    for model, seed in ((copied(first), 3), (first, 3), (again, 3), (other, 4)):
         runs.append(tuned_state_dict(subject.train(model, steps=2, seed=seed)))
     for run in runs[1:3]:
         if not all(torch.equal(runs[0][name], run[name]) for name in runs[0]):

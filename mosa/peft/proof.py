@@ -1,6 +1,5 @@
 """Proof that an attached method acts: one training step of a copy that is blank."""
 
-import copy
 import math
 from itertools import chain
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mosa.peft.blocks import description_of
+from mosa.peft.structure import copied
 
 IMAGES = 2  # BatchNorm wants more than one value per channel
 # Parameters times pixels up to which computing with zeros takes less time than tracing the shapes.
@@ -23,7 +23,7 @@ def blank_copy(model: nn.Module, device: torch.device) -> nn.Module:
         zeros = torch.zeros_like(tensor, device=device, requires_grad=False)
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(zeros, tensor.requires_grad) if is_parameter else zeros
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)
 
 
 def example_images(model: nn.Module) -> Tensor:

@@ -1,5 +1,7 @@
 """What a model is made of: put back as it was, and what attaching a method changes of it, taken back."""
 
+import copy
+from collections import OrderedDict
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, NamedTuple
@@ -102,6 +104,23 @@ def shared_places(model: nn.Module, places: dict[str, Place]) -> dict[str, Place
     return {name: place for name, place in places.items() if id(place.value) in reachable}
 
 
+def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """Return a deep copy of a model, in half the time of `copy.deepcopy`.
+
+    A module has a dozen empty dictionaries, most of them for hooks, and `copy` takes long over each.
+
+    Args:
+        model: The model.
+        memo: Copies by the ids of their originals, where they are not to be deep ones; see `copy.deepcopy`.
+    """
+    memo = {} if memo is None else memo
+    for module in model.modules():
+        for value in vars(module).values():
+            if not value and type(value) in (dict, OrderedDict, set):
+                memo.setdefault(id(value), type(value)())
+    return copy.deepcopy(model, memo)
+
+
 class Change:
     """What attaching a method changed of a backbone: `swap` takes it back, and makes it again.
 
@@ -146,10 +165,11 @@ class Change:
         self.asks = [
             (each, requires_grad) for each, _, requires_grad in before.parameters if id(each) not in own
         ]
+        touched = {place[:2] for place in self.places}
         self.orders = {
             (module, name): list(content)
             for module, name, _, content in before.dictionaries
-            if any(place[:2] == (module, name) for place in self.places)
+            if (module, name) in touched
         }
         self.like = _kind(model)
         self.norms = [

@@ -4,6 +4,7 @@ import copy
 import importlib.util
 from functools import cache
 
+import marks
 import pytest
 import torch
 from models import CASES, attach, batch, train_steps
@@ -52,12 +53,13 @@ def to_onnx(model, images, path):
 WAYS = {"trace": traced, "export": exported, "onnx": to_onnx}
 FAST = [("mosa", False, "trace"), ("vpt", True, "trace"), ("mosa", False, "export")]
 ALL = [(case, merged, way) for way in WAYS for case in CASES for merged in (False, True)]
+OTHERS = [each for each in ALL if each not in FAST] if marks.asked else []
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     ("case", "merged", "way"),
-    [*FAST, *(pytest.param(*each, marks=pytest.mark.thorough) for each in ALL if each not in FAST)],
+    [*FAST, *(pytest.param(*each, marks=pytest.mark.thorough) for each in OTHERS)],
 )
 def test_output_is_that_of_the_model(case, merged, way, tmp_path):
     if way == "onnx" and (missing := [name for name in ONNX if importlib.util.find_spec(name) is None]):

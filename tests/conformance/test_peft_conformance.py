@@ -4,6 +4,7 @@ from functools import cache
 
 import pytest
 import torch
+from marks import thorough
 from models import ALL_CASES, ARCHITECTURES, CASES, COMMON, DECLARED, attach, build, train_steps
 
 from mosa import peft
@@ -31,10 +32,16 @@ RARE = {
 }
 
 
+@cache
+def backbone(architecture: str):
+    """A model that tests share, and leave as it is."""
+    return build(architecture)
+
+
 @cache  # and not while tests are collected: Hugging Face PEFT takes seconds to import
 def unfit(case: str, architecture: str) -> str | None:
     method, options = CASES[case]
-    return peft.build_method(method, **options).unfit(build(architecture))
+    return peft.build_method(method, **options).unfit(backbone(architecture))
 
 
 def subject(case: str, architecture: str = "vit") -> Subject:
@@ -49,14 +56,12 @@ def folder(tmp_path_factory):
 @pytest.fixture(
     scope="module",
     params=[
-        pytest.param(
-            (case, architecture),
-            id=f"{case}-{architecture}",
-            marks=pytest.mark.thorough if (case, architecture) in RARE else (),
-        )
+        parameter
         for architecture in ARCHITECTURES
-        for case in CASES
+        for it in [(case, architecture) for case in CASES]
+        for parameter in (thorough(it) if it in RARE else [it])
     ],
+    ids="-".join,
 )
 def pair(request):
     """A method on an architecture; tests share it, and leave it as it is."""
@@ -67,16 +72,16 @@ def pair(request):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_unfit_method_is_refused_with_its_reason(architecture):
+    model, names = build(architecture), list(backbone(architecture).state_dict())
     for case in COMMON:
         if reason := unfit(case, architecture):
-            model = build(architecture)
             with pytest.raises(UserError) as error:
                 method, options = CASES[case]
                 attach(model, method, **options)
             assert str(error.value) == reason
             assert not hasattr(model, "peft"), case
             assert all(parameter.requires_grad for parameter in model.parameters()), case
-            assert list(model.state_dict()) == list(build(architecture).state_dict()), case
+            assert list(model.state_dict()) == names, case
 
 
 @pytest.mark.parametrize("method", peft.list_methods())
@@ -87,12 +92,12 @@ def test_method_runs_on_exactly_the_families_that_it_declares(method):
     """
     declared = peft.get_method(method).families
     fitting = {
-        families_of(build(architecture))[0]
+        families_of(backbone(architecture))[0]
         for case in CASES
         for architecture in ARCHITECTURES
         if CASES[case][0] == method and unfit(case, architecture) is None
     }
-    here = {families_of(build(architecture))[0] for architecture in ARCHITECTURES}
+    here = {families_of(backbone(architecture))[0] for architecture in ARCHITECTURES}
     assert fitting == here & set(FAMILIES if ANY_MODEL in declared else declared)
 
 

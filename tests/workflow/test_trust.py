@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from workspace import CONFIG, REFRESH, Workspace
+from workspace import CONFIG, Workspace
 
 from mosa.records import load_record, seal
 
@@ -27,6 +27,7 @@ CHANGED = SMALL | {
     "variants": {"linear": {"method": "linear"}, "lora": {"method": "lora", "options": {"rank": 2}}},
     "training": {"epochs": 2, "batch_size": 64, "lr": 0.5, "fraction": 0.1},
 }
+REFRESH = {"collect": 1, "write_tables": 1, "tables": 1}  # of tables; plots are made when these are
 MTIME = ("--rerun-triggers", "mtime")
 
 
@@ -36,12 +37,17 @@ def run_to_the_end(workspace, *arguments):
     return result.stdout + result.stderr
 
 
+def planned(workspace, *arguments):
+    """What is to be done for tables, which come before plots and the report."""
+    return workspace.planned("tables", *arguments)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     workspace = Workspace(tmp_path_factory.mktemp("trust"))
     workspace.configure(SMALL)
     workspace.give_small_packs()
-    run_to_the_end(workspace)
+    run_to_the_end(workspace, "tables")
     return workspace
 
 
@@ -60,36 +66,36 @@ def trained_with(path):
 
 
 def test_a_copy_without_metadata_has_nothing_to_do(workspace):
-    assert workspace.planned() == {}
-    assert workspace.planned(*MTIME) == {}
+    assert planned(workspace) == {}
+    assert planned(workspace, *MTIME) == {}
 
 
 @pytest.mark.parametrize("triggers", [(), MTIME, ("--rerun-triggers", "params")])
 def test_changed_options_repeat_their_runs_whatever_snakemake_remembers(workspace, triggers):
     workspace.configure(CHANGED)
-    assert workspace.planned(*triggers) == {"train": 4} | REFRESH
+    assert planned(workspace, *triggers) == {"train": 4} | REFRESH
 
 
 def test_options_that_change_back_and_forth_repeat_their_runs(workspace):
     workspace.configure(CHANGED)
     run_to_the_end(workspace, "tables", *MTIME)
     assert {trained_with(path) for path in workspace.records()} == {(2, 0.5, None), (2, 0.5, 2)}
-    assert workspace.planned("tables", *MTIME) == {}
+    assert planned(workspace, *MTIME) == {}
     workspace.configure(SMALL)  # the file of this specification is older than the records now
-    assert workspace.planned(*MTIME) == {"train": 4} | REFRESH
+    assert planned(workspace, *MTIME) == {"train": 4} | REFRESH
 
 
 def test_seeds_of_other_specifications_never_share_a_cell(workspace):
     """One more seed, and another option: all of the variant is repeated, not the new seed alone."""
     workspace.configure(SMALL | {"seeds": [0, 1, 2], "training": SMALL["training"] | {"fraction": 0.5}})
-    assert workspace.planned(*MTIME) == {"train": 6} | REFRESH
+    assert planned(workspace, *MTIME) == {"train": 6} | REFRESH
 
 
 def test_records_of_another_specification_are_refused_by_name(workspace):
     """Even where Snakemake is told that all is well, with --touch or by a rule that was run alone."""
     kept = {path: path.read_bytes() for path in workspace.records()}
     workspace.configure(CHANGED)
-    result = workspace.snakemake("--touch")
+    result = workspace.snakemake("tables", "--touch")
     assert result.returncode == 0, result.stderr[-2000:]
     assert {path: path.read_bytes() for path in kept} == kept
     manifest = max((workspace.folder / "results/manifests").glob("runs-*.json"), key=os.path.getmtime)
@@ -106,18 +112,18 @@ def test_a_record_of_another_folder_does_not_pass(workspace):
     record = json.loads(other.read_text())
     record["specification"]["training"]["fraction"] = 0.2
     other.write_text(json.dumps(seal(record)))
-    output = run_to_the_end(workspace, "-n", *MTIME)
+    output = run_to_the_end(workspace, "tables", "-n", *MTIME)
     assert re.search(r"train +1\n", output)
 
 
 def test_an_edited_record_is_refused(workspace):
     path = workspace.records()[0]
     path.write_text(path.read_text().replace('"nll": ', '"nll": 1', 1))
-    result = workspace.snakemake()
+    result = workspace.snakemake("tables")
     assert result.returncode != 0
     assert f"{path.name}: was changed after it was written; delete it" in result.stdout + result.stderr
     path.unlink()
-    run_to_the_end(workspace)
+    run_to_the_end(workspace, "tables")
 
 
 def test_partial_lists_what_is_stale_and_leaves_it_out(workspace):
@@ -137,7 +143,7 @@ def test_tables_follow_the_config_also_back_and_forth(workspace):
     run_to_the_end(workspace, "tables", *MTIME)
     assert "lora" not in table.read_text()
     workspace.configure(SMALL)
-    assert workspace.planned(*MTIME) == REFRESH
+    assert planned(workspace, *MTIME) == REFRESH
     run_to_the_end(workspace, "tables", *MTIME)
     assert table.read_text() == both
 
@@ -163,25 +169,23 @@ def test_changed_images_make_a_new_pack_and_repeat_their_runs(tmp_path):
     }
     workspace.configure(own)
     run_to_the_end(workspace, "tables")
-    assert workspace.planned("tables") == {}
+    assert planned(workspace) == {}
     # More of a config is checked again, and repeats no run; nor does a check that was deleted.
-    more = own | {"variants": own["variants"] | {"lora": SMALL["variants"]["lora"]}}
-    workspace.configure(more)
-    assert workspace.planned() == {"check_data": 1, "train": 2} | REFRESH
+    workspace.configure(own | {"variants": own["variants"] | {"lora": SMALL["variants"]["lora"]}})
+    assert planned(workspace) == {"check_data": 1, "train": 2} | REFRESH
     for path in workspace.folder.glob("results/check-*.txt"):
         path.unlink()
-    assert workspace.planned(*MTIME) == {"check_data": 1, "train": 2} | REFRESH
-    assert workspace.planned() == {"check_data": 1, "train": 2} | REFRESH
+    assert planned(workspace) == {"check_data": 1, "train": 2} | REFRESH
     workspace.configure(own)
     before = load_record(workspace.records()[0])
     for path in images.rglob("*.png"):  # touched, as by a copy: the same content
         os.utime(path)
-    assert workspace.planned("tables") == {}
+    assert planned(workspace) == {}
     write_images(images, 5, start=30)
     again = {"check_data": 1, "make_data": 1, "train": 2} | REFRESH
-    assert workspace.planned(*MTIME) == again
+    assert planned(workspace, *MTIME) == again
     workspace.configure(own | {"seeds": [0, 1, 2]})
-    assert workspace.planned(*MTIME) == again | {"train": 3}
+    assert planned(workspace, *MTIME) == again | {"train": 3}
     run_to_the_end(workspace, "tables", *MTIME)
     records = [load_record(path) for path in workspace.records()]
     assert len({record["data"]["digest"] for record in records}) == 1
@@ -190,13 +194,13 @@ def test_changed_images_make_a_new_pack_and_repeat_their_runs(tmp_path):
     # An image is replaced in place, with the same name.
     write_images(images, 1)
     (images / "cat" / "000.png").write_bytes((images / "dog" / "001.png").read_bytes())
-    assert workspace.planned(*MTIME)["make_data"] == 1
+    assert planned(workspace, *MTIME)["make_data"] == 1
 
 
 def test_a_job_does_what_was_frozen_when_it_was_submitted(workspace, tmp_path):
     """A job of a cluster starts after the config was edited, or made unreadable: it does what was meant."""
     shutil.rmtree(workspace.folder / "results/runs")
-    assert workspace.planned()["train"] == 4  # the head process: it freezes the experiment
+    assert planned(workspace)["train"] == 4  # the head process: it freezes the experiment
     (frozen,) = (workspace.folder / "results/manifests").glob("experiment-*.json")
     record = "results/runs/demo/digits/micro_vit/lora/seed0.json"
     job = ["train:benchmark=demo,task=digits,backbone=micro_vit,variant=lora,seed=0"]
@@ -224,18 +228,18 @@ def test_a_search_of_other_settings_is_not_taken(tmp_path):
         "tune": {"variants": {"linear": {"training": {"lr": [1e-9, 0.01]}}}},
     }
     workspace.configure(config)
-    run_to_the_end(workspace)
+    run_to_the_end(workspace, "tables")
     shutil.rmtree(workspace.folder / ".snakemake")
-    assert workspace.planned(*MTIME) == {}
+    assert planned(workspace, *MTIME) == {}
     workspace.configure(config | {"tune": config["tune"] | {"seeds": [0, 1]}})
-    planned = workspace.planned(*MTIME)
-    assert planned["search"] == 1 and planned["choose"] == 1
+    jobs = planned(workspace, *MTIME)
+    assert jobs["search"] == 1 and jobs["choose"] == 1
     choice = next((workspace.folder / "results/tune/choices").rglob("linear.json"))
     content = json.loads(choice.read_text())
     content["chosen"]["training"]["lr"] = 0.02
     choice.write_text(json.dumps(content))
     workspace.configure(config)
-    assert workspace.planned(*MTIME)["train"] == 1  # the record has another choice
+    assert planned(workspace, *MTIME)["train"] == 1  # the record has another choice
 
 
 def test_records_are_verified_against_the_config_and_reproduced(workspace):

@@ -23,7 +23,7 @@ CONFIG = {
     "backbones": {"micro_vit": {"architecture": "mosa_vit_micro", "weights": "builtin"}},
     "seeds": SEEDS,
     "training": {"epochs": 1, "batch_size": 64, "fraction": 0.1},
-    "variants": {method: {"method": method} for method in ("linear", "full", "adapter", "lora", "mosa")},
+    "variants": {method: {"method": method} for method in ("linear", "adapter", "lora", "mosa")},
 }
 REFRESH = {"collect": 1, "write_tables": 1, "draw_plots": 1, "write_report": 1, "all": 1}
 

@@ -1,7 +1,5 @@
 """Arithmetic of a model, counted by running it once: what training and inference cost per image."""
 
-import copy
-
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -11,6 +9,7 @@ from torch.utils.flop_counter import flop_registry
 import mosa.backbones.micro_vit  # noqa: F401  registers it
 from mosa.base.timm import timm
 from mosa.peft.losses import tuning_loss
+from mosa.peft.structure import copied
 
 IMAGES = 2  # a batch, so that what is done once per batch hardly counts
 # Architectures and image sizes of the shipped configs; results need their FLOPs where no record has them.
@@ -58,7 +57,7 @@ def training_flops(model: nn.Module, image_size: int) -> float:
     Returns:
         FLOPs per image and step, without the optimiser's.
     """
-    twin = copy.deepcopy(model).train()
+    twin = copied(model).train()
     images, labels = _images(twin, image_size), torch.zeros(IMAGES, dtype=torch.long)
     with torch.random.fork_rng(), sdpa_kernel(SDPBackend.MATH), Counter() as counter:
         tuning_loss(twin, images, labels.to(images.device)).backward()

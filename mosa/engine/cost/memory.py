@@ -1,6 +1,5 @@
 """How much memory training takes: counted tensor by tensor, without computing one of them."""
 
-import copy
 import math
 import sys
 import weakref
@@ -24,6 +23,7 @@ from mosa.experiment.recipe import Recipe
 from mosa.experiment.specification import Specification
 from mosa.peft import attach, build_method, example_batches
 from mosa.peft.losses import tuning_loss
+from mosa.peft.structure import copied
 
 CARDS = (8, 16, 24, 48, 80)  # GB
 RESERVED = 1.0  # GiB of a card for CUDA's context, workspaces and gaps
@@ -117,7 +117,7 @@ def _without_content(model: nn.Module, fake: FakeTensorMode) -> nn.Module:
         if isinstance(tensor, nn.Parameter):
             empty = nn.Parameter(empty, requires_grad=tensor.requires_grad)
         memo[key] = empty
-    return copy.deepcopy(model, memo)
+    return copied(model, memo)
 
 
 def fitting(model: nn.Module, image_size: int, training: Recipe, machine: Machine) -> tuple:
