@@ -3,7 +3,7 @@
     python benchmarks/screenshots.py [results/report.html] [--output docs/images]
 
 Needs Chromium and Playwright, and for the printed pages pypdfium2, without which that picture is left out
-(`pip install pypdfium2`; it is no dependency of the project). Each picture has 64 colours and is below 200 kB.
+(`pip install pypdfium2`; it is no dependency of the project). Pictures are below 200 kB.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 DESKTOP, PHONE = {"width": 1180, "height": 1120}, {"width": 390, "height": 844}
-COLORS = 64
+COLORS = 256
 
 
 def main() -> None:
@@ -43,6 +43,7 @@ def pictures(page: Page) -> dict[str, Image.Image]:
         found["report-answers"] = opened(page.locator(".answers").first.screenshot())
     found["report-curves"] = opened(page.locator("figure:has(#curves)").screenshot())
     page.emulate_media(color_scheme="dark")
+    page.evaluate("scrollTo(0, 0)")
     found["report-dark"] = opened(page.screenshot())
     page.emulate_media(color_scheme="light")
     printed = pages_of(page.pdf(prefer_css_page_size=True), 2)

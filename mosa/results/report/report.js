@@ -457,6 +457,18 @@ const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 const LINES = ["-", "--", "-.", ":"];
 const TERMS = { ce: "CE", ce_second: "CE of the second pass", kl: "KL", features: "MSE of features" };
 
+// The colours of runs: that of the variant, as in other plots, where no other run has it.
+function colorsOf(runs) {
+  if (runs.length === 1) return [INK];
+  const taken = new Set();
+  return runs.map((run) => {
+    const own = data.sections.flatMap(({ variants }) => variants).find(({ id }) => id === run.variant);
+    const color = [own && styleOf(own).color, ...COLORS].find((one) => one && !taken.has(one)) ?? COLORS[taken.size % COLORS.length];
+    taken.add(color);
+    return color;
+  });
+}
+
 // What is drawn of a run: its loss, the terms that it is the sum of, or a metric of val; by name.
 function curvesOf(run, what) {
   if (what === "loss") return { "": run.losses };
@@ -473,10 +485,11 @@ function curveChart(runs, what = "loss") {
   const metric = data.metrics[what];
   const loss = `training loss${formulas.size === 1 ? `: ${[...formulas][0]}` : ""}`;
   const kinds = [...new Set(drawn.flatMap(([, of]) => Object.keys(of)))];
+  const colors = colorsOf(runs);
   const series = drawn.flatMap(([run, of], place) => Object.entries(of).map(([name, curve]) => {
     const full = `${run.name}, ${run.task}, seed ${run.seed}${name && `: ${name}`}`;
     return {
-      label: what === "loss" && formulas.size > 1 ? `${full} (${lossParts(run.shared)})` : full, color: runs.length > 1 ? COLORS[place % COLORS.length] : INK, marker: "o",
+      label: what === "loss" && formulas.size > 1 ? `${full} (${lossParts(run.shared)})` : full, color: colors[place], marker: "o",
       dash: LINES[(what === "terms" ? kinds.indexOf(name) : Math.floor(place / COLORS.length)) % 4], joined: true, level: null, small: true,
       points: curve.map((y, epoch) => ({ name: full, x: epoch + 1, y, text: `epoch ${epoch + 1}: ${isKnown(y) ? Number(y.toPrecision(4)) : MISSING}` })),
     };
