@@ -28,6 +28,7 @@ SCHEMA_VERSION = 4
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
+Curve = Annotated[list[float | None], Field(min_length=1)]
 Statistics = Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
@@ -158,6 +159,25 @@ def _measured() -> type[_Measured]:
     return create_model("Measured", __base__=_Measured, __doc__=_Measured.__doc__, **fields)
 
 
+class Curves(Declared):
+    """What was followed from epoch to epoch; nothing of it is a result. Older records have none."""
+
+    terms: dict[str, Curve] = option(
+        {},
+        optional=True,
+        description="Where the training loss is a sum: the mean of each weighted term in each epoch: `ce`, "
+        "`ce_second` (of the second pass), `kl` and `features` (between two passes).",
+        json_schema_extra=column("loss_terms"),
+    )
+    val: dict[str, Curve] = option(
+        {},
+        optional=True,
+        description="With keep.val, where val is not trained on: the task's metric and the NLL of val "
+        "after each epoch; null: not finite.",
+        json_schema_extra=column("val_curves"),
+    )
+
+
 class Parameters(Declared):
     """Numbers of parameters."""
 
@@ -280,6 +300,7 @@ class Record(Declared):
     data: DataFound = option(description="The images that were used.")
     steps: Steps = option(description="How a training step was done.")
     metrics: _measured() = option(description=_Measured.__doc__)
+    curves: Curves = option(Curves(), optional=True, description=Curves.__doc__)
     parameters: Parameters = option(description="Numbers of parameters.")
     flops: Flops = option(description=Flops.__doc__)
     seconds: Seconds = option(description="Wall time.")

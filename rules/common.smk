@@ -94,6 +94,7 @@ os.environ |= {
     "MOSA_KEEP_PREDICTIONS": str(CONFIG["keep"]["predictions"]).lower(),
     "MOSA_KEEP_MODEL": str(CONFIG["keep"]["model"]),
     "MOSA_KEEP_EVENTS": str(CONFIG["keep"]["events"]),
+    "MOSA_KEEP_VAL": str(CONFIG["keep"]["val"]),
     "MOSA_RESUME": f"{RESULTS}/resume",
     "MOSA_FEATURES": f"{PACKS}/features",
     "MOSA_PLUGINS": os.pathsep.join(EXPERIMENT.showing),

@@ -97,6 +97,12 @@ _KEEP = [
         is_flag=True,
         help="Write TensorBoard events of each epoch beside the record.",
     ),
+    click.option(
+        "--keep-val",
+        envvar="MOSA_KEEP_VAL",
+        is_flag=True,
+        help="Evaluate val after each epoch, where it is not trained on, and keep its curve in the record.",
+    ),
 ]
 
 
@@ -161,7 +167,7 @@ def take_keep(options: dict[str, Any]) -> "Keep":
     from mosa.engine.keep import Keep
 
     predictions = {"true": True, "false": False, "auto": "auto"}[options.pop("keep_predictions")]
-    return Keep(predictions, options.pop("keep_model"), options.pop("keep_events"))
+    return Keep(predictions, options.pop("keep_model"), options.pop("keep_events"), options.pop("keep_val"))
 
 
 def take_specification(options: dict[str, Any], pack: Path) -> Specification:

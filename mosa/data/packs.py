@@ -11,6 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mosa.base.errors import UserError, unknown
+from mosa.data.class_names import known_classes
 from mosa.data.layouts.source import stratified
 from mosa.data.splits import DataSplit, FileStore, FixedStore, RaggedStore, Store
 from mosa.data.task import PACK_FORMAT, Task
@@ -151,7 +152,8 @@ class Pack:
     @property
     def class_names(self) -> list[str] | None:
         """A name for each class, by label; None: they are not known."""
-        return self._texts(NAMES)
+        known = known_classes(self.task.full_name)
+        return self._texts(NAMES) or (list(known) if len(known) == self.num_classes else None)
 
     def _texts(self, name: str) -> list[str] | None:
         if name not in self._tensors:

@@ -3,7 +3,7 @@
 Read with `tensorboard --logdir results/runs`. Nothing of it changes a result.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from mosa.base.errors import UserError
@@ -14,20 +14,19 @@ class Events:
 
     Args:
         record: Where the record will be; events of seed0.json are in the folder seed0.events.
-        validate: Returns metrics by name; called after each epoch. None: there is no val.
 
     Raises:
         UserError: tensorboard is not installed, or the folder cannot be written.
     """
 
-    def __init__(self, record: Path, validate: Callable[[], Mapping[str, float]] | None = None) -> None:
+    def __init__(self, record: Path) -> None:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise UserError(
                 'keep.events needs tensorboard: pip install "mosa-benchmark[events]", or set it to false'
             ) from None
-        self.folder, self._open, self.validate = record.with_suffix(".events"), SummaryWriter, validate
+        self.folder, self._open = record.with_suffix(".events"), SummaryWriter
         self._writer: SummaryWriter | None = None
 
     def begin(self, epoch: int) -> None:
@@ -40,18 +39,20 @@ class Events:
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
 
-    def epoch(self, epoch: int, loss: float, parts: Mapping[str, float], lr: float) -> None:
+    def epoch(
+        self, epoch: int, loss: float, terms: Mapping[str, float], lr: float, val: Mapping[str, float | None]
+    ) -> None:
         """Write an epoch.
 
         Args:
             epoch: Its number, from 1.
             loss: Mean training loss.
-            parts: What it is the sum of, by name; empty where that is not known.
+            terms: What it is the sum of, by name.
             lr: Learning rate of its first step.
+            val: Metrics of val by name; empty where there is none.
         """
-        scalars = {"loss/train": loss, "lr": lr} | {f"loss/{name}": value for name, value in parts.items()}
-        if self.validate is not None:
-            scalars |= {f"val/{name}": value for name, value in self.validate().items()}
+        scalars = {"loss/train": loss, "lr": lr} | {f"loss/{name}": value for name, value in terms.items()}
+        scalars |= {f"val/{name}": value for name, value in val.items() if value is not None}
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, epoch)
         self._writer.flush()

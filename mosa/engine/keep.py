@@ -34,11 +34,13 @@ class Keep:
         predictions: True, False, or "auto": where they are small (see `mosa.data.predictions`).
         model: Whether the tuned model is.
         events: Whether TensorBoard events are written, see `mosa.engine.events`.
+        val: Whether val is evaluated after every epoch, where it is not trained on.
     """
 
     predictions: bool | str = False
     model: bool = False
     events: bool = False
+    val: bool = False
 
 
 NOTHING = Keep()

@@ -4,10 +4,10 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from mosa.peft.losses import tuning_loss
 
 EVALUATION_BATCH = 256  # images; fewer where they do not fit into the memory of a GPU
 T = TypeVar("T")
+Validate: TypeAlias = Callable[[], dict[str, float | None]]
 
 
 @dataclass
@@ -42,15 +43,27 @@ class Progress:
 
     Attributes:
         train_loss: Mean loss of each epoch.
+        terms: Of a loss that is a sum, the mean of each weighted term in each epoch, by name.
+        val: Metrics of val after each epoch, by name, where they were asked for.
         images: Images seen, counted once per step whatever the number of passes.
         seconds: Wall time of the loop.
         accumulation: In how many parts a step is done, as they do not fit into memory together.
     """
 
     train_loss: list[float] = field(default_factory=list)
+    terms: dict[str, list[float]] = field(default_factory=dict)
+    val: dict[str, list[float | None]] = field(default_factory=dict)
     images: int = 0
     seconds: float = 0.0
     accumulation: int = 1
+
+    def curves(self) -> dict[str, dict[str, list]]:
+        """Return the curves that are known of every epoch; a resumed run may lack the first."""
+        epochs = len(self.train_loss)
+        return {
+            kind: {name: values for name, values in curves.items() if len(values) == epochs}
+            for kind, curves in (("terms", self.terms), ("val", self.val))
+        }
 
 
 def fit(
@@ -62,6 +75,7 @@ def fit(
     resume: ResumeFile | None = None,
     graph: bool = False,
     events: Events | None = None,
+    validate: Validate | None = None,
 ) -> Progress:
     """Train the tuned part of a model, in place, for a fixed number of epochs.
 
@@ -78,6 +92,7 @@ def fit(
         resume: Where the state is saved, and found again; None: nowhere.
         graph: Replay whole steps as CUDA graphs, see `mosa.engine.step_graph`; none is done in parts then.
         events: Where each epoch is reported beside the display; None: nowhere.
+        validate: Returns metrics of val by name, and leaves random numbers alone; called after each epoch.
 
     Returns:
         Losses, images and time.
@@ -86,7 +101,7 @@ def fit(
         Diverged: The loss became NaN or infinite.
         Interrupted: A signal asked to stop; the state is saved.
     """
-    return _Training(model, data, options, seed, label, resume, graph, events).run()
+    return _Training(model, data, options, seed, label, resume, graph, events, validate).run()
 
 
 class _Training:
@@ -102,6 +117,7 @@ class _Training:
         resume: ResumeFile | None,
         graph: bool,
         events: Events | None,
+        validate: Validate | None,
     ) -> None:
         self.model, self.data, self.options, self.label, self.resume = model, data, options, label, resume
         self.steps_per_epoch = math.ceil(len(data) / options.batch_size)
@@ -118,9 +134,8 @@ class _Training:
         self.first, self.done, self.total = 1, 0, 0.0  # epoch; steps and loss within it
         self.drawn = self.order.get_state()  # before the order of the epoch was drawn
         self.recent: deque[float] = deque(maxlen=5)
-        self.graph, self.events = graph, events
-        self.parts: dict[str, Tensor] | None = {} if events else None  # sums over images, on the device
-        self.seen = 0  # images of the epoch whose parts are summed up
+        self.graph, self.events, self.validate = graph, events, validate
+        self.terms: dict[str, Tensor] = {}  # of the loss, summed over the images of the epoch, on the device
         self.step_graph: StepGraph | None = None
 
     def _step_graph(self) -> StepGraph:
@@ -132,9 +147,9 @@ class _Training:
             )
         use_device_lr(self.optimizer, self.data.device)
 
-        def compute(images: Tensor, labels: Tensor) -> Tensor:
+        def compute(images: Tensor, labels: Tensor, terms: dict[str, Tensor]) -> Tensor:
             with autocast(labels.device, options.precision, cache_enabled=False):
-                return tuning_loss(self.model, images, labels, options.label_smoothing)
+                return tuning_loss(self.model, images, labels, options.label_smoothing, terms)
 
         return StepGraph(self.model, self.optimizer, compute)
 
@@ -172,26 +187,27 @@ class _Training:
             if self.resume and self.resume.stopped_by is not None:
                 self._save(epoch)
                 raise Interrupted(self.resume.stopped_by, self.resume.path)
-        self.progress.train_loss.append(self.total / len(self.data))
-        self.done, self.total, self.drawn = 0, 0.0, self.order.get_state()
-        display.epoch(epoch, self.progress.train_loss[-1], self.progress.images)
+        loss = self.total / len(self.data)
+        self.progress.train_loss.append(loss)
+        display.epoch(epoch, loss, self.progress.images)
+        terms = {name: value.item() / len(self.data) for name, value in self.terms.items()}
+        _extend(self.progress.terms, terms)
+        self.done, self.total, self.terms, self.drawn = 0, 0.0, {}, self.order.get_state()
+        val = {}
+        if self.validate:
+            val = self.validate()
+            _extend(self.progress.val, val)
+            self.model.train()
         if self.events:
-            self._report(epoch, lr)
-
-    def _report(self, epoch: int, lr: float) -> None:
-        """Report an epoch; terms are means over what was trained here, and unknown of CUDA graphs."""
-        parts = {name: value.item() / self.seen for name, value in self.parts.items()} if self.seen else {}
-        self.parts, self.seen = {}, 0
-        self.events.epoch(epoch, self.progress.train_loss[-1], parts, lr)
-        self.model.train()
+            self.events.epoch(epoch, loss, terms or {"ce": loss}, lr, val)
 
     def _step(self, images: Tensor, labels: Tensor, epoch: int) -> float:
         """Do one step of the optimiser, and return its loss."""
         if self.step_graph is not None:
             loss = self.step_graph(images, labels)
+            _add(self.terms, self.step_graph.terms, len(labels))
         else:
-            loss = _backward(self.model, images, labels, self.options, self.progress, self.label, self.parts)
-            self.seen += len(labels)
+            loss = _backward(self.model, images, labels, self.options, self.progress, self.label, self.terms)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
         value = loss.item()  # the host waits for the GPU here, with all of the step in its queue
@@ -218,6 +234,7 @@ class _Training:
             self.order.set_state(state["order"])
             set_random_state(state["random"])
             self.first, self.done, self.total = state["epoch"], state["done"], state["total"]
+            self.terms = {name: value.to(self.data.device) for name, value in state["terms"].items()}
             self.progress = Progress(**state["progress"])
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
             raise UserError(f"{self.resume.path}: is damaged; delete it and run again") from None
@@ -238,6 +255,7 @@ class _Training:
                 "epoch": epoch,
                 "done": self.done,
                 "total": self.total,
+                "terms": self.terms,
                 "progress": asdict(self.progress),
             }
         )
@@ -250,11 +268,11 @@ def _backward(
     options: Recipe,
     progress: Progress,
     label: str,
-    terms: dict[str, Tensor] | None = None,
+    terms: dict[str, Tensor],
 ) -> Tensor:
     """Compute the gradients of a batch, in as many parts as its memory needs, and return its loss.
 
-    The terms of the loss, summed over images, are added to `terms`.
+    The terms of a loss that is a sum of several, summed over images, are added to `terms`.
     """
     while True:
         try:
@@ -263,16 +281,15 @@ def _backward(
             parts = zip(images.chunk(progress.accumulation), labels.chunk(progress.accumulation), strict=True)
             for part, targets in parts:
                 with autocast(labels.device, options.precision):
-                    of_part = None if terms is None else {}
+                    of_part: dict[str, Tensor] = {}
                     loss = tuning_loss(model, part, targets, options.label_smoothing, of_part)
-                    found.append((of_part or {}, len(part)))
+                    found.append((of_part, len(part)))
                 if progress.accumulation > 1:
                     loss = loss * (len(part) / len(images))
                 loss.backward()
                 total += loss.detach()
             for of_part, number in found:
-                for name, value in of_part.items():
-                    terms[name] = terms.get(name, 0) + value * number
+                _add(terms, of_part, number)
             return total
         except torch.OutOfMemoryError as error:
             if progress.accumulation >= len(images):
@@ -286,6 +303,18 @@ def _backward(
             f"{label}: out of memory; a step of {len(images)} is done in {progress.accumulation} parts",
             file=sys.stderr,
         )
+
+
+def _add(terms: dict[str, Tensor], found: dict[str, Tensor], images: int) -> None:
+    """Add the terms of a loss to their sums over images; one that has a single term is that term."""
+    if len(found) > 1:
+        for name, value in found.items():
+            terms[name] = terms.get(name, 0) + value * images
+
+
+def _extend(curves: dict[str, list], values: Mapping[str, float | None]) -> None:
+    for name, value in values.items():
+        curves.setdefault(name, []).append(value)
 
 
 def autocast(
@@ -388,11 +417,17 @@ def measure(
     per_set = {
         name: own(logits[of_set == number], labels[of_set == number]) for number, name in enumerate(sets)
     }
-    found = {name: _measure(one, logits, labels) for name, one in METRICS.items()}
+    found = {name: _reported(one, logits, labels) for name, one in METRICS.items()}
     return found | {"examples": len(labels), "per_set": per_set}
 
 
-def _measure(metric: Metric, logits: Tensor, labels: Tensor) -> float | None:
+def value_of(metric: Metric, logits: Tensor, labels: Tensor) -> float | None:
+    """Return a metric of predictions; None: it is not finite."""
+    value = _reported(metric, logits, labels)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _reported(metric: Metric, logits: Tensor, labels: Tensor) -> float | None:
     """Return a metric; one of a plugin may have no value, and does not change what others see."""
     if metric.name in SHIPPED:
         return metric.compute(logits, labels)
@@ -417,7 +452,7 @@ def try_metrics(classes: int) -> None:
     for metric in METRICS.values():
         if metric.name not in SHIPPED:
             labels = torch.arange(2 * classes) % classes
-            _measure(metric, torch.eye(classes).repeat(2, 1), labels)
+            _reported(metric, torch.eye(classes).repeat(2, 1), labels)
 
 
 class Display:

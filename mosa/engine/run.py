@@ -3,7 +3,7 @@
 import datetime
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from mosa.engine.features import (
     pre_logits,
 )
 from mosa.engine.keep import NOTHING, Evaluated, Keep, keep_files, unmerged
-from mosa.engine.loop import Progress, fit, measure, predict, try_metrics
+from mosa.engine.loop import Progress, Validate, fit, measure, predict, try_metrics, value_of
 from mosa.engine.machine import CPU, Machine, uncompile_blocks
 from mosa.engine.resume import ResumeFile
 from mosa.experiment.alive import signs_of_life
@@ -105,7 +105,7 @@ def execute(
 ) -> dict[str, Any]:
     """Train and evaluate one run, and write its record.
 
-    The evaluated split is not read before the last epoch is over.
+    The evaluated split is not read before the last epoch is over, unless it is val and its curve is kept.
 
     Args:
         run: The run.
@@ -146,8 +146,9 @@ def _execute(run: Run, pack_path: Path, output: Path, machine: Machine, keep: Ke
     before, with_features = ready.seconds
     resume = _resume_file(ready)
     training, graph = run.specification.training, machine.compile == "step_graph"
-    events = Events(output, _validation(ready)) if keep.events else None
-    progress = fit(ready.tuned, ready.train, training, run.seed, ready.label, resume, graph, events)
+    events = Events(output) if keep.events else None
+    validate = _validation(ready) if keep.val or keep.events else None
+    progress = fit(ready.tuned, ready.train, training, run.seed, ready.label, resume, graph, events, validate)
     progress.seconds += with_features - before
     adapter = ready.method.parameters(ready.model)
     uncompile_blocks(ready.model)
@@ -330,39 +331,40 @@ def _resume_file(ready: Prepared) -> ResumeFile | None:
 
 def _predict(ready: Prepared) -> Evaluated:
     """Open the evaluated split, and run the merged model on it, once."""
+    pack, split = ready.pack, ready.splits[1]
+    model, data = _open_evaluated(ready)
+    logits, labels = predict(model, data, ready.run.specification.training.precision)
+    names = pack.names(split) if ready.run.specification.fold is None else None  # a trial keeps nothing
+    return Evaluated(split, logits, labels, names, pack.class_names, data.split.sets, tuple(pack.sets))
+
+
+def _open_evaluated(ready: Prepared) -> tuple[nn.Module, Images]:
+    """Return the evaluated split, and what computes logits of it: the model, or a classifier of features."""
     machine, training, split = ready.machine, ready.run.specification.training, ready.splits[1]
-    pack, fold = ready.pack, ready.run.specification.fold
-    images = _split(pack, split, fold)
     data = Images(
-        images, ready.backbone.mean, ready.backbone.std, ready.place,
-        channels_last=machine.channels_last, workers=machine.threads,
+        _split(ready.pack, split, ready.run.specification.fold), ready.backbone.mean, ready.backbone.std,
+        ready.place, channels_last=machine.channels_last, workers=machine.threads,
     )  # fmt: skip
-    model = ready.model
-    if isinstance(ready.tuned, Head):  # beside a trunk, images that are seen once are not worth keeping
-        decides, model = [*_decides_features(ready), split], ready.tuned
-        data = cached_features(ready.model, data, machine.features, decides, training.precision)
-    logits, labels = predict(model, data, training.precision)
-    names = pack.names(split) if fold is None else None  # a trial keeps nothing
-    return Evaluated(split, logits, labels, names, pack.class_names, images.sets, tuple(pack.sets))
+    if not isinstance(ready.tuned, Head):  # beside a trunk, images that are seen once are not worth keeping
+        return ready.model, data
+    decides = [*_decides_features(ready), split]
+    return ready.tuned, cached_features(ready.model, data, machine.features, decides, training.precision)
 
 
-def _validation(ready: Prepared) -> Callable[[], dict[str, float]] | None:
-    """Return what measures the unmerged model on val; None where val is trained on, or on kept features.
+def _validation(ready: Prepared) -> Validate | None:
+    """Return what measures the unmerged model on val; None where val is trained on.
 
     Random numbers that a method draws on the way are given back: training goes on as without it.
     """
-    if ready.splits != ("train", "val") or ready.on_features:
+    if ready.splits != ("train", "val"):
         return None
-    specification, task, place = ready.run.specification, ready.pack.task, ready.place
-    data = Images(
-        _split(ready.pack, "val", specification.fold), ready.backbone.mean, ready.backbone.std, place,
-        channels_last=ready.machine.channels_last, workers=ready.machine.threads,
-    )  # fmt: skip
+    (model, data), place = _open_evaluated(ready), ready.place
+    metrics = [METRICS[name] for name in (ready.pack.task.metric, "nll")]
 
-    def validate() -> dict[str, float]:
+    def validate() -> dict[str, float | None]:
         with torch.random.fork_rng([place] if place.type == "cuda" else []):
-            logits, labels = predict(ready.model, data, specification.training.precision)
-        return {name: METRICS[name].compute(logits, labels) for name in (task.metric, "nll")}
+            logits, labels = predict(model, data, ready.run.specification.training.precision)
+        return {metric.name: value_of(metric, logits, labels) for metric in metrics}
 
     return validate
 
@@ -423,6 +425,7 @@ def _describe(ready: Prepared, progress: Progress, metrics: dict[str, Any], adap
             **({} if ready.choice is None else {"choice": ready.choice}),
         },
         "metrics": metrics,
+        "curves": progress.curves(),
         "parameters": {
             "adapter": adapter,
             "head": head,

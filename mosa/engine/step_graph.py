@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from mosa.peft.routing import Router
 
 WARM_UP = 3  # steps of a size before it is captured: what they set up once may not be part of the graph
+
+Compute: TypeAlias = Callable[[Tensor, Tensor, dict[str, Tensor]], Tensor]
 
 
 def use_device_lr(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -20,12 +22,13 @@ def use_device_lr(optimizer: torch.optim.Optimizer, device: torch.device) -> Non
 
 
 class Captured(NamedTuple):
-    """A graph, and the memory that is its own: what it reads, and its loss."""
+    """A graph, and the memory that is its own: what it reads, and its loss with its terms."""
 
     graph: torch.cuda.CUDAGraph
     images: Tensor
     labels: Tensor
     choices: list[Tensor]
+    terms: dict[str, Tensor]
     loss: Tensor
 
 
@@ -38,20 +41,24 @@ class StepGraph:
     Args:
         model: The model in training mode; its routers draw between replays.
         optimizer: The optimiser, after `use_device_lr`.
-        compute: Computes the loss of a batch of images and labels.
+        compute: Computes the loss of a batch of images and labels, and writes its terms to a dictionary.
+
+    Attributes:
+        terms: Terms of the loss of the last step, which the next one overwrites.
     """
 
     def __init__(
         self,
         model: nn.Module,
         optimizer: torch.optim.Optimizer,
-        compute: Callable[[Tensor, Tensor], Tensor],
+        compute: Compute,
     ) -> None:
         self.optimizer, self.compute = optimizer, compute
         self.routers = [module for module in model.modules() if isinstance(module, Router)]
         self.stream = torch.cuda.Stream()
         self.done: Counter[int] = Counter()
         self.captured: dict[int, Captured] = {}
+        self.terms: dict[str, Tensor] = {}
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
         """Do one step, and return its loss, which the next one overwrites.
@@ -72,6 +79,7 @@ class StepGraph:
         for router, choice in zip(self.routers, own.choices, strict=True):
             router.draw_into(choice)
         own.graph.replay()
+        self.terms = own.terms
         return own.loss
 
     def _aside(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -96,10 +104,11 @@ class StepGraph:
         finally:
             for router in self.routers:
                 router.holds = False
-        return Captured(graph, images, labels, choices, loss)
+        return Captured(graph, images, labels, choices, self.terms, loss)
 
     def _step(self, images: Tensor, labels: Tensor) -> Tensor:
-        loss = self.compute(images, labels)
+        self.terms = {}
+        loss = self.compute(images, labels, self.terms)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)  # so that the next backward writes, and adds nothing

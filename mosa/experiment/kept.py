@@ -12,7 +12,7 @@ _LISTED = 3  # runs that a sentence names
 
 
 def lacking(config: Mapping[str, Any], results: Path, done: Iterable[str]) -> list[str]:
-    """Return a sentence for each thing that is to be kept and that finished runs lack.
+    """Return a sentence for each file that is to be kept and that finished runs lack.
 
     Args:
         config: A loaded config.
@@ -20,11 +20,9 @@ def lacking(config: Mapping[str, Any], results: Path, done: Iterable[str]) -> li
         done: Paths below it of the records that exist.
     """
     lines, done = [], sorted(done)
-    for kind, wanted in config["keep"].items():
-        if not wanted:
-            continue
+    for kind in ("predictions", "model"):
         short = [path for path in done if not kept_path(results / path, kind).is_file()]
-        if short:
+        if short and config["keep"][kind]:
             named = ", ".join(path.removeprefix("runs/").removesuffix(".json") for path in short[:_LISTED])
             more = f" and {len(short) - _LISTED} more" if len(short) > _LISTED else ""
             lines.append(

@@ -84,6 +84,11 @@ class Keep(Declared):
         description="TensorBoard events of every epoch: training loss and its terms, learning rate, and val "
         "where it is not trained on (docs/workflow.md); needs the extra `events`.",
     )
+    val: bool = option(
+        False,
+        description="Metric and loss on val after every epoch, in the record, for the report's curves; only "
+        "with `stage: selection`, where val is not trained on. It takes an evaluation per epoch.",
+    )
 
 
 class OwnTask(Declared):

@@ -11,6 +11,7 @@ import pandas as pd
 
 from mosa.base.errors import UserError
 from mosa.base.words import count
+from mosa.data.class_names import known_classes
 from mosa.results.aggregate import Section
 from mosa.results.per_image import agreement, ensemble, reliability
 from mosa.results.predictions import NotKept, Predictions, read
@@ -93,7 +94,7 @@ def answers(section: Section) -> Answers:
                 lacking += 1
                 continue
             if of_task is None:
-                of_task = OfTask(task, one.labels, one.ids, one.classes)
+                of_task = OfTask(task, one.labels, one.ids, _class_names(section, task, one))
             elif not np.array_equal(of_task.labels, one.labels):
                 raise UserError(
                     f"{task}: the predictions of {variant} seed {seed} are of other images than those of "
@@ -105,6 +106,13 @@ def answers(section: Section) -> Answers:
         if of_task is not None:
             found.append(of_task)
     return Answers(found, lacking, len(section.runs))
+
+
+def _class_names(section: Section, task: str, one: Predictions) -> tuple[str, ...]:
+    """Return the names of classes; those of a demo's task where runs are older than the names."""
+    known = known_classes(f"{section.benchmark}/{task}")
+    numbers = tuple(map(str, range(len(one.classes))))
+    return known if one.classes == numbers and len(known) == len(numbers) else one.classes
 
 
 def _kept(

@@ -1,6 +1,7 @@
 """Plots of what runs say of single images: confusions, calibration, agreement of mistakes."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -10,13 +11,16 @@ from matplotlib.figure import Figure, SubFigure
 from mosa.results.aggregate import Results, Section
 from mosa.results.answers import OfTask, answers, matrix
 from mosa.results.per_image import calibration_error, confusion_matrix
-from mosa.results.plots.figures import QUIET, broken, stack
+from mosa.results.plots.draw import FILLS
+from mosa.results.plots.figures import LOOK, QUIET, broken, stack
 from mosa.results.registry import plot
 
-_COLUMNS = 4  # panels beside each other
 _PANEL = 1.75  # inches of a panel and its title
 _LEAST = 10  # images of a bin that is drawn
+_TITLE = 26  # characters of a panel's title
 _NAMED = 12  # classes up to which they stand at the axes
+_BELOW = 3  # names of a legend below its plot that stand beside each other
+_LEGEND = 0.15  # inches of a legend's line
 _WRITTEN = 12  # variants up to which numbers stand in the cells
 
 
@@ -41,10 +45,19 @@ def _figure(results: Results, height: Callable, draw: Callable, note: Callable) 
     return figure
 
 
+def _beside() -> int:
+    """Return how many panels stand beside each other."""
+    return 2 if LOOK.get().narrow else 4
+
+
+def _rows(panels: int) -> int:
+    return math.ceil(panels / _beside())
+
+
 def _panels(part: SubFigure, section: Section) -> list[tuple[Axes, OfTask]]:
     """Return axes for each task, in rows."""
     tasks = answers(section).tasks
-    rows, columns = math.ceil(len(tasks) / _COLUMNS), min(len(tasks), _COLUMNS)
+    rows, columns = _rows(len(tasks)), min(len(tasks), _beside())
     axes = part.subplots(rows, columns, squeeze=False).ravel()
     for empty in axes[len(tasks) :]:
         empty.set_axis_off()
@@ -53,7 +66,7 @@ def _panels(part: SubFigure, section: Section) -> list[tuple[Axes, OfTask]]:
 
 def _height(section: Section) -> float:
     tasks = len(answers(section).tasks)
-    return (_PANEL if tasks >= _COLUMNS else 2.2) * math.ceil(tasks / _COLUMNS)
+    return (_PANEL if tasks >= _beside() else 2.2) * _rows(tasks)
 
 
 @plot(
@@ -79,7 +92,7 @@ def _draw_confusions(part: SubFigure, section: Section) -> None:
         counts = sum(confusion_matrix(of_task.labels, one, number) for one in seeds)
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-        name = broken(f"{of_task.task}: {section.name(best)}", 26)
+        name = broken(f"{of_task.task}: {section.name(best)}", _TITLE)
         axes.set_title(f"{name}, {100 * of_task.accuracy(best):.1f} %", fontsize=7)
         few = number <= _NAMED
         axes.set_xticks(range(number) if few else [], [one[:9] for one in of_task.classes] if few else [])
@@ -101,34 +114,45 @@ def reliability_figure(results: Results) -> Figure:
 
     def draw(part: SubFigure, section: Section) -> None:
         for axes, of_task in _panels(part, section):
+            drawn: Counter[str] = Counter()
             for variant, seeds in of_task.binned.items():
                 images, confidence, correct = sum(seeds.values())
                 filled = images >= _LEAST
-                style = styles[section.methods[variant]]
+                method = section.methods[variant]
+                style, fill = styles[method], FILLS[drawn[method] % len(FILLS)]
+                drawn[method] += 1
                 axes.plot(
                     confidence[filled] / images[filled], correct[filled] / images[filled],
-                    color=style.color, linestyle=style.dash, linewidth=1, marker=style.marker, markersize=2,
-                    label=section.name(variant),
+                    color=style.color, linestyle=style.dash, linewidth=1, marker=style.marker, fillstyle=fill,
+                    markersize=2.5, mew=0.5, markerfacecoloralt="white", label=section.name(variant),
                 )  # fmt: skip
             axes.plot([0, 1], [0, 1], color=QUIET, linewidth=0.6, linestyle=":")
             axes.set(xlim=(0, 1), ylim=(0, 1), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
-            axes.set_title(broken(f"{of_task.task}: ECE {_errors(of_task)}", 26), fontsize=7)
+            axes.set_title(broken(f"{of_task.task}: ECE {_errors(of_task)}", _TITLE), fontsize=7)
         part.supylabel("accuracy", fontsize=7.5)
+        for axes in part.axes[: len(answers(section).tasks)][-_beside() :]:
+            axes.set_xlabel("confidence", fontsize=7.5)
         handles = {
             label: handle
             for axes in part.axes
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
+        narrow = LOOK.get().narrow
         part.legend(
-            handles.values(), handles, loc="outside right upper", frameon=False, handlelength=2, fontsize=6.5
-        )
+            handles.values(), handles, loc="outside lower left" if narrow else "outside right upper",
+            ncols=_BELOW if narrow else 1, frameon=False, handlelength=2, fontsize=6.5,
+        )  # fmt: skip
+
+    def height(section: Section) -> float:
+        lines = math.ceil(len(section.variants) / _BELOW) if LOOK.get().narrow else 0
+        return _height(section) + _LEGEND * lines
 
     note = (
         "Across: confidence, the highest probability of an image; in 15 equal bins of all seeds together, "
         f"those with {_LEAST} images or more. Below the dotted line a model is surer than right. ECE (%): "
         "the mean gap of each seed, then averaged; from the best to the worst variant."
     )
-    return _figure(results, _height, draw, lambda section: note)
+    return _figure(results, height, draw, lambda section: note)
 
 
 def _errors(of_task: OfTask) -> str:

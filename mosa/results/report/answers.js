@@ -36,6 +36,17 @@ function classAccuracies({ images, variants }, variant) {
 
 const MOST_CLASSES = 40;
 
+// Name and style of variants; the second of a method is open.
+function styledVariants(section, variants) {
+  const methods = new Set();
+  return variants.map((variant) => {
+    const { name, method, ...style } = section.variants[variant];
+    const open = methods.has(method);
+    methods.add(method);
+    return { label: name, ...styleOf(style), open };
+  });
+}
+
 function classChart(section, task) {
   const byVariant = Object.keys(task.variants).map((variant) => [variant, classAccuracies(task, variant)]);
   const meanOf = (label) => mean(byVariant.map(([, accuracies]) => accuracies[label]));
@@ -44,21 +55,21 @@ function classChart(section, task) {
   return {
     x: { label: task.classes.length > labels.length ? `the ${labels.length} hardest of ${task.classes.length} classes` : "class, the hardest first", scale: "names", names: labels.map((label) => task.classes[label]) },
     y: { label: "accuracy within the class (%)", scale: "linear", floor: 0, ceiling: 100 },
-    series: byVariant.map(([variant, accuracies], place) => {
-      const { name, ...style } = section.variants[variant];
-      return { label: name, ...styleOf(style), joined: false, level: null, points: labels.map((label, x) => ({
-        x, y: accuracies[label], shift: (place - (byVariant.length - 1) / 2) * step, name: `${name}, ${task.classes[label]}`,
-        text: `${fixed(accuracies[label], 1)} % of ${task.images[label]} images` })) };
-    }),
+    series: styledVariants(section, Object.keys(task.variants)).map((one, place) => ({
+      ...one, joined: false, level: null, points: labels.map((label, x) => ({
+        x, y: byVariant[place][1][label], shift: (place - (byVariant.length - 1) / 2) * step, name: `${one.label}, ${task.classes[label]}`,
+        text: `${fixed(byVariant[place][1][label], 1)} % of ${task.images[label]} images` })),
+    })),
   };
 }
 
 function reliabilityChart(section, task) {
-  const series = Object.entries(task.variants).map(([variant, { bins }]) => {
-    const { name, ...style } = section.variants[variant];
+  const series = styledVariants(section, Object.keys(task.variants)).map((one, place) => {
+    const { bins } = Object.values(task.variants)[place];
+    const name = one.label;
     const points = bins[0].map((images, bin) => images && {
       x: (100 * bins[1][bin]) / images, y: (100 * bins[2][bin]) / images, name, text: `${fixed((100 * bins[2][bin]) / images, 1)} % right where the confidence is ${fixed((100 * bins[1][bin]) / images, 1)} % (${images} answers)` }).filter(Boolean);
-    return { label: name, ...styleOf(style), dash: "-", joined: true, small: true, level: null, points };
+    return { ...one, dash: one.open ? "--" : "-", joined: true, small: true, level: null, points };
   });
   const ideal = { label: "as sure as right", color: "var(--quiet)", dash: ":", marker: "o", joined: true, level: null, small: true, points: [0, 100].map((at) => ({ x: at, y: at, name: "as sure as right" })) };
   return { x: { label: "confidence (%)", scale: "linear", floor: 0, ceiling: 100 }, y: { label: "right (%)", scale: "linear", floor: 0, ceiling: 100 }, series: [ideal, ...series] };

@@ -85,6 +85,7 @@ def write_report(
         bibtex=bibtex(cited),
         provenance=_provenance(frame),
         config=config,
+        val_metrics=[name for name in METRICS if any(name in curves for curves in frame["val_curves"])],
         split=", ".join(sorted(frame["eval_split"].unique())),
         data=Markup(_json_in_html(data)),
         predicted=Markup(_json_in_html(predicted)),

@@ -91,7 +91,9 @@ function drawChart(host, chart) {
   const series = chart.series.filter(({ label }) => !host.hidden_.has(label));
   const points = series.flatMap((one) => one.points.filter((point) => isKnown(point.x) && isKnown(point.y)));
   const levels = series.map(({ level }) => level).filter(isKnown);
-  const heights = points.flatMap((p) => [p.y, p.low, p.high].filter(isKnown)).concat(levels);
+  const [least, most] = chart.y.marksFar ? shownRange([...points.map((p) => p.y), ...levels], chart.y.unit) : [-Infinity, Infinity];
+  const isFar = (value) => value < least || value > most;
+  const heights = points.filter((p) => !isFar(p.y)).flatMap((p) => [p.y, p.low, p.high].filter(isKnown)).concat(levels.filter((level) => !isFar(level)));
   const y = axisOf(chart.y, heights, (height - below) / 42);
   const labels = y.ticks.map(y.textOf);
   const left = Math.max(...labels.map((label) => textWidth(label)), 10) + 30;
@@ -111,7 +113,7 @@ function drawChart(host, chart) {
     body.append(element("text", { x: (plot.left + plot.right) / 2, y: (plot.top + plot.bottom) / 2, "text-anchor": "middle", fill: "var(--quiet)" }, chart.empty ?? "nothing to draw"));
   const front = (chart.front ?? []).filter(({ label }) => !host.hidden_.has(label));
   if (front.length) body.append(frontLine(front, px, py, plot));
-  const marks = series.flatMap((one) => drawSeries(body, one, { px, py, plot }));
+  const marks = series.flatMap((one) => drawSeries(body, one, { px, py, plot, isFar }));
   if (front.length) nameFront(body, front, marks, plot);
   host.replaceChildren(svg, host.tip ??= tipOf(host));
   host.tip.hidden = true;
@@ -141,18 +143,31 @@ const markOf = (one, radius = 4.6) => ({
   d: markerPath(one.marker, radius), fill: one.open ? "var(--paper)" : one.color, stroke: one.open ? one.color : "var(--paper)", "stroke-width": one.open ? 1.6 : 0.8,
 });
 
-function drawSeries(body, one, { px, py, plot }) {
+const NOTHING = "†";
+
+// A point that lies far off all others: at the edge, with its value.
+function farMark(body, one, point, cx, edge, up) {
+  body.append(element("text", { x: cx, y: edge + (up ? 20 : -10), "text-anchor": "middle", "font-size": 11, class: "far", fill: one.color }, `${Number(point.y.toPrecision(3))}${point.nothing ? ` ${NOTHING}` : ""}`));
+  return element("path", { d: up ? "M0,0L-5,9H5Z" : "M0,0L-5,-9H5Z", fill: one.color });
+}
+
+function drawSeries(body, one, { px, py, plot, isFar }) {
   const group = element("g", { class: "series", "data-series": one.label });
   const points = one.points.filter((point) => isKnown(point.x) && isKnown(point.y));
-  if (isKnown(one.level)) group.append(element("line", {
+  if (isKnown(one.level) && !isFar(one.level)) group.append(element("line", {
     x1: plot.left, x2: plot.right, y1: py(one.level), y2: py(one.level), stroke: one.color, "stroke-dasharray": DASHES[one.dash] ?? "", class: "level" }));
-  if (one.joined && points.length > 1) group.append(element("polyline", {
-    points: points.map((p) => `${px(p.x).toFixed(1)},${py(p.y).toFixed(1)}`).join(" "), fill: "none", stroke: one.color, "stroke-width": 1.6, "stroke-dasharray": DASHES[one.dash] ?? "" }));
+  const near = points.filter((point) => !isFar(point.y));
+  if (one.joined && near.length > 1) group.append(element("polyline", {
+    points: near.map((p) => `${px(p.x).toFixed(1)},${py(p.y).toFixed(1)}`).join(" "), fill: "none", stroke: one.color, "stroke-width": 1.6, "stroke-dasharray": DASHES[one.dash] ?? "" }));
   const marks = points.map((point) => {
-    const [cx, cy] = [px(point.x) + (point.shift ?? 0), py(point.y)];
-    if (isKnown(point.low)) group.append(element("path", {
+    const far = isFar(point.y);
+    const up = far && py(point.y) < plot.top;
+    const [cx, cy] = [px(point.x) + (point.shift ?? 0), far ? (up ? plot.top : plot.bottom) : py(point.y)];
+    if (isKnown(point.low) && !far) group.append(element("path", {
       d: `M${cx - 3},${py(point.low)}h6m-3,0V${py(point.high)}m-3,0h6`, stroke: one.color, fill: "none", class: "bar" }));
-    const mark = element("path", { ...markOf(one, point.marked ? 7 : one.small ? 2.6 : 4.6), transform: `translate(${cx.toFixed(1)} ${cy.toFixed(1)})`, class: "point", "data-x": point.x, "data-y": point.y, "data-name": point.name });
+    const mark = far ? farMark(group, one, point, cx, cy, up) : element("path", markOf(one, point.marked ? 7 : one.small ? 2.6 : 4.6));
+    for (const [key, value] of Object.entries({ transform: `translate(${cx.toFixed(1)} ${cy.toFixed(1)})`, class: "point", "data-x": point.x, "data-y": point.y, "data-name": point.name })) mark.setAttribute(key, value);
+    if (point.nothing && !far) group.append(element("text", { x: cx + 6, y: cy - 5, "font-size": 11, class: "nothing" }, NOTHING));
     group.append(mark);
     return { mark, point, cx, cy };
   });
@@ -236,7 +251,7 @@ function makePointsSpeak(host, svg, marks, chart) {
     if (index < 0) return void (host.tip.hidden = true);
     const { mark, point, cx, cy } = marks[index];
     mark.classList.add("current");
-    host.tip.replaceChildren(...[point.name, point.text].filter(Boolean).map((text, line) => Object.assign(document.createElement(line ? "span" : "strong"), { textContent: text })));
+    host.tip.replaceChildren(...[point.name, point.text, point.nothing && `${NOTHING} a run of it learned nothing: it is no better than a guess`].filter(Boolean).map((text, line) => Object.assign(document.createElement(line ? "span" : "strong"), { textContent: text })));
     host.tip.hidden = false;
     const scale = svg.clientWidth / svg.viewBox.baseVal.width;
     const place = Math.min(Math.max(0, cx * scale - host.tip.offsetWidth / 2), host.clientWidth - host.tip.offsetWidth);

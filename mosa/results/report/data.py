@@ -158,8 +158,8 @@ def _any(values: Any) -> bool:
     return values is True or any(value is not None for row in values for value in row)
 
 
-def _short(value: float | None) -> float | None:
-    return None if value is None or pd.isna(value) else float(f"{value:.10g}")
+def _short(value: float | None, digits: int = 10) -> float | None:
+    return None if value is None or pd.isna(value) else float(f"{value:.{digits}g}")
 
 
 # --- the trials of a search
@@ -276,6 +276,7 @@ def run_data(frame: pd.DataFrame, metrics: Sequence[Metric]) -> dict[str, Any]:
             round(row.peak_memory_mib),
             round(row.images_per_second),
             shared.setdefault(json.dumps(common, sort_keys=True), len(shared)),
+            *_curves(row),
         ])  # fmt: skip
     return {
         "metrics": [metric.label for metric in metrics],
@@ -283,3 +284,13 @@ def run_data(frame: pd.DataFrame, metrics: Sequence[Metric]) -> dict[str, Any]:
         "names": list(names),
         "shared": [json.loads(text) for text in shared],
     }
+
+
+def _curves(row: Any) -> list[dict[str, Any]]:
+    """Return terms of the loss and metrics of val by epoch, in a list; an empty one where there are none."""
+    found = {
+        kind: {name: [_short(value, 5) for value in values] for name, values in curves.items()}
+        for kind, curves in (("terms", row.loss_terms), ("val", row.val_curves))
+        if curves
+    }
+    return [found] if found else []

@@ -190,14 +190,16 @@ function comparisonOf(section, state, summary) {
   return [heads, rows];
 }
 
+const learnedNothing = (section, variant, tasks) => section.nothing.some(([of, task]) => of === variant && tasks.includes(task));
+
 function scoreCells(section, metric, summary, place) {
   const best = bestOf(summary, place, metric);
   const second = best.length ? bestOf(summary, place, metric, summary.variants.map((_, row) => row).filter((row) => !best.includes(row))) : [];
-  const tasks = new Set(summary.keys[place].tasks);
+  const { tasks } = summary.keys[place];
   return summary.variants.map((variant, row) => {
     const { mean: middle, sd, n } = summary.table[row][place];
     if (!n) return make("td", { class: "number", "data-sort": "" }, MISSING);
-    const nothing = section.nothing.some(([of, task]) => of === variant && tasks.has(task));
+    const nothing = learnedNothing(section, variant, tasks);
     const notes = [n === summary.seeds.length ? "" : `(n=${n})`, nothing ? "†" : ""].filter(Boolean).join(" ");
     const rank = best.includes(row) ? "best" : second.includes(row) ? "second" : "";
     return make("td", { class: `number ${rank}`, "data-sort": shown(metric, middle) }, shown(metric, middle),
@@ -285,7 +287,7 @@ function efficiencyOf(section, state, summary, columns) {
 const styleOf = ({ color, marker, dash }) => ({ color: color === "#000000" ? INK : color, marker, dash });
 const clamp = (metric, value) => Math.max(0, metric.unit === "%" ? Math.min(100, value) : value);
 const barOf = (metric, { mean: middle, sd }) => (isKnown(sd) ? { low: clamp(metric, middle - sd), high: clamp(metric, middle + sd) } : {});
-const scoreAxis = (metric, label) => ({ label, scale: "linear", least: metric.least, floor: 0, ceiling: metric.unit === "%" ? 100 : Infinity });
+const scoreAxis = (metric, label) => ({ label, scale: "linear", marksFar: true, unit: metric.unit, least: metric.least, floor: 0, ceiling: metric.unit === "%" ? 100 : Infinity });
 
 function drawSection(number, section, state) {
   const about = document.querySelector(`section[data-section="${number}"] .about-time`);
@@ -314,7 +316,7 @@ function costChart(section, state) {
       const beside = taken.get(x) ?? 0;
       taken.set(x, beside + 1);
       const { name } = section.variants[variant];
-      const point = { name, x, y: cell.mean, shift: 5 * beside, ...barOf(metric, cell), text: `${shown(metric, cell.mean)}${isKnown(cell.sd) ? ` ± ${shown(metric, cell.sd)}` : ""} ${metric.unit}, ${costText(state.cost, x)} ${label}` };
+      const point = { name, x, y: cell.mean, nothing: learnedNothing(section, variant, tasks), shift: 5 * beside, ...barOf(metric, cell), text: `${shown(metric, cell.mean)}${isKnown(cell.sd) ? ` ± ${shown(metric, cell.sd)}` : ""} ${metric.unit}, ${costText(state.cost, x)} ${label}` };
       if (cell.n === seeds.length) complete.push({ ...point, variant });
       return point;
     }).filter(Boolean);
@@ -350,7 +352,7 @@ function groupChart(section, state) {
     const open = (drawn.get(method) ?? 0) > 0;
     drawn.set(method, (drawn.get(method) ?? 0) + 1);
     const points = keys.map((place, x) => ({ ...summary.table[row][place], x })).filter(({ n }) => n).map((cell) => ({
-      name: `${name}, ${names[cell.x]}`, x: cell.x, y: cell.mean, shift: (row - (summary.variants.length - 1) / 2) * step, ...barOf(metric, cell),
+      name: `${name}, ${names[cell.x]}`, x: cell.x, y: cell.mean, nothing: learnedNothing(section, variant, summary.keys[keys[cell.x]].tasks), shift: (row - (summary.variants.length - 1) / 2) * step, ...barOf(metric, cell),
       text: `${shown(metric, cell.mean)}${isKnown(cell.sd) ? ` ± ${shown(metric, cell.sd)}` : ""} ${metric.unit}${cell.n < summary.seeds.length ? ` (n=${cell.n})` : ""}`,
     }));
     return { label: name, ...styleOf(style), open, joined: false, level: null, points };
@@ -377,11 +379,11 @@ const runList = {
     this.shared = shared;
     const several = (place) => new Set(runs.map(([of]) => of[place])).size > 1;
     const [manyBenchmarks, manyBackbones] = [several(0), several(2)];
-    this.runs = runs.map(([of, seed, scores, lr, losses, seconds, total, created, memory, rate, number], place) => {
+    this.runs = runs.map(([of, seed, scores, lr, losses, seconds, total, created, memory, rate, number, { terms = {}, val = {} } = {}], place) => {
       const [benchmark, task, backbone, variant, name, method, split, device] = of.map((index) => names[index]);
       const cells = [name, manyBenchmarks ? `${benchmark}/${task}` : task, seed, ...scores, manyBackbones ? backbone : null, lr, losses.length, losses.at(-1), total];
       return {
-        id: `${benchmark}/${task}/${backbone}/${variant}/seed${seed}`, benchmark, task, backbone, variant, name, method, split, device, seed, losses, seconds, created, memory, rate, shared: shared[number],
+        id: `${benchmark}/${task}/${backbone}/${variant}/seed${seed}`, benchmark, task, backbone, variant, name, method, split, device, seed, losses, terms, val, seconds, created, memory, rate, shared: shared[number],
         place, cells: cells.filter((cell) => cell !== null).map(String), text: `${benchmark}/${task} ${backbone} ${name} ${method} ${scores.join(" ")}`.toLowerCase(),
       };
     });
@@ -452,20 +454,50 @@ function lossParts({ options }) {
 }
 
 const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#767676"];
+const LINES = ["-", "--", "-.", ":"];
+const TERMS = { ce: "CE", ce_second: "CE of the second pass", kl: "KL", features: "MSE of features" };
 
-function curveChart(runs) {
-  const losses = runs.flatMap((run) => run.losses);
-  const wide = Math.min(...losses) > 0 && Math.max(...losses) / Math.min(...losses) > 8;
+// The colours of runs: that of the variant, as in other plots, where no other run has it.
+function colorsOf(runs) {
+  if (runs.length === 1) return [INK];
+  const taken = new Set();
+  return runs.map((run) => {
+    const own = data.sections.flatMap(({ variants }) => variants).find(({ id }) => id === run.variant);
+    const color = [own && styleOf(own).color, ...COLORS].find((one) => one && !taken.has(one)) ?? COLORS[taken.size % COLORS.length];
+    taken.add(color);
+    return color;
+  });
+}
+
+// What is drawn of a run: its loss, the terms that it is the sum of, or a metric of val; by name.
+function curvesOf(run, what) {
+  if (what === "loss") return { "": run.losses };
+  if (what !== "terms") return run.val[what] ? { "": run.val[what] } : {};
+  const terms = Object.entries(run.terms).map(([name, values]) => [TERMS[name] ?? name, values]);
+  return terms.length ? Object.fromEntries(terms) : lossParts(run.shared) === "CE" ? { CE: run.losses } : {};
+}
+
+function curveChart(runs, what = "loss") {
+  const drawn = runs.map((run) => [run, curvesOf(run, what)]);
+  const values = drawn.flatMap(([, of]) => Object.values(of).flat()).filter(isKnown);
+  const wide = Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 8;
   const formulas = new Set(runs.map((run) => lossParts(run.shared)));
+  const metric = data.metrics[what];
+  const loss = `training loss${formulas.size === 1 ? `: ${[...formulas][0]}` : ""}`;
+  const kinds = [...new Set(drawn.flatMap(([, of]) => Object.keys(of)))];
+  const colors = colorsOf(runs);
+  const series = drawn.flatMap(([run, of], place) => Object.entries(of).map(([name, curve]) => {
+    const full = `${run.name}, ${run.task}, seed ${run.seed}${name && `: ${name}`}`;
+    return {
+      label: what === "loss" && formulas.size > 1 ? `${full} (${lossParts(run.shared)})` : full, color: colors[place], marker: "o",
+      dash: LINES[(what === "terms" ? kinds.indexOf(name) : Math.floor(place / COLORS.length)) % 4], joined: true, level: null, small: true,
+      points: curve.map((y, epoch) => ({ name: full, x: epoch + 1, y, text: `epoch ${epoch + 1}: ${isKnown(y) ? Number(y.toPrecision(4)) : MISSING}` })),
+    };
+  }));
   return {
     x: { label: "epoch", scale: "linear", least: 1 },
-    y: { label: `training loss${formulas.size === 1 ? `: ${[...formulas][0]}` : ""}`, scale: wide ? "log" : "linear", floor: 0 },
-    series: runs.map((run, place) => ({
-      label: `${run.name}, ${run.task}, seed ${run.seed}${formulas.size > 1 ? ` (${lossParts(run.shared)})` : ""}`, color: runs.length > 1 ? COLORS[place % COLORS.length] : INK, marker: "o",
-      dash: ["-", "--", "-.", ":"][Math.floor(place / COLORS.length) % 4], joined: true, level: null, small: true,
-      points: run.losses.map((loss, epoch) => ({ name: `${run.name}, ${run.task}, seed ${run.seed}`, x: epoch + 1, y: loss, text: `epoch ${epoch + 1}: ${loss}` })),
-    })),
-    empty: "choose runs in the list: the boxes of its last column",
+    y: { label: what === "loss" ? loss : metric ? `${metric.label} on val${metric.unit && ` (${metric.unit})`}` : "terms of the training loss", scale: wide && metric?.unit !== "%" ? "log" : "linear", floor: 0 },
+    series, empty: runs.length ? "the records of these runs do not have it" : "choose runs in the list: the boxes of its last column",
   };
 }
 
@@ -473,7 +505,7 @@ const curves = {
   chosen: new Set(),
   draw() {
     const runs = [...this.chosen].map((place) => runList.at(place));
-    showChart(byId("curves"), () => curveChart(runs));
+    showChart(byId("curves"), () => curveChart(runs, byId("curves-what").value));
     document.querySelectorAll("input[data-curve]").forEach((box) => { box.checked = this.chosen.has(Number(box.dataset.curve)); });
   },
   // The first seed of every variant that is compared on a task.
@@ -497,6 +529,7 @@ document.addEventListener("change", ({ target }) => {
   curves.draw();
 });
 byId("curves-task").addEventListener("change", ({ target }) => target.value && curves.pick(target.value));
+byId("curves-what").addEventListener("change", () => curves.draw());
 whenSeen(byId("curves"), () => curves.pick(byId("curves-task").value));
 
 // --- details of a run
@@ -520,7 +553,7 @@ function showRun(run) {
   ]));
   byId("details-title").textContent = run.id;
   dialog.showModal();
-  drawChart(byId("details-plot"), curveChart([run]));
+  drawChart(byId("details-plot"), curveChart([run], Object.keys(run.terms).length ? "terms" : "loss"));
 }
 
 // --- start

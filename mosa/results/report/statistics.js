@@ -38,6 +38,18 @@ function studentInterval(values, quantiles) {
   return [mean(values) - margin, mean(values) + margin];
 }
 
+// As mosa/results/plots/chart.py: few scores far from all others do not squeeze these.
+function shownRange(values, unit) {
+  const found = values.filter(isKnown).sort((a, b) => a - b);
+  const far = unit === "%" ? 10 : 0.5 * Math.max(...found.map(Math.abs));
+  for (let number = 1; number <= Math.floor(found.length / 4); number++) {
+    const end = found.length - number;
+    for (const [rest, gap] of [[found.slice(number), found[number] - found[number - 1]], [found.slice(0, end), found[end] - found[end - 1]]])
+      if (gap > Math.max(far, 2 * (rest.at(-1) - rest[0]))) return [rest[0], rest.at(-1)];
+  }
+  return [found[0], found.at(-1)];
+}
+
 function ranksOf(values) {
   const sorted = [...values].sort((a, b) => a - b);
   return values.map((value) => (sorted.indexOf(value) + sorted.lastIndexOf(value)) / 2 + 1);
