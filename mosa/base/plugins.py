@@ -294,14 +294,32 @@ def _import_file(path: Path, content: bytes, digest: str) -> _Entries:
     """Run a file as a module of its own, from the bytes that were digested; return what it adds."""
     module = ModuleType(f"{path.stem}_{digest[:8]}")
     module.__file__ = str(path)
+    before = set(sys.modules)
     with _loading(path.name, str(path)) as added:
         sys.modules[module.__name__] = module  # pydantic looks up the module of a class
         try:
             exec(compile(content, str(path), "exec"), module.__dict__)
+            _refuse_files_beside(path, before | {module.__name__})
         except BaseException:
             del sys.modules[module.__name__]
             raise
     return added
+
+
+def _refuse_files_beside(path: Path, before: set[str]) -> None:
+    """Refuse a file that imported others of its folder, which its digest does not cover.
+
+    Python finds them only where the folder is on its path, such as with `python -m`.
+    """
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if "." not in name and not _is_ours(name) and path.parent in Path(file).absolute().parents[:2]:
+            for each in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
+                del sys.modules[each]  # so that it is noticed the next time, too
+            raise UserError(
+                f"plugin {path.name}: imports {name!r}, which lies beside it, and whose changes would go "
+                "unnoticed; put both into one file, or into a package, and name that"
+            )
 
 
 def _import_module(name: str, digest: str) -> _Entries:

@@ -28,6 +28,7 @@ from mosa.base.files import written_atomically
 
 FORMAT = "mosa-predictions-1"
 SMALL = 50 << 20  # bytes of logits that a run keeps unasked
+LARGEST_NAMES = 64 << 20  # bytes of the names of images that are read
 _KEY, _RANKED = "mosa.predictions", 6  # logits whose order decides top-5
 
 
@@ -205,28 +206,53 @@ def read_predictions(path: Path) -> Predictions:
         with safe_open(path, framework="numpy") as file:
             described = json.loads((file.metadata() or {}).get(_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: not readable predictions ({reason_of(error)}); repeat the run") from None
-    if described.get("format") != FORMAT:
+    if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise UserError(f"{path}: no predictions of format {FORMAT}; repeat the run")
+    problem = _problem(described, tensors)
+    if problem:
+        raise UserError(f"{path}: no predictions of a run, {problem}; repeat the run")
     if "logits" not in tensors:
         raise NotKept(f"{path}: {described['left_out']}")
-    logits, labels = tensors["logits"], tensors["labels"].astype(np.int64)
-    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise UserError(f"{path}: logits {logits.shape} and labels {labels.shape} do not fit; repeat the run")
-    split = described["split"]
-    images = path.parent / described["images"] if described["images"] else None
-    ids, classes = read_images(images, logits.shape) if images and images.is_file() else ((), ())
+    logits, labels, split = tensors["logits"], tensors["labels"].astype(np.int64), described["split"]
+    images, named = path.parent / described["images"], bool(described["images"])
+    ids, classes = read_images(images, logits.shape) if named and images.is_file() else ((), ())
+    mark = "#" if named else ""  # so that no number is taken for a name that is not here
     return Predictions(
         logits.astype(np.float32),
         labels,
         ids or tuple(f"{split}/{number}" for number in range(len(labels))),
-        classes or tuple(map(str, range(logits.shape[1]))),
+        classes or tuple(f"{mark}{number}" for number in range(logits.shape[1])),
         split,
         logits.dtype == np.float32,
         tensors["sets"].astype(np.int64) if "sets" in tensors else None,
         tuple(described["sets"]),
     )
+
+
+def _problem(described: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    """Return why a file is not as `write_predictions` writes it; "" if it is."""
+    wrong = [key for key in ("split", "images", "left_out") if not isinstance(described.get(key), str)]
+    names = described.get("sets")
+    if wrong or not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return f"its metadata have no valid {[*wrong, 'sets'][0]!r}"
+    if not {"labels"} <= tensors.keys() <= {"labels", "logits", "sets"}:
+        return f"it has the tensors {', '.join(sorted(tensors)) or 'none'}"
+    labels, logits = tensors["labels"], tensors.get("logits")
+    if labels.dtype != np.int32 or labels.ndim != 1 or not len(labels):
+        return f"its labels are {labels.dtype} {labels.shape}"
+    if logits is not None:
+        if logits.dtype not in (np.float32, np.float16) or logits.ndim != 2 or len(logits) != len(labels):
+            return f"its logits are {logits.dtype} {logits.shape} for {len(labels)} labels"
+        if labels.min() < 0 or labels.max() >= logits.shape[1]:
+            return f"it has labels from {labels.min()} to {labels.max()} for {logits.shape[1]} classes"
+        if np.isnan(logits).any():
+            return "it has logits that are not numbers"
+    sets = tensors.get("sets", np.zeros(len(labels), np.int32))
+    if sets.shape != labels.shape or (names and not 0 <= sets.min() <= sets.max() < len(names)):
+        return f"its sets do not fit {len(labels)} labels and {len(names)} names"
+    return ""
 
 
 def read_images(path: Path, shape: Sequence[int | None]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -243,9 +269,14 @@ def read_images(path: Path, shape: Sequence[int | None]) -> tuple[tuple[str, ...
         UserError: The file cannot be read, was changed, or has other numbers of names.
     """
     try:
-        text = gzip.decompress(path.read_bytes())
+        with gzip.open(path) as file:
+            text = file.read(LARGEST_NAMES + 1)
+        if len(text) > LARGEST_NAMES:
+            raise ValueError(f"more than {LARGEST_NAMES >> 20} MiB unpacked")
         content: Mapping[str, Any] = json.loads(text)
         names = tuple(content["ids"]), tuple(content["classes"])
+        if not all(isinstance(each, str) for both in names for each in both):
+            raise ValueError("a name is no text")
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: names of images cannot be read ({reason_of(error)}); delete it") from None
     if f"images-{hashlib.sha256(text).hexdigest()[:16]}.json.gz" != path.name:

@@ -9,6 +9,24 @@ from pathlib import Path
 from mosa.base.errors import UserError
 
 
+def folder_of(record: Path) -> Path:
+    """Return the folder of a record's events: seed0.events beside seed0.json."""
+    return record.with_suffix(".events")
+
+
+def drop_events(folder: Path) -> None:
+    """Delete what an earlier run left, which would seem to be another's.
+
+    Raises:
+        UserError: It cannot be deleted.
+    """
+    try:
+        for path in folder.glob("events.out.tfevents.*"):
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
 class Events:
     """Scalars of each epoch, in a folder beside the record.
 
@@ -26,15 +44,14 @@ class Events:
             raise UserError(
                 'keep.events needs tensorboard: pip install "mosa-benchmark[events]", or set it to false'
             ) from None
-        self.folder, self._open = record.with_suffix(".events"), SummaryWriter
+        self.folder, self._open = folder_of(record), SummaryWriter
         self._writer: SummaryWriter | None = None
 
     def begin(self, epoch: int) -> None:
         """Begin with an epoch: what an earlier run left is deleted at the first, and else from there on."""
+        if epoch == 1:
+            drop_events(self.folder)
         try:
-            if epoch == 1:
-                for path in self.folder.glob("events.out.tfevents.*"):
-                    path.unlink()
             self._writer = self._open(str(self.folder), purge_step=epoch)
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None

@@ -97,6 +97,9 @@ def keep_files(
         path of the names of images and classes relative to the record; None for what is not kept.
     """
     kept: dict[str, Any] = {"predictions": None, "model": None, "images": None}
+    for what, wanted in (("predictions", keep.predictions), ("model", keep.model)):
+        if not wanted:  # what an earlier run left would seem to be this one's
+            kept_path(record, what).unlink(missing_ok=True)
     if not (keep.predictions or keep.model):
         return kept
     name = write_images(folder, found.names, found.classes)

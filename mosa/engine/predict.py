@@ -26,6 +26,7 @@ from mosa.data.splits import draw_crop
 from mosa.data.task import kept_path
 from mosa.engine.loop import autocast
 from mosa.engine.machine import CPU, Machine
+from mosa.experiment.plugins import use_for
 from mosa.experiment.specification import Specification
 from mosa.peft import attach, build_method, load_tuned, merge
 from mosa.records import load_record
@@ -90,15 +91,17 @@ def load_classifier(path: Path, machine: Machine = CPU) -> Classifier:
     record = load_record(source)
     file = _check_model(record, source)
     specification = Specification.model_validate(record["specification"])
+    use_for(specification, measures=False)
     device = machine.begin()
     model = _build(record, specification, file)
     data, backbone, images = record["data"], record["backbone"], record["kept"]["images"]
     classes: tuple[str, ...] = ()
     if images and (source.parent / images).is_file():
         classes = read_images(source.parent / images, (None, data["classes"]))[1]
+    mark = "#" if images else ""  # so that no number is taken for a name that is not here
     return Classifier(
         model.to(device).eval(),
-        classes or tuple(map(str, range(data["classes"]))),
+        classes or tuple(f"{mark}{number}" for number in range(data["classes"])),
         backbone["image_size"],
         data["resize"],
         data["interpolation"] or "bicubic",

@@ -23,7 +23,7 @@ from mosa.engine import provenance
 from mosa.engine.batches import Images
 from mosa.engine.cost.flops import inference_flops, training_flops
 from mosa.engine.diverged import Diverged, DivergedNote
-from mosa.engine.events import Events
+from mosa.engine.events import Events, drop_events, folder_of
 from mosa.engine.features import (
     Head,
     cached_features,
@@ -146,7 +146,7 @@ def _execute(run: Run, pack_path: Path, output: Path, machine: Machine, keep: Ke
     before, with_features = ready.seconds
     resume = _resume_file(ready)
     training, graph = run.specification.training, machine.compile == "step_graph"
-    events = Events(output) if keep.events else None
+    events = Events(output) if keep.events else drop_events(folder_of(output))
     validate = _validation(ready) if keep.val or keep.events else None
     progress = fit(ready.tuned, ready.train, training, run.seed, ready.label, resume, graph, events, validate)
     progress.seconds += with_features - before
@@ -314,9 +314,11 @@ def _train_on_features(ready: Prepared, augment: int | None) -> None:
 def _decides_features(ready: Prepared) -> list[Any]:
     """Return what the features of any split depend on; random weights are the seed's own."""
     own_seed = ready.run.seed if ready.backbone.sha256 is None else None
-    precision, fold = ready.run.specification.training.precision, ready.run.specification.fold
-    decides = [ready.pack.digest, asdict(ready.backbone), own_seed, precision]
-    return decides if fold is None else [*decides, fold.model_dump()]
+    what = ready.run.specification
+    decides = [ready.pack.digest, asdict(ready.backbone), own_seed, what.training.precision]
+    if what.plugins:  # the user's own code may change what is before the classifier, and train nothing of it
+        decides += [[one.sha256 for one in what.plugins], what.method, what.options]
+    return decides if what.fold is None else [*decides, what.fold.model_dump()]
 
 
 def _resume_file(ready: Prepared) -> ResumeFile | None:

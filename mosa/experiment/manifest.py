@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mosa.base.errors import UserError, reason_of
+from mosa.base.errors import UserError, reason_of, shown
 from mosa.base.files import written_atomically
 from mosa.experiment.expand import Run
 from mosa.experiment.specification import Specification, read_specification, write_specification
 
 VERSION = 1
+# Names of files in a manifest, which lead to no other folder.
+_SPECIFICATION = re.compile(r"[0-9a-f]{16}\.json\Z")
+_CHOICE = re.compile(r"(tune/choices/(?!(.*/)?\.\./).+\.json)?\Z")
 
 
 @dataclass(frozen=True)
@@ -101,13 +104,17 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[Meant]]:
     results = path.parent.parent
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        head = {key: content[key] for key in ("name", "variants", "left_out")}
-        if "display_names" in content:
-            head["display_names"] = dict(content["display_names"])
         if content["version"] != VERSION:
             raise ValueError(f"version {content['version']}")
+        head = {"name": _text(content["name"]), "variants": [_text(name) for name in content["variants"]]}
+        for key in ("left_out", "display_names") if "display_names" in content else ("left_out",):
+            head[key] = {name: _text(text) for name, text in content[key].items()}
         groups = [
-            (results / "specifications" / group["specification"], list(group["seeds"]), group.get("choice"))
+            (
+                results / "specifications" / _text(group["specification"], _SPECIFICATION),
+                [_seed(seed) for seed in group["seeds"]],
+                _text(group.get("choice") or "", _CHOICE),
+            )
             for group in content["groups"]
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -122,6 +129,19 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[Meant]]:
             Meant(results / specification.record_path(seed), specification, seed, chosen) for seed in seeds
         ]
     return head, meant
+
+
+def _text(value: Any, pattern: re.Pattern[str] = re.compile("", re.DOTALL)) -> str:
+    """Return a text of a manifest; raise unless it is one, and its whole fits the pattern."""
+    if not isinstance(value, str) or not pattern.match(value):
+        raise ValueError(f"got {shown(value)}")
+    return value
+
+
+def _seed(value: Any) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"got the seed {shown(value)}")
+    return value
 
 
 def with_choice(specification: Specification, chosen: Mapping[str, Mapping[str, Any]]) -> Specification:

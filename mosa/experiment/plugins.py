@@ -38,13 +38,17 @@ def load_plugins(references: Iterable[str], folder: Path = Path()) -> list[dict[
     return [describe(plugin) for plugin in use([*map(Wanted, installed()), *named])]
 
 
-def use_for(*specifications: Specification) -> None:
+def use_for(*specifications: Specification, measures: bool = True) -> None:
     """Use the plugins that specifications name, with the digests that they name, and no others.
+
+    Args:
+        specifications: The specifications.
+        measures: Whether those are used, too, that only measure a run.
 
     Raises:
         UserError: One is missing, or is another than the one that a specification means.
     """
-    named = [one for each in specifications for one in (*each.plugins, *each.measures)]
+    named = [one for each in specifications for one in (*each.plugins, *(each.measures if measures else ()))]
     use(dict.fromkeys(Wanted(one.path or one.name, Path(), one.sha256) for one in named))
 
 

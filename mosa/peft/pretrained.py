@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mosa.base.errors import UserError, plain
+from mosa.base.errors import UserError, plain, shown
 from mosa.base.timm import timm
 from mosa.peft.attach import Merged, attach, attachment, list_adapters, merged_into, reset_classifier
 from mosa.peft.blocks import find_head
@@ -17,6 +17,9 @@ from mosa.peft.method import build_method
 from mosa.peft.parallel import bare, refuse_wrapped
 from mosa.peft.state import load_into, method_of, options_of, parsed, read, tuned_state_dict, write
 from mosa.peft.structure import Place, Structure, tensor_places
+
+# Arguments of timm's that say where weights come from, which the file alone decides.
+_NO_ARGS = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "num_classes"}
 
 
 def save_pretrained(
@@ -96,15 +99,41 @@ def from_pretrained(
     saved, about = method_of(path, metadata), parsed(metadata, "mosa.backbone")
     if not about:
         raise UserError(f"{path}: says nothing of its backbone; expected a file of save_pretrained")
+    if problem := _problem(about, state):
+        raise UserError(f"{path}: not as save_pretrained writes it, as {problem}; save it again")
     if model is None:
         return _load(path, _build(path, about), state, saved, about, head, name).eval()
     refuse_wrapped(model, "from_pretrained on")
     whole = Structure(model)
     try:
         return _load(path, model, state, saved, about, head, name)
-    except BaseException:
+    except BaseException as error:
         whole.restore()
+        if isinstance(error, RuntimeError) and "allocate" in str(error):
+            raise UserError(f"{path}: its options take more memory than there is") from error
         raise
+
+
+def _problem(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
+    """Return in what a file's description of a backbone cannot be one, or does not fit its tensors."""
+    for key in ("architecture", "tag", "digest"):
+        if not isinstance(about.get(key), str | None):
+            return f"its {key} is no text"
+    names = {key: about.get(key) for key in ("changed", "merged", "head", "label_names")}
+    for key, value in names.items():
+        if value is not None and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
+            return f"its {key} is no list of names"
+    args, classes = about.get("model_args", {}), about.get("num_classes")
+    if not isinstance(args, dict) or (refused := sorted(_NO_ARGS & args.keys())):
+        return f"its model_args have {refused[0]!r}" if isinstance(args, dict) else "its model_args are none"
+    if classes is not None and (type(classes) is not int or classes < 1):
+        return f"its number of classes is {shown(classes)}"
+    sizes = {len(state[name]) for name in names["head"] or () if name in state and state[name].ndim}
+    if classes is not None and sizes and classes not in sizes:
+        return f"it has {classes} classes and a classifier of {max(sizes)}"
+    if classes is not None and names["label_names"] is not None and len(names["label_names"]) != classes:
+        return f"it has {len(names['label_names'])} names for {classes} classes"
+    return ""
 
 
 def get_label_names(model: nn.Module) -> list[str] | None:

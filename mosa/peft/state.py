@@ -189,7 +189,7 @@ def parsed(metadata: Mapping[str, str], key: str) -> dict[str, Any]:
     """Return a dictionary that is kept in metadata as JSON; an empty one if there is none."""
     try:
         value = json.loads(metadata.get(key, "null"))
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -26,7 +26,7 @@ _REQUIRED = [
     *(*_RUN, "group", "method", "options", "eval_split", "protocol", "protocol_version"),
     *("adapter_parameters", "total_parameters"),
 ]
-_TRAINED = ("method", "options", "epochs", "batch_size", "lr")
+_TRAINED = ("method", "options", "epochs", "batch_size", "lr", "specification")
 # A column that must have one value within each of these sets of runs, or their numbers are not comparable.
 _MUST_AGREE = {
     "eval_split": [],
@@ -35,6 +35,8 @@ _MUST_AGREE = {
     "protocol_version": ["benchmark"],
     "group": ["benchmark", "task"],
     "data_digest": ["benchmark", "task"],
+    "architecture": ["backbone"],
+    "image_size": ["backbone"],
     "weights_sha256": ["backbone"],
     "input_mean": ["benchmark", "backbone"],
     "input_std": ["benchmark", "backbone"],
@@ -43,6 +45,7 @@ _MUST_AGREE = {
     "epochs": ["benchmark", "task", "backbone", "variant"],
     "batch_size": ["benchmark", "task", "backbone", "variant"],
     "lr": ["benchmark", "task", "backbone", "variant"],
+    "specification": ["benchmark", "task", "backbone", "variant"],
 }
 # Those of them that say what was measured; the others say how it was trained.
 MEASURED = [name for name in _MUST_AGREE if name not in (*_TRAINED, "group")]

@@ -6,10 +6,16 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from mosa.data.metrics import SHIPPED
 from mosa.results.stats import CONFIDENCE
 
 BINS = 15  # of confidence, as in Guo et al. 2017 and in the metric `ece`
 RESAMPLES = 9999  # of a bootstrap
+
+
+def percent(value: float, signed: bool = False) -> str:
+    """Return an accuracy, or a difference of two, in percent as the tables of means print top-1."""
+    return SHIPPED["top1"].shown(value, signed=signed)
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

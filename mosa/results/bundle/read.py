@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from mosa.base.errors import UserError, plain, shown
 from mosa.base.words import count
-from mosa.data.predictions import digest_of_file, read_images
+from mosa.data.predictions import LARGEST_NAMES, digest_of_file, read_images
 from mosa.results.bundle.contents import CONFIG, IMAGES, MANIFEST, METADATA, WORKFLOW, Contents, contents_of
 from mosa.results.bundle.crate import digests_of
 
 LIMIT_GIB = 16.0  # of all files together, unpacked
-_LARGEST_TEXT = 64 << 20  # bytes of a file that is read into memory as a whole
+_LARGEST_TEXT = LARGEST_NAMES  # bytes of a file that is read into memory as a whole
 _MOST_FILES = 500_000
 _CHUNK = 1 << 20
 _ZIP_ERRORS = (
@@ -26,6 +26,7 @@ _ZIP_ERRORS = (
     RuntimeError,
     EOFError,
     ValueError,
+    gzip.BadGzipFile,
     zipfile.zlib.error,
 )
 
@@ -65,9 +66,13 @@ def unpacked(bundle: Path, limit_gib: float = LIMIT_GIB, folder: Path | None = N
     Raises:
         UserError: It is no bundle, is too large, or something in it is not what a digest says.
     """
-    with tempfile.TemporaryDirectory(prefix=".bundle-", dir=folder) as temporary:
-        _unpack(bundle, Path(temporary), limit_gib)
-        yield Path(temporary)
+    try:
+        temporary = tempfile.TemporaryDirectory(prefix=".bundle-", dir=folder)
+    except OSError as error:
+        raise UserError(f"{bundle}: cannot be unpacked ({error.strerror})") from None
+    with temporary:
+        _unpack(bundle, Path(temporary.name), limit_gib)
+        yield Path(temporary.name)
 
 
 def import_bundle(bundle: Path, into: Path, limit_gib: float = LIMIT_GIB) -> Imported:
@@ -135,6 +140,8 @@ def _unpack(bundle: Path, folder: Path, limit_gib: float) -> None:
         raise UserError(f"{bundle}: is a folder; expected a bundle of `mosa export`") from None
     except _ZIP_ERRORS as error:
         raise UserError(f"{bundle}: not a bundle, or damaged ({plain(str(error))}); get it again") from None
+    except OSError as error:
+        raise UserError(f"{bundle}: cannot be unpacked ({error.strerror or error})") from None
     _verify(bundle, folder, set(wanted))
 
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from mosa.results.aggregate import Results, Section
 from mosa.results.answers import OfTask, answers, matrix
-from mosa.results.per_image import calibration_error, confusion_matrix
+from mosa.results.per_image import calibration_error, confusion_matrix, percent
 from mosa.results.plots.draw import FILLS
 from mosa.results.plots.figures import LOOK, QUIET, broken, stack
 from mosa.results.registry import plot
@@ -93,7 +93,7 @@ def _draw_confusions(part: SubFigure, section: Section) -> None:
         shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
         name = broken(f"{of_task.task}: {section.name(best)}", _TITLE)
-        axes.set_title(f"{name}, {100 * of_task.accuracy(best):.1f} %", fontsize=7)
+        axes.set_title(f"{name}, {percent(100 * of_task.accuracy(best))} %", fontsize=7)
         few = number <= _NAMED
         axes.set_xticks(range(number) if few else [], [one[:9] for one in of_task.classes] if few else [])
         axes.set_yticks(range(number) if few else [], [one[:9] for one in of_task.classes] if few else [])
@@ -161,7 +161,7 @@ def _errors(of_task: OfTask) -> str:
         100 * np.mean([calibration_error(one) for one in seeds.values()]) for seeds in of_task.binned.values()
     ]
     low, high = min(errors), max(errors)
-    return f"{low:.1f}" if len(errors) == 1 else f"{low:.1f} to {high:.1f}"
+    return percent(low) if len(errors) == 1 else f"{percent(low)} to {percent(high)}"
 
 
 @plot(

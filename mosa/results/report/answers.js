@@ -25,7 +25,7 @@ function startAnswers(root, number) {
 
 function sureness(section, task, variant) {
   const [accuracy, low, high] = task.variants[variant].accuracy;
-  return `${section.variants[variant].name} on ${task.name}: ${fixed(accuracy, 1)} % of ${sum(task.images)} images are right. As these are a sample of such images, the accuracy on all of them probably lies between ${fixed(low, 1)} and ${fixed(high, 1)} % (Wilson's 95 % interval, of a run with a typical seed).`;
+  return `${section.variants[variant].name} on ${task.name}: ${percent(accuracy)} % of ${sum(task.images)} images are right. As these are a sample of such images, the accuracy on all of them probably lies between ${percent(low)} and ${percent(high)} % (Wilson's 95 % interval, of a run with a typical seed).`;
 }
 
 // Right images of each class over all seeds, in percent.
@@ -58,7 +58,7 @@ function classChart(section, task) {
     series: styledVariants(section, Object.keys(task.variants)).map((one, place) => ({
       ...one, joined: false, level: null, points: labels.map((label, x) => ({
         x, y: byVariant[place][1][label], shift: (place - (byVariant.length - 1) / 2) * step, name: `${one.label}, ${task.classes[label]}`,
-        text: `${fixed(byVariant[place][1][label], 1)} % of ${task.images[label]} images` })),
+        text: `${percent(byVariant[place][1][label])} % of ${task.images[label]} images` })),
     })),
   };
 }
@@ -68,7 +68,7 @@ function reliabilityChart(section, task) {
     const { bins } = Object.values(task.variants)[place];
     const name = one.label;
     const points = bins[0].map((images, bin) => images && {
-      x: (100 * bins[1][bin]) / images, y: (100 * bins[2][bin]) / images, name, text: `${fixed((100 * bins[2][bin]) / images, 1)} % right where the confidence is ${fixed((100 * bins[1][bin]) / images, 1)} % (${images} answers)` }).filter(Boolean);
+      x: (100 * bins[1][bin]) / images, y: (100 * bins[2][bin]) / images, name, text: `${percent((100 * bins[2][bin]) / images)} % right where the confidence is ${percent((100 * bins[1][bin]) / images)} % (${images} answers)` }).filter(Boolean);
     return { ...one, dash: one.open ? "--" : "-", joined: true, small: true, level: null, points };
   });
   const ideal = { label: "as sure as right", color: "var(--quiet)", dash: ":", marker: "o", joined: true, level: null, small: true, points: [0, 100].map((at) => ({ x: at, y: at, name: "as sure as right" })) };
@@ -111,6 +111,6 @@ function fillAgreement(table, section, found, measure) {
   table.tHead.replaceChildren(make("tr", {}, make("th", { scope: "col" }, `${MEASURES[measure]} (%)`), ...known.map((b) => make("th", { scope: "col", class: "number" }, section.variants[b].name))));
   table.tBodies[0].replaceChildren(...known.map((a) => make("tr", {}, make("th", { scope: "row" }, section.variants[a].name), ...known.map((b) => {
     const value = of(a, b);
-    return make("td", { class: "number", style: isKnown(value) ? shade(value / most) : null }, isKnown(value) ? fixed(value, 1) : MISSING);
+    return make("td", { class: "number", style: isKnown(value) ? shade(value / most) : null }, isKnown(value) ? percent(value) : MISSING);
   }))));
 }

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from mosa.data.metrics import EXACT
 from mosa.results.aggregate import Section
 from mosa.results.answers import OfTask, answers, pairs
 from mosa.results.per_image import confusion_matrix, most_confused, wilson_interval
@@ -60,9 +61,9 @@ def _of_variant(of_task: OfTask, variant: str) -> dict[str, Any]:
     return {
         "seeds": len(seeds),
         "cells": cells,
-        "bins": np.sum(list(of_task.binned[variant].values()), axis=0).round(4).tolist(),
+        "bins": np.sum(list(of_task.binned[variant].values()), axis=0).round(EXACT).tolist(),
         "confused": [
-            [one.label, one.predicted, round(one.images, 2), [of_task.ids[image] for image in one.which]]
+            [one.label, one.predicted, round(one.images, EXACT), [of_task.ids[image] for image in one.which]]
             for one in confused
         ],
         "accuracy": [100 * of_task.accuracy(variant), *(100 * np.mean(intervals, axis=0)).tolist()],
@@ -70,4 +71,4 @@ def _of_variant(of_task: OfTask, variant: str) -> dict[str, Any]:
 
 
 def _short(value: float) -> float | None:
-    return None if np.isnan(value) else round(float(value), 4)
+    return None if np.isnan(value) else round(float(value), EXACT)

@@ -27,6 +27,9 @@ function fixed(value, digits) {
 
 const exact = (value) => (isKnown(value) ? Number(fixed(value, EXACT)) : NaN);
 
+// Of an accuracy in percent, as the tables of means print top-1.
+const percent = (value) => fixed(exact(value), 1);
+
 function shown(metric, value, signed = false) {
   const text = fixed(exact(value), metric.decimals);
   return signed && !text.startsWith("-") ? `+${text}` : text;

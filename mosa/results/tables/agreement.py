@@ -5,7 +5,7 @@ import pandas as pd
 
 from mosa.results.aggregate import MISSING, Results, Section
 from mosa.results.answers import PAIRS, answers, matrix, pairs
-from mosa.results.per_image import agreement, mcnemar_p, smallest_mcnemar_p
+from mosa.results.per_image import agreement, mcnemar_p, percent, smallest_mcnemar_p
 from mosa.results.registry import table
 from mosa.results.stats import CONFIDENCE, holm
 from mosa.results.tables.classes import in_sections
@@ -51,7 +51,7 @@ def _agreement_text(section: Section) -> list[str]:
 
 
 def _cell(value: float) -> str:
-    return MISSING if np.isnan(value) else f"{value:.1f}"
+    return MISSING if np.isnan(value) else percent(value)
 
 
 def _together(section: Section) -> list[str]:
@@ -65,8 +65,9 @@ def _together(section: Section) -> list[str]:
         return []
     rows = [
         [
-            f"{section.name(one)} + {section.name(other)}", f"{row.better:.1f}", f"{row.ensemble:.1f}",
-            f"{row.ensemble_gain:+.1f}", f"{row.oracle:.1f}", f"{row.oracle_gain:+.1f}",
+            f"{section.name(one)} + {section.name(other)}", percent(row.better), percent(row.ensemble),
+            percent(row.ensemble_gain, signed=True), percent(row.oracle),
+            percent(row.oracle_gain, signed=True),
         ]
         for (one, other), row in zip(best.index, best.itertuples(), strict=True)
     ]  # fmt: skip

@@ -11,6 +11,7 @@ from mosa.results.per_image import (
     class_accuracy,
     confusion_matrix,
     most_confused,
+    percent,
     wilson_interval,
 )
 from mosa.results.registry import table
@@ -85,8 +86,7 @@ def _classes_text(section: Section) -> list[str]:
         present = np.flatnonzero(images)
         hardest = present[np.argsort(scores[present].mean(axis=1), kind="stable")][:_SHOWN]
         rows = [
-            [of_task.classes[label], str(images[label]), *(f"{score:.1f}" for score in scores[label])]
-            for label in hardest
+            [of_task.classes[label], str(images[label]), *map(percent, scores[label])] for label in hardest
         ]
         header = ["class", "images", *map(section.name, variants)]
         few = f", the {_SHOWN} hardest of {len(present)}" if len(present) > _SHOWN else ", hardest first"
@@ -135,7 +135,10 @@ def intervals_table(sections: list[Section]) -> pd.DataFrame:
 def _intervals_text(section: Section) -> list[str]:
     found = intervals_table([section])
     cells = {
-        (row.task, row.variant): f"{row.accuracy:.1f} [{row.wilson_low:.1f}, {row.wilson_high:.1f}]"
+        (
+            row.task,
+            row.variant,
+        ): f"{percent(row.accuracy)} [{percent(row.wilson_low)}, {percent(row.wilson_high)}]"
         for row in found.itertuples()
     }
     images = found.groupby("task")["images"].first()
