@@ -70,6 +70,7 @@ CASES = {
     "hydra, mlp": ("hydra", {"targets": ["fc1", "fc2"], "scale": 0.5, "dropout": 0.1}),
     "utuning, block": ("utuning", {"bottleneck": 4, "places": ["mlp", "block"], "dropout": 0.1}),
     "dora, mlp": ("dora", {"rank": 4, "targets": ["fc1", "fc2"], "scale": 0.5}),
+    "spt, adapter": ("spt", {"budget": 3000, "rank": 2, "form": "adapter"}),
     "partial, two": ("partial", {"blocks": 2}),
     "pruned, both": ("pruned", {"bottleneck": 8, "prune": "both"}),
     "adamix, up": ("adamix", {"bottleneck": 8, "copies": "up"}),
