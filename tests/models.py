@@ -22,6 +22,7 @@ SMALL = {
     "e2vpt": {"prompts": 3, "key_values": 2},
     "prefix": {"length": 3},
     "sct": {"keep": 4},
+    "split": {"of_options": {"bottleneck": 4}},
     "spt": {"budget": 3000, "rank": 2},
     "vpt": {"prompts": 3},
 }
@@ -70,6 +71,12 @@ CASES = {
     "hydra, mlp": ("hydra", {"targets": ["fc1", "fc2"], "scale": 0.5, "dropout": 0.1}),
     "utuning, block": ("utuning", {"bottleneck": 4, "places": ["mlp", "block"], "dropout": 0.1}),
     "dora, mlp": ("dora", {"rank": 4, "targets": ["fc1", "fc2"], "scale": 0.5}),
+    **{
+        f"split, {of}": ("split", {"of": of, "of_options": {"bottleneck": 4}, "split": side})
+        for of, side in (("convpass", "up"), ("mona", "both"), ("utuning", "down"))
+    },
+    "split, hydra": ("split", {"of": "hydra", "of_options": {"scale": 0.5}}),
+    "spt, adapter": ("spt", {"budget": 3000, "rank": 2, "form": "adapter"}),
     "partial, two": ("partial", {"blocks": 2}),
     "pruned, both": ("pruned", {"bottleneck": 8, "prune": "both"}),
     "adamix, up": ("adamix", {"bottleneck": 8, "copies": "up"}),

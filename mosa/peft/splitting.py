@@ -76,6 +76,12 @@ class Splitting(Method):
         return self.every_expert
 
     @property
+    def merged_method(self) -> Method:
+        """The dense method that this one becomes by merging its experts."""
+        shared = set(self.dense.model_fields) - set(Method.model_fields)
+        return self.dense(**self.model_dump(include=shared))
+
+    @property
     def split_names(self) -> tuple[str, ...]:
         """The names of the split projections within a branch."""
         return ("down", "up") if self.split == "both" else (self.split,)
@@ -134,8 +140,7 @@ class Splitting(Method):
             for name in self.split_names:
                 setattr(branch, name, getattr(branch, name).merged())
         model.router.remove(model)
-        shared = set(self.dense.model_fields) - set(Method.model_fields)
-        return self.dense(**self.model_dump(include=shared)).fold(model)
+        return self.merged_method.fold(model)
 
     def block_parameters(self, block: nn.Module) -> int:
         return super().block_parameters(block) + (self._more_biases(block) if self.merge == "ensemble" else 0)

@@ -228,3 +228,30 @@ def test_dora_is_that_of_hugging_face():
     torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), atol=1e-12, rtol=0)
     for one, other in pairs:
         torch.testing.assert_close(one.grad, other.grad, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("of", "options"),
+    [
+        ("hydra", {"scale": 0.5}),
+        ("convpass", {"dropout": 0.0}),
+        ("adapter_plus", {"drop_path": 0.0}),
+    ],
+)
+def test_a_split_method_is_the_dense_one_with_one_expert_in_each_place(of, options):
+    model = peft.attach(build(dtype=F64), "split", of=of, of_options=options, consistency=0.0)
+    train_steps(model)
+    active, split = [], model.peft.method.branches(model)
+    for branch in split:
+        branch.up.register_forward_hook(lambda up, inputs, output: active.append(int(up.active)))
+    images, _ = batch(dtype=F64)
+    output = model.train()(images)
+    dense = peft.attach(build(dtype=F64), of, **options)
+    own = {name: value for name, value in model.state_dict().items() if name in dense.state_dict()}
+    dense.load_state_dict(own, strict=False)
+    with torch.no_grad():
+        for branch, plain, expert in zip(split, dense.peft.method.branches(dense), active, strict=True):
+            plain.up.weight.copy_(branch.up.expert_weight(expert))
+            plain.up.bias.copy_(branch.up.expert_bias(expert))
+    assert len(set(active)) > 1
+    assert torch.allclose(dense.train()(images), output, atol=1e-12, rtol=0)

@@ -437,16 +437,24 @@ def test_one_seed_has_no_spread(tmp_path):
 
 def test_a_split_stands_beside_what_it_splits():
     adapter, lora, split = {"bottleneck": 16}, {"rank": 4}, {"consistency": 1.0, "experts": 4}
+
+    def splits(of, **options):
+        return split | {"of": of, "of_options": options}
+
     variants = {
         "adapter": (80, adapter), "adapter-large": (82, {"bottleneck": 64}), "lora": (70, lora),
         "mosa": (78, adapter | split), "mosa-large": (83, {"bottleneck": 64} | split),
         "mosl": (71, lora | split), "mosl-alone": (75, {"rank": 8} | split),
+        "hydra": (72, {"rank": 2, "scale": 0.5}), "hydra-split": (74, splits("hydra", scale=0.5)),
+        "hydra-other": (79, splits("hydra", rank=4)),
     }  # fmt: skip
     frame = make_frame({name: {"cats": [top1, top1 + 1]} for name, (top1, _) in variants.items()})
     frame["options"] = [{"consistency": 0.0} | variants[name][1] for name in frame["variant"]]
+    frame.loc[frame["variant"].isin(["hydra-split", "hydra-other"]), "method"] = "split"
     rows = combination_table(compare(frame)).set_index("variant")
-    assert rows["reference"].to_dict() == {"mosl": "lora", "mosa": "adapter", "mosa-large": "adapter-large"}
-    assert rows["mean"].to_dict() == {"mosl": 1, "mosa": -2, "mosa-large": 1}
+    dense = {"mosl": "lora", "mosa": "adapter", "mosa-large": "adapter-large", "hydra-split": "hydra"}
+    assert rows["reference"].to_dict() == dense
+    assert rows["mean"].to_dict() == {"mosl": 1, "mosa": -2, "mosa-large": 1, "hydra-split": 2}
     assert "| adapter-large | 82.5 | mosa-large | 83.5 | +1.0" in combination_text(compare(frame))
     assert "No variant" in combination_text(compare(make_frame().query("method == 'adapter'")))
 

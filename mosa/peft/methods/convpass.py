@@ -36,7 +36,7 @@ class Convpass(Method):
     dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate before Up.", json_schema_extra=TRAINING)
     start: Literal["identity", "xavier"] = Field(
         "identity",
-        description="Initial convolution; the released code takes xavier for Swin.",
+        description="Initial convolution; the released code takes it from a file for each data set.",
         json_schema_extra=TRAINING,
     )
 

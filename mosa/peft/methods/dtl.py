@@ -18,11 +18,13 @@ class Dtl(Side):
     grid of patches before, with one filter for each channel, which all blocks share. No gradient passes
     through the first M + 1 blocks, but through those after them. B is zero, so the model starts as the
     backbone. Nothing is merged. Tuned parameters: 2 L d r; DTL+ has k^2 d more.
+
+    The released code classifies by the mean of the patches; here, the backbone's own pooling stays.
     """
 
     name: ClassVar[str] = "dtl"
     reference: ClassVar[str] = (
-        "Fu et al., DTL, AAAI 2024, arXiv 2312.07856, eq. 4-8; defaults: its released code for VTAB"
+        "Fu et al., DTL, AAAI 2024, arXiv 2312.07856; defaults: its released code for VTAB, which is DTL+"
     )
 
     rank: int = Field(2, ge=1, description="Rank r of the side network's matrices.")

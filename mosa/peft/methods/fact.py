@@ -22,6 +22,9 @@ class Fact(Method):
     S_j = sum_p P_pj C_p for all squares, with one core tensor C. V is zero, so the model starts as the
     backbone. After merging, only the backbone's weights are left. Tuned parameters of a ViT of depth L:
     2 d r + 12 L r^2 in form tt, 2 d r + 12 L r + r^3 in form tk.
+
+    In the released code of form tk, a reshape mixes the cores of the four squares of fc1, and of fc2; here,
+    each square has its own S_j, as in the paper.
     """
 
     name: ClassVar[str] = "fact"

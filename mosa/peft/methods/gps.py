@@ -30,7 +30,7 @@ class Gps(Chosen):
     reference: ClassVar[str] = (
         "Zhang et al., GPS, CVPR 2024, arXiv 2312.10136, section 3.2; contrastive loss: Khosla et al., "
         "NeurIPS 2020, arXiv 2004.11362, eq. 2. Defaults: its released code, but each image is seen once, "
-        "as the data have it, instead of in two augmented views"
+        "as the data have it and in evaluation mode, instead of in two augmented views in training mode"
     )
     families: ClassVar[tuple[str, ...]] = ("ViT", "Swin", "ConvNeXt")
     families_reason: ClassVar[str] = "it replaces weights of layers that are called"

@@ -67,6 +67,9 @@ class RepAdapter(LinearAdapters):
     the backbone. Because it is linear, W x' + b is a plain Linear layer again: after merging, only the
     backbone's modules are left. A layer without a bias gets an adapter without biases, because merging
     must not add one. Tuned parameters per block, with biases: 2 (d r + r + d r / groups + d).
+
+    The released code adds the norms of all U to the loss, which is left out here. `scale` is chosen there
+    for each data set.
     """
 
     name: ClassVar[str] = "repadapter"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mosa.base.errors import UserError
 from mosa.base.seeding import generator
+from mosa.base.timm import DropPath
 from mosa.peft.blocks import BlockView, final_norm, find_blocks
 from mosa.peft.choice import gradients, taken
 from mosa.peft.method import TRAINING, Batches, Chosen
@@ -23,32 +24,58 @@ class Spt(Chosen):
     """The most sensitive parameters are tuned: one by one where few, by a low-rank change where many.
 
     The sensitivity of a parameter is its squared gradient, summed over the first batches. Of the t most
-    sensitive ones, a matrix that has at least r (in + out) / alpha gets a low-rank change W' = W + B A of
-    rank r in their place; a vector that has at least 1 / beta of its size is tuned as a whole; other ones are
-    tuned alone. t, in steps of a twentieth of the budget, is what comes closest to the budget. Matrices are
-    those of the blocks, timm's fused qkv counting as three; vectors are their biases, and the weights and
-    biases of the LayerNorms. The class token is tuned, too. B is zero, so the model starts as the backbone;
-    merging puts all of it into the backbone's weights. Tuned parameters: about the budget.
+    sensitive ones, a matrix that has at least 1 / alpha of the parameters of a low-rank change gets that
+    change in their place, W' = W + B A of rank r; a vector that has at least 1 / beta of its size is tuned as
+    a whole; other ones are tuned alone. t, in steps of a twentieth of the budget, is what comes closest to
+    the budget. Matrices are those of the blocks, timm's fused qkv counting as three; vectors are their
+    biases, and the weights and biases of the LayerNorms. The class token is tuned, too. B is zero, so the
+    model starts as the backbone; merging puts all of it into the backbone's weights. Tuned parameters: about
+    the budget.
+
+    form adapter: instead of a low-rank change, an adapter on the output of the layer, y' = y + Up GELU(Down
+    y), with biases; that of the attention's last layer reads its input. It does not merge.
+
+    In the released code, timm's initialisation comes after the method's, so that A and B are both normal with
+    a deviation of 0.02; here they start as the paper has them. It also measures sensitivities in training
+    mode; here, the model evaluates meanwhile.
     """
 
     name: ClassVar[str] = "spt"
     reference: ClassVar[str] = (
-        "He et al., SPT, ICCV 2023, arXiv 2303.08566, section 3, in its form with LoRA; defaults: its "
-        "released code"
+        "He et al., SPT, ICCV 2023, arXiv 2303.08566, section 3; defaults: its released code for VTAB"
     )
     families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
     families_reason: ClassVar[str] = "it changes the matrices of attention and MLP"
     chosen: ClassVar[tuple[str, ...]] = ("weight_places", "bias_places", "low_rank")
 
     budget: int = Field(400_000, ge=1, description="Tuned parameters to come close to.")
-    rank: int = Field(8, ge=1, description="Rank r of a low-rank change.")
-    alpha: float = Field(5.0, gt=0, description="Preference for low-rank changes of matrices.")
+    form: Literal["lora", "adapter"] = Field(
+        "lora",
+        description="What sensitive matrices get: a low-rank change, or an adapter on their layer's output.",
+        json_schema_extra={"neutral": "lora"},
+    )
+    rank: int = Field(8, ge=1, description="Rank r of a low-rank change, or channels of an adapter.")
+    alpha: float = Field(10.0, gt=0, description="Preference for low-rank changes of matrices.")
     beta: float = Field(5.0, gt=0, description="Preference for vectors as a whole.")
     batches: int = Field(
-        8,
+        16,
         ge=1,
         description="Training batches that sensitivities are summed over.",
         json_schema_extra=TRAINING,
+    )
+    dropout: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Dropout rate of the input of a change, except at the attention's last layer.",
+        json_schema_extra={"neutral": 0.0, **TRAINING},
+    )
+    drop_path: float = Field(
+        0.1,
+        ge=0,
+        lt=1,
+        description="Rate at which a change is dropped for an image in training.",
+        json_schema_extra={"neutral": 0.0, **TRAINING},
     )
 
     def choose(self, model: nn.Module, batches: Batches, seed: int) -> dict[str, Tensor]:
@@ -62,7 +89,7 @@ class Spt(Chosen):
         pieces = [
             piece
             for name, layer in layers.items()
-            for piece in _pieces(name, layer, 3 if layer in fused else 1, self.rank)
+            for piece in self._pieces(name, layer, 3 if layer in fused else 1)
         ]
         ends = torch.tensor([piece.size for piece in pieces], device=total[0].device).cumsum(0)
         flat = torch.cat([gradient.flatten() for gradient in total])
@@ -90,6 +117,19 @@ class Spt(Chosen):
             for name, parts in choice.items()
         }
 
+    def change_size(self, inputs: int, outputs: int) -> int:
+        """Return the number of parameters of a matrix's change."""
+        if self.form == "adapter":
+            return 2 * self.rank * outputs + self.rank + outputs
+        return self.rank * (inputs + outputs)
+
+    def _pieces(self, name: str, layer: nn.Module, parts: int) -> list["Piece"]:
+        """Return the pieces of a layer, of whose weight so many matrices are the rows."""
+        rows = len(layer.weight) // parts
+        cost = self.change_size(layer.in_features, rows) if isinstance(layer, nn.Linear) else 0
+        pieces = [Piece(name, "weight", layer.weight.numel() // parts, cost)] * parts
+        return pieces + [Piece(name, "bias", rows, 0)] * (parts if layer.bias is not None else 0)
+
     def _whole(self, piece: "Piece", number: int) -> bool:
         """Return whether a piece with so many sensitive parameters is tuned as a whole."""
         return number >= (piece.cost / self.alpha if piece.cost else piece.size / self.beta)
@@ -111,13 +151,15 @@ class Spt(Chosen):
     def insert(self, model: nn.Module, seed: int, choice: Mapping[str, Tensor]) -> None:
         rng = generator(seed, "spt")
         for name, layer in _layers(model).items():
-            layer.spt = Sensitive(layer, f"{name}.spt.", choice, self.rank, rng).to(layer.weight.device)
+            layer.spt = Sensitive(layer, name, choice, self, rng).to(layer.weight.device)
             layer.forward = partial(layer.spt.run, layer)
         if _token(model):
             model.cls_token.requires_grad_(True)
 
     @torch.no_grad()
-    def fold(self, model: nn.Module) -> None:
+    def fold(self, model: nn.Module) -> "Spt | None":
+        if self.form == "adapter":
+            return self
         for layer in _layers(model).values():
             weight, bias = layer.spt.tensors(layer)
             layer.weight.copy_(weight)
@@ -126,12 +168,13 @@ class Spt(Chosen):
             for rows, change in layer.spt.changes(layer.weight):
                 rows += change[1].weight @ change[0].weight
             del layer.forward, layer.spt
+        return None
 
     def parameters(self, model: nn.Module, training: bool = False) -> int:
         layers = _layers(model).values()
         if not all(hasattr(layer, "spt") for layer in layers):
             return self.budget  # about: the images decide
-        return _token(model) + sum(layer.spt.count(layer, self.rank) for layer in layers)
+        return _token(model) + sum(layer.spt.count(layer) for layer in layers)
 
 
 class Piece(NamedTuple):
@@ -141,7 +184,7 @@ class Piece(NamedTuple):
         layer: Name of the layer.
         kind: "weight" or "bias".
         size: Number of parameters.
-        cost: Parameters of a low-rank change; 0: there is none.
+        cost: Parameters of its change; 0: there is none.
     """
 
     layer: str
@@ -162,14 +205,6 @@ def _layers(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _pieces(name: str, layer: nn.Module, parts: int, rank: int) -> list[Piece]:
-    """Return the pieces of a layer, of whose weight so many matrices are the rows."""
-    rows = len(layer.weight) // parts
-    cost = rank * (rows + layer.in_features) if isinstance(layer, nn.Linear) else 0
-    pieces = [Piece(name, "weight", layer.weight.numel() // parts, cost)] * parts
-    return pieces + [Piece(name, "bias", rows, 0)] * (parts if layer.bias is not None else 0)
-
-
 def _token(model: nn.Module) -> int:
     token = getattr(model, "cls_token", None)
     return 0 if token is None else token.numel()
@@ -180,10 +215,10 @@ class Sensitive(nn.Module):
 
     Args:
         layer: A Linear or a LayerNorm.
-        prefix: What comes before the names of its buffers in the choice.
+        name: The layer's name.
         choice: The choice.
-        rank: Rank of low-rank changes.
-        rng: Draws them.
+        options: The options of SPT.
+        rng: Draws the changes.
 
     Attributes:
         weight_values: The weights that are tuned alone: (1, k), two-dimensional, so that they are decayed
@@ -192,10 +227,10 @@ class Sensitive(nn.Module):
     """
 
     def __init__(
-        self, layer: nn.Module, prefix: str, choice: Mapping[str, Tensor], rank: int, rng: torch.Generator
+        self, layer: nn.Module, name: str, choice: Mapping[str, Tensor], options: Spt, rng: torch.Generator
     ) -> None:
         super().__init__()
-        is_matrix = isinstance(layer, nn.Linear)
+        is_matrix, prefix = isinstance(layer, nn.Linear), f"{name}.spt."
         for kind in ("weight", "bias"):
             tensor, values, places = getattr(layer, kind), None, None
             if tensor is not None:
@@ -207,23 +242,24 @@ class Sensitive(nn.Module):
             self.register_parameter(f"{kind}_values", nn.Parameter(values) if tuned else None)
         parts = taken(choice, f"{prefix}low_rank", layer.weight) if is_matrix else None
         self.register_buffer("low_rank", parts)
+        last = name.rpartition(".")[2] == "proj"
+        self.size, self.beside = options.change_size, options.form == "lora" or last
+        self.drop = nn.Dropout(0.0 if last else options.dropout)
+        self.drop_path = DropPath(options.drop_path)
         self.change = nn.ModuleDict()
         if is_matrix:
             rows = layer.out_features // len(self.low_rank)
             for part in self.low_rank.nonzero().flatten().tolist():
-                down = nn.Linear(layer.in_features, rank, bias=False)
-                up = nn.Linear(rank, rows, bias=False)
-                self.change[str(part)] = nn.Sequential(down, up).to(layer.weight)
-                draw(self.change[str(part)], rng)
-                nn.init.zeros_(up.weight)
+                change = _change(layer.in_features if self.beside else rows, rows, options, rng)
+                self.change[str(part)] = change.to(layer.weight)
 
-    def count(self, layer: nn.Module, rank: int) -> int:
+    def count(self, layer: nn.Module) -> int:
         """Count the tuned parameters by what was chosen."""
         alone = sum(len(places) for places in (self.weight_places, self.bias_places) if places is not None)
         if self.low_rank is None:
             return alone
         rows = layer.out_features // len(self.low_rank)
-        return alone + int(self.low_rank.sum()) * rank * (layer.in_features + rows)
+        return alone + int(self.low_rank.sum()) * self.size(layer.in_features, rows)
 
     def tensors(self, layer: nn.Module) -> tuple[Tensor, Tensor | None]:
         """Return the layer's weight and bias with the tuned values in their places."""
@@ -237,7 +273,7 @@ class Sensitive(nn.Module):
         return found[0], found[1]
 
     def changes(self, weight: Tensor) -> list[tuple[Tensor, nn.Sequential]]:
-        """Return the rows of the weight that have a low-rank change, each with its change."""
+        """Return the rows of the weight that have a change, each with its change."""
         parts = weight.chunk(1 if self.low_rank is None else len(self.low_rank))
         return [(parts[int(part)], change) for part, change in self.change.items()]
 
@@ -248,6 +284,18 @@ class Sensitive(nn.Module):
         if not self.change:
             return output
         chunks = list(output.chunk(len(self.low_rank), dim=-1))
+        read = self.drop(x) if self.beside else None  # one draw for q, k and v
         for part, change in self.change.items():
-            chunks[int(part)] = chunks[int(part)] + change(x)
+            y = chunks[int(part)]
+            chunks[int(part)] = y + self.drop_path(change(self.drop(y) if read is None else read))
         return chunks[0] if len(chunks) == 1 else torch.cat(chunks, dim=-1)
+
+
+def _change(inputs: int, outputs: int, options: Spt, rng: torch.Generator) -> nn.Sequential:
+    """Return the change of a matrix: down and up, in form adapter with biases and GELU between them."""
+    bias = options.form == "adapter"
+    down, up = nn.Linear(inputs, options.rank, bias), nn.Linear(options.rank, outputs, bias)
+    change = nn.Sequential(down, nn.GELU(), up) if bias else nn.Sequential(down, up)
+    draw(change, rng)
+    nn.init.zeros_(up.weight)
+    return change

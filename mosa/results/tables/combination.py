@@ -5,15 +5,18 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from mosa.experiment.curves import ByTask
 from mosa.experiment.recipe import Recipe
+from mosa.experiment.validation import read_schema
 from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Results, Section
 from mosa.results.paired import Difference, difference, paired_scores
 from mosa.results.registry import table
-from mosa.results.settings import PASSES, differing, in_words, section_settings
+from mosa.results.settings import PASSES, Settings, differing, in_words, section_settings
 from mosa.results.tables.columns import heading
 from mosa.results.tables.render import csv_text, escape_markdown
 
-# The method that each splits. Their options have the same names, except those of the split.
+# The method that each splits. Their options have the same names, except those of the split. The method
+# `split` names another one, and its options, in two of its own.
 DENSE = {"mosa": "adapter", "mosl": "lora"}
 # In what a pair may differ beside the split: the second pass that comes with it, and the learning rate, which
 # is chosen for each method.
@@ -38,8 +41,8 @@ class Pair(NamedTuple):
 @table(
     "combination",
     label="with and without the split",
-    caption="Methods with and without the split (MoSA and adapter, MoSL and LoRA), with the same recipe and "
-    "otherwise the same options; what else differs is named.",
+    caption="Methods with and without the split (MoSA and adapter, MoSL and LoRA, split and what it splits), "
+    "with the same recipe and otherwise the same options; what else differs is named.",
 )
 def combination_formats(results: Results) -> dict[str, str]:
     """Return the pairs within each section of the comparison."""
@@ -57,11 +60,24 @@ def _candidates(section: Section) -> list[Pair]:
     settings = section_settings(section)
     found = []
     for split, dense in product(settings, settings):
-        if DENSE.get(section.methods[split]) == section.methods[dense]:
-            also = differing(settings[dense], settings[split])
+        of, own = _what_is_split(section.methods[split], settings[split])
+        if of == section.methods[dense]:
+            also = differing(settings[dense], own)
             if all(key in _ALSO or key in Recipe.model_fields for key in also):
                 found.append(Pair(dense, split, also))
     return found
+
+
+def _what_is_split(method: str, settings: Settings) -> tuple[str | None, Settings]:
+    """Return the method that another one splits, or None, and the settings of both in one."""
+    if method != "split":
+        return DENSE.get(method), settings
+    of, own = settings.get("of"), settings.get("of_options", {})
+    if isinstance(of, ByTask) or isinstance(own, ByTask):
+        return None, settings
+    properties = read_schema("methods")["$defs"][of]["properties"]
+    defaults = {name: about["default"] for name, about in properties.items() if "default" in about}
+    return of, {**defaults, **settings, **own}
 
 
 def _left_out(section: Section) -> str:
