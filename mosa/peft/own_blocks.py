@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mosa.base.errors import UserError, unknown
 from mosa.peft.blocks import QKV, SITES, Description, Sites, part_of
 
-_LINEAR = ("qkv", *QKV, "proj", "fc1", "fc2")
+_LINEAR = ("qkv", *QKV, "kv", "proj", "fc1", "fc2")
 _WITHIN_FORWARD = ("residual", "attended")  # a method puts a function in their place, for one call
 
 
@@ -28,7 +28,8 @@ def describe_blocks(
         input_size: Size of its images, (channels, height, width).
         **parts: Names of a block's modules, as `mosa.peft.blocks.Sites` explains: `mlp` always; `residual`,
             unless the MLP reads the block's own input; `norm`, unless `residual` is a norm; `attention` and
-            `attended` for adapters there; `qkv` or `q`, `k` and `v`, `proj`, `fc1` and `fc2` for LoRA.
+            `attended` for adapters there; for LoRA `qkv`, or `q` and `kv`, or `q`, `k` and `v`, and `proj`,
+            `fc1` and `fc2`.
 
     Returns:
         The same model.
@@ -99,6 +100,8 @@ def _misfit(block: nn.Module, part: str, name: str) -> str | None:
         return f"has a {type(module).__name__} there, expected a Linear"
     if part == "qkv" and module.out_features % len(QKV):
         return f"has {module.out_features} outputs there, which are no equal parts of q, k and v"
+    if part == "kv" and module.out_features % 2:
+        return f"has {module.out_features} outputs there, which are no equal parts of k and v"
     return None
 
 
