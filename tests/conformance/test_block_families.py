@@ -70,7 +70,7 @@ STREAMS = {
     "tiny_vit_5m_224": ((2, 7, 7, 16), (), after_tinyvits_convolution),
     "samvit_base_patch16_224": ((2, 4, 4, 16), (), after_sams_windows),
     "maxvit_tiny_tf_224": ((2, 4, 4, 32), (), lambda own, x: x + own._partition_attn(own.norm1(x))),
-    "coatnet_nano_rw_224": ((2, 32, 4, 4), (), lambda own, x: x + own.attn(own.norm1(x))),
+    "coatnet_nano_rw_224": ((2, 32, 8, 8), (), lambda own, x: own.shortcut(x) + own.attn(own.norm1(x))),
 }
 
 
@@ -80,14 +80,10 @@ def test_adapter_reads_the_stream_of_families_by_declaration(name):
     shape, others, stream = STREAMS[name]
     arguments, size, _ = SAMPLE[name]
     plain = Small(name, arguments, size).build().double()
-    own = next(
-        b for b in find_blocks(plain) if not isinstance(getattr(b, "shortcut", None), torch.nn.Sequential)
-    )
-    index = find_blocks(plain).index(own)
     model = peft.attach(Small(name, arguments, size).build().double(), "adapter", bottleneck=4).eval()
-    block, x = find_blocks(model)[index], torch.randn(shape, dtype=F64)
+    block, own, x = find_blocks(model)[0], find_blocks(plain)[0], torch.randn(shape, dtype=F64)
     torch.nn.init.normal_(block.adapter.up.weight)
-    h = stream(own, x)
+    h = stream(own, x, *others)
     added = branch(block.adapter, h.movedim(block.adapter.dim, -1)).movedim(-1, block.adapter.dim)
     torch.testing.assert_close(block(x, *others), own(x, *others) + added, atol=1e-12, rtol=0)
 
@@ -100,10 +96,10 @@ def test_a_block_of_mvit_keeps_the_size_beside_its_tokens():
         block, own, x = model.stages[1].blocks[0], plain.stages[1].blocks[0], torch.randn(2, 64, 8, dtype=F64)
         assert type(block) is MvitBlock
         torch.nn.init.normal_(block.adapter.up.weight)
-        (y, size), read = own(x, (8, 8)), []
-        handle = own.norm2.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-        own(x, (8, 8)), handle.remove()
-        added = branch(block.adapter, read[0]) if method == "adapter" else block.adapter(y)
+        y, size = own(x, (8, 8))
+        h = own.norm1(x)
+        h = own._shortcut_pool(own.shortcut_proj_attn(h), (8, 8)) + own.attn(h, (8, 8))[0]
+        added = branch(block.adapter, h) if method == "adapter" else block.adapter(y)
         found = block(x, (8, 8))
         assert list(found[1]) == list(size) == [4, 4]
         torch.testing.assert_close(stream_of(found), y + added, atol=1e-12, rtol=0)
