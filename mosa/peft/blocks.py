@@ -278,13 +278,19 @@ def call_projections(model: nn.Module) -> list[nn.Module]:
 
 def block_width(block: nn.Module) -> int:
     """Return the number of channels of a block's residual stream."""
-    norm = part_of(block, sites_of(block).norm)
+    return width_of(part_of(block, sites_of(block).norm))
+
+
+def width_of(norm: nn.Module) -> int:
+    """Return the number of channels that a norm, or another layer with a weight per channel, is for."""
     shape = getattr(norm, "normalized_shape", None)  # also of a norm without a weight
     return shape[0] if shape else len(norm.weight)
 
 
 def channel_dim(module: nn.Module) -> int:
     """Return the dimension of the channels in a module's output: 1 after convolutions, otherwise the last."""
+    if (described := vars(module).get("mosa_channels")) is not None:
+        return described
     layer = getattr(module, "fc1", module)  # an MLP has the layout of its layers
     return 1 if isinstance(layer, _CHANNELS_FIRST) else -1
 

@@ -204,9 +204,9 @@ class Bottleneck(nn.Module):
         """Run a block, and add the branch on h to h: the block's `forward`."""
         site = sites_of(block).attended
 
-        def adding(inner: Tensor) -> Tensor:
-            output = getattr(block, site)(inner)
-            return self._add(output, self(x + output))
+        def adding(*inputs: Any, **named: Any) -> Any:
+            output = getattr(block, site)(*inputs, **named)
+            return self._add(output, self(x + stream_of(output)))
 
         return type(block).forward(BlockView(block, **{site: adding}), x, *args, **kwargs)
 
