@@ -105,7 +105,59 @@ SAMPLE = {
         224,
         {"mosa": None, "lora": None, "adapter, houlsby": None, "repadapter": None},
     ),
-    "vit_base_patch16_xp_224": ({"depth": 1, "embed_dim": 32, "num_heads": 2}, 32, {"mosa": _NO_BLOCK}),
+    "vit_base_patch16_xp_224": (
+        {"depth": 1, "embed_dim": 32, "num_heads": 2},
+        32,
+        {"mosa": None, "adapter, houlsby": None, "vpt": None, "lora": "no such Linear layer"},
+    ),
+    "vit_dpwee_patch16_reg1_gap_256": (
+        {"depth": 1, "embed_dim": 32, "num_heads": 2},
+        32,
+        {"mosa, pfeiffer": None, "vpt": None, "adapter, houlsby": "has no attention"},
+    ),
+    "samvit_base_patch16_224": (
+        {"depth": 2, "embed_dim": 16, "num_heads": 2, "img_size": 48, "window_size": 2},
+        48,
+        {"mosa": None, "lora": None, "adapter, houlsby": None, "vpt": "does not fit SAM"},
+    ),
+    "sam2_hiera_tiny": (
+        {
+            **{"embed_dim": 16, "num_heads": 1, "stages": (1, 2), "window_spec": (4, 2), "q_pool": 1},
+            "global_att_blocks": (2,),
+        },
+        64,
+        {"mosa": None, "lora": None},
+    ),
+    "pvt_v2_b0": (
+        {"depths": (1, 1, 1, 1), "embed_dims": (8, 8, 16, 16), "num_heads": (1, 1, 2, 2)},
+        32,
+        {"mosa": None, "lora": None, "lora, mlp": None, "rlrr": None},
+    ),
+    "twins_svt_small": (
+        {"depths": (1, 2, 1, 1), "embed_dims": (16, 16, 32, 32)},
+        64,
+        {"adapter, residuals": None, "lora": None, "mosl, mlp": None},
+    ),
+    "tiny_vit_5m_224": (
+        {"embed_dims": (16, 16, 16, 16), "num_heads": (1, 1, 1, 1), "depths": (1, 1, 1, 1)},
+        64,
+        {"mosa": None, "adapter, houlsby": None, "lora": "no such Linear layer", "lora, mlp": None},
+    ),
+    "maxvit_tiny_tf_224": (
+        {"embed_dim": (32,), "depths": (1,), "img_size": 64},
+        64,
+        {"mosa": None, "lora": None, "adapter, residuals": None},
+    ),
+    "maxvit_nano_rw_256": (
+        {"embed_dim": (32,), "depths": (1,), "img_size": 64},
+        64,
+        {"adapter": None, "lora": "no such Linear layer", "lora, mlp": None},
+    ),
+    "coatnet_nano_rw_224": (
+        {"embed_dim": (32, 32, 32, 32), "depths": (1, 1, 1, 1)},
+        64,
+        {"mosa": None, "adapter, houlsby": None, "lora": "no such Linear layer"},
+    ),
     "resnet10t": ({"layers": (1, 1, 1, 1)}, 64, {"norm": None, "bias": None, "mosa": _NO_BLOCK}),
     "mobilenetv3_small_050": ({}, 64, {"norm": None, "bias": None, "full": None, "linear": None}),
     "nf_regnet_b0": ({}, 64, {"norm": "has no normalisation layer", "bias": None}),

@@ -25,18 +25,36 @@ from timm.models.cait import LayerScaleBlock, LayerScaleBlockClassAttn  # noqa: 
 from timm.models.convnext import ConvNeXt, ConvNeXtBlock  # noqa: E402
 from timm.models.eva import Eva, EvaBlock, EvaBlockPostNorm  # noqa: E402
 from timm.models.hiera import HieraBlock  # noqa: E402
+from timm.models.hieradet_sam2 import MultiScaleBlock as Sam2Block  # noqa: E402
+from timm.models.maxxvit import (  # noqa: E402
+    Attention2d,
+    PartitionAttention2d,
+    PartitionAttentionCl,
+    TransformerBlock2d,
+)
+from timm.models.mvitv2 import MultiScaleBlock as MvitBlock  # noqa: E402
+from timm.models.pvt_v2 import Block as PvtBlock  # noqa: E402
 from timm.models.swin_transformer import (  # noqa: E402
     SwinTransformer,
     SwinTransformerBlock,
     WindowAttention,
 )
 from timm.models.swin_transformer_v2 import SwinTransformerV2, SwinTransformerV2Block  # noqa: E402
-from timm.models.vision_transformer import Block, ResPostBlock, VisionTransformer  # noqa: E402
+from timm.models.tiny_vit import TinyVitBlock  # noqa: E402
+from timm.models.twins import Block as TwinsBlock  # noqa: E402
+from timm.models.vision_transformer import (  # noqa: E402
+    Block,
+    DiffParallelScalingBlock,
+    ParallelScalingBlock,
+    ResPostBlock,
+    VisionTransformer,
+)
 from timm.models.vision_transformer_relpos import (  # noqa: E402
     RelPosBlock,
     ResPostRelPosBlock,
     VisionTransformerRelPos,
 )
+from timm.models.vision_transformer_sam import Block as SamBlock  # noqa: E402
 from timm.models.xcit import XCABlock  # noqa: E402
 
 # timm's own normalisation layers: not all of them derive from torch's.
@@ -50,12 +68,14 @@ NORMS = tuple(
 __all__ = [
     "NORMS",
     "Attention",
+    "Attention2d",
     "Beit",
     "BeitBlock",
     "Block",
     "Conv2dSame",
     "ConvNeXt",
     "ConvNeXtBlock",
+    "DiffParallelScalingBlock",
     "DropPath",
     "Eva",
     "EvaBlock",
@@ -65,15 +85,25 @@ __all__ = [
     "LayerNorm2d",
     "LayerScaleBlock",
     "LayerScaleBlockClassAttn",
+    "MvitBlock",
+    "ParallelScalingBlock",
+    "PartitionAttention2d",
+    "PartitionAttentionCl",
     "PatchDropout",
     "PatchDropoutWithIndices",
+    "PvtBlock",
     "RelPosBlock",
     "ResPostBlock",
     "ResPostRelPosBlock",
+    "Sam2Block",
+    "SamBlock",
     "SwinTransformer",
     "SwinTransformerBlock",
     "SwinTransformerV2",
     "SwinTransformerV2Block",
+    "TinyVitBlock",
+    "TransformerBlock2d",
+    "TwinsBlock",
     "VisionTransformer",
     "VisionTransformerRelPos",
     "WindowAttention",

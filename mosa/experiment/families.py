@@ -18,15 +18,23 @@ PREFIXES = {
     "CaiT": ("cait_",),
     "XCiT": ("xcit_",),
     "Hiera": ("hiera_",),
+    "ParallelViT": (),
+    "MViT": ("mvitv2_",),
+    "SAM": ("samvit_", "sam2_hiera_"),
+    "PVT": ("pvt_v2_",),
+    "Twins": ("twins_",),
+    "TinyViT": ("tiny_vit_",),
+    "MaxViT": ("maxvit_", "maxxvit_", "maxxvitv2_", "coatnet_", "coatnext_"),
 }
 # Parts of names that start as a ViT's, of architectures with another family's blocks.
 PARTS = {
     "EVA": ("dinov3", "lingbot", "rope", "sapiens2", "vit_pe_"),
     "RelPos": ("relpos",),
     "PostNormViT": ("_rpn_",),
+    "ParallelViT": ("pwee_", "_xp_"),
 }
-# And of those with parallel branches, which no family has.
-OTHER_BLOCKS = ("_18x2_", "pwee_", "_xp_")
+# And of those with several branches in parallel, which no family has.
+OTHER_BLOCKS = ("_18x2_", "_pm_")
 
 
 def family_of(architecture: str) -> str | None:

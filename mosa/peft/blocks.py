@@ -1,17 +1,20 @@
 """The parts of a model that methods use: its blocks, their sites, layers and widths, and its classifier."""
 
+from itertools import chain
 from typing import Any, NamedTuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from mosa.base.errors import UserError
 from mosa.base.timm import (
     NORMS,
+    Attention2d,
     Beit,
     BeitBlock,
     Block,
     ConvNeXt,
     ConvNeXtBlock,
+    DiffParallelScalingBlock,
     Eva,
     EvaBlock,
     EvaBlockPostNorm,
@@ -19,13 +22,23 @@ from mosa.base.timm import (
     LayerNorm2d,
     LayerScaleBlock,
     LayerScaleBlockClassAttn,
+    MvitBlock,
+    ParallelScalingBlock,
+    PartitionAttention2d,
+    PartitionAttentionCl,
+    PvtBlock,
     RelPosBlock,
     ResPostBlock,
     ResPostRelPosBlock,
+    Sam2Block,
+    SamBlock,
     SwinTransformer,
     SwinTransformerBlock,
     SwinTransformerV2,
     SwinTransformerV2Block,
+    TinyVitBlock,
+    TransformerBlock2d,
+    TwinsBlock,
     VisionTransformer,
     VisionTransformerRelPos,
     XCABlock,
@@ -52,6 +65,7 @@ class Sites(NamedTuple):
         norm: A norm, or another layer, whose weight has an entry for each channel of the residual stream.
         qkv: The Linear layer of queries, keys and values, in this order of its rows.
         q: Those of queries, keys (`k`) and values (`v`), where there are three instead.
+        kv: That of keys and values, in this order of its rows, beside `q`.
         proj: The Linear layer after the attention.
         fc1: The first Linear layer of the MLP.
         fc2: The last one.
@@ -66,6 +80,7 @@ class Sites(NamedTuple):
     q: str | None = None
     k: str | None = None
     v: str | None = None
+    kv: str | None = None
     proj: str | None = "attn.proj"
     fc1: str | None = "mlp.fc1"
     fc2: str | None = "mlp.fc2"
@@ -75,8 +90,12 @@ _PRENORM = Sites("norm2", "attn", "drop_path1", "mlp")  # h = x + attn(norm1(x))
 _POSTNORM = Sites("mlp", "attn", "drop_path1", "mlp")  # h = x + norm1(attn(x)); y = h + norm2(mlp(h))
 _SEPARATE = {"q": "attn.q_proj", "k": "attn.k_proj", "v": "attn.v_proj"}
 
-# One module drops the path of both sublayers (CaiT), or the stream is pooled within the block (Hiera).
+# One module drops the path of both sublayers (CaiT), the stream is pooled within the block (Hiera, MViT), or
+# is in windows there (SAM).
 _UNATTENDED = _PRENORM._replace(attended=None)
+_TOKENS = _PRENORM._replace(q="attn.q", kv="attn.kv")  # where keys are of fewer tokens than queries
+# y = x + attn(norm(x)) + mlp(norm(x)), of one layer before both and one or two after.
+_PARALLEL = Sites(None, None, None, "out_proj", "in_norm", qkv=None, proj=None, fc1=None, fc2=None)
 
 # Exactly these types, up to layer scale and drop path. A subclass or a look-alike may compute something else,
 # so it is refused. ConvNeXt is `y = x + mlp(norm(conv(x)))`.
@@ -95,6 +114,19 @@ SITES = {
     LayerScaleBlockClassAttn: _UNATTENDED._replace(qkv=None, q="attn.q", k="attn.k", v="attn.v"),
     XCABlock: _PRENORM,
     HieraBlock: _UNATTENDED,
+    ParallelScalingBlock: _PARALLEL._replace(
+        attention="attn_out_proj", mlp="mlp_out_proj", proj="attn_out_proj", fc2="mlp_out_proj"
+    ),
+    DiffParallelScalingBlock: _PARALLEL,
+    MvitBlock: _UNATTENDED._replace(attention="attn.proj"),  # the attention returns a size, too
+    SamBlock: _UNATTENDED,
+    Sam2Block: _UNATTENDED,
+    PvtBlock: _TOKENS,
+    TwinsBlock: _TOKENS,
+    TinyVitBlock: Sites("mlp", "attn", None, "mlp", "mlp.norm", qkv=None),  # of each head q, k and v
+    PartitionAttentionCl: _PRENORM,
+    PartitionAttention2d: _PRENORM,
+    TransformerBlock2d: _UNATTENDED,
 }
 # The types by the family's name, which methods declare.
 FAMILIES: dict[str, tuple[type[nn.Module], ...]] = {
@@ -109,6 +141,13 @@ FAMILIES: dict[str, tuple[type[nn.Module], ...]] = {
     "CaiT": (LayerScaleBlock, LayerScaleBlockClassAttn),
     "XCiT": (XCABlock,),  # its class attention adds to a normalised stream, and has no part here
     "Hiera": (HieraBlock,),
+    "ParallelViT": (ParallelScalingBlock, DiffParallelScalingBlock),
+    "MViT": (MvitBlock,),
+    "SAM": (SamBlock, Sam2Block),
+    "PVT": (PvtBlock,),
+    "Twins": (TwinsBlock,),
+    "TinyViT": (TinyVitBlock,),
+    "MaxViT": (PartitionAttentionCl, PartitionAttention2d, TransformerBlock2d),  # not its convolutions
 }
 _FAMILY_OF = {block: name for name, blocks in FAMILIES.items() for block in blocks}
 _SEPARATES = (
@@ -117,6 +156,11 @@ _SEPARATES = (
 )
 
 
+# The modules whose channels are dimension 1.
+_CHANNELS_FIRST = (
+    *(ConvNeXtBlock, PartitionAttention2d, TransformerBlock2d, Attention2d),
+    *(nn.Conv2d, LayerNorm2d),
+)
 # What stands in place of a family for blocks that `describe_blocks` describes.
 DESCRIBED = "blocks of describe_blocks"
 
@@ -191,11 +235,10 @@ def families_of(model: nn.Module) -> list[str]:
 
 def no_known_block(model: nn.Module) -> str:
     """Return the message for a model without a block of a known type."""
-    known = ", ".join(f"{cls.__module__}.{cls.__name__}" for cls in SITES)
     return (
         f"{type(model).__name__} has no block that this method understands: expected a timm model "
-        f"made of {known}; describe the blocks of your own model with mosa.peft.describe_blocks, or use "
-        f"'full' or 'linear', which work on any model with a classifier"
+        f"of one of the families {', '.join(FAMILIES)}; describe the blocks of your own model with "
+        f"mosa.peft.describe_blocks, or use 'full' or 'linear', which work on any model with a classifier"
     )
 
 
@@ -209,15 +252,16 @@ def part_of(block: nn.Module, name: str | None) -> nn.Module | None:
 def projections_of(block: nn.Module) -> list[Projection]:
     """Return the Linear layers of `Sites` that a block has, in the order of `PROJECTIONS`."""
     sites = sites_of(block)
-    fused = isinstance(part_of(block, sites.qkv), nn.Linear)
-    names = [(sites.qkv, QKV)] if fused else [(getattr(sites, name), (name,)) for name in QKV]
-    names += [(getattr(sites, name), (name,)) for name in PROJECTIONS[3:]]
-    found = []
+    names = [(sites.qkv, QKV), (sites.q, ("q",)), (sites.kv, ("k", "v"))]
+    names += [(getattr(sites, name), (name,)) for name in PROJECTIONS[1:]]
+    found: dict[tuple[str, ...], Projection] = {}
     for path, rows in names:
-        if isinstance(part_of(block, path), nn.Linear):
-            owner, _, name = path.rpartition(".")
-            found.append(Projection(part_of(block, owner) if owner else block, name, rows))
-    return found
+        if isinstance(part_of(block, path), nn.Linear) and not {*rows} & {*chain(*found)}:
+            prefix, _, name = path.rpartition(".")
+            owner = part_of(block, prefix) if prefix else block
+            if len(rows) == 1 or not getattr(owner, "head_first", False):  # MaxViT's: q, k and v of each head
+                found[rows] = Projection(owner, name, rows)
+    return list(found.values())
 
 
 def call_projections(model: nn.Module) -> list[nn.Module]:
@@ -234,15 +278,31 @@ def call_projections(model: nn.Module) -> list[nn.Module]:
 
 def block_width(block: nn.Module) -> int:
     """Return the number of channels of a block's residual stream."""
-    norm = part_of(block, sites_of(block).norm)
+    return width_of(part_of(block, sites_of(block).norm))
+
+
+def width_of(norm: nn.Module) -> int:
+    """Return the number of channels that a norm, or another layer with a weight per channel, is for."""
     shape = getattr(norm, "normalized_shape", None)  # also of a norm without a weight
     return shape[0] if shape else len(norm.weight)
 
 
 def channel_dim(module: nn.Module) -> int:
     """Return the dimension of the channels in a module's output: 1 after convolutions, otherwise the last."""
+    if (described := vars(module).get("mosa_channels")) is not None:
+        return described
     layer = getattr(module, "fc1", module)  # an MLP has the layout of its layers
-    return 1 if isinstance(layer, ConvNeXtBlock | nn.Conv2d | LayerNorm2d) else -1
+    return 1 if isinstance(layer, _CHANNELS_FIRST) else -1
+
+
+def stream_of(output: Any) -> Tensor:
+    """Return the residual stream of a block's output, which may be a tuple that begins with it (MViT)."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_stream(output: Any, stream: Tensor) -> Any:
+    """Return the output of a block with another residual stream."""
+    return (stream, *output[1:]) if isinstance(output, tuple) else stream
 
 
 def passes_can_separate(model: nn.Module) -> bool:

@@ -1,14 +1,15 @@
 """The description of a model that is not timm's, so that methods find the parts of its blocks."""
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError, unknown
-from mosa.peft.blocks import QKV, SITES, Description, Sites, part_of
+from mosa.peft.blocks import QKV, SITES, Description, Sites, part_of, stream_of, width_of
 
-_LINEAR = ("qkv", *QKV, "proj", "fc1", "fc2")
+_LINEAR = ("qkv", *QKV, "kv", "proj", "fc1", "fc2")
 _WITHIN_FORWARD = ("residual", "attended")  # a method puts a function in their place, for one call
 
 
@@ -17,9 +18,10 @@ def describe_blocks(
 ) -> nn.Module:
     """Describe the blocks of a model that is not timm's, in place: then methods can be attached to it.
 
-    The model takes images and returns logits; its blocks take and return tensors whose channels are the last
-    dimension. Methods that use only the parts of a block fit, if these are described: adapters, LoRA, MoSA.
-    The model is run once, on random images in evaluation mode.
+    The model takes images and returns logits; its blocks take a tensor first and return one, or a tuple that
+    begins with it, whose channels are the last dimension or, as after convolutions, dimension 1. Methods that
+    use only the parts of a block fit, if these are described: adapters, LoRA, MoSA. The model is run once, on
+    random images in evaluation mode.
 
     Args:
         model: The model, built and loaded, without a method attached.
@@ -28,7 +30,8 @@ def describe_blocks(
         input_size: Size of its images, (channels, height, width).
         **parts: Names of a block's modules, as `mosa.peft.blocks.Sites` explains: `mlp` always; `residual`,
             unless the MLP reads the block's own input; `norm`, unless `residual` is a norm; `attention` and
-            `attended` for adapters there; `qkv` or `q`, `k` and `v`, `proj`, `fc1` and `fc2` for LoRA.
+            `attended` for adapters there; for LoRA `qkv`, or `q` and `kv`, or `q`, `k` and `v`, and `proj`,
+            `fc1` and `fc2`.
 
     Returns:
         The same model.
@@ -60,10 +63,12 @@ def describe_blocks(
     if len(input_size) != 3:
         raise UserError(f"input_size={input_size!r}: expected (channels, height, width)")
     sites = _sites(blocks, parts)
-    _check_use(model, blocks, sites, input_size)
+    channels = _check_use(model, blocks, sites, input_size)
     model.mosa_description = Description(head, tuple(input_size))
     for module in blocks:
         module.mosa_sites = sites
+    for module, dimension in channels.items():
+        module.mosa_channels = dimension
     return model
 
 
@@ -99,15 +104,23 @@ def _misfit(block: nn.Module, part: str, name: str) -> str | None:
         return f"has a {type(module).__name__} there, expected a Linear"
     if part == "qkv" and module.out_features % len(QKV):
         return f"has {module.out_features} outputs there, which are no equal parts of q, k and v"
+    if part == "kv" and module.out_features % 2:
+        return f"has {module.out_features} outputs there, which are no equal parts of k and v"
     return None
 
 
-def _check_use(model: nn.Module, blocks: list[nn.Module], sites: Sites, input_size: Sequence[int]) -> None:
-    """Run the model, and raise unless each block uses its parts as they are described."""
-    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+def _check_use(
+    model: nn.Module, blocks: list[nn.Module], sites: Sites, input_size: Sequence[int]
+) -> dict[nn.Module, int]:
+    """Run the model, and raise unless each block uses its parts as they are described.
 
-    def keep(module: nn.Module, inputs: tuple, output: Tensor) -> None:
-        calls.append((module, inputs[0] if inputs else None, output))
+    Returns:
+        The dimension of the channels in the outputs of the blocks, their attentions and MLPs.
+    """
+    calls: list[Call] = []
+
+    def keep(module: nn.Module, inputs: tuple, output: Any) -> None:
+        calls.append(Call(module, inputs[0] if inputs else None, stream_of(output)))
 
     names = {name: part_of(blocks[0], name) for name in sites if name}
     watched = {part_of(block, name) for block in blocks for name in names} | set(blocks)
@@ -128,27 +141,67 @@ def _check_use(model: nn.Module, blocks: list[nn.Module], sites: Sites, input_si
             handle.remove()
         for module, training in modes.items():
             module.training = training
+    channels = {}
     for block in blocks:
         if reason := _misuse(block, sites, calls):
             raise UserError(f"{type(block).__name__}: {reason}")
+        parts = (part_of(block, name) for name in (sites.mlp, sites.attention) if name)
+        channels |= dict.fromkeys((block, *parts), _channels(block, sites, calls))
+    return channels
 
 
-def _misuse(block: nn.Module, sites: Sites, calls: list[tuple[nn.Module, Tensor, Tensor]]) -> str | None:
+class Call(NamedTuple):
+    """A call of a module: its first positional input, and the first tensor of its output."""
+
+    module: nn.Module
+    input: Tensor | None
+    output: Tensor
+
+
+def _misuse(block: nn.Module, sites: Sites, calls: list[Call]) -> str | None:
     """Return how a block uses its parts in another way than it is described; None if in this."""
-    order = [module for module, _, _ in calls]
+    order = [call.module for call in calls]
     where = {}
-    for name in [None, *sites]:
+    for name in [None, *filter(None, sites)]:
         module = part_of(block, name) if name else block
         count = sum(module is one for one in order)
-        if (name or module is block) and count != 1:
+        if count != 1:
             return f"{name or 'the block'!r} is called {count} times in a forward, expected once"
-        if name or module is block:
-            where[name] = next(index for index, one in enumerate(order) if one is module)
-    x = calls[where[None]][1]
+        where[name] = next(index for index, one in enumerate(order) if one is module)
+    x, mlp = calls[where[None]], calls[where[sites.mlp]]
+    if x.input is None:
+        return "the block is called without a positional argument, expected its input as the first"
+    if mlp.output.shape == x.output.shape and torch.equal(mlp.output, x.output):
+        return f"the output of {sites.mlp!r} is the block's, expected what is added to the residual stream"
     if sites.residual and sites.attention and where[sites.residual] < where[sites.attention]:
         return f"{sites.residual!r} is called before {sites.attention!r}, and not after it"
     if sites.residual and sites.attended:
-        h, added = calls[where[sites.residual]][1], calls[where[sites.attended]][2]
-        if h.numel() != x.numel() or not torch.allclose(h, (x + added).view_as(h), rtol=1e-3, atol=1e-5):
+        h, added = calls[where[sites.residual]].input, calls[where[sites.attended]].output
+        same = h.numel() == added.numel() == x.input.numel()
+        if not same or not torch.allclose(h, (x.input + added).view_as(h), rtol=1e-3, atol=1e-5):
             return f"the input of {sites.residual!r} is not the block's plus the output of {sites.attended!r}"
     return None
+
+
+def _channels(block: nn.Module, sites: Sites, calls: list[Call]) -> int:
+    """Return the dimension of the channels, -1 or 1, which is the same in all parts of a block.
+
+    Raises:
+        UserError: It is not, or a shape does not tell.
+    """
+    of, width, found = {call.module: call for call in calls}, width_of(part_of(block, sites.norm)), set()
+    streams = {"the block": of[block].output, repr(sites.mlp): of[part_of(block, sites.mlp)].output}
+    if sites.attention:
+        streams[repr(sites.attention)] = of[part_of(block, sites.attention)].output
+    if sites.residual:
+        streams[f"what {sites.residual!r} reads"] = of[part_of(block, sites.residual)].input
+    for stream in streams.values():
+        found.add((stream.shape[-1] == width, stream.ndim == 4 and stream.shape[1] == width))
+    if len(found) > 1 or found <= {(False, False), (True, True)}:
+        shapes = ", ".join(f"{what} {'x'.join(map(str, stream.shape))}" for what, stream in streams.items())
+        advice = "; take another input_size" if found == {(True, True)} else ""
+        raise UserError(
+            f"{type(block).__name__}: expected the {width} channels as the last dimension of all outputs, or "
+            f"as dimension 1 of all: {shapes}{advice}"
+        )
+    return -1 if found == {(True, False)} else 1

@@ -23,6 +23,10 @@ def blank_copy(model: nn.Module, device: torch.device) -> nn.Module:
         zeros = torch.zeros_like(tensor, device=device, requires_grad=False)
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(zeros, tensor.requires_grad) if is_parameter else zeros
+    for cache in (value for module in model.modules() for value in vars(module).values()):
+        for tensor in cache.values() if isinstance(cache, dict) else ():
+            if isinstance(tensor, Tensor) and not tensor.is_leaf:  # of an earlier forward (TinyViT, LeViT)
+                memo[id(tensor)] = torch.zeros_like(tensor, device=device)
     return copied(model, memo)
 
 

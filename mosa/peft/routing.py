@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.base.timm import DropPath, PatchDropout, PatchDropoutWithIndices
+from mosa.peft.blocks import stream_of
 from mosa.peft.parallel import check_reduced, is_distributed
 
 REMEMBERED = 64  # forwards within activation checkpoints whose experts are kept for their repetition
@@ -90,10 +91,10 @@ class Passes:
         self.forget()
         self.features = []
 
-    def keep_features(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def keep_features(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
         """Keep a block's output for the comparison of two passes: a forward hook."""
         if block.training or self.count > 1:
-            self.features.append(output)
+            self.features.append(stream_of(output))
 
     def separate(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Repeat the batch for each pass, (batch, ...) -> (count * batch, ...): a forward pre-hook."""

@@ -1,14 +1,18 @@
 """Methods on blocks that differ from a ViT's, against their equations, computed independently in float64."""
 
+import copy
+
 import pytest
 import torch
-from models import batch, build, train_steps
+from architectures import SAMPLE, Small, refusal
+from models import CASES, batch, build, train_steps
+from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg
 from timm.models.swin_transformer import window_partition, window_reverse
 from torch.nn import functional as F
 
 from mosa import peft
-from mosa.base.timm import DropPath, timm
-from mosa.peft.blocks import find_blocks
+from mosa.base.timm import DropPath, MvitBlock, timm
+from mosa.peft.blocks import find_blocks, stream_of
 
 F64 = torch.float64
 
@@ -41,6 +45,95 @@ def test_adapter_reads_the_residual_stream_between_attention_and_mlp(architectur
         h = x + own.gamma_1 * own.attn(own.norm1(x))
         y = h + own.gamma_2 * own.mlp(own.norm2(h))
     torch.testing.assert_close(block(x), y + branch(block.adapter, h), atol=1e-12, rtol=0)
+
+
+def after_the_attention_of_tokens(own, x, size):
+    return x + own.attn(own.norm1(x), size)
+
+
+def after_tinyvits_convolution(own, x):
+    h = x + own.attn(x.flatten(1, 2)).view_as(x)
+    return own.local_conv(h.movedim(-1, 1)).movedim(1, -1)
+
+
+def after_sams_windows(own, x):
+    windows = window_partition(own.norm1(x), (2, 2))
+    return x + window_reverse(own.attn(windows), (2, 2), *x.shape[1:3])
+
+
+# Architectures of SAMPLE: the shape of a block's input, what else it takes, and h by its plain modules.
+STREAMS = {
+    "vit_base_patch16_xp_224": ((2, 5, 32), (), lambda own, x: x),
+    "vit_dpwee_patch16_reg1_gap_256": ((2, 5, 32), (), lambda own, x: x),
+    "pvt_v2_b0": ((2, 64, 8), ((8, 8),), after_the_attention_of_tokens),
+    "twins_svt_small": ((2, 49, 16), ((7, 7),), after_the_attention_of_tokens),
+    "tiny_vit_5m_224": ((2, 7, 7, 16), (), after_tinyvits_convolution),
+    "samvit_base_patch16_224": ((2, 4, 4, 16), (), after_sams_windows),
+    "maxvit_tiny_tf_224": ((2, 4, 4, 32), (), lambda own, x: x + own._partition_attn(own.norm1(x))),
+    "coatnet_nano_rw_224": ((2, 32, 8, 8), (), lambda own, x: own.shortcut(x) + own.attn(own.norm1(x))),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_adapter_reads_the_stream_of_families_by_declaration(name):
+    """A declaration is all that is known of them; where attention and MLP are parallel, h is the input."""
+    shape, others, stream = STREAMS[name]
+    arguments, size, _ = SAMPLE[name]
+    plain = Small(name, arguments, size).build().double()
+    model = peft.attach(Small(name, arguments, size).build().double(), "adapter", bottleneck=4).eval()
+    block, own, x = find_blocks(model)[0], find_blocks(plain)[0], torch.randn(shape, dtype=F64)
+    torch.nn.init.normal_(block.adapter.up.weight)
+    h = stream(own, x, *others)
+    added = branch(block.adapter, h.movedim(block.adapter.dim, -1)).movedim(-1, block.adapter.dim)
+    torch.testing.assert_close(block(x, *others), own(x, *others) + added, atol=1e-12, rtol=0)
+
+
+def test_a_block_of_mvit_keeps_the_size_beside_its_tokens():
+    """Its stream is pooled within the block, and the size of the image is the second output."""
+    plain = mvit().double().eval()
+    for method, options in (("adapter", {"bottleneck": 4}), ("adapter_plus", {"bottleneck": 4})):
+        model = peft.attach(copy.deepcopy(plain), method, **options).eval()
+        block, own, x = model.stages[1].blocks[0], plain.stages[1].blocks[0], torch.randn(2, 64, 8, dtype=F64)
+        assert type(block) is MvitBlock
+        torch.nn.init.normal_(block.adapter.up.weight)
+        y, size = own(x, (8, 8))
+        h = own.norm1(x)
+        h = own._shortcut_pool(own.shortcut_proj_attn(h), (8, 8)) + own.attn(h, (8, 8))[0]
+        added = branch(block.adapter, h) if method == "adapter" else block.adapter(y)
+        found = block(x, (8, 8))
+        assert list(found[1]) == list(size) == [4, 4]
+        torch.testing.assert_close(stream_of(found), y + added, atol=1e-12, rtol=0)
+    for case in ("mosa", "lora", "adapter, houlsby", "adapter, sequential"):
+        assert refusal(plain.float(), *CASES[case]) is None
+    assert "does not fit MViT" in refusal(plain, "vpt", {})
+
+
+def mvit():
+    """timm's MViTv2 with one block in each of two stages."""
+    config = MultiScaleVitCfg(depths=(1, 1), embed_dim=8, num_heads=1, kernel_qkv=(3, 3))
+    torch.manual_seed(0)
+    model = MultiScaleVit(config, img_size=(32, 32), num_classes=3)
+    model.pretrained_cfg = {"input_size": (3, 32, 32)}
+    return model
+
+
+def test_keys_and_values_may_be_one_layer():
+    """Of PVT, whose queries are more tokens than its keys: the attention, written out."""
+    arguments, size, _ = SAMPLE["pvt_v2_b0"]
+    plain = Small("pvt_v2_b0", arguments, size).build().double()
+    model = peft.attach(copy.deepcopy(plain), "lora", rank=4, targets=["q", "k"], scale=0.7).eval()
+    attn, own = find_blocks(model)[-1].attn, find_blocks(plain)[-1].attn
+    for layer in (attn.q.low_rank["q"], attn.kv.low_rank["k"]):
+        torch.nn.init.normal_(layer.up.weight)
+    x = torch.randn(2, 4, 16, dtype=F64)
+    q, (k, v) = own.q(x) + 0.7 * attn.q.low_rank["q"](x), own.kv(x).chunk(2, dim=-1)
+    k = k + 0.7 * attn.kv.low_rank["k"](x)
+    q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in (q, k, v))
+    expected = own.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(attn(x, (2, 2)), expected, atol=1e-12, rtol=0)
+    merged = find_blocks(peft.merge(model))[-1].attn
+    assert type(merged.kv) is torch.nn.Linear
+    torch.testing.assert_close(merged(x, (2, 2)), expected, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize("architecture", ["eva", "beit", "swinv2"])

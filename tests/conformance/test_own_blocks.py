@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from mosa import peft
 from mosa.base.errors import UserError
+from mosa.peft.blocks import find_blocks
 from mosa.peft.losses import tuning_loss
 
 
@@ -104,6 +105,123 @@ def test_adapter_stands_beside_the_mlp():
     h = x + layer.attention(layer.before(x))
     branch = 0.1 * layer.adapter.up(F.gelu(layer.adapter.down(h)))
     torch.testing.assert_close(layer(x), h + layer.ffn(layer.between(h)) + branch, atol=1e-12, rtol=0)
+
+
+class Adding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.dense = nn.Linear(32, 16)
+
+    def forward(self, y, residual):
+        return self.dense(y) + residual
+
+
+class Sublayers(nn.Module):
+    """As Hugging Face's ViT: an attention that returns a tuple, and an MLP that adds the stream itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.output = SelfAttention(), Adding()
+        self.layernorm_before, self.layernorm_after = nn.LayerNorm(16), nn.LayerNorm(16)
+        self.intermediate = nn.Sequential(nn.Linear(16, 32), nn.GELU())
+        self.attention.register_forward_hook(lambda module, inputs, output: (output,))
+
+    def forward(self, hidden_states, head_mask=None):
+        hidden_states = self.attention(self.layernorm_before(hidden_states))[0] + hidden_states
+        y = self.intermediate(self.layernorm_after(hidden_states))
+        return (self.output(y, hidden_states),)
+
+
+class First(nn.Module):
+    """Layers that return tuples, called by position or by keyword."""
+
+    def __init__(self, keyword):
+        super().__init__()
+        self.layer, self.keyword = nn.ModuleList([Sublayers(), Sublayers()]), keyword
+
+    def forward(self, x):
+        for layer in self.layer:
+            x = (layer(hidden_states=x) if self.keyword else layer(x, None))[0]
+        return x
+
+
+def hugging_face(keyword=False, **changes):
+    torch.manual_seed(0)
+    model = Classifier().double()
+    model.encoder = nn.ModuleDict({"layers": nn.ModuleList([First(keyword).double()])})
+    parts = {"mlp": "output.dense", "residual": "layernorm_after", "attention": "attention"}
+    parts |= {"attended": "attention", "q": "attention.query", "v": "attention.value"} | changes
+    return peft.describe_blocks(model, Sublayers, head="classify", input_size=(3, 8, 12), **parts)
+
+
+@pytest.mark.parametrize("placement", ["adaptformer", "pfeiffer", "residuals", "sequential"])
+def test_blocks_may_return_tuples(placement):
+    model = peft.attach(hugging_face(), "adapter", bottleneck=4, placement=placement, norm=False).eval()
+    layer, own = (one.encoder["layers"][0].layer[1] for one in (model, hugging_face()))
+    x = torch.randn(2, 6, 16, dtype=torch.float64)
+    branches = [layer.adapter, getattr(layer, "adapter_attention", None)]
+    for branch in filter(None, branches):
+        nn.init.normal_(branch.up.weight)
+    h = x + own.attention(own.layernorm_before(x))[0]
+    if branches[1] is not None:
+        h = h + branches[1](h)
+    m = own.output.dense(own.intermediate(own.layernorm_after(h)))
+    read = {"adaptformer": h, "pfeiffer": m}.get(placement, h + m)
+    torch.testing.assert_close(layer(x, None)[0], h + m + branches[0](read), atol=1e-12, rtol=0)
+
+
+def test_what_a_tuple_cannot_be_told_from_is_refused():
+    with pytest.raises(UserError, match="the output of 'output' is the block's, expected what is added"):
+        hugging_face(mlp="output", attended="attention")
+    with pytest.raises(UserError, match="the block is called without a positional argument"):
+        hugging_face(keyword=True)
+
+
+def convnext(size):
+    """torchvision's ConvNeXt, whose blocks have the channels first."""
+    from torchvision.models.convnext import CNBlock, CNBlockConfig, ConvNeXt  # after mosa.base.torchvision
+
+    torch.manual_seed(0)
+    stages = [CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)]
+    model = ConvNeXt(stages, num_classes=4).eval()
+    parts = {"mlp": "block", "norm": "block.2", "fc1": "block.3", "fc2": "block.5"}
+    return peft.describe_blocks(model, CNBlock, head="classifier.2", input_size=(3, size, size), **parts)
+
+
+def test_channels_may_be_the_first_dimension_after_the_batch():
+    model = peft.attach(convnext(24), "adapter", bottleneck=4, norm=False).eval()
+    block = find_blocks(model)[0]
+    nn.init.normal_(block.adapter.up.weight)
+    x = torch.randn(2, 8, 6, 6)
+    down, up = block.adapter.down, block.adapter.up
+    branch = 0.1 * up(F.gelu(down(x.movedim(1, -1)))).movedim(-1, 1)
+    with torch.no_grad():
+        expected = x + block.layer_scale * block.block(x) + branch
+        torch.testing.assert_close(block(x), expected)
+    with pytest.raises(UserError, match=r"the 8 channels .* the block 2x8x8x8, 'block' 2x8x8x8; take"):
+        convnext(32)
+
+
+def test_torchvisions_attention_is_adapted_and_never_wrapped():
+    """It passes the weights of its layers to a function, and calls none of them."""
+    from torchvision.models.vision_transformer import EncoderBlock, VisionTransformer
+
+    torch.manual_seed(0)
+    parts = {"residual": "ln_2", "mlp": "mlp", "attention": "self_attention", "attended": "dropout"}
+    plain = VisionTransformer(32, 16, 2, 2, 16, 32, num_classes=4).eval()
+    described = {"head": "heads.head", "input_size": (3, 32, 32), **parts}
+    with pytest.raises(UserError, match=r"'self_attention.out_proj' is called 0 times in a forward"):
+        peft.describe_blocks(plain, EncoderBlock, **described, proj="self_attention.out_proj")
+    model = peft.describe_blocks(copy.deepcopy(plain), EncoderBlock, **described)
+    with pytest.raises(UserError, match="target 'q': EncoderBlock has no such Linear layer"):
+        peft.attach(model, "lora", rank=2)
+    with pytest.raises(UserError, match=r"do not merge into the NonDynamicallyQuantizableLinear"):
+        peft.attach(model, "ssf")
+    peft.attach(model, "mosa", bottleneck=4, placement="houlsby").eval()
+    images = torch.randn(2, 3, 32, 32)
+    torch.testing.assert_close(model(images), plain(images), atol=1e-6, rtol=0)
+    tuning_loss(model.train(), images, torch.tensor([0, 1])).backward()
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
 
 
 class Twice(Layer):

@@ -24,6 +24,8 @@ OTHERS = [
     "vit_dpwee_patch16_reg1_gap_256",
 ]
 PLAIN = sum((PREFIXES[family] for family in ("ViT", "EVA", "BEiT", "CaiT", "XCiT")), ())
+# These take no other depth.
+AS_THEY_ARE = sum((PREFIXES[family] for family in ("Hiera", "MViT", "SAM")), ())
 MODULES = {
     "ViT": ("vision_transformer", "vision_transformer_hybrid", "deit", "micro_vit"),
     "PostNormViT": ("vision_transformer",),
@@ -36,6 +38,13 @@ MODULES = {
     "CaiT": ("cait",),
     "XCiT": ("xcit",),
     "Hiera": ("hiera",),
+    "ParallelViT": ("vision_transformer",),
+    "MViT": ("mvitv2",),
+    "SAM": ("vision_transformer_sam", "hieradet_sam2"),
+    "PVT": ("pvt_v2",),
+    "Twins": ("twins",),
+    "TinyViT": ("tiny_vit",),
+    "MaxViT": ("maxxvit",),
 }
 
 
@@ -52,14 +61,14 @@ def test_no_name_stands_in_two_families():
 def test_every_architecture_of_a_family_comes_from_its_modules(family):
     known = {name for module in MODULES[family] for name in timm.list_models(module=module)}
     named = {name for name in timm.list_models() if family_of(name) == family}
-    assert len(named) > (0 if family == "PostNormViT" else 5) and named <= known  # of which timm has one
+    assert len(named) > (0 if family == "PostNormViT" else 4) and named <= known  # of which timm has one
 
 
 # Sapiens2 takes no other depth than its own; its module (EVA's) is looked at above.
 @pytest.mark.parametrize("name", [*(name for name in NAMES[::6] if "sapiens2" not in name), *OTHERS])
 def test_family_is_that_of_the_blocks(name):
     shallow = {"depth": 1} if name.startswith(PLAIN) else {"depths": (1, 1, 1, 1)}
-    if name.startswith(PREFIXES["Hiera"]):
+    if name.startswith(AS_THEY_ARE):
         shallow = {}
     with torch.device("meta"):
         built = families_of(timm.create_model(name, **shallow))
@@ -76,12 +85,14 @@ def test_family_is_that_of_the_blocks(name):
         ("convnextv2_tiny", "ConvNeXt"),
         ("vit_base_patch16_dinov3", "EVA"),
         ("vit_relpos_base_patch16_224", "RelPos"),
-        ("vit_pwee_patch16_reg1_gap_256", None),
+        ("vit_pwee_patch16_reg1_gap_256", "ParallelViT"),
         ("vit_base_patch16_rpn_224", "PostNormViT"),
         ("eva02_enormous_patch14_clip_224", "EVA"),
         ("beitv2_base_patch16_224", "BEiT"),
         ("swinv2_tiny_window8_256", "SwinV2"),
         ("swinv2_cr_tiny_224", None),
+        ("maxvit_tiny_pm_256", None),
+        ("coatnet_0_224", "MaxViT"),
         ("resnet50", None),
     ],
 )

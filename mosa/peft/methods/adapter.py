@@ -9,7 +9,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mosa.base.seeding import generator
-from mosa.peft.blocks import BlockView, block_width, channel_dim, find_blocks, part_of, sites_of
+from mosa.peft.blocks import (
+    BlockView,
+    block_width,
+    channel_dim,
+    find_blocks,
+    part_of,
+    sites_of,
+    stream_of,
+    with_stream,
+)
 from mosa.peft.method import TRAINING, BranchShape, Method
 from mosa.peft.routing import repeat_batch
 
@@ -187,22 +196,22 @@ class Bottleneck(nn.Module):
         output = type(block).forward(BlockView(block, **{site: reading}), x, *args, **kwargs)
         return self._add(output, self(read[0]))
 
-    def add_to_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def add_to_output(self, module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
         """Add the branch on a module's output to that output (a forward hook)."""
-        return self._add(output, self(output))
+        return self._add(output, self(stream_of(output)))
 
     def after_attention(self, block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Run a block, and add the branch on h to h: the block's `forward`."""
         site = sites_of(block).attended
 
-        def adding(inner: Tensor) -> Tensor:
-            output = getattr(block, site)(inner)
-            return self._add(output, self(x + output))
+        def adding(*inputs: Any, **named: Any) -> Any:
+            output = getattr(block, site)(*inputs, **named)
+            return self._add(output, self(x + stream_of(output)))
 
         return type(block).forward(BlockView(block, **{site: adding}), x, *args, **kwargs)
 
     @staticmethod
-    def _add(output: Tensor, branch: Tensor) -> Tensor:
-        passes = branch.shape[0] // output.shape[0]  # they may separate in the branch
-        output = repeat_batch(output, passes)
-        return output + branch.view_as(output)
+    def _add(output: Any, branch: Tensor) -> Any:
+        stream = stream_of(output)
+        stream = repeat_batch(stream, branch.shape[0] // stream.shape[0])  # passes may separate in the branch
+        return with_stream(output, stream + branch.view_as(stream))

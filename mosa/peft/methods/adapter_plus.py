@@ -1,6 +1,6 @@
 """Adapter+: a bottleneck adapter after the block, scaled for each channel."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.base.timm import DropPath
-from mosa.peft.blocks import block_width, channel_dim, find_blocks
+from mosa.peft.blocks import block_width, channel_dim, find_blocks, stream_of, with_stream
 from mosa.peft.method import TRAINING, BranchShape, Method
 
 
@@ -93,6 +93,7 @@ class ScaledBottleneck(nn.Module):
         y = y.movedim(self.dim, -1)
         return (self.scale * self.drop_path(self.up(self.act(self.down(y))))).movedim(-1, self.dim)
 
-    def add_to_output(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    def add_to_output(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> Any:
         """Add the branch on a block's output to that output (a forward hook)."""
-        return output + self(output)
+        stream = stream_of(output)
+        return with_stream(output, stream + self(stream))

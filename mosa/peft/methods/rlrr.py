@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mosa.base.seeding import generator
-from mosa.peft.blocks import find_blocks
+from mosa.peft.blocks import QKV, find_blocks, projections_of
 from mosa.peft.method import TRAINING
 from mosa.peft.methods.ssf import Ssf, affine_layers, insert_scale, merge_scale
 
@@ -73,9 +73,10 @@ class Rlrr(Ssf):
         return count
 
 
-def _fused(model: nn.Module) -> set[nn.Module | None]:
+def _fused(model: nn.Module) -> set[nn.Module]:
     """Return the layers whose rows are q, k and v."""
-    return {getattr(block.attn, "qkv", None) for block in find_blocks(model) if hasattr(block, "attn")}
+    found = (projection for block in find_blocks(model) for projection in projections_of(block))
+    return {projection.layer for projection in found if projection.rows == QKV}
 
 
 class Rescaling(nn.Module):

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.base.timm import SwinTransformerBlock, SwinTransformerV2Block
-from mosa.peft.blocks import BlockView, block_width, find_blocks
+from mosa.peft.blocks import BlockView, block_width, find_blocks, part_of, sites_of
 from mosa.peft.method import TRAINING, Method
 
 
@@ -33,7 +33,9 @@ class Vpt(Method):
     reference: ClassVar[str] = (
         "Jia et al., VPT, ECCV 2022, arXiv 2203.12119, eq. 4-7; defaults: its released code"
     )
-    families: ClassVar[tuple[str, ...]] = ("ViT", "PostNormViT", "Swin", "EVA", "BEiT", "SwinV2", "RelPos")
+    families: ClassVar[tuple[str, ...]] = (
+        *("ViT", "PostNormViT", "Swin", "EVA", "BEiT", "SwinV2", "RelPos", "ParallelViT"),
+    )
     families_reason: ClassVar[str] = "prompts are tokens of an attention, after class tokens or in windows"
 
     prompts: int = Field(10, ge=1, description="Number of prompt tokens of a block.")
@@ -75,7 +77,7 @@ class Vpt(Method):
                 last = block if self.deep else blocks[-1]
                 last.register_forward_hook(block.prompts.remove)
         for block in blocks:
-            _admit(block.attn, prefix, self.prompts)
+            _admit(part_of(block, sites_of(block).attention), prefix, self.prompts)
         if shared := getattr(model, "rel_pos_bias", None):  # BEiT's, one for all blocks
             shared.forward = _padded(shared.forward, prefix, self.prompts)
         if shared := getattr(model, "shared_rel_pos", None):
@@ -104,7 +106,7 @@ def _prompts_between_blocks(*args: Any, **kwargs: Any) -> None:
 WINDOWS = (SwinTransformerBlock, SwinTransformerV2Block)
 
 
-def _admit(attention: nn.Module, prefix: int, prompts: int) -> None:
+def _admit(attention: nn.Module | None, prefix: int, prompts: int) -> None:
     """Have an attention take prompts after its first tokens as tokens without a place in the image."""
     if hasattr(attention, "num_prefix_tokens"):  # rotary embeddings turn the others
         attention.num_prefix_tokens += prompts
