@@ -174,7 +174,7 @@ FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 WITH_SNIPPETS = [page for page in PAGES if FENCE.search(page.read_text())]
-# Runs each page's snippets in a folder, in a process that is forked from this one, which has done the imports.
+# Runs the snippets of each page in a folder, in a process that is forked from one that has done the imports.
 RUNNER = """
 import os, sys
 import mosa.peft, timm, torch
