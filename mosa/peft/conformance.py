@@ -161,9 +161,10 @@ class Subject:
         return input_size(build(self.architecture), self.architecture)
 
     def attached(self, classes: int = 5, seed: int = 0, dtype=torch.float32, **options: Any) -> nn.Module:
-        """Return a new model with the method attached."""
+        """Return a new model with the method attached; that it acts is seen once, in `start`."""
         model = build(self.architecture, classes, dtype=dtype)
-        return attach(model, self.method, seed=seed, data=example_batches(model), **(self.options | options))
+        how = {"seed": seed, "verify": False, "data": example_batches(model)}
+        return attach(model, self.method, **(how | self.options | options))
 
     def batch(self, seed: int = 1, dtype=torch.float32) -> tuple[Tensor, Tensor]:
         """Return images and labels."""
@@ -440,7 +441,7 @@ def draws_of(subject: Subject, model: nn.Module) -> Problem:
 
 def keeps_the_dtype(subject: Subject) -> Problem:
     """Attaching to a model in double precision keeps it there."""
-    found = {parameter.dtype for parameter in subject.attached(dtype=torch.float64).parameters()}
+    found = {parameter.dtype for parameter in subject.attached(dtype=torch.float64, verify=True).parameters()}
     if found == {torch.float64}:
         return None
     return "on a model in float64, what is inserted is not: move it with .to(next(block.parameters()))"

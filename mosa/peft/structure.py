@@ -116,7 +116,7 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     memo = {} if memo is None else memo
     for module in model.modules():
         for value in vars(module).values():
-            if not value and type(value) in (dict, OrderedDict, set):
+            if type(value) in (dict, OrderedDict, set) and not value:
                 memo.setdefault(id(value), type(value)())
     return copy.deepcopy(model, memo)
 

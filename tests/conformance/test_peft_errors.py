@@ -146,7 +146,7 @@ def test_the_default_device_is_of_no_account(method):
     """The model says where everything is; the default is often a GPU, whose generators are others."""
     model = build()
     with torch.device("meta"):
-        attach(model, method, **SMALL.get(method, {}))
+        attach(model, method, **SMALL.get(method, {}), verify=True)
     expected = attach(build(), method, **SMALL.get(method, {}))
     for name, value in expected.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name

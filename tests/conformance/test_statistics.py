@@ -10,7 +10,7 @@ from mosa.base.timm import timm
 
 def cnn(norm=None):
     torch.manual_seed(0)
-    return timm.create_model("resnet18", num_classes=5, **({} if norm is None else {"norm_layer": norm}))
+    return timm.create_model("test_resnet", num_classes=5, **({} if norm is None else {"norm_layer": norm}))
 
 
 def statistics(model):

@@ -72,7 +72,7 @@ def test_plain_methods_are_those_that_leave_the_backbone_as_it_was(method):
     model = timm.create_model("mosa_vit_micro", num_classes=5)
     counted = json.loads(COUNTED.read_text())["mosa_vit_micro 32"]
     backbone = counted["flops"] + 2 * counted["width"] * model.num_classes
-    attach(model, method, data=example_batches(model))
+    attach(model, method, verify=False, data=example_batches(model))
     merge(model)
     same = inference_flops(model, 32) == backbone
     assert same == (method in PLAIN) or method == "peft"  # which merges some of its types only

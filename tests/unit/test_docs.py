@@ -174,10 +174,10 @@ FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 WITH_SNIPPETS = [page for page in PAGES if FENCE.search(page.read_text())]
-# Runs the snippets of each page in a folder, in a process that is forked from this one, with its imports.
+# Runs the snippets of each page in a folder, in a process that is forked from one that has the imports.
 RUNNER = """
 import os, sys
-import mosa.peft, timm, torch
+import mosa.peft, timm, torch._dynamo
 for name, (code, folder) in pages.items():
     if not os.fork():
         os.chdir(folder)

@@ -157,7 +157,16 @@ def test_compiled_steps_draw_the_same_dropout_and_experts():
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
-@pytest.mark.slow
+def test_a_run_compiles_the_blocks_and_says_so(pack, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **how: compiled.append(type(self).__name__))
+    run = spec("mosa", training={"epochs": 1, "batch_size": 20})
+    record = execute(run, pack, tmp_path / "run.json", Machine(compile="blocks"))
+    assert set(compiled) == {"Block"} and len(compiled) > 1
+    assert record["device"]["compile"] == "blocks"
+
+
+@pytest.mark.thorough  # each block takes seconds
 def test_a_compiled_run_is_the_plain_one(pack, tmp_path, eager_graphs):
     run = spec("mosa", training={"epochs": 1, "batch_size": 20})
     plain = execute(run, pack, tmp_path / "plain.json")

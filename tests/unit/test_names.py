@@ -98,7 +98,9 @@ def test_empty_missing_and_foreign_input_ends_with_one_sentence(command, content
         (tmp_path / content).mkdir()
     elif FOREIGN[content] is not None:
         (tmp_path / content).write_text(FOREIGN[content])
-    write_table(to_frame([(record(), tmp_path / "a"), (record("lora"), tmp_path / "b")]), tmp_path / "runs")
+    if "--records runs" in command:
+        rows = [(record(), tmp_path / "a"), (record("lora"), tmp_path / "b")]
+        write_table(to_frame(rows), tmp_path / "runs")
     if (command, content) == ("report --records runs --choices {} --output out", "list.json"):
         return  # nothing was chosen
     done = CliRunner().invoke(cli, command.format(content).split())

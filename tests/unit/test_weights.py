@@ -1,6 +1,7 @@
 """Every format of a checkpoint arrives whole, value by value, or is refused with the reason."""
 
 import pickle
+from functools import cache
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mosa.backbones.build import IMAGENET, INCEPTION, build_backbone
 from mosa.backbones.weights import head_names
 from mosa.base.errors import UserError
 from mosa.base.timm import timm
+from mosa.peft.structure import copied
 
 VIT, SWIN, CONVNEXT = "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "convnext_atto"
 
@@ -23,6 +25,11 @@ def any_model(request):
 
 def made(architecture, **options):
     """A model with values that no initialisation would give."""
+    return copied(_made(architecture, **options))
+
+
+@cache
+def _made(architecture, **options):
     torch.manual_seed(3)
     model = timm.create_model(architecture, num_classes=5, **options)
     with torch.no_grad():

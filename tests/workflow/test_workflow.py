@@ -194,7 +194,7 @@ def test_hyper_parameters_are_chosen_on_val_and_taken_by_the_final_runs(workspac
         "variants": variants,
         "sweeps": {"size": {"adapter": {"bottleneck": [4]}}},
         "tune": {"per": "benchmark", "variants": space},
-        "training": {"epochs": 2, "batch_size": 8},
+        "training": {"epochs": 1, "batch_size": 8},
     }
     targets = ("tables", "results/tuned/tables/chosen.md")
     workspace.configure(config)
