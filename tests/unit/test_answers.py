@@ -100,7 +100,7 @@ def test_an_accuracy_is_printed_as_in_the_table_of_means(tmp_path):
     (section,) = compare(load_records(sorted(tmp_path.rglob("seed*.json"))))
     printed = section.metric.shown((25 + 32.5) / 2)
     assert f"{100 * (23 / 80):.1f}" != printed  # or nothing is tested
-    assert f"| {printed} [" in "\n".join(_intervals_text(section))
+    assert f"| adapter | {printed} " in "\n".join(_intervals_text(section))
     assert f"| cat | 40 | {printed} |" in "\n".join(_classes_text(section))
 
 
