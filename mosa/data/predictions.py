@@ -216,9 +216,15 @@ def read_predictions(path: Path) -> Predictions:
     if "logits" not in tensors:
         raise NotKept(f"{path}: {described['left_out']}")
     logits, labels, split = tensors["logits"], tensors["labels"].astype(np.int64), described["split"]
-    images, named = path.parent / described["images"], bool(described["images"])
-    ids, classes = read_images(images, logits.shape) if named and images.is_file() else ((), ())
-    mark = "#" if named else ""  # so that no number is taken for a name that is not here
+    ids: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    mark = ""
+    if described["images"]:
+        images = path.parent / described["images"]
+        if images.is_file():
+            ids, classes = read_images(images, logits.shape)
+        else:
+            mark = "#"  # so that no number is taken for a name that is not here
     return Predictions(
         logits.astype(np.float32),
         labels,

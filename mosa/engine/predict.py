@@ -96,9 +96,11 @@ def load_classifier(path: Path, machine: Machine = CPU) -> Classifier:
     model = _build(record, specification, file)
     data, backbone, images = record["data"], record["backbone"], record["kept"]["images"]
     classes: tuple[str, ...] = ()
+    mark = ""
     if images and (source.parent / images).is_file():
         classes = read_images(source.parent / images, (None, data["classes"]))[1]
-    mark = "#" if images else ""  # so that no number is taken for a name that is not here
+    elif images:
+        mark = "#"  # so that no number is taken for a name that is not here
     return Classifier(
         model.to(device).eval(),
         classes or tuple(f"{mark}{number}" for number in range(data["classes"])),

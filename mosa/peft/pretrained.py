@@ -1,12 +1,10 @@
 """A trained method as one file that says what it is for: saved in one call, built and loaded in another."""
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError, plain, shown
@@ -15,7 +13,16 @@ from mosa.peft.attach import Merged, attach, attachment, list_adapters, merged_i
 from mosa.peft.blocks import find_head
 from mosa.peft.method import build_method
 from mosa.peft.parallel import bare, refuse_wrapped
-from mosa.peft.state import load_into, method_of, options_of, parsed, read, tuned_state_dict, write
+from mosa.peft.state import (
+    digest_of_tensors,
+    load_into,
+    method_of,
+    options_of,
+    parsed,
+    read,
+    tuned_state_dict,
+    write,
+)
 from mosa.peft.structure import Place, Structure, tensor_places
 
 # Arguments of timm's that say where weights come from, which the file alone decides.
@@ -249,11 +256,11 @@ def _head_names(model: nn.Module) -> list[str]:
 
 def _digest(model: nn.Module, without: Iterable[str]) -> str:
     """Return the SHA-256 of a backbone's tensors that a state dict has, except for some."""
-    digest, without = hashlib.sha256(), set(without)
-    for name, place in sorted(_backbone(model).items()):
-        if name in without or place.key in place.module._non_persistent_buffers_set:
-            continue
-        value = place.value.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    without = set(without)
+    return digest_of_tensors(
+        {
+            name: place.value
+            for name, place in _backbone(model).items()
+            if name not in without and place.key not in place.module._non_persistent_buffers_set
+        }
+    )

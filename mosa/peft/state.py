@@ -1,5 +1,6 @@
 """The tuned state of a model, as tensors and as a file: what differs from the backbone."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from mosa.peft.attach import attachment, dumped, merged_into
 from mosa.peft.method import get_method
 from mosa.peft.parallel import bare
 from mosa.peft.structure import tensor_places
+
+_CONTENT = "mosa.content"  # in the metadata: SHA-256 of all else in the file
 
 
 def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
@@ -100,6 +103,7 @@ def write(model: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> No
     """Save the tuned state and what describes it."""
     metadata = {"mosa.method": json.dumps(described(model), sort_keys=True), **metadata}
     state = {name: value.contiguous() for name, value in tuned_state_dict(model).items()}
+    metadata[_CONTENT] = digest_of_tensors(state, json.dumps(metadata, sort_keys=True))
     try:
         # Not by save_file, whose error for a full disk is none of the system's.
         Path(path).write_bytes(save(state, metadata=metadata))
@@ -159,18 +163,32 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata of a file.
 
     Raises:
-        UserError: It cannot be read.
+        UserError: It cannot be read, or was changed after it was saved.
     """
     try:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return state, file.metadata() or {}
+            metadata = file.metadata() or {}
     except OSError as error:
         raise UserError(
             f"{path}: cannot be read ({error.strerror or error}); expected a file of save_tuned"
         ) from None
     except Exception:  # whatever a broken or foreign file makes safetensors raise
         raise UserError(f"{path}: cannot be read as safetensors; expected a file of save_tuned") from None
+    content = metadata.pop(_CONTENT, None)  # None: the file is older than this key
+    if content not in (None, digest_of_tensors(state, json.dumps(metadata, sort_keys=True))):
+        raise UserError(f"{path}: was changed after it was saved; copy it again, or save it again")
+    return state, metadata
+
+
+def digest_of_tensors(tensors: Mapping[str, Tensor], head: str = "") -> str:
+    """Return the SHA-256 of a text, and of tensors with their names, types and shapes."""
+    digest = hashlib.sha256(head.encode())
+    for name, value in sorted(tensors.items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
+        digest.update(value.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def method_of(path: str | Path, metadata: Mapping[str, str]) -> dict[str, Any]:

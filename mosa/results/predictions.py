@@ -15,7 +15,7 @@ def read(record: Path, digest: str | None = None) -> Predictions:
 
     They lie beside the record: seed0.predictions.safetensors beside seed0.json. Names of images and classes
     come from images-<digest>.json.gz in the task's folder, runs/<benchmark>/<task>/, which all runs on it
-    share; where it is missing they are numbers.
+    share; where it is missing they are test/0, test/1, ... and #0, #1, ...
 
     Args:
         record: The record (.json).

@@ -218,10 +218,11 @@ def test_each_benchmark_and_backbone_has_its_own_section():
 @pytest.mark.parametrize(
     ("column", "value"),
     [("eval_split", "val"), ("train_split", "train"), ("protocol", "other"), ("protocol_version", 2),
-     ("data_digest", "else"), ("weights_sha256", "1" * 64), ("method", "lora"), ("group", "others")],
+     ("data_digest", "else"), ("weights_sha256", "1" * 64), ("method", "lora"), ("group", "others"),
+     ("architecture", "other"), ("image_size", 64)],
 )  # fmt: skip
 def test_runs_that_are_not_comparable_are_refused(column, value):
-    frame = make_frame().astype({column: object})
+    frame = make_frame().assign(architecture="net", image_size=32).astype({column: object})
     frame.loc[0, column] = value
     for summarise in (compare, sweep):
         with pytest.raises(UserError, match=f"records with different {column} cannot be compared"):
@@ -893,9 +894,12 @@ def test_tables_import_neither_matplotlib_nor_torch():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("column", "value"), [("options", {"bottleneck": 9}), ("lr", 0.5), ("epochs", 3)])
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("options", {"bottleneck": 9}), ("lr", 0.5), ("epochs", 3), ("specification", "other")],
+)
 def test_one_cell_does_not_average_runs_of_different_recipes(column, value):
-    frame = make_sweep().assign(lr=0.1, epochs=8)
+    frame = make_sweep().assign(lr=0.1, epochs=8, specification="one")
     frame[column] = [value if index == 0 else old for index, old in enumerate(frame[column])]
     with pytest.raises(UserError, match=f"records with different {column} cannot be compared"):
         compare(frame)

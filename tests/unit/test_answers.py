@@ -14,7 +14,13 @@ from mosa.results.frame import load_records, read_table, write_table
 from mosa.results.plots.per_image import agreement_figure, confusion_figure, reliability_figure
 from mosa.results.registry import registered
 from mosa.results.tables.agreement import mcnemar_table
-from mosa.results.tables.classes import classes_table, confused_table, intervals_table
+from mosa.results.tables.classes import (
+    _classes_text,
+    _intervals_text,
+    classes_table,
+    confused_table,
+    intervals_table,
+)
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 2])
 # Of task and variant, the predicted classes by seed.
@@ -84,6 +90,18 @@ def test_intervals_are_over_images(section):
     assert row["wilson_low"] == pytest.approx(100 * 8 / (8 + 1.959964**2), abs=1e-4)
     (row,) = rows(intervals_table([section]), task="digits", variant="mosa")
     assert row["accuracy"] == 100 * 14 / 16 and row["bootstrap_low"] < row["accuracy"]
+
+
+def test_an_accuracy_is_printed_as_in_the_table_of_means(tmp_path):
+    """28.75 = (25 + 32.5) / 2 %, which a mean over all answers misses by its last bit."""
+    labels = np.zeros(40, np.int32)
+    for seed, right in enumerate((10, 13)):
+        write(tmp_path, "digits", "adapter", seed, (np.arange(40) >= right).astype(int), labels)
+    (section,) = compare(load_records(sorted(tmp_path.rglob("seed*.json"))))
+    printed = section.metric.shown((25 + 32.5) / 2)
+    assert f"{100 * (23 / 80):.1f}" != printed  # or nothing is tested
+    assert f"| adapter | {printed} " in "\n".join(_intervals_text(section))
+    assert f"| cat | 40 | {printed} |" in "\n".join(_classes_text(section))
 
 
 def test_the_most_confused_pair_has_its_images(section):

@@ -53,6 +53,8 @@ def test_events_have_the_loss_in_its_terms_the_rate_and_val(pack, tmp_path):
 def test_test_is_not_opened_for_them(pack, tmp_path):
     execute(run_of("bias", stage="final"), pack, tmp_path / "seed0.json", keep=EVENTS)
     assert scalars(tmp_path / "seed0.json").keys() == {"loss/train", "loss/ce", "lr"}
+    execute(run_of("linear", stage="final"), pack, tmp_path / "seed0.json")  # which keeps none: nor others'
+    assert not list((tmp_path / "seed0.events").iterdir())
 
 
 def test_a_run_that_goes_on_writes_each_epoch_once(pack, tmp_path, monkeypatch):

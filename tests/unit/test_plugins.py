@@ -21,10 +21,14 @@ from mosa.base.plugins import REGISTRIES, Wanted, use, using
 from mosa.cli.plugins import _TEMPLATE
 from mosa.data import make_pack
 from mosa.data.metrics import METRICS
+from mosa.engine.keep import Keep
+from mosa.engine.machine import Machine
+from mosa.engine.predict import load_classifier
 from mosa.engine.reproduce import reproduce
 from mosa.engine.run import execute
 from mosa.experiment.config import expand, read_config
 from mosa.experiment.outputs import expected_outputs
+from mosa.experiment.plugins import load_plugins, used_by
 from mosa.experiment.workflow import Workflow
 from mosa.peft.conformance import check
 from mosa.records import load_record
@@ -495,3 +499,50 @@ def test_a_metric_of_a_plugin_is_not_among_those_of_the_package(tmp_path):
     with using(Wanted("m.py", tmp_path)):
         assert "sure" in METRICS and METRICS["sure"].compute(torch.zeros(1, 1), torch.zeros(1)) == 0.5
     assert "sure" not in METRICS
+
+
+SHRINK = '''
+from typing import ClassVar
+from pydantic import Field
+from mosa.peft.method import Selection
+
+class Shrink(Selection):
+    """Changes what is before the classifier, and trains nothing of it."""
+
+    name: ClassVar[str] = "shrink"
+    reference: ClassVar[str] = "none"
+    by: float = Field(1.0, description="Factor.")
+
+    def apply(self, model, seed):
+        super().apply(model, seed)
+        model.pos_embed.data.mul_({factor} * self.by)
+
+    def selected(self, model):
+        return []
+'''
+
+
+def test_kept_features_are_of_the_plugins_code_and_options(pack, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    losses = []
+    for factor, by in ((1, 1.0), (1, 50.0), (20, 1.0)):
+        Path("shrink.py").write_text(SHRINK.format(factor=factor))
+        used = used_by(load_plugins(["shrink.py"]), "shrink", "mosa_vit_micro", "")
+        run = spec("shrink", options={"by": by}, weights="builtin", training={"epochs": 1}, **used)
+        record = execute(run, pack, tmp_path / "seed0.json", Machine(features=tmp_path), Keep(model=True))
+        losses.append(record["metrics"]["train_loss"][0])
+    assert len(set(losses)) == 3
+    use(())
+    load_classifier(tmp_path / "seed0.json")  # with the plugin, as the record names it
+    Path("shrink.py").write_text(SHRINK.format(factor=1))
+    with pytest.raises(UserError, match="not the code of the specification"):
+        load_classifier(tmp_path / "seed0.json")
+
+
+def test_a_file_that_imports_one_beside_it_is_refused(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)  # as `python -m` does with the working directory
+    (tmp_path / "helper_of_mine.py").write_text("SIZE = 1\n")
+    (tmp_path / "mine.py").write_text(f"import helper_of_mine\n{MINE}")
+    for _ in range(2):
+        with pytest.raises(UserError, match="imports 'helper_of_mine', which lies beside it"):
+            use([Wanted("mine.py", tmp_path)])

@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner
 from marks import thorough
 from models import spec
+from safetensors.numpy import save as pack_tensors
 from standin import save
 
 from mosa import peft
@@ -88,8 +89,11 @@ def test_large_predictions_are_rounded_without_a_change_of_accuracy(monkeypatch,
             got = metric.compute(torch.from_numpy(found.logits), torch.from_numpy(found.labels))
             tolerance = 1e-3 if name in ("nll", "ece") and not exact else 0
             assert got == pytest.approx(metric.compute(logits, labels), abs=tolerance, rel=0), name
+    kept_path(record, "model").write_bytes(b"of an earlier run")
     with pytest.raises(NotKept, match=r"not kept, as they take 0 MiB and keep.predictions: auto keeps"):
         keep(1, "auto")
+    keep_files(record, Keep(False), evaluated, None, b"", tmp_path)
+    assert not list(tmp_path.glob("r.*"))  # what is not this run's
 
 
 def test_rounding_keeps_the_order_of_the_best():
@@ -105,6 +109,58 @@ def test_rounding_keeps_the_order_of_the_best():
     assert ((np.diff(before) < 0) == (np.diff(after) < 0)).all()
     assert not ((np.diff(before) < 0) == (np.diff(naive) < 0)).all()  # or nothing was to be done
     assert np.isfinite(small).all() and (small.max(1) == 0).all()
+
+
+GOOD = {"format": files.FORMAT, "split": "test", "images": "", "sets": [], "left_out": ""}
+NUMBERS = {"labels": np.int32([0, 1]), "logits": np.zeros((2, 3), np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("described", "tensors", "words"),
+    [
+        ("[" * 100_000, {}, "recursion depth"),
+        ([1], {}, "no predictions of format"),
+        ({"split": 3}, {}, "no valid 'split'"),
+        ({"images": None}, {}, "no valid 'images'"),
+        ({"sets": 3}, {}, "no valid 'sets'"),
+        ({"left_out": None}, {"logits": None}, "no valid 'left_out'"),
+        ({}, {"labels": None}, "has the tensors logits"),
+        ({}, {"labels": np.int32([0, 3])}, "labels from 0 to 3 for 3 classes"),
+        ({}, {"labels": np.int32([0, -1])}, "labels from -1 to 0 for 3 classes"),
+        ({}, {"labels": np.float32([0, 1])}, "labels are float32"),
+        ({}, {"logits": np.zeros((2, 3), np.int64)}, "logits are int64"),
+        ({}, {"logits": np.zeros((3, 3), np.float32)}, r"\(3, 3\) for 2 labels"),
+        ({}, {"logits": np.full((2, 3), np.nan, np.float32)}, "not numbers"),
+        ({}, {"sets": np.int32([0])}, "sets do not fit"),
+        ({"sets": ["a"]}, {"sets": np.int32([0, 1])}, "sets do not fit 2 labels and 1 names"),
+    ],
+)
+def test_what_is_not_as_predictions_are_written_is_refused(described, tensors, words, tmp_path):
+    text = described if isinstance(described, str) else json.dumps(
+        GOOD | described if isinstance(described, dict) else described
+    )  # fmt: skip
+    kept = {name: value for name, value in (NUMBERS | tensors).items() if value is not None}
+    path = tmp_path / "p.safetensors"
+    path.write_bytes(pack_tensors(kept, metadata={files._KEY: text}))
+    with pytest.raises(UserError, match=words):
+        files.read_predictions(path)
+
+
+def test_a_number_is_not_taken_for_a_name_that_is_missing(tmp_path):
+    path, (logits, labels) = tmp_path / "p.safetensors", (NUMBERS["logits"], NUMBERS["labels"])
+    for images, classes in ((None, ("0", "1", "2")), (tmp_path / "images-0.json.gz", ("#0", "#1", "#2"))):
+        files.write_predictions(path, "test", logits, labels, images=images)
+        assert files.read_predictions(path).classes == classes
+
+
+def test_names_of_images_are_bounded_and_are_texts(monkeypatch, tmp_path):
+    name = files.write_images(tmp_path, ["a"] * 100, [])
+    monkeypatch.setattr(files, "LARGEST_NAMES", 50)
+    with pytest.raises(UserError, match="more than 0 MiB unpacked"):
+        files.read_images(tmp_path / name, (None, None))
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="a name is no text"):
+        files.read_images(tmp_path / files.write_images(tmp_path, [1], []), (None, None))
 
 
 def test_names_are_shared_by_all_runs_on_a_task(flowers, tmp_path):

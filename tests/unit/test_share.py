@@ -17,11 +17,12 @@ from mosa.base.errors import UserError
 from mosa.cli.commands import cli
 from mosa.engine.verify import Wanted, verify
 from mosa.experiment.config import read_config
+from mosa.experiment.manifest import read_manifest
 from mosa.experiment.workflow import Workflow
 from mosa.results.bundle.contents import METADATA, contents_of
 from mosa.results.bundle.crate import digests_of
 from mosa.results.bundle.export import write_bundle
-from mosa.results.bundle.read import import_bundle
+from mosa.results.bundle.read import import_bundle, unpacked
 from mosa.results.collect import collect
 from mosa.results.frame import find_records
 from mosa.results.predictions import read
@@ -152,6 +153,51 @@ def test_a_change_that_the_metadata_cover_up_is_refused_by_name(lab, tmp_path, p
         import_bundle(bundle, tmp_path / "in")
     assert words in str(error.value) and name.rpartition("/")[2] in str(error.value)
     assert str(error.value).startswith(f"{bundle}: ") and not (tmp_path / "in").exists()
+
+
+def test_a_name_that_is_file_and_folder_and_names_that_are_no_gzip_are_refused(lab, tmp_path):
+    inside = f"{RECORD}/x"
+
+    def listed(text):
+        found = json.loads(text)
+        found["@graph"].append({"@id": inside, "@type": "File", "sha256": "0"})
+        return json.dumps(found).encode()
+
+    broken = {named(lab, r"runs/.*/images-.*"): lambda content: b"no gzip"}
+    for number, bundle in enumerate((
+        rewritten(lab / "lab.zip", tmp_path / "0.zip", {METADATA: listed}, add=[(inside, b"")]),
+        rewritten(lab / "lab.zip", tmp_path / "1.zip", broken, sealed=True),
+    )):  # fmt: skip
+        with pytest.raises(UserError, match=rf"{number}\.zip: (cannot be unpacked|not a bundle)"), \
+            unpacked(bundle):  # fmt: skip
+            pass
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("name", {}, "got {}"),
+        ("variants", [3], "got 3"),
+        ("left_out", 3, "no attribute"),
+        ("display_names", {"mosa": 3}, "got 3"),
+        ("specification", "/etc/passwd", "got '/etc/passwd'"),
+        ("specification", "../../x.json", "got '../../x.json'"),
+        ("seeds", "ab", "got the seed 'a'"),
+        ("seeds", [-1], "got the seed -1"),
+        ("seeds", [True], "got the seed True"),
+        ("choice", 4, "got 4"),
+        ("choice", "tune/choices/../../x.json", "got 'tune/choices/"),
+    ],
+)
+def test_a_manifest_names_no_file_elsewhere_and_nothing_of_another_kind(lab, tmp_path, key, value, words):
+    (path,) = (lab / "results/manifests").glob("runs-*.json")
+    content = json.loads(path.read_text())
+    (content if key not in ("specification", "seeds", "choice") else content["groups"][0])[key] = value
+    bad = tmp_path / "manifests/runs.json"
+    bad.parent.mkdir()
+    bad.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"not a manifest .*{re.escape(words)}"):
+        read_manifest(bad)
 
 
 LINK = zipfile.ZipInfo("runs/link.json")

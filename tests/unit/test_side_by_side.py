@@ -79,6 +79,15 @@ def test_what_does_not_measure_the_same_is_marked_and_not_compared(labs, lab, wo
     assert "not compared [1]" in rendered(found, "text")
 
 
+def test_sources_that_report_different_metrics_are_not_compared_by_both(labs, tmp_path):
+    write_results(tmp_path / "e", metric="top5")
+    names = [f"{name}={folder}/results" for name, folder in (("a", labs / "a"), ("e", tmp_path / "e"))]
+    with opened(names) as sources:
+        with pytest.raises(UserError, match=r"different metrics .*\(a top1, e top5\): name the one"):
+            side_by_side(sources)
+        assert side_by_side(sources, metric="top1").sources == ["a", "e"]
+
+
 def test_it_says_what_differs_in_specification_machine_and_version(labs):
     found = compared(labs, "a", "b", "c")
     changed = {(one.source, one.variant, one.key): (one.ours, one.theirs, one.where) for one in found.changed}

@@ -178,6 +178,12 @@ class _Builder:
         if not runs:
             return
         sections = {name: self._section(name, found) for name, found in runs.items()}
+        if len({section.metric.name for section in sections.values()}) > 1:
+            found = ", ".join(f"{name} {section.metric.name}" for name, section in sections.items())
+            raise UserError(
+                f"the sources report different metrics for {place[0]} on {place[1]} ({found}): name the one "
+                "to compare by, such as --metric top1"
+            )
         shared = set.intersection(*(set(found["task"]) for found in runs.values()))
         over_shared = {
             name: self._section(name, found[found["task"].isin(shared)]) if shared else None

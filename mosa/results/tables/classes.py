@@ -134,13 +134,10 @@ def intervals_table(sections: list[Section]) -> pd.DataFrame:
 
 def _intervals_text(section: Section) -> list[str]:
     found = intervals_table([section])
-    cells = {
-        (
-            row.task,
-            row.variant,
-        ): f"{percent(row.accuracy)} [{percent(row.wilson_low)}, {percent(row.wilson_high)}]"
-        for row in found.itertuples()
-    }
+    cells = {}
+    for row in found.itertuples():
+        accuracy, low, high = map(percent, (row.accuracy, row.wilson_low, row.wilson_high))
+        cells[row.task, row.variant] = f"{accuracy} [{low}, {high}]"
     images = found.groupby("task")["images"].first()
     tasks = [of_task.task for of_task in answers(section).tasks]
     header = ["variant", *(f"{task} ({images[task]} images)" for task in tasks)]
