@@ -1,6 +1,6 @@
 """The parts of a model that methods use: its blocks, their sites, layers and widths, and its classifier."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import nn
 
@@ -35,6 +35,7 @@ from mosa.base.timm import (
 # the channels within an MLP.
 NORM_LAYERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase, *NORMS)
 
+SEPARATE_BIAS = "qkv_bias_separate"  # timm's switch of attentions, see `call_projections`
 QKV = ("q", "k", "v")  # the order of the rows of a fused projection
 PROJECTIONS = (*QKV, "proj", "fc1", "fc2")
 
@@ -199,7 +200,7 @@ def no_known_block(model: nn.Module) -> str:
     )
 
 
-def part_of(block: nn.Module, name: str | None) -> nn.Module | None:
+def part_of(block: nn.Module | None, name: str | None) -> nn.Module | None:
     """Return a part of a block by its name, in which dots go deeper; None if there is none."""
     for step in name.split(".") if name else [None]:
         block = None if step is None else getattr(block, step, None)
@@ -210,13 +211,14 @@ def projections_of(block: nn.Module) -> list[Projection]:
     """Return the Linear layers of `Sites` that a block has, in the order of `PROJECTIONS`."""
     sites = sites_of(block)
     fused = isinstance(part_of(block, sites.qkv), nn.Linear)
+    names: list[tuple[str | None, tuple[str, ...]]]
     names = [(sites.qkv, QKV)] if fused else [(getattr(sites, name), (name,)) for name in QKV]
     names += [(getattr(sites, name), (name,)) for name in PROJECTIONS[3:]]
     found = []
     for path, rows in names:
-        if isinstance(part_of(block, path), nn.Linear):
+        if path and isinstance(part_of(block, path), nn.Linear):
             owner, _, name = path.rpartition(".")
-            found.append(Projection(part_of(block, owner) if owner else block, name, rows))
+            found.append(Projection(block.get_submodule(owner), name, rows))
     return found
 
 
@@ -226,15 +228,15 @@ def call_projections(model: nn.Module) -> list[nn.Module]:
     Those of BEiT, EVA and Swin V2 keep the bias themselves, and pass it with the weight to one function:
     what wraps the layer, or is hooked to it, would be without effect. timm has a switch, up to rounding.
     """
-    found = [module for module in model.modules() if getattr(module, "qkv_bias_separate", None) is False]
+    found = [module for module in model.modules() if getattr(module, SEPARATE_BIAS, None) is False]
     for attention in found:
-        attention.qkv_bias_separate = True
+        setattr(attention, SEPARATE_BIAS, True)
     return found
 
 
 def block_width(block: nn.Module) -> int:
     """Return the number of channels of a block's residual stream."""
-    norm = part_of(block, sites_of(block).norm)
+    norm = cast(nn.LayerNorm, part_of(block, sites_of(block).norm))
     shape = getattr(norm, "normalized_shape", None)  # also of a norm without a weight
     return shape[0] if shape else len(norm.weight)
 
@@ -285,5 +287,5 @@ def find_head(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} has no get_classifier(): expected a model made by timm.create_model, or "
             f"one that mosa.peft.describe_blocks has described"
         )
-    head = model.get_classifier()
+    head = cast(Any, model).get_classifier()
     return head if isinstance(head, nn.Module) else nn.ModuleList(head)

@@ -1,6 +1,7 @@
 """The description of a model that is not timm's, so that methods find the parts of its blocks."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -61,9 +62,9 @@ def describe_blocks(
         raise UserError(f"input_size={input_size!r}: expected (channels, height, width)")
     sites = _sites(blocks, parts)
     _check_use(model, blocks, sites, input_size)
-    model.mosa_description = Description(head, tuple(input_size))
+    vars(model)["mosa_description"] = Description(head, tuple(input_size))
     for module in blocks:
-        module.mosa_sites = sites
+        vars(module)["mosa_sites"] = sites
     return model
 
 
@@ -79,7 +80,8 @@ def _sites(blocks: list[nn.Module], parts: dict[str, str]) -> Sites:
         for block in blocks:
             if reason := _misfit(block, part, name):
                 raise UserError(f"{part} {name!r}: {type(block).__name__} {reason}")
-    return Sites(**{field: parts.get(field) for field in Sites._fields})
+    named: dict[str, Any] = {field: parts.get(field) for field in Sites._fields}
+    return Sites(**named)
 
 
 def _misfit(block: nn.Module, part: str, name: str) -> str | None:
@@ -97,21 +99,21 @@ def _misfit(block: nn.Module, part: str, name: str) -> str | None:
         return "needs a module of its own here, not one within another"
     if part in _LINEAR and not isinstance(module, nn.Linear):
         return f"has a {type(module).__name__} there, expected a Linear"
-    if part == "qkv" and module.out_features % len(QKV):
+    if part == "qkv" and isinstance(module, nn.Linear) and module.out_features % len(QKV):
         return f"has {module.out_features} outputs there, which are no equal parts of q, k and v"
     return None
 
 
 def _check_use(model: nn.Module, blocks: list[nn.Module], sites: Sites, input_size: Sequence[int]) -> None:
     """Run the model, and raise unless each block uses its parts as they are described."""
-    calls: list[tuple[nn.Module, Tensor, Tensor]] = []
+    calls: list[tuple[nn.Module, Tensor | None, Tensor]] = []
 
     def keep(module: nn.Module, inputs: tuple, output: Tensor) -> None:
         calls.append((module, inputs[0] if inputs else None, output))
 
     names = {name: part_of(blocks[0], name) for name in sites if name}
     watched = {part_of(block, name) for block in blocks for name in names} | set(blocks)
-    handles = [module.register_forward_hook(keep) for module in watched]
+    handles = [module.register_forward_hook(keep) for module in watched if module is not None]
     modes = {module: module.training for module in model.modules()}
     example = next(model.parameters())
     images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0), device="cpu")
@@ -133,7 +135,9 @@ def _check_use(model: nn.Module, blocks: list[nn.Module], sites: Sites, input_si
             raise UserError(f"{type(block).__name__}: {reason}")
 
 
-def _misuse(block: nn.Module, sites: Sites, calls: list[tuple[nn.Module, Tensor, Tensor]]) -> str | None:
+def _misuse(
+    block: nn.Module, sites: Sites, calls: list[tuple[nn.Module, Tensor | None, Tensor]]
+) -> str | None:
     """Return how a block uses its parts in another way than it is described; None if in this."""
     order = [module for module, _, _ in calls]
     where = {}
@@ -144,11 +148,15 @@ def _misuse(block: nn.Module, sites: Sites, calls: list[tuple[nn.Module, Tensor,
             return f"{name or 'the block'!r} is called {count} times in a forward, expected once"
         if name or module is block:
             where[name] = next(index for index, one in enumerate(order) if one is module)
-    x = calls[where[None]][1]
+    x = cast(Tensor, calls[where[None]][1])  # the block was called with one
     if sites.residual and sites.attention and where[sites.residual] < where[sites.attention]:
         return f"{sites.residual!r} is called before {sites.attention!r}, and not after it"
     if sites.residual and sites.attended:
         h, added = calls[where[sites.residual]][1], calls[where[sites.attended]][2]
-        if h.numel() != x.numel() or not torch.allclose(h, (x + added).view_as(h), rtol=1e-3, atol=1e-5):
+        if (
+            h is None
+            or h.numel() != x.numel()
+            or not torch.allclose(h, (x + added).view_as(h), rtol=1e-3, atol=1e-5)
+        ):
             return f"the input of {sites.residual!r} is not the block's plus the output of {sites.attended!r}"
     return None
