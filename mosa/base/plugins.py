@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from mosa.base.errors import UserError, plain, reason_of
 
 GROUP = "mosa.plugins"  # the entry points of installed packages
-REGISTRIES: dict[str, "Registry"] = {}
+REGISTRIES: dict[str, "Registry[Any]"] = {}
 V = TypeVar("V")
 _Entries = dict[str, dict[str, Any]]  # by kind, and name
 

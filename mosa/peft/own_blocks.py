@@ -108,7 +108,7 @@ def _check_use(model: nn.Module, blocks: list[nn.Module], sites: Sites, input_si
     """Run the model, and raise unless each block uses its parts as they are described."""
     calls: list[tuple[nn.Module, Tensor | None, Tensor]] = []
 
-    def keep(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
         calls.append((module, inputs[0] if inputs else None, output))
 
     names = {name: part_of(blocks[0], name) for name in sites if name}

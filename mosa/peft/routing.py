@@ -113,7 +113,7 @@ class Draw:
 
     choice: Tensor
     random: int
-    images: weakref.ref | None
+    images: weakref.ref[torch.UntypedStorage] | None
     repeated: bool = False
 
 
@@ -271,7 +271,7 @@ def _random() -> int:
     return hash(torch.get_rng_state().numpy().tobytes())
 
 
-def _memory(inputs: Any, named: Any) -> weakref.ref | None:
+def _memory(inputs: Any, named: Any) -> weakref.ref[torch.UntypedStorage] | None:
     """Return a reference to the memory of the first tensor of a call."""
     tensors = (value for value in (*inputs, *(named or {}).values()) if isinstance(value, Tensor))
     return next((weakref.ref(tensor.untyped_storage()) for tensor in tensors), None)
