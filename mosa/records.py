@@ -151,7 +151,7 @@ def _measured() -> type[_Measured]:
     """Return `_Measured` with a field for each metric; records may be older than a metric."""
     fields: dict[str, Any] = {}
     for name, metric in SHIPPED.items():
-        bounds = {"ge": 0, "le": 100} if metric.unit == "%" else {}
+        bounds: dict[str, Any] = {"ge": 0, "le": 100} if metric.unit == "%" else {}
         declared = option(
             None, optional=True, description=metric.description, json_schema_extra=column(), **bounds
         )
@@ -352,7 +352,7 @@ def columns_of(model: type[Declared], prefix: str = "") -> Iterator[tuple[str, s
     for name, field in model.model_fields.items():
         extra = field.json_schema_extra
         if isinstance(extra, dict) and "column" in extra:
-            yield (name if extra["column"] is True else extra["column"]), f"{prefix}{name}"
+            yield (name if extra["column"] is True else str(extra["column"])), f"{prefix}{name}"
         elif isinstance(field.annotation, type) and issubclass(field.annotation, Declared):
             yield from columns_of(field.annotation, f"{prefix}{name}.")
 

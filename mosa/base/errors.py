@@ -58,7 +58,7 @@ def plain(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[:half]} ... {text[-half:]}"
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """Return what an exception says, in one line, without Python's advice on its own settings."""
     return " ".join(str(error).partition("; use sys.")[0].split())
 

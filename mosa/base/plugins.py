@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 from mosa.base.errors import UserError, plain, reason_of
 
 GROUP = "mosa.plugins"  # the entry points of installed packages
-REGISTRIES: dict[str, "Registry"] = {}
+REGISTRIES: dict[str, "Registry[Any]"] = {}
 V = TypeVar("V")
 _Entries = dict[str, dict[str, Any]]  # by kind, and name
 
@@ -61,7 +61,7 @@ class Registry(dict[str, V]):
         super().__setitem__(name, entry)
         self.modules[name] = module
 
-    def update(self, entries: Mapping[str, V]) -> None:
+    def update(self, entries: Mapping[str, V]) -> None:  # type: ignore[override]  # a mapping alone
         """Add entries."""
         for name, entry in entries.items():
             self.add(name, entry, sys._getframe(1).f_globals.get("__name__", ""))
@@ -202,6 +202,7 @@ def _clash(plugin: str, kind: str, name: str) -> UserError:
 def _load(wanted: Wanted) -> Plugin:
     """Return a plugin; import it unless it was loaded before as it is now."""
     reference = wanted.reference
+    files: tuple[Path, ...]
     if is_file(reference):
         path = (wanted.folder / reference).absolute()
         name, content = path.name, _read(reference, path)

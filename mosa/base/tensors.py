@@ -29,7 +29,7 @@ def misfit(value: object, like: Tensor) -> str | None:
         like: The model's tensor; floating-point numbers of any precision fit one of another.
     """
     reason = unusable(value)
-    if reason is not None:
+    if reason is not None or not isinstance(value, Tensor):
         return reason
     if value.shape != like.shape:
         return f"shape {tuple(value.shape)}, expected {tuple(like.shape)}"

@@ -8,11 +8,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from mosa.base.errors import UserError, plain, unknown
+from mosa.base.errors import UserError, plain, shown, unknown
 from mosa.base.words import count
-from mosa.peft.blocks import call_projections, description_of, find_blocks, find_head, passes_can_separate
+from mosa.peft.blocks import (
+    SEPARATE_BIAS,
+    call_projections,
+    description_of,
+    find_blocks,
+    find_head,
+    passes_can_separate,
+)
 from mosa.peft.choice import choice_of
-from mosa.peft.method import Batches, Method, build_method
+from mosa.peft.method import Batches, Chosen, Method, build_method
 from mosa.peft.parallel import bare, check_known, refuse_wrapped
 from mosa.peft.proof import blank_copy, example_images, unreached, watch_calls
 from mosa.peft.routing import Passes, is_stochastic, repeat_batch
@@ -29,6 +36,7 @@ class Attachment:
     Attributes:
         method: The method and its options.
         passes: How many passes a forward stacks.
+        tuned: Names of the parameters that the method tunes.
         buffers: Names of the buffers that belong to the tuned state: those of inserted modules, and the
             running statistics of norms that are tuned.
         hooks: Handles of the hooks on the model and on its norms with running statistics.
@@ -45,6 +53,7 @@ class Attachment:
     passes: Passes
     hooks: list[RemovableHandle]
     fork: RemovableHandle | None = None
+    tuned: tuple[str, ...] = ()
     buffers: tuple[str, ...] = ()
     switched: list[nn.Module] = field(default_factory=list)
     name: str = DEFAULT
@@ -81,6 +90,7 @@ class StepError(Exception):
     """The training step of a blank copy raised, or gave no output for each image."""
 
 
+@torch.inference_mode(False)
 def attach(
     model: nn.Module,
     method: str | Method,
@@ -125,9 +135,9 @@ def attach(
     Raises:
         UserError: Unknown method or option, a value that is not allowed, options of a method that is built
             already, no data for a method that chooses, a model that the method does not fit (`Method.unfit`
-            gives the reason), that is on the meta device, that is wrapped, or that has a method attached
-            already and no name for another, a tuned tensor without effect, or a step that fails. The model is
-            as it was then.
+            gives the reason), that is on the meta device, that is wrapped, that was built under
+            `torch.inference_mode`, or that has a method attached already and no name for another, a tuned
+            tensor without effect, or a step that fails. The model is as it was then.
 
     Example:
         >>> import timm
@@ -137,6 +147,7 @@ def attach(
         ParameterCount(adapter=87744, head=1930, total=89674)
     """
     refuse_wrapped(model, "attach to")
+    _refuse_inference(model)
     method = _built(method, options)
     whole = Structure(model)
     try:
@@ -229,11 +240,22 @@ def reset_classifier(model: nn.Module, classes: int, seed: int) -> None:
         raise UserError(
             f"num_classes: {type(model).__name__} has no reset_classifier(), as timm's models have"
         )
+    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
+        raise UserError(f"num_classes={shown(classes)}: expected a whole number, or 0 for no classifier")
     like = next(model.parameters())
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
-        model.reset_classifier(classes)
+        cast(Any, model).reset_classifier(classes)
     find_head(model).to(like).train(model.training)
+
+
+def _refuse_inference(model: nn.Module) -> None:
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_inference():
+            raise UserError(
+                f"{name!r} was made under torch.inference_mode(), so {type(model).__name__} cannot be "
+                f"trained: build and load the model outside of it"
+            )
 
 
 def _refuse_meta(model: nn.Module) -> None:
@@ -251,16 +273,18 @@ def _insert(
     backbone = set(model.modules())
     model.requires_grad_(False)
     passes = Passes()
-    model.peft = Attachment(method, passes, passes.register(model))
+    state = Attachment(method, passes, passes.register(model))
+    vars(model)["peft"] = state
     if method.wraps_qkv:
-        model.peft.switched = call_projections(model)
+        state.switched = call_projections(model)
     # On the CPU, as the generators are; and new layers draw before they are initialised.
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         if choice is None:
             method.apply(model, seed)
         else:
-            method.insert(model, seed, choice)
+            cast(Chosen, method).insert(model, seed, choice)
     head.requires_grad_(True)
+    state.tuned = tuple(tuned_parameters(model))
     inserted = {name: module for name, module in model.named_modules() if module not in backbone}
     for module in inserted.values():
         module.training = model.training
@@ -286,12 +310,13 @@ def _own_buffers(model: nn.Module, inserted: dict[str, nn.Module]) -> None:
     """Make buffers of inserted modules and tuned norms part of the tuned state; freeze the other norms'."""
     norms = {name: module for name, module in model.named_modules() if has_statistics(module)}
     tuned = {name: norm for name, norm in norms.items() if not is_frozen(norm)}
-    model.peft.buffers = tuple(
+    state = attachment(model)
+    state.buffers = tuple(
         f"{prefix}.{name}"
         for prefix, module in (inserted | tuned).items()
         for name, _ in module.named_buffers(recurse=False)
     )
-    model.peft.hooks += [norm.register_forward_pre_hook(keep_statistics) for norm in norms.values()]
+    state.hooks += [norm.register_forward_pre_hook(keep_statistics) for norm in norms.values()]
 
 
 def _fault(model: nn.Module, images: Tensor) -> str | None:
@@ -305,7 +330,7 @@ def _fault(model: nn.Module, images: Tensor) -> str | None:
     with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
         twin = blank_copy(model, images.device).train()
         called = watch_calls(twin)
-        passes = twin.peft.method.passes
+        passes = attachment(twin).method.passes
         try:
             output = forward_passes(twin, images, passes)
             if not isinstance(output, Tensor) or len(output) != passes * len(images):
@@ -331,7 +356,7 @@ def _check_backbone(model: nn.Module, images: Tensor) -> None:
 
 def _hook_passes(model: nn.Module, backbone: set[nn.Module]) -> None:
     """Keep the features that two passes compare, and compute once what precedes their first difference."""
-    state = model.peft
+    state = attachment(model)
     if state.method.feature_consistency:
         for block in find_blocks(model)[:6]:
             state.hooks.append(block.register_forward_hook(state.passes.keep_features))
@@ -359,6 +384,12 @@ def attachment(model: nn.Module) -> Attachment:
             f"into its weights, which save_tuned and save_pretrained still save; attach another to train on"
         )
     raise UserError(f"{kind} has no method attached: call mosa.peft.attach first")
+
+
+def tuned_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return by name what the attached method tunes, also if it was frozen since, and what was unfrozen."""
+    known = attachment(model).tuned
+    return {name: each for name, each in model.named_parameters() if each.requires_grad or name in known}
 
 
 def dumped(method: Method) -> dict[str, Any]:
@@ -400,6 +431,7 @@ def forward_passes(model: nn.Module, images: Tensor, passes: int) -> Tensor:
     return cast(Tensor, model(images))
 
 
+@torch.inference_mode(False)
 def merge(model: nn.Module) -> nn.Module:
     """Bring a model into its inference form, in place: experts into one layer, LoRA into the weights.
 
@@ -433,6 +465,7 @@ def merge(model: nn.Module) -> nn.Module:
         _become_backbone(model, changed)
         return model
     state.method = method
+    state.tuned = tuple(tuned_parameters(model))
     if changed:
         vars(model).setdefault("mosa_merged", Merged()).places.extend(changed)
         state.change = None
@@ -480,19 +513,20 @@ def _become_backbone(model: nn.Module, changed: list[Place]) -> None:
     known = {place.value for place in record.places} | {place.value for place in changed}
     record.places += changed
     for name, place in tensor_places(model):
-        if (place.value.requires_grad or name in state.buffers) and place.value not in known:
+        tuned = place.value.requires_grad or name in state.tuned or name in state.buffers
+        if tuned and place.value not in known:
             record.places.append(place)
     for hook in state.hooks:
         hook.remove()
     for attention in state.switched:
-        attention.qkv_bias_separate = False
+        setattr(attention, SEPARATE_BIAS, False)
     del model.peft
 
 
 def list_adapters(model: nn.Module) -> list[str]:
     """Return the names of the methods attached to a model, the active one first; see `set_active`."""
     model = bare(model)
-    active = [model.peft.name] if hasattr(model, "peft") else []
+    active = [attachment(model).name] if hasattr(model, "peft") else []
     return active + list(vars(model).get("mosa_inactive", ()))
 
 
@@ -522,7 +556,7 @@ def set_active(model: nn.Module, name: str | None) -> nn.Module:
     if name is not None:
         chosen = _forget(model, name)
         cast(Change, chosen.change).swap(model)
-        model.peft = chosen
+        vars(model)["peft"] = chosen
     return model
 
 
@@ -589,9 +623,8 @@ def count_parameters(model: nn.Module) -> ParameterCount:
         UserError: Nothing is attached.
     """
     model = bare(model)
-    attachment(model)
     head = {id(parameter) for parameter in find_head(model).parameters()}
-    tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    tuned = tuned_parameters(model).values()
     in_head = sum(parameter.numel() for parameter in tuned if id(parameter) in head)
     total = sum(parameter.numel() for parameter in tuned)
     return ParameterCount(adapter=total - in_head, head=in_head, total=total)

@@ -48,6 +48,7 @@ from mosa.base.timm import (
 # the channels within an MLP.
 NORM_LAYERS = (nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.modules.batchnorm._NormBase, *NORMS)
 
+SEPARATE_BIAS = "qkv_bias_separate"  # timm's switch of attentions, see `call_projections`
 QKV = ("q", "k", "v")  # the order of the rows of a fused projection
 PROJECTIONS = (*QKV, "proj", "fc1", "fc2")
 
@@ -242,7 +243,7 @@ def no_known_block(model: nn.Module) -> str:
     )
 
 
-def part_of(block: nn.Module, name: str | None) -> nn.Module | None:
+def part_of(block: nn.Module | None, name: str | None) -> nn.Module | None:
     """Return a part of a block by its name, in which dots go deeper; None if there is none."""
     for step in name.split(".") if name else [None]:
         block = None if step is None else getattr(block, step, None)
@@ -270,9 +271,9 @@ def call_projections(model: nn.Module) -> list[nn.Module]:
     Those of BEiT, EVA and Swin V2 keep the bias themselves, and pass it with the weight to one function:
     what wraps the layer, or is hooked to it, would be without effect. timm has a switch, up to rounding.
     """
-    found = [module for module in model.modules() if getattr(module, "qkv_bias_separate", None) is False]
+    found = [module for module in model.modules() if getattr(module, SEPARATE_BIAS, None) is False]
     for attention in found:
-        attention.qkv_bias_separate = True
+        setattr(attention, SEPARATE_BIAS, True)
     return found
 
 
@@ -345,5 +346,5 @@ def find_head(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} has no get_classifier(): expected a model made by timm.create_model, or "
             f"one that mosa.peft.describe_blocks has described"
         )
-    head = model.get_classifier()
+    head = cast(Any, model).get_classifier()
     return head if isinstance(head, nn.Module) else nn.ModuleList(head)

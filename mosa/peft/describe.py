@@ -52,7 +52,7 @@ def methods_data() -> dict[str, Any]:
             option: {"default": field.default, "description": field.description}
             for option, field in cls.model_fields.items()
         }
-        about = {"description": cls.__doc__.partition("\n")[0], "reference": cls.reference}
+        about = {"description": (cls.__doc__ or "").partition("\n")[0], "reference": cls.reference}
         found[name] = about | {"families": list(cls.families), "options": options}
     return found
 
@@ -105,7 +105,7 @@ def _vit_base() -> nn.Module:
 def _summary(name: str) -> str:
     cls = get_method(name)
     stored, trained = (cls().parameters(_vit_base(), training) for training in (False, True))
-    line, families = cls.__doc__.partition("\n")[0], ", ".join(cls.families)
+    line, families = (cls.__doc__ or "").partition("\n")[0], ", ".join(cls.families)
     return f"| [`{name}`](#{name}) | {line} | {stored:,} | {trained:,} | {families} |"
 
 

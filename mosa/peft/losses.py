@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mosa.base.errors import UserError
 from mosa.peft.attach import attachment, forward_passes
 
 
@@ -29,11 +30,17 @@ def tuning_loss(
 
     Returns:
         The loss, a scalar.
+
+    Raises:
+        UserError: Nothing is attached, there are not as many labels as images, or as `forward_passes` says.
     """
     terms = {} if terms is None else terms
     state = attachment(model)
     method = state.method
     logits = forward_passes(model, images, method.passes)
+    if len(logits) != method.passes * len(labels):
+        count = len(logits) // method.passes
+        raise UserError(f"{len(labels)} labels for {count} images: expected one for each")
     if logits.dtype == torch.bfloat16:  # under autocast, which would also compute the logarithms in bfloat16
         logits = logits.float()
     if method.labels_every_pass:
@@ -55,7 +62,8 @@ def feature_distance(features: list[Tensor]) -> Tensor:
     Args:
         features: The blocks' outputs, each of shape (2 * batch, ...).
     """
-    return torch.stack([F.mse_loss(*feature.chunk(2)) for feature in features]).mean()
+    pairs = (feature.chunk(2) for feature in features)
+    return torch.stack([F.mse_loss(first, second) for first, second in pairs]).mean()
 
 
 def passes_loss(

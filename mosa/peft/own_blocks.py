@@ -84,7 +84,8 @@ def _sites(blocks: list[nn.Module], parts: dict[str, str]) -> Sites:
         for block in blocks:
             if reason := _misfit(block, part, name):
                 raise UserError(f"{part} {name!r}: {type(block).__name__} {reason}")
-    return Sites(**{field: parts.get(field) for field in Sites._fields})
+    named: dict[str, Any] = {field: parts.get(field) for field in Sites._fields}
+    return Sites(**named)
 
 
 def _misfit(block: nn.Module, part: str, name: str) -> str | None:
@@ -102,7 +103,7 @@ def _misfit(block: nn.Module, part: str, name: str) -> str | None:
         return "needs a module of its own here, not one within another"
     if part in _LINEAR and not isinstance(module, nn.Linear):
         return f"has a {type(module).__name__} there, expected a Linear"
-    if part == "qkv" and module.out_features % len(QKV):
+    if part == "qkv" and isinstance(module, nn.Linear) and module.out_features % len(QKV):
         return f"has {module.out_features} outputs there, which are no equal parts of q, k and v"
     if part == "kv" and module.out_features % 2:
         return f"has {module.out_features} outputs there, which are no equal parts of k and v"
@@ -124,7 +125,7 @@ def _check_use(
 
     names = {name: part_of(blocks[0], name) for name in sites if name}
     watched = {part_of(block, name) for block in blocks for name in names} | set(blocks)
-    handles = [module.register_forward_hook(keep) for module in watched]
+    handles = [module.register_forward_hook(keep) for module in watched if module is not None]
     modes = {module: module.training for module in model.modules()}
     example = next(model.parameters())
     images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0), device="cpu")

@@ -6,15 +6,18 @@ import torch
 from torch import distributed, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from mosa.base.errors import UserError
+from mosa.base.errors import UserError, shown
 
 
 def bare(model: nn.Module) -> nn.Module:
     """Return the model within DistributedDataParallel and torch.compile.
 
     Raises:
-        UserError: It is within a DataParallel, whose copies of the model would draw other experts.
+        UserError: It is no model, or is within a DataParallel, whose copies of the model would draw other
+            experts.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"expected a model, got {shown(model)}")
     while True:
         children = vars(model).get("_modules", {})
         if isinstance(model, DistributedDataParallel):

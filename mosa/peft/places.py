@@ -27,7 +27,7 @@ def beside(
         attention: Branch beside the attention; None: there is none.
         mlp: Branch beside the MLP; None: there is none.
     """
-    parts = {}
+    parts: dict[str, Branch] = {}
     for number, branch in ((1, attention), (2, mlp)):
         if branch is not None:
             parts |= _beside(block, branch, f"norm{number}", f"drop_path{number}")
@@ -48,7 +48,7 @@ def _beside(block: nn.Module, branch: Branch, norm: str, path: str) -> dict[str,
     return {norm: reading, path: adding}
 
 
-def after_attention(block: nn.Module, x: Tensor, *args: Any, branch: Branch, **kwargs: Any) -> Tensor:
+def after_attention(block: Any, x: Tensor, *args: Any, branch: Branch, **kwargs: Any) -> Tensor:
     """Run a block with a branch on h = x + Attn(LN1 x), whose output is added to h.
 
     Args:
@@ -103,7 +103,8 @@ def image_of(model: nn.Module, block: nn.Module) -> Image:
     """Return how the tokens of a block form an image; see `no_image` for models where they do not."""
     if isinstance(block, SwinTransformerBlock):
         return Image(0, *block.input_resolution)
-    return Image(model.num_prefix_tokens, *model.patch_embed.grid_size)
+    vit: Any = model
+    return Image(vit.num_prefix_tokens, *vit.patch_embed.grid_size)
 
 
 def no_image(model: nn.Module, block: nn.Module) -> str | None:

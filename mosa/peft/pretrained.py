@@ -9,7 +9,15 @@ from torch import Tensor, nn
 
 from mosa.base.errors import UserError, plain, shown
 from mosa.base.timm import timm
-from mosa.peft.attach import Merged, attach, attachment, list_adapters, merged_into, reset_classifier
+from mosa.peft.attach import (
+    Merged,
+    attach,
+    attachment,
+    list_adapters,
+    merged_into,
+    reset_classifier,
+    tuned_parameters,
+)
 from mosa.peft.blocks import find_head
 from mosa.peft.method import build_method
 from mosa.peft.parallel import bare, refuse_wrapped
@@ -53,10 +61,10 @@ def save_pretrained(
         UserError: Nothing is attached, there are not as many names as classes, or the file cannot be written.
     """
     model = bare(model)
-    names = list(label_names) if label_names is not None else get_label_names(model)
     classes = getattr(model, "num_classes", None)
-    if names is not None and classes is not None and len(names) != classes:
-        raise UserError(f"label_names: {len(names)} names for {classes} classes")
+    names = _names_of(get_label_names(model) if label_names is None else label_names, classes)
+    if "num_classes" in (model_args or {}):
+        raise UserError("model_args: num_classes is saved without it")
     merged, changed = merged_into(model), _changed(model)
     config = getattr(model, "pretrained_cfg", None) or {}
     about = {
@@ -77,6 +85,7 @@ def save_pretrained(
     write(model, path, {"mosa.backbone": text})
 
 
+@torch.inference_mode(False)
 def from_pretrained(
     path: str | Path,
     model: nn.Module | None = None,
@@ -106,7 +115,7 @@ def from_pretrained(
     saved, about = method_of(path, metadata), parsed(metadata, "mosa.backbone")
     if not about:
         raise UserError(f"{path}: says nothing of its backbone; expected a file of save_pretrained")
-    if problem := _problem(about, state):
+    if problem := _problem(about, state) or _problem_of_merged(saved):
         raise UserError(f"{path}: not as save_pretrained writes it, as {problem}; save it again")
     if model is None:
         return _load(path, _build(path, about), state, saved, about, head, name).eval()
@@ -149,6 +158,33 @@ def get_label_names(model: nn.Module) -> list[str] | None:
         return attachment(model).label_names
     merged = merged_into(model)
     return merged.label_names if merged else None
+
+
+def _names_of(names: object, classes: int | None) -> list[str] | None:
+    """Return the names of classes; None if there are none.
+
+    Raises:
+        UserError: They are no names, or not as many as there are classes.
+    """
+    if names is None:
+        return None
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise UserError(f"label_names: expected a list of names, got {shown(names)}")
+    if other := [each for each in names if not isinstance(each, str)]:
+        raise UserError(f"label_names: expected a list of names, got one with {shown(other[0])}")
+    if classes is not None and len(names) != classes:
+        raise UserError(f"label_names: {len(names)} names for {classes} classes")
+    return list(names)
+
+
+def _problem_of_merged(saved: Mapping[str, Any]) -> str:
+    """Return in what a file's list of merged methods cannot be one."""
+    merged = saved.get("merged", [])
+    if not isinstance(merged, list) or not all(
+        isinstance(each, dict) and "method" in each for each in merged
+    ):
+        return f"its list of merged methods is {shown(merged)}"
+    return ""
 
 
 def _build(path: str | Path, about: Mapping[str, Any]) -> nn.Module:
@@ -199,7 +235,7 @@ def _load(
     if saved.get("merged"):
         backbone, names = _backbone(model), about.get("merged", ())
         places = [place for key, place in backbone.items() if key in names]
-        model.mosa_merged = Merged(saved["merged"], places, label_names)
+        vars(model)["mosa_merged"] = Merged(saved["merged"], places, label_names)
     found = _digest(model, _changed(model) | set(about.get("changed", ())))
     if found != about.get("digest"):
         raise UserError(
@@ -207,6 +243,9 @@ def _load(
             f"model, by their SHA-256 ({found[:12]}, expected {str(about.get('digest'))[:12]}); load the "
             f"same weights, in the same precision"
         )
+    for key, parameter in model.named_parameters():
+        if key in state:  # what was unfrozen beside the method
+            parameter.requires_grad_(True)
     own = tuned_state_dict(model)
     if not head:
         own = {key: value for key, value in own.items() if key not in _head_names(model)}
@@ -234,6 +273,7 @@ def _changed(model: nn.Module) -> set[str]:
         id(model.get_buffer(each)) for each in buffers
     }
     own |= {id(place.value) for place in merged.places} if merged else set()
+    own |= {id(each) for each in tuned_parameters(model).values()} if hasattr(model, "peft") else set()
     change = attachment(model).change if hasattr(model, "peft") else None
     return set(change.tuned if change else ()) | {
         name

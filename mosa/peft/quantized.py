@@ -3,7 +3,7 @@
 from functools import cache
 from itertools import pairwise
 from statistics import NormalDist
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -67,8 +67,9 @@ def quantize(branch: nn.Module, bits: Bits, rng: torch.Generator) -> None:
 
     They are normal with a deviation of 0.001, cut at twice that: those of a zero have no two values.
     """
-    start = torch.empty(branch.up.weight.shape)
+    down, up = (cast(nn.Linear, branch.get_submodule(name)) for name in ("down", "up"))
+    start = torch.empty(up.weight.shape)
     nn.init.trunc_normal_(start, std=0.001, a=-0.002, b=0.002, generator=rng)
     with torch.no_grad():
-        branch.up.weight.copy_(start)
-    branch.down, branch.up = (QuantizedLinear(layer.weight, bits) for layer in (branch.down, branch.up))
+        up.weight.copy_(start)
+    branch.down, branch.up = (QuantizedLinear(cast(nn.Parameter, layer.weight), bits) for layer in (down, up))

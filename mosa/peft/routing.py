@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -114,8 +114,19 @@ class Draw:
 
     choice: Tensor
     random: int
-    images: weakref.ref | None
+    images: weakref.ref[torch.UntypedStorage] | None
     repeated: bool = False
+
+
+class Drawing(Protocol):
+    """A layer with experts, which a router draws for."""
+
+    training: bool
+    experts: int
+    active: Tensor | None
+
+    @property
+    def weight(self) -> Tensor: ...
 
 
 class Router(nn.Module):
@@ -144,7 +155,7 @@ class Router(nn.Module):
         super().__init__()
         self.passes, self.every_expert = passes, every_expert
         self.generator = generator(seed, "routing")
-        self.projections: list[nn.Module] = []  # a list, because they are registered in their blocks
+        self.projections: list[Drawing] = []  # a list, because they are registered in their blocks
         self.choice: Tensor | None = None
         self.resumed: Tensor | None = None
         self.holds = False
@@ -173,15 +184,16 @@ class Router(nn.Module):
         if not model.training and not any(projection.training for projection in self.projections):
             return
         if self.holds:
-            self.use(self.choice)
+            self.use(cast(Tensor, self.choice))
         elif in_backward():
             self.use(self._repeated(inputs, named).choice)
         else:
             # One copy to the device for all projections: the host would wait for a GPU to read the numbers.
             device = self.projections[0].weight.device
-            self.use(self._drawn(self.passes.count).to(device, non_blocking=True))
+            choice = self._drawn(self.passes.count).to(device, non_blocking=True)
+            self.use(choice)
             if in_checkpoint():
-                self.draws.append(Draw(self.choice, _random(), _memory(inputs, named)))
+                self.draws.append(Draw(choice, _random(), _memory(inputs, named)))
 
     def use(self, choice: Tensor) -> None:
         """Have the projections read their experts from a draw on the device, (projections, passes)."""
@@ -210,7 +222,7 @@ class Router(nn.Module):
         """Return the draw of the forward that a checkpoint repeats."""
         random, memory, passes = _random(), _memory(inputs, named), self.passes.count
         like = [draw for draw in self.draws if draw.random == random and draw.choice.shape[1] == passes]
-        same = [draw for draw in like if memory is not None and draw.images() is memory()] or like
+        same = [draw for draw in like if memory and draw.images and draw.images() is memory()] or like
         due = [draw for draw in same if not draw.repeated] or same[-1:]  # again, with retain_graph
         if len(due) > 1:  # the backward of one of them is running, and its output may have said so
             due = [draw for draw in due if draw.choice is self.resumed] or due
@@ -260,7 +272,7 @@ def _random() -> int:
     return hash(torch.get_rng_state().numpy().tobytes())
 
 
-def _memory(inputs: Any, named: Any) -> weakref.ref | None:
+def _memory(inputs: Any, named: Any) -> weakref.ref[torch.UntypedStorage] | None:
     """Return a reference to the memory of the first tensor of a call."""
     tensors = (value for value in (*inputs, *(named or {}).values()) if isinstance(value, Tensor))
     return next((weakref.ref(tensor.untyped_storage()) for tensor in tensors), None)

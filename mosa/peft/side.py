@@ -41,9 +41,10 @@ class Side(Method):
         raise NotImplementedError
 
     def apply(self, model: nn.Module, seed: int) -> None:
-        model.side = self.network(model, generator(seed, self.name)).to(next(model.blocks.parameters()))
-        model.forward_features = partial(model.side.run, model)
-        model.forward_intermediates = _without_the_network
+        vit: VisionTransformer = model
+        vit.side = self.network(vit, generator(seed, self.name)).to(next(vit.blocks.parameters()))
+        vit.forward_features = partial(vit.side.run, vit)
+        vit.forward_intermediates = _without_the_network
 
 
 def _without_the_network(*args: Any, **kwargs: Any) -> None:
@@ -78,7 +79,7 @@ class SideNetwork(nn.Module):
         """
         raise NotImplementedError
 
-    def run(self, model: nn.Module, images: Tensor, **masks: Any) -> Tensor:
+    def run(self, model: VisionTransformer, images: Tensor, **masks: Any) -> Tensor:
         """Run the trunk, and the network beside it: the model's `forward_features`.
 
         Raises:
@@ -88,7 +89,7 @@ class SideNetwork(nn.Module):
             raise UserError(f"{', '.join(masks)}: attention beside the blocks is not masked")
         return self._features(model, images, lambda x: self(self.trunk(model, x), self.rest(model)))
 
-    def read(self, model: nn.Module, images: Tensor) -> Tensor:
+    def read(self, model: VisionTransformer, images: Tensor) -> Tensor:
         """Return all that the network reads of a batch, (batch, reads, tokens, width)."""
         found: list[Tensor] = []
 
@@ -99,16 +100,16 @@ class SideNetwork(nn.Module):
         self._features(model, images, reading)
         return torch.stack(found, dim=1)
 
-    def before(self, model: nn.Module) -> list[nn.Module]:
+    def before(self, model: VisionTransformer) -> list[nn.Module]:
         """Return the parts of a model that what is read depends on: the embedding, and the trunk's blocks."""
         blocks = model.blocks[: self.reads[-1]]
         return [model.patch_embed, model.pos_drop, model.patch_drop, model.norm_pre, blocks]
 
-    def rest(self, model: nn.Module) -> nn.Module:
+    def rest(self, model: VisionTransformer) -> nn.Sequential:
         """Return the blocks after the trunk."""
         return model.blocks[self.reads[-1] :]
 
-    def trunk(self, model: nn.Module, x: Tensor) -> Iterator[Tensor]:
+    def trunk(self, model: VisionTransformer, x: Tensor) -> Iterator[Tensor]:
         """Yield the tokens that are read, from the tokens before the first block."""
         x = x.detach()
         for number in range(self.reads[-1] + 1):
@@ -119,7 +120,7 @@ class SideNetwork(nn.Module):
                 yield x
 
     @staticmethod
-    def _features(model: nn.Module, images: Tensor, blocks: Any) -> Tensor:
+    def _features(model: VisionTransformer, images: Tensor, blocks: Any) -> Tensor:
         view = BlockView(model, blocks=blocks, grad_checkpointing=False)  # what has no graph needs none
         return type(model).forward_features(view, images)
 
@@ -131,7 +132,7 @@ class OnTrunk(nn.Module):
         What `SideNetwork.read` returns -> logits (batch, classes).
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: VisionTransformer) -> None:
         super().__init__()
         self.peft, self.model = model.peft, model
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,12 @@ class SplitLinear(nn.Module):
     Raises:
         UserError: There are fewer weights (or, with `split_bias`, biases) than experts.
     """
+
+    weight_expert_of: Tensor
+    weight_initial: Tensor | None
+    bias: Any  # a Parameter if it is split, a ParameterList with one for each expert, or None
+    bias_expert_of: Tensor
+    bias_initial: Tensor | None
 
     def __init__(
         self,
@@ -104,7 +110,8 @@ class SplitLinear(nn.Module):
 
     def expert_bias(self, expert: int) -> Tensor | None:
         """Return the bias of an expert, (out,), or None."""
-        return None if self.bias is None else self.expert_biases(self._vector(expert))[0]
+        biases = self.expert_biases(self._vector(expert))
+        return None if biases is None else biases[0]
 
     def _vector(self, expert: int) -> Tensor:
         return torch.tensor([expert], device=self.weight.device)
@@ -142,10 +149,11 @@ class SplitLinear(nn.Module):
     def merged(self) -> nn.Linear:
         """Return the merged layer as a plain Linear with the same device, dtype and mode."""
         out_features, in_features = self.weight.shape
-        linear = nn.Linear(in_features, out_features, bias=self.bias is not None, device="meta")
+        bias = self.merged_bias()
+        linear = nn.Linear(in_features, out_features, bias=bias is not None, device="meta")
         linear.weight = nn.Parameter(self.merged_weight().detach().clone())
-        if self.bias is not None:
-            linear.bias = nn.Parameter(self.merged_bias().detach().clone())
+        if bias is not None:
+            linear.bias = nn.Parameter(bias.detach().clone())
         return linear.train(self.training)
 
     def extra_repr(self) -> str:

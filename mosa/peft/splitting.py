@@ -1,12 +1,13 @@
 """Split projections for any method with projections, without code for a particular method."""
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError
 from mosa.base.seeding import generator
+from mosa.peft.attach import attachment
 from mosa.peft.blocks import find_blocks
 from mosa.peft.method import TRAINING, Method
 from mosa.peft.routing import Passes, Router, repeat_batch
@@ -102,7 +103,8 @@ class Splitting(Method):
     def apply(self, model: nn.Module, seed: int) -> None:
         super().apply(model, seed)
         rng = generator(seed, "partition")
-        router = Router(model.peft.passes, seed, self.every_expert)
+        passes = attachment(model).passes
+        router = Router(passes, seed, self.every_expert)
         for branch in self.branches(model):
             for name in self.split_names:
                 layer = SplitLinear(
@@ -117,7 +119,7 @@ class Splitting(Method):
                 setattr(branch, name, layer)
         router.register(model)
         if self.merge == "ensemble":
-            router.hooks += Ensemble(model.peft.passes, self.experts).register(model)
+            router.hooks += Ensemble(passes, self.experts).register(model)
 
     def lr_factors(self, model: nn.Module) -> dict[nn.Parameter, float]:
         if self.split_lr == 1:
@@ -131,7 +133,11 @@ class Splitting(Method):
     def fork_point(self, model: nn.Module) -> nn.Module | None:
         point, first = super().fork_point(model), self.branches(model)[0]
         # Within the first branch, a split down-projection draws before the dense method does.
-        return first.down if "down" in self.split_names and point in set(first.children()) else point
+        return (
+            first.get_submodule("down")
+            if "down" in self.split_names and point in set(first.children())
+            else point
+        )
 
     def fold(self, model: nn.Module) -> Method | None:
         if self.merge == "ensemble":
@@ -139,7 +145,7 @@ class Splitting(Method):
         for branch in self.branches(model):
             for name in self.split_names:
                 setattr(branch, name, getattr(branch, name).merged())
-        model.router.remove(model)
+        cast(Router, model.router).remove(model)
         return self.merged_method.fold(model)
 
     def block_parameters(self, block: nn.Module) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mosa.base.errors import LISTED, UserError, unknown
 from mosa.base.tensors import misfit
 from mosa.base.words import count
-from mosa.peft.attach import attachment, dumped, merged_into
+from mosa.peft.attach import attachment, dumped, merged_into, tuned_parameters
 from mosa.peft.method import get_method
 from mosa.peft.parallel import bare
 from mosa.peft.structure import tensor_places
@@ -26,7 +26,8 @@ def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """Return the tuned parameters and their buffers by name: what differs from the backbone.
 
     Buffers are those of the method's modules, and the running statistics of norms that are tuned. What was
-    merged into weights of the backbone is there as these weights.
+    merged into weights of the backbone is there as these weights. What was frozen after `attach` is there,
+    too, and what was unfrozen.
 
     Returns:
         Detached tensors that share memory with the model; safetensors can save them as they are.
@@ -36,12 +37,14 @@ def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
     """
     model = bare(model)
     merged = merged_into(model)
-    buffers = () if merged and not hasattr(model, "peft") else attachment(model).buffers
+    attached = merged is None or hasattr(model, "peft")
+    buffers = attachment(model).buffers if attached else ()
+    trained = tuned_parameters(model) if attached else {}
     changed = {id(place.value) for place in merged.places} if merged else set()
     tuned = {
         name: value.detach()
         for name, value in model.named_parameters()
-        if value.requires_grad or id(value) in changed
+        if value.requires_grad or name in trained or id(value) in changed
     }
     statistics = {name: value for name, value in model.named_buffers() if id(value) in changed}
     own = {name: value for name in buffers if (value := model.get_buffer(name)) is not None}

@@ -137,6 +137,7 @@ class Change:
         values: What is in each of these places in the state that the model is not in.
         asks: Each parameter of both states, and whether it requires a gradient in the other one.
         tuned: The backbone's names of what is tuned of it.
+        owners: The modules that have these, as far as they are still part of the model.
     """
 
     def __init__(self, model: nn.Module, before: Structure, buffers: tuple[str, ...]) -> None:
@@ -151,7 +152,10 @@ class Change:
                 own[id(value)] = nn.Parameter(copy) if isinstance(value, nn.Parameter) else copy
                 self.tuned.append(name)
         known = {module for module, _ in before.attributes}
-        for module in model.modules():
+        present = set(model.modules())
+        self.owners = {name: before.tensors[name].module for name in self.tuned}
+        self.owners = {name: module for name, module in self.owners.items() if module in present}
+        for module in present:
             for dictionary in TENSORS:
                 for key, value in getattr(module, dictionary).items():
                     if id(value) in own:
@@ -197,7 +201,10 @@ class Change:
 
     def disturbed(self, model: nn.Module, backbone: dict[str, Place]) -> str | None:
         """Return the name of a tensor of the backbone that was replaced or unfrozen since, or None."""
-        shared = shared_places(model, backbone)
+        shared, present = shared_places(model, backbone), set(model.modules())
+        for name, module in self.owners.items():
+            if module not in present:
+                return name
         for name, place in backbone.items():
             if name not in self.tuned and (name not in shared or place.value.requires_grad):
                 return name

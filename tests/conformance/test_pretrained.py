@@ -1,0 +1,247 @@
+"""What `save_pretrained` wrote is loaded as it was, or refused in one sentence."""
+
+import json
+import re
+from functools import partial
+
+import pytest
+import torch
+from models import attach, batch, build, train_steps
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from mosa import peft
+from mosa.base.errors import UserError
+from mosa.peft import pretrained
+
+IMAGES = batch(2)[0]
+NAMES = ["cat", "dog", "horse", "cow", "hen"]
+OPTIONS = {"lora": {"rank": 4}, "mosa": {"bottleneck": 4, "experts": 2}}
+
+
+def trained(method="lora", **options):
+    model = attach(build(), method, **OPTIONS[method] | options)
+    train_steps(model, steps=1, lr=0.1)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    for method in OPTIONS:
+        peft.save_pretrained(trained(method), folder / method, label_names=NAMES)
+    return folder
+
+
+def edited(source, path, method=(), backbone=(), without=()):
+    """Write a file again with other metadata; `without` are options that it is older than."""
+    with safe_open(source, framework="pt") as file:
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        found = {key: json.loads(value) for key, value in file.metadata().items()}
+    found["mosa.method"] = {k: v for k, v in found["mosa.method"].items() if k not in without} | dict(method)
+    found["mosa.backbone"] |= dict(backbone)
+    save_file(state, path, {key: json.dumps(value) for key, value in found.items()})
+    return path
+
+
+EDITS = {
+    "unknown option": ({"method": {"new": 1}}, "unknown option of method 'lora' 'new'"),
+    "missing option": ({"without": ("rank",)}, "says nothing of 'rank', an option of method 'lora'"),
+    "option of another type": ({"method": {"rank": "four"}}, "option 'rank'"),
+    "unknown method": ({"method": {"method": "lara"}}, "unknown method 'lara'.*'lora'"),
+    "no method": ({"method": {"method": None}}, "names no method"),
+    "another digest": ({"backbone": {"digest": "0" * 64}}, "trained on another backbone.*SHA-256"),
+    "no digest": ({"backbone": {"digest": None}}, "SHA-256"),
+    "another architecture": ({"backbone": {"architecture": "resnet18"}}, "resnet18, and this model is"),
+    "other classes": ({"backbone": {"num_classes": 7, "label_names": None}}, "shape"),
+    "classes that are no number": ({"backbone": {"num_classes": "7", "label_names": None}}, "num_classes"),
+    "names that are none": ({"backbone": {"label_names": "cats!"}}, "label_names"),
+    "too few names": ({"backbone": {"label_names": ["cat"]}}, "label_names"),
+    "merged that is no list": ({"method": {"merged": 3}}, "merged"),
+    "merged without methods": ({"method": {"merged": [1]}}, "merged"),
+    "changed that is no list": ({"backbone": {"changed": 3}}, "changed"),
+    "head that is no list": ({"backbone": {"head": 3}}, "head"),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_a_file_that_was_edited_is_refused(files, tmp_path, edit):
+    changes, words = EDITS[edit]
+    path, model = edited(files / "lora", tmp_path / "edited", **changes), build().eval()
+    before, keys = model(IMAGES), list(model.state_dict())
+    with pytest.raises(UserError, match=words):
+        peft.from_pretrained(path, model)
+    assert list(model.state_dict()) == keys and torch.equal(model(IMAGES), before)
+    assert peft.list_adapters(model) == []
+
+
+@pytest.mark.parametrize("cut", [0, 7, 100, -1])
+def test_a_file_that_was_cut_is_refused(files, tmp_path, cut):
+    content = (files / "lora").read_bytes()
+    (tmp_path / "cut").write_bytes(content[:cut])
+    with pytest.raises(UserError, match="cannot be read as safetensors"):
+        peft.from_pretrained(tmp_path / "cut", build())
+
+
+def test_options_of_training_may_differ_and_be_older(files, tmp_path):
+    """A file may lack an option that is neutral or only for training, or have another value of it."""
+    expected = peft.from_pretrained(files / "mosa", build()).eval()(IMAGES)
+    old = edited(files / "mosa", tmp_path / "old", without=("split_lr", "every_expert", "consistency"))
+    assert torch.equal(peft.from_pretrained(old, build()).eval()(IMAGES), expected)
+    other = attach(build(), "mosa", **OPTIONS["mosa"], split_lr=0.5, consistency=0.25).eval()
+    assert torch.equal(peft.load_tuned(other, old)(IMAGES), expected)
+    with pytest.raises(UserError, match=r"made for experts=2; the model has experts=4"):
+        peft.load_tuned(attach(build(), "mosa", bottleneck=4), old)
+
+
+def test_without_the_head_the_model_keeps_its_own(files):
+    model = build().eval()
+    model.reset_classifier(7)
+    head = model.head.weight.clone()
+    peft.from_pretrained(files / "lora", model, head=False)
+    assert torch.equal(model.head.weight, head) and peft.get_label_names(model) is None
+    expected = peft.from_pretrained(files / "lora", build()).eval()
+    assert torch.equal(model.forward_features(IMAGES), expected.forward_features(IMAGES))
+    assert peft.get_label_names(expected) == NAMES
+
+
+def test_another_backbone_is_refused(files):
+    model = build(seed=1).eval()
+    before = model(IMAGES)
+    with pytest.raises(UserError, match="trained on another backbone"):
+        peft.from_pretrained(files / "lora", model)
+    assert torch.equal(model(IMAGES), before) and not hasattr(model, "peft")
+    with pytest.raises(UserError, match="in the same precision"):
+        peft.from_pretrained(files / "lora", build().double())
+
+
+def test_timm_builds_the_backbone_of_a_file(files, tmp_path, monkeypatch):
+    asked = {}
+
+    def create_model(name, pretrained, num_classes, **arguments):
+        asked.update(name=name, pretrained=pretrained, num_classes=num_classes, **arguments)
+        return build()
+
+    monkeypatch.setattr(pretrained.timm, "create_model", create_model)
+    path = edited(files / "lora", tmp_path / "tag", backbone={"tag": "in1k", "model_args": {"depth": 2}})
+    model = peft.from_pretrained(path)
+    assert asked == {
+        "name": f"{build().pretrained_cfg['architecture']}.in1k",
+        "pretrained": True,
+        "num_classes": 5,
+        "depth": 2,
+    }
+    assert not model.training and peft.get_label_names(model) == NAMES
+    monkeypatch.undo()
+    for backbone, words in (
+        ({"architecture": "vit_tinny"}, "timm cannot build vit_tinny"),
+        ({"architecture": None}, "not one of timm's: give from_pretrained the model"),
+        ({"model_args": {"no_such": 1}}, "timm cannot build .* give from_pretrained the model"),
+        ({"model_args": 3}, "model_args"),
+    ):
+        path = edited(files / "lora", tmp_path / "other", backbone=backbone)
+        with pytest.raises(UserError, match=words):
+            peft.from_pretrained(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"label_names": NAMES[1:]}, "4 names for 5 classes"),
+        ({"label_names": "abcde"}, "label_names: expected a list of names"),
+        ({"label_names": [1, 2, 3, 4, 5]}, "label_names: expected a list of names"),
+        ({"model_args": {"act_layer": nn.GELU}}, "model_args"),
+        ({"model_args": {"num_classes": 5}}, "model_args"),
+    ],
+)
+def test_what_cannot_be_saved_says_so(arguments, words, tmp_path):
+    with pytest.raises(UserError, match=words):
+        peft.save_pretrained(attach(build(), "lora", rank=4), tmp_path / "file", **arguments)
+    assert not (tmp_path / "file").exists()
+
+
+def _nothing(model):
+    pass
+
+
+def _frozen(model):
+    model.requires_grad_(False)
+
+
+def _head_frozen(model):
+    model.head.requires_grad_(False)
+
+
+def _unfrozen(model):
+    model.requires_grad_(True)
+    train_steps(model, steps=1, lr=0.1)
+
+
+def _merged(model, then=_nothing):
+    then(model)
+    peft.merge(model)
+
+
+def _other_head(model):
+    model.reset_classifier(7)
+    train_steps(model, steps=1, lr=0.1)
+
+
+CHANGES = {
+    "frozen": _frozen,
+    "head frozen": _head_frozen,
+    "frozen, merged": partial(_merged, then=_frozen),
+    "unfrozen": _unfrozen,
+    "unfrozen, merged": partial(_merged, then=_unfrozen),
+    "another head": _other_head,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("method", OPTIONS)
+def test_what_was_trained_is_saved_whatever_requires_a_gradient_now(method, change, tmp_path):
+    model = trained(method)
+    CHANGES[change](model)
+    expected = model.eval()(IMAGES)
+    peft.save_pretrained(model, tmp_path / "file")
+    assert torch.equal(peft.from_pretrained(tmp_path / "file", build()).eval()(IMAGES), expected)
+
+
+def test_counting_and_detaching_after_freezing():
+    model = trained()
+    counts = peft.count_parameters(model)
+    assert peft.count_parameters(model.requires_grad_(False)) == counts
+    with pytest.raises(UserError, match="was replaced or unfrozen"):
+        other = trained()
+        other.reset_classifier(7)
+        peft.detach(other)
+
+
+def test_inference_mode():
+    """What is attached under it can be trained; a model that was built under it cannot."""
+    model = build()
+    with torch.inference_mode():
+        attach(model, "mosa", **OPTIONS["mosa"])
+    train_steps(model, steps=1, lr=0.1)
+    with torch.inference_mode():
+        peft.merge(model)
+        other = build()
+    train_steps(model, steps=1, lr=0.1)
+    with pytest.raises(UserError, match=r"was made under torch.inference_mode\(\)"):
+        peft.attach(other, "lora")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: peft.attach("vit", "lora"), "expected a model, got 'vit'"),
+        (lambda: peft.merge(None), "expected a model, got None"),
+        (lambda: peft.attach(build(), "lora", num_classes=-3), "num_classes=-3: expected a whole number"),
+        (lambda: peft.attach(build(), "lora", num_classes="7"), "num_classes='7': expected a whole number"),
+        (lambda: peft.tuning_loss(attach(build(), "mosa", bottleneck=4), IMAGES, batch(4)[1]), "4 labels"),
+    ],
+)
+def test_what_was_silently_wrong(call, words):
+    with pytest.raises(UserError, match=re.escape(words)):
+        call()
