@@ -1,7 +1,7 @@
 """The parts of a model that methods use: its blocks, their sites, layers and widths, and its classifier."""
 
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from torch import Tensor, nn
 

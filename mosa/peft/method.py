@@ -164,6 +164,11 @@ class Method(BaseModel):
         return self.block_parameters(block)
 
 
+def above(option: str, value: int, most: int, what: str) -> str | None:
+    """Return why an option is too large, or None: "rank=9: expected at most 8, the width of the blocks"."""
+    return f"{option}={value}: expected at most {most}, {what}" if value > most else None
+
+
 class Selection(Method):
     """Base of the methods that insert nothing: they tune parameters that the backbone has."""
 

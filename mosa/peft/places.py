@@ -1,14 +1,18 @@
 """Places of branches in a transformer block, and the image that its tokens form."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError
+from mosa.base.seeding import generator
 from mosa.base.timm import SwinTransformerBlock
-from mosa.peft.blocks import BlockView
+from mosa.peft.blocks import BlockView, block_width, find_blocks
+from mosa.peft.method import BranchShape, Method
 
 Branch = Callable[[Tensor], Tensor]
 
@@ -71,12 +75,14 @@ class Image(NamedTuple):
     height: int
     width: int
 
-    def convolve(self, x: Tensor, spatial: Branch) -> Tensor:
-        """Apply a spatial function to the patches, and to each prefix token as an image of one pixel.
+    def convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Convolve the patches, and each prefix token as an image of one pixel, with zeros around them.
 
         Args:
             x: Tokens, (batch, tokens, channels), or (batch, height, width, channels).
-            spatial: Maps (batch, channels, height, width) to the same shape.
+            weight: A square kernel of odd side, (channels, channels, side, side), or with a filter for each
+                channel (channels, 1, side, side).
+            bias: (channels,).
 
         Returns:
             Of the shape of x.
@@ -91,10 +97,12 @@ class Image(NamedTuple):
                 f"that the method was attached for: build the model for this size of images"
             )
         alone, patches = tokens.split((self.prefix, self.height * self.width), dim=1)
-        maps = spatial(patches.transpose(1, 2).unflatten(2, (self.height, self.width)))
-        patches = maps.flatten(2).transpose(1, 2)
-        if self.prefix:
-            alone = spatial(alone.reshape(-1, alone.shape[-1], 1, 1)).view_as(alone)
+        maps = patches.transpose(1, 2).unflatten(2, (self.height, self.width))
+        middle, groups = weight.shape[-1] // 2, len(weight) // weight.shape[1]
+        patches = F.conv2d(maps, weight, bias, padding=middle, groups=groups).flatten(2).transpose(1, 2)
+        if self.prefix:  # of a single pixel, the kernel's middle sees all
+            tap = weight[:, :, middle, middle]
+            alone = F.linear(alone, tap, bias) if groups == 1 else torch.addcmul(bias, alone, tap[:, 0])
             patches = torch.cat((alone, patches), dim=1)
         return patches.reshape(x.shape)
 
@@ -116,3 +124,49 @@ def no_image(model: nn.Module, block: nn.Module) -> str | None:
     ):
         return None
     return f"{type(model).__name__} has no patches of an image after its class tokens: expected a plain ViT"
+
+
+class OnImages(Method):
+    """Base of the methods with two branches in a block that convolve the image of its tokens.
+
+    A subclass names the branches, builds one (`build_branch`), and runs a block with them (`run`).
+    """
+
+    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
+
+    bottleneck: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that a block has for its branches, from input to output."""
+        raise NotImplementedError
+
+    def build_branch(self, width: int, image: Image, rng: torch.Generator) -> nn.Module:
+        """Return a branch for a block of so many channels."""
+        raise NotImplementedError
+
+    @staticmethod
+    def run(block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Run a block with its branches: the block's `forward`."""
+        raise NotImplementedError
+
+    def unfit(self, model: nn.Module) -> str | None:
+        return super().unfit(model) or no_image(model, find_blocks(model)[0])
+
+    def apply(self, model: nn.Module, seed: int) -> None:
+        rng = generator(seed, self.name)
+        for block in find_blocks(model):
+            for name in self.names:
+                branch = self.build_branch(block_width(block), image_of(model, block), rng)
+                setattr(block, name, branch.to(block.norm2.weight))
+            block.forward = partial(self.run, block)
+
+    def branches(self, model: nn.Module) -> list[nn.Module]:
+        return [getattr(block, name) for block in find_blocks(model) for name in self.names]
+
+    def fork_point(self, model: nn.Module) -> nn.Module:
+        return find_blocks(model)[0]
+
+    def branch_shapes(self, block: nn.Module) -> list[BranchShape]:
+        width = block_width(block)
+        return [BranchShape(width, self.bottleneck, width, True)] * len(self.names)

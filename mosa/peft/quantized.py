@@ -3,13 +3,31 @@
 from functools import cache
 from itertools import pairwise
 from statistics import NormalDist
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from mosa.peft.method import Method
+
 Bits = Literal[1, 2, 4]
+
+
+class Quantized(Method):
+    """Base of the methods whose branches have quantised projections."""
+
+    reference: ClassVar[str] = (
+        "Jie et al., Revisiting the parameter efficiency of adapters from the perspective of precision "
+        "redundancy, ICCV 2023, arXiv 2307.16867, section 3; defaults: its released code"
+    )
+
+    bits: Bits = Field(1, description="Bits of a weight: 1, 2 or 4.")
+
+    @property
+    def starts_as_backbone(self) -> bool:
+        return False
 
 
 @cache

@@ -7,12 +7,12 @@ from torch import nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import block_width
-from mosa.peft.method import TRAINING, BranchShape, Method
+from mosa.peft.method import TRAINING, BranchShape
 from mosa.peft.methods.adapter import Adapter
-from mosa.peft.quantized import Bits, quantize
+from mosa.peft.quantized import Quantized, quantize
 
 
-class BiAdaptformer(Method):
+class BiAdaptformer(Quantized):
     """A bottleneck beside the MLP whose weights are quantised: A(h) = s Q(U) drop(relu(Q(D) h)).
 
     Q(W) = std q((W - mean) / std) + mean, where q takes a weight to the nearest of 2^bits fixed values, those
@@ -23,21 +23,12 @@ class BiAdaptformer(Method):
     """
 
     name: ClassVar[str] = "bi_adaptformer"
-    reference: ClassVar[str] = (
-        "Jie et al., Revisiting the parameter efficiency of adapters from the perspective of precision "
-        "redundancy, ICCV 2023, arXiv 2307.16867, section 3; defaults: its released code"
-    )
 
     bottleneck: int = Field(32, ge=1, description="Channels b between the two projections.")
-    bits: Bits = Field(1, description="Bits of a weight: 1, 2 or 4.")
     scale: float = Field(1.0, description="Factor s of the branch; the paper chooses it for each task.")
     dropout: float = Field(
         0.1, ge=0, lt=1, description="Dropout rate after the activation.", json_schema_extra=TRAINING
     )
-
-    @property
-    def starts_as_backbone(self) -> bool:
-        return False
 
     @property
     def dense(self) -> Adapter:

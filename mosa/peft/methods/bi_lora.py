@@ -10,10 +10,10 @@ from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
 from mosa.peft.method import TRAINING
 from mosa.peft.methods.lora import Lora, LowRank
-from mosa.peft.quantized import Bits, quantize
+from mosa.peft.quantized import Quantized, quantize
 
 
-class BiLora(Lora):
+class BiLora(Quantized, Lora):
     """A low-rank change of projection weights with quantised factors, W' = W + s Q(B) Q(A), in every block.
 
     Q is that of bi_adaptformer. A is Kaiming-uniform and B normal with a deviation of 0.001, cut at twice
@@ -22,21 +22,12 @@ class BiLora(Lora):
     """
 
     name: ClassVar[str] = "bi_lora"
-    reference: ClassVar[str] = (
-        "Jie et al., Revisiting the parameter efficiency of adapters from the perspective of precision "
-        "redundancy, ICCV 2023, arXiv 2307.16867, section 3; defaults: its released code"
-    )
 
     rank: int = Field(32, ge=1, description="Rank r of the change.")
-    bits: Bits = Field(1, description="Bits of a weight: 1, 2 or 4.")
     scale: float = Field(1.0, description="Factor s of the change; the paper chooses it for each task.")
     dropout: float = Field(
         0.1, ge=0, lt=1, description="Dropout rate between A and B.", json_schema_extra=TRAINING
     )
-
-    @property
-    def starts_as_backbone(self) -> bool:
-        return False
 
     def apply(self, model: nn.Module, seed: int) -> None:
         super().apply(model, seed)

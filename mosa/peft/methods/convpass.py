@@ -1,19 +1,16 @@
 """Convpass: convolutional bypasses of the attention and the MLP."""
 
-from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mosa.base.seeding import generator
-from mosa.peft.blocks import block_width, find_blocks
-from mosa.peft.method import TRAINING, BranchShape, Method
-from mosa.peft.places import Image, beside, image_of, no_image
+from mosa.peft.method import TRAINING
+from mosa.peft.places import Image, OnImages, beside
 
 
-class Convpass(Method):
+class Convpass(OnImages):
     """A convolutional branch beside attention and MLP: A(h) = s Up(drop(act(Conv(act(Down(h)))))).
 
     h is what LayerNorm gives the attention or the MLP, and act is QuickGELU. Conv is a 3 x 3 convolution of
@@ -27,7 +24,6 @@ class Convpass(Method):
         "Jie & Deng, Convolutional bypasses are better vision transformer adapters, 2022, arXiv 2207.07039, "
         "defaults: its released code, which takes the scale from a file for each data set"
     )
-    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
     families_reason: ClassVar[str] = "it stands beside the attention"
 
     bottleneck: int = Field(8, ge=1, description="Channels r of the convolution.")
@@ -40,38 +36,21 @@ class Convpass(Method):
         json_schema_extra=TRAINING,
     )
 
-    def unfit(self, model: nn.Module) -> str | None:
-        return super().unfit(model) or no_image(model, find_blocks(model)[0])
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("convpass_attention", "convpass_mlp") if self.mlp else ("convpass_attention",)
 
-    def apply(self, model: nn.Module, seed: int) -> None:
-        rng = generator(seed, "convpass")
-        for block in find_blocks(model):
-            image = image_of(model, block)
-            for name in self._names():
-                setattr(block, name, ConvBranch(block_width(block), image, self, rng).to(block.norm2.weight))
-            block.forward = partial(_forward, block)
+    def build_branch(self, width: int, image: Image, rng: torch.Generator) -> "ConvBranch":
+        return ConvBranch(width, image, self, rng)
 
-    def branches(self, model: nn.Module) -> list[nn.Module]:
-        return [getattr(block, name) for block in find_blocks(model) for name in self._names()]
-
-    def fork_point(self, model: nn.Module) -> nn.Module:
-        return find_blocks(model)[0]
-
-    def branch_shapes(self, block: nn.Module) -> list[BranchShape]:
-        width = block_width(block)
-        return [BranchShape(width, self.bottleneck, width, True) for _ in self._names()]
+    @staticmethod
+    def run(block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        mlp = getattr(block, "convpass_mlp", None)
+        return beside(block, x, *args, attention=block.convpass_attention, mlp=mlp, **kwargs)
 
     def block_parameters(self, block: nn.Module) -> int:
         convolution = 9 * self.bottleneck**2 + self.bottleneck
         return sum(shape.parameters + convolution for shape in self.branch_shapes(block))
-
-    def _names(self) -> tuple[str, ...]:
-        return ("convpass_attention", "convpass_mlp") if self.mlp else ("convpass_attention",)
-
-
-def _forward(block: nn.Module, x: Tensor, *args: object, **kwargs: object) -> Tensor:
-    mlp = getattr(block, "convpass_mlp", None)
-    return beside(block, x, *args, attention=block.convpass_attention, mlp=mlp, **kwargs)
 
 
 class ConvBranch(nn.Module):
@@ -103,7 +82,7 @@ class ConvBranch(nn.Module):
             nn.init.zeros_(zero)
 
     def forward(self, h: Tensor) -> Tensor:
-        inner = self.image.convolve(quick_gelu(self.down(h)), self.conv)
+        inner = self.image.convolve(quick_gelu(self.down(h)), self.conv.weight, self.conv.bias)
         return self.scale * self.up(self.drop(quick_gelu(inner)))
 
 

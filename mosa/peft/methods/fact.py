@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import block_width, find_blocks
-from mosa.peft.method import TRAINING, Method
+from mosa.peft.method import TRAINING, Method, above
 
 LAYERS = ("qkv", "proj", "fc1", "fc2")
 
@@ -55,9 +55,7 @@ class Fact(Method):
             if layer.in_features % widths[0] or layer.out_features % widths[0]:
                 shape = f"{layer.out_features}x{layer.in_features}"
                 return f"the weight of {name}, {shape}, cannot be cut into squares of the width {widths[0]}"
-        if self.rank > widths[0]:
-            return f"rank={self.rank}: expected at most {widths[0]}, the width of the blocks"
-        return None
+        return above("rank", self.rank, widths[0], "the width of the blocks")
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "fact")

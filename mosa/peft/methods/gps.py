@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mosa.base.errors import UserError
 from mosa.peft.blocks import BlockView, backbone_modules
 from mosa.peft.choice import gradients, taken
-from mosa.peft.method import TRAINING, Batches, Chosen
+from mosa.peft.method import TRAINING, Batches, Chosen, above
 
 
 class Gps(Chosen):
@@ -51,9 +51,7 @@ class Gps(Chosen):
         if reason := super().unfit(model):
             return reason
         smallest = min(layer.weight[0].numel() for layer in _layers(model).values())
-        if self.connections > smallest:
-            return f"connections={self.connections}: expected at most {smallest}, the inputs of a neuron"
-        return None
+        return above("connections", self.connections, smallest, "the inputs of a neuron")
 
     def choose(self, model: nn.Module, batches: Batches, seed: int) -> dict[str, Tensor]:
         layers = _layers(model)
@@ -140,6 +138,17 @@ class Connections(nn.Module):
         """Return the layer's weight with the tuned values in their places."""
         return weight.flatten(1).scatter(1, self.places, self.values).view_as(weight)
 
-    def run(self, layer: nn.Module, *args: Tensor) -> Tensor:
+    def run(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Run the layer with these weights: the layer's `forward`."""
-        return type(layer).forward(BlockView(layer, weight=self(layer.weight)), *args)
+        weight = self(layer.weight)
+        if not isinstance(layer, nn.Linear):
+            return type(layer).forward(BlockView(layer, weight=weight), x)
+        y = F.linear(x, weight.detach(), layer.bias)
+        if not torch.is_grad_enabled():
+            return y
+        # The gradient of a few weights takes their inputs alone, not that of the whole weight. What is added
+        # is zero, and has that gradient.
+        change = (self.values - self.values.detach()).to(y.dtype)
+        for place, zero in zip(self.places.unbind(1), change.unbind(1), strict=True):
+            y = torch.addcmul(y, x.detach().index_select(-1, place).to(y.dtype), zero)
+        return y

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import PROJECTIONS, QKV, Projection, find_blocks, projections_of
-from mosa.peft.method import TRAINING, BranchShape, Method
+from mosa.peft.method import TRAINING, BranchShape, Method, above
 
 Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
 
@@ -56,8 +56,8 @@ class Lora(Method):
                 kind = type(block).__name__
                 return f"target {absent[0]!r}: {kind} has no such Linear layer; take other targets"
             smallest = min(min(shape.inputs, shape.outputs) for shape in self.branch_shapes(block))
-            if self.rank > smallest:
-                return f"rank={self.rank}: expected at most {smallest}, the width of the projection"
+            if reason := above("rank", self.rank, smallest, "the width of the projection"):
+                return reason
         return None
 
     def apply(self, model: nn.Module, seed: int) -> None:

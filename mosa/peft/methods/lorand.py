@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import block_width, find_blocks, sites_of
-from mosa.peft.method import Method
+from mosa.peft.method import Method, above
 
 
 class LoRand(Method):
@@ -41,10 +41,8 @@ class LoRand(Method):
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason
-        smallest = min(block_width(block) for block in find_blocks(model)) // self.reduction
-        if not smallest:
-            return f"reduction={self.reduction}: more than the width of a block"
-        return None
+        narrowest = min(block_width(block) for block in find_blocks(model))
+        return above("reduction", self.reduction, narrowest, "the width of the blocks")
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "lorand")

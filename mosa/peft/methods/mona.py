@@ -1,7 +1,6 @@
 """Mona: adapters with depthwise convolutions of several sizes."""
 
 import math
-from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -9,15 +8,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mosa.base.seeding import generator
-from mosa.peft.blocks import block_width, find_blocks
-from mosa.peft.method import TRAINING, BranchShape, Method
-from mosa.peft.places import Image, after_attention, image_of, no_image
+from mosa.peft.blocks import block_width
+from mosa.peft.method import TRAINING
+from mosa.peft.places import Image, OnImages, after_attention
 
 SIZES = (3, 5, 7)  # of the convolutions' kernels
 
 
-class Mona(Method):
+class Mona(OnImages):
     """A convolutional adapter after attention and MLP, on h = x + Attn(LN1(x)) and on y = h + MLP(LN2(h)).
 
     A(h) = Up(drop(GELU(f + P f))) with f = z + mean(C3 z, C5 z, C7 z), z = Down(s1 LN(h) + s2 h).
@@ -32,7 +30,6 @@ class Mona(Method):
     reference: ClassVar[str] = (
         "Yin et al., 5%>100%, CVPR 2025, arXiv 2408.08345, section 3.2; defaults: its released code"
     )
-    families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
     families_reason: ClassVar[str] = "it adapts the output of the attention"
 
     bottleneck: int = Field(64, ge=1, description="Channels b of the convolutions.")
@@ -42,35 +39,22 @@ class Mona(Method):
     def starts_as_backbone(self) -> bool:
         return False
 
-    def unfit(self, model: nn.Module) -> str | None:
-        return super().unfit(model) or no_image(model, find_blocks(model)[0])
+    @property
+    def names(self) -> tuple[str, ...]:
+        return ("mona_attention", "mona_mlp")
 
-    def apply(self, model: nn.Module, seed: int) -> None:
-        rng = generator(seed, "mona")
-        for block in find_blocks(model):
-            image = image_of(model, block)
-            for name in ("mona_attention", "mona_mlp"):
-                setattr(block, name, MonaBranch(block_width(block), image, self, rng).to(block.norm2.weight))
-            block.forward = partial(_forward, block)
+    def build_branch(self, width: int, image: Image, rng: torch.Generator) -> "MonaBranch":
+        return MonaBranch(width, image, self, rng)
 
-    def branches(self, model: nn.Module) -> list[nn.Module]:
-        return [branch for block in find_blocks(model) for branch in (block.mona_attention, block.mona_mlp)]
-
-    def fork_point(self, model: nn.Module) -> nn.Module:
-        return find_blocks(model)[0]
-
-    def branch_shapes(self, block: nn.Module) -> list[BranchShape]:
-        return [BranchShape(block_width(block), self.bottleneck, block_width(block), True)] * 2
+    @staticmethod
+    def run(block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        y = after_attention(block, x, *args, branch=block.mona_attention, **kwargs)
+        return y + block.mona_mlp(y)
 
     def block_parameters(self, block: nn.Module) -> int:
         convolutions = sum(size**2 + 1 for size in SIZES) * self.bottleneck
         others = convolutions + self.bottleneck**2 + self.bottleneck + 4 * block_width(block)
         return sum(shape.parameters + others for shape in self.branch_shapes(block))
-
-
-def _forward(block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    y = after_attention(block, x, *args, branch=block.mona_attention, **kwargs)
-    return y + block.mona_mlp(y)
 
 
 class MonaBranch(nn.Module):
@@ -103,16 +87,13 @@ class MonaBranch(nn.Module):
             nn.init.uniform_(layer.weight, -bound, bound, generator=rng)
             nn.init.uniform_(layer.bias, -bound, bound, generator=rng)
 
-    def convolve(self, z: Tensor) -> Tensor:
-        """Return z + mean(C3 z, C5 z, C7 z), (batch, channels, height, width), by one kernel of 7 x 7."""
-        largest = SIZES[-1]
-        kernel = sum(F.pad(conv.weight, [(largest - conv.kernel_size[0]) // 2] * 4) for conv in self.convs)
-        bias = sum(conv.bias for conv in self.convs)
-        return z + F.conv2d(
-            z, kernel / len(SIZES), bias / len(SIZES), padding=largest // 2, groups=z.shape[1]
-        )
+    def kernel(self) -> tuple[Tensor, Tensor]:
+        """Return the mean of C3, C5 and C7 as one kernel of 7 x 7, and that of their biases."""
+        sides = [(SIZES[-1] - conv.kernel_size[0]) // 2 for conv in self.convs]
+        kernel = sum(F.pad(conv.weight, [side] * 4) for conv, side in zip(self.convs, sides, strict=True))
+        return kernel / len(SIZES), sum(conv.bias for conv in self.convs) / len(SIZES)
 
     def forward(self, h: Tensor) -> Tensor:
         z = self.down(self.norm_scale * self.norm(h) + self.scale * h)
-        z = self.image.convolve(z, self.convolve)
+        z = z + self.image.convolve(z, *self.kernel())
         return self.up(self.drop(F.gelu(z + self.mix(z))))

@@ -12,7 +12,7 @@ from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.peft.blocks import BlockView, block_width, find_blocks, passes_can_separate, sites_of
 from mosa.peft.choice import taken
-from mosa.peft.method import Batches, Chosen
+from mosa.peft.method import Batches, Chosen, above
 
 
 class Sct(Chosen):
@@ -48,7 +48,7 @@ class Sct(Chosen):
                 f"{type(model).__name__} may not keep the patches of an image apart: expected a ViT or a Swin"
             )
         narrowest = min(block_width(block) for block in find_blocks(model))
-        return f"keep={self.keep}: expected at most the width {narrowest}" if self.keep > narrowest else None
+        return above("keep", self.keep, narrowest, "the width of the blocks")
 
     def choose(self, model: nn.Module, batches: Batches, seed: int) -> dict[str, Tensor]:
         names = {block: name for name, block in model.named_modules()}
