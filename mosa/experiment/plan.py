@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -130,7 +130,9 @@ def _count(config: Mapping[str, Any]) -> _Counted:
         row.add(_Row(runs=1, done=run.path in done))
         if run.path not in done:
             row.add(_to_do(rates, what, tasks[what.task]))
-    for (backbone, variant), row in _tuning(config, runs, tasks, rates).items():
+    paths = {search_path(run.specification) for run in runs} if config["tune"] else set()
+    searched = {path for path in paths if (results / path).is_file()}
+    for (backbone, variant), row in tuning_rows(config, runs, tasks, rates, searched).items():
         rows[backbone, f"{variant}: tuning"] = row
     total = _Row()
     for row in rows.values():
@@ -188,19 +190,30 @@ def _explained(total: _Row, config: Mapping[str, Any], tasks: Mapping[str, Task]
     return lines
 
 
-def _tuning(
-    config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task], rates: Rates
+def tuning_rows(
+    config: Mapping[str, Any],
+    runs: list[Run],
+    tasks: Mapping[str, Task],
+    rates: Rates,
+    searched: Collection[str],
 ) -> dict[tuple[str, str], _Row]:
-    """Return searches, those done, and what the others take, by backbone and variant."""
+    """Return searches, those done, and what the others take, by backbone and variant.
+
+    Args:
+        config: A loaded config.
+        runs: All of its runs.
+        tasks: What `counted` returns.
+        rates: Rates of computing.
+        searched: Results of searches that are done, as `search_path` has them.
+    """
     tune = config["tune"]
     found: dict[tuple[str, str], _Row] = defaultdict(_Row)
-    results = Path(config["paths"]["results"])
     for run in runs if tune else []:
         what = run.specification
         if run.seed != runs[0].seed or what.variant not in tune["variants"]:
             continue
         row, task = found[what.backbone.name, what.variant], tasks[what.task]
-        done = (results / search_path(what)).is_file()
+        done = search_path(what) in searched
         row.add(_Row(runs=1, done=done))
         if not done and task.sizes:
             epochs = what.training.epochs

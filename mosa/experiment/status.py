@@ -15,7 +15,7 @@ from mosa.experiment.cost import image_passes
 from mosa.experiment.expand import Run
 from mosa.experiment.failures import EMPTY, ended_with_error, last_words, log_of
 from mosa.experiment.manifest import peek
-from mosa.experiment.plan import Rates, counted
+from mosa.experiment.plan import Rates, counted, tuning_rows
 from mosa.experiment.workflow import Workflow
 
 # In the order of the table.
@@ -58,7 +58,7 @@ class Status:
         name: Its name.
         runs: Every run.
         searches: Searches of hyper-parameters that are done, and all of them.
-        hours: What is left takes, in hours of one core or GPU.
+        hours: What is left takes, in hours of one core or GPU, searches included.
         assumed: Whether some of them are at an assumed rate, and not at that of records.
         unit: "core" or "GPU".
     """
@@ -88,11 +88,11 @@ def status_of(workflow: Workflow) -> Status:
     found = [_state(workflow, results, record, run, signs) for record, run in workflow.runs.items()]
     searches = workflow.searches
     stale = workflow.stale_searches() if searches else set()
-    done = sum(Path(path).is_file() and path not in stale for path in searches)
-    hours, assumed = _hours_left(config, results, found)
+    searched = [path for path in searches if Path(path).is_file() and path not in stale]
+    hours, assumed = _hours_left(config, results, found, searched)
     unit = "GPU" if config["device"] == "cuda" else "core"
     counts = Counter(one.state for one in found)
-    return Status(config["name"], found, (done, len(searches)), hours, assumed, unit, counts)
+    return Status(config["name"], found, (len(searched), len(searches)), hours, assumed, unit, counts)
 
 
 def _state(workflow: Workflow, results: Path, record: str, run: Run, signs: Mapping[str, Sign]) -> State:
@@ -135,9 +135,10 @@ def _shown(moment: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
 
 
-def _hours_left(config: Mapping[str, Any], results: Path, found: Iterable[State]) -> tuple[float, bool]:
-    """Return the hours that what is left takes, without tuning, and whether a rate is assumed."""
-    states = list(found)
+def _hours_left(
+    config: Mapping[str, Any], results: Path, states: list[State], searched: Iterable[str]
+) -> tuple[float, bool]:
+    """Return the hours that what is left takes, and whether a rate is assumed."""
     tasks: dict[str, Task] = counted(config)
     rates = Rates(results, [one.run for one in states if one.state == "done"], config["device"] == "cuda")
     hours, assumed = 0.0, False
@@ -148,6 +149,9 @@ def _hours_left(config: Mapping[str, Any], results: Path, found: Iterable[State]
         row = rates.row(what, image_passes(what, tasks[what.task]))
         hours += max(0.0, row.hours - one.seconds / 3600)
         assumed |= row.assumed
+    done = {Path(path).relative_to(results).as_posix() for path in searched}
+    for row in tuning_rows(config, [one.run for one in states], tasks, rates, done).values():
+        hours, assumed = hours + row.hours, assumed or row.assumed
     return hours, assumed
 
 
@@ -194,8 +198,7 @@ def _left(found: Status) -> str:
         minutes = found.hours / running * 60
         span = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
         text += f"; with {count(running, 'run')} at once, as now, {span}"
-    others = "; without failed runs" if found.counts["failed"] else ""
-    return text + others + (" and tuning" if found.searches[0] < found.searches[1] and others else "")
+    return text + ("; without failed runs" if found.counts["failed"] else "")
 
 
 def _table(title: str, runs: Iterable[State], key: Any) -> list[str]:

@@ -45,13 +45,29 @@ def test_events_have_the_loss_in_its_terms_the_rate_and_val(pack, tmp_path):
         record["metrics"]["nll"], rel=1e-4
     )  # val is what is evaluated
     assert found["lr"][1] == pytest.approx(record["specification"]["training"]["lr"])
+    curves = record["curves"]  # of the record: the same
+    assert [list(curves[kind]) for kind in ("terms", "val")] == [["ce", "ce_second", "kl"], ["top1", "nll"]]
+    for kind, prefix in (("terms", "loss"), ("val", "val")):
+        for name, values in curves[kind].items():
+            assert values == pytest.approx(list(found[f"{prefix}/{name}"].values()))
     plain = execute(run, pack, tmp_path / "plain" / "seed0.json")
     assert plain["metrics"] == record["metrics"]
+    assert plain["curves"] == {"terms": curves["terms"], "val": {}}
     assert not list((tmp_path / "plain").glob("*.events"))
 
 
+def test_val_of_a_method_on_features_is_that_of_its_classifier(pack, tmp_path):
+    machine = Machine(features=tmp_path / "features")
+    record = execute(run_of("linear"), pack, tmp_path / "seed0.json", machine, Keep(val=True))
+    val = record["curves"]["val"]
+    assert val["top1"][-1] == record["metrics"]["top1"] and len(val["nll"]) == 3
+    assert val["nll"][-1] == record["metrics"]["nll"] and record["curves"]["terms"] == {}
+    assert execute(run_of("linear"), pack, tmp_path / "plain.json", machine)["metrics"] == record["metrics"]
+
+
 def test_test_is_not_opened_for_them(pack, tmp_path):
-    execute(run_of("bias", stage="final"), pack, tmp_path / "seed0.json", keep=EVENTS)
+    record = execute(run_of("bias", stage="final"), pack, tmp_path / "seed0.json", keep=EVENTS)
+    assert record["curves"] == {"terms": {}, "val": {}}
     assert scalars(tmp_path / "seed0.json").keys() == {"loss/train", "loss/ce", "lr"}
     execute(run_of("linear", stage="final"), pack, tmp_path / "seed0.json")  # which keeps none: nor others'
     assert not list((tmp_path / "seed0.events").iterdir())
@@ -88,6 +104,6 @@ def test_without_tensorboard_one_sentence_names_the_extra(pack, tmp_path, monkey
 def test_no_specification_knows_of_them():
     from test_config import tiny
 
-    plain, kept = (load_config(tiny() | change) for change in ({}, {"keep": {"events": True}}))
+    plain, kept = (load_config(tiny() | change) for change in ({}, {"keep": {"events": True, "val": True}}))
     digests = [[run.specification.digest for run in expand(config)] for config in (plain, kept)]
     assert digests[0] == digests[1]

@@ -19,6 +19,7 @@ from mosa.base.errors import UserError
 from mosa.cli.commands import cli
 from mosa.data import make_pack
 from mosa.data import predictions as files
+from mosa.data.catalogue import get_task, list_tasks
 from mosa.data.metrics import METRICS
 from mosa.data.packs import Pack
 from mosa.data.task import kept_path, task_from_config
@@ -279,3 +280,19 @@ def test_the_model_of_every_method_is_loaded_as_it_was(method, pack, tmp_path):
         torch.testing.assert_close(
             classifier.model(images), torch.from_numpy(kept.logits), atol=1e-5, rtol=1e-5
         )
+
+
+def test_the_demo_has_a_name_for_every_class():
+    from mosa.data.class_names import known_classes
+    from mosa.data.demo import flowers, textures
+
+    for name in list_tasks("demo"):
+        names = known_classes(f"demo/{name}")
+        assert len(set(names)) == len(names) == get_task(f"demo/{name}").num_classes
+    drawn = [material.__name__.lstrip("_") for material in textures._MATERIALS]
+    same = [one == other for one, other in zip(drawn, known_classes("demo/textures"), strict=True)]
+    assert same.count(False) == 2  # truchet: tiles; hatch: hatching
+    for label, name in enumerate(known_classes("demo/flowers")):
+        petals, form = flowers._PETALS[label % 4], flowers._FORMS[label // 4 % 3]
+        assert name.split()[1:] == [str(petals), form]
+    assert known_classes("vtab1k/cifar") == ()

@@ -66,6 +66,9 @@ def write_records(folder, scores=SCORES, tasks=("digits", "count"), seeds=2):
                     task=task, group=group, variant=variant, seed=seed, method=method, options=options,
                     metrics={"top1": values[seed % 2] - 5 * (task == "count")},
                 )  # fmt: skip
+                if method == "mosa" and task == "digits":
+                    curves = {"terms": {"ce": [1.0, 0.9], "kl": [0.5, 0.1]}, "val": {"top1": [60.0, 70.0]}}
+                    record["curves"] = curves
                 record["parameters"] |= {"adapter": size, "total": size + 10}
                 record["data"]["digest"] = ("1" if task == "digits" else "2") * 64
                 write_record(
@@ -394,6 +397,39 @@ def test_what_is_chosen_changes_every_number(page, shown):
     assert "No task is chosen" in page.inner_text(section + ".summary")
     assert "choose a task" in page.text_content("#section0-costs")
     page.click(section + "[data-all]")
+
+
+@pytest.mark.browser
+def test_curves_show_the_loss_its_terms_and_val(page):
+    see(page, "curves")
+    page.select_option("#curves-what", "terms")
+    names = {name for name, _ in points(page, "curves")}
+    assert {"mosa, digits, seed 0: CE", "mosa, digits, seed 0: KL", "full, digits, seed 0: CE"} <= names
+    assert page.text_content("#curves .y-title") == "terms of the training loss"
+    page.select_option("#curves-what", "top1")
+    assert points(page, "curves") == {("mosa, digits, seed 0",) * 2: (2, 70.0)}
+    assert page.text_content("#curves .y-title") == "top-1 on val (%)"
+    page.select_option("#curves-what", "loss")
+
+
+@pytest.mark.browser
+def test_what_collapsed_is_marked_at_the_edge(page):
+    chart = {
+        "x": {"label": "", "scale": "names", "names": list("abcde")},
+        "y": {"label": "", "scale": "linear", "marksFar": True, "unit": "%"},
+        "series": [{"label": "s", "color": "red", "marker": "o", "level": None, "points": [
+            {"name": name, "x": place, "y": y, "nothing": y < 20}
+            for place, (name, y) in enumerate(zip("abcde", (60, 62, 61, 10, 63), strict=True))
+        ]}],
+    }  # fmt: skip
+    page.evaluate("chart => drawChart(byId('curves'), chart)", chart)
+    assert page.locator("#curves .far").all_text_contents() == ["10 †"]
+    assert points(page, "curves")["s", "d"] == (3, 10)  # it speaks, and keeps its score
+    ticks = page.eval_on_selector_all(
+        "#curves .axes text[text-anchor=end]", "all => all.map(t => +t.textContent)"
+    )
+    assert min(ticks) > 50  # the others have the axis
+    page.evaluate("curves.draw()")
 
 
 @pytest.mark.browser

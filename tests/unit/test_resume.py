@@ -51,7 +51,7 @@ def stop_after(monkeypatch, steps, number=signal.SIGTERM):
 
 
 def results(record):
-    return record["metrics"], record["parameters"], record["data"]
+    return record["metrics"], record["curves"], record["parameters"], record["data"]
 
 
 @pytest.mark.parametrize("method", METHODS)
