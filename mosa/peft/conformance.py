@@ -159,9 +159,12 @@ class Subject:
         """Size of the images, (channels, height, width)."""
         return input_size(build(self.architecture), self.architecture)
 
-    def attached(self, classes: int = 5, seed: int = 0, dtype=torch.float32, **options: Any) -> nn.Module:
-        """Return a new model with the method attached."""
+    def attached(
+        self, classes: int = 5, seed: int = 0, dtype=torch.float32, drawn: int = 0, **options: Any
+    ) -> nn.Module:
+        """Return a new model with the method attached, after `drawn` draws from the global generator."""
         model = build(self.architecture, classes, dtype=dtype)
+        torch.randn(drawn)
         return attach(model, self.method, seed=seed, data=example_batches(model), **(self.options | options))
 
     def batch(self, seed: int = 1, dtype=torch.float32) -> tuple[Tensor, Tensor]:
@@ -198,7 +201,7 @@ class Subject:
     @cached_property
     def output(self) -> Tensor:
         """The model's output on them, before anything is trained."""
-        return self.start(self.images)
+        return self.start(self.images.clone())  # a method may write to its input
 
     @cached_property
     def trained(self) -> nn.Module:
@@ -375,20 +378,23 @@ def takes_any_number_of_classes(subject: Subject) -> Problem:
 
 
 def repeats_exactly(subject: Subject, draws: bool | None = False) -> Problem:
-    """The same seed gives the same weights.
+    """The same seed gives the same weights, whatever was drawn from the global generator before.
 
     Args:
         subject: The method on an architecture.
         draws: Whether another seed has to give others; None: if the method has branches.
     """
-    first, again, other = (subject.attached(seed=seed) for seed in (3, 3, 4))
+    first, again, other = (
+        subject.attached(seed=seed, drawn=drawn) for seed, drawn in ((3, 0), (3, 1), (4, 0))
+    )
     runs = []
     for model, seed in ((copy.deepcopy(first), 3), (first, 3), (again, 3), (other, 4)):
         runs.append(tuned_state_dict(subject.train(model, steps=2, seed=seed)))
     for run in runs[1:3]:
         if not all(torch.equal(runs[0][name], run[name]) for name in runs[0]):
             return (
-                "two trainings with the same seed differ: draw from mosa.base.seeding.generator(seed, name)"
+                "two trainings with the same seed differ: draw from mosa.base.seeding.generator(seed, name), "
+                "which nn.init's functions take as generator="
             )
     draws = bool(model.peft.method.branches(model)) if draws is None else draws
     if draws and not any(not torch.equal(runs[0][name], runs[3][name]) for name in runs[0]):
@@ -438,11 +444,18 @@ def draws_of(subject: Subject, model: nn.Module) -> Problem:
 
 
 def keeps_the_dtype(subject: Subject) -> Problem:
-    """Attaching to a model in double precision keeps it there."""
-    found = {parameter.dtype for parameter in subject.attached(dtype=torch.float64).parameters()}
-    if found == {torch.float64}:
-        return None
-    return "on a model in float64, what is inserted is not: move it with .to(next(block.parameters()))"
+    """Attaching to a model in double precision keeps it there, and so does a forward."""
+    model = subject.attached(dtype=torch.float64)
+    if {parameter.dtype for parameter in model.parameters()} != {torch.float64}:
+        return "on a model in float64, what is inserted is not: move it with .to(next(block.parameters()))"
+    output = model.eval()(subject.batch(dtype=torch.float64)[0])
+    if {parameter.dtype for parameter in model.parameters()} != {torch.float64}:
+        return (
+            "a forward changes the dtype of the model's parameters: cast what it computes with, not a module"
+        )
+    if output.dtype != torch.float64:
+        return f"on a model in float64, the output is in {output.dtype}"
+    return None
 
 
 def describes_itself(subject: Subject) -> Problem:

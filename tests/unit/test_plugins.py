@@ -426,6 +426,18 @@ class Branch""")],
         [("            mlp.register_forward_hook(block.mine.add_to_output)\n", "")],
         "attach: .*because Block never calls 'blocks.0.mine'",
     ),
+    "draws from the global generator": (
+        [(", generator=rng)", ")")],
+        "repeats exactly: two trainings with the same seed differ: draw from mosa.base.seeding.generator",
+    ),
+    "writes to the images": (
+        [("rng = g", "model.register_forward_pre_hook(lambda _, i: (i[0].add_(1), None)[1])\n        rng = g")],
+        "starts as it says: attaching changes the output by up to ",
+    ),
+    "casts its modules": (
+        [("self.b(self.a(m.movedim", "self.b.float()(self.a.float()(m.float().movedim")],
+        "keeps the dtype: a forward changes the dtype of the model's parameters",
+    ),
 }  # fmt: skip
 
 
