@@ -431,7 +431,9 @@ class Branch""")],
         "repeats exactly: two trainings with the same seed differ: draw from mosa.base.seeding.generator",
     ),
     "writes to the images": (
-        [("        rng = gen", """        model.register_forward_pre_hook(lambda model, inputs: (inputs[0].add_(1), None)[1])
+        [("rng = gen", """model.register_forward_pre_hook(
+            lambda model, inputs: (inputs[0].add_(1), None)[1]
+        )
         rng = gen""")],
         "starts as it says: attaching changes the output by up to ",
     ),
