@@ -3,13 +3,16 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from mosa.base.errors import UserError, unknown
 from mosa.base.words import count
 from mosa.cli.options import FILE
+
+if TYPE_CHECKING:
+    from mosa.peft.conformance import Finding
 
 _TEMPLATE = '''"""{title}: a method of my own."""
 
@@ -148,34 +151,35 @@ def conformance(method: str, architectures: tuple[str, ...], options: dict[str, 
         raise unknown(f"method of {reference}", wanted, classes)
     failed = False
     for title in [wanted] if wanted else classes:
-        found = check(classes[title], options, architectures or tuple(ARCHITECTURES))
-        lines, good = _described(title, found)
-        click.echo("\n".join(lines))
+        found = []
+        for architecture in architectures or ARCHITECTURES:
+            found += check(classes[title], options, [architecture])
+            click.echo("\n".join(_described(title, found[-1])))
+        text, good = _summed_up(title, found)
+        click.echo(text)
         failed |= not good
     if failed:
         sys.exit(1)
 
 
-def _described(title: str, findings: list) -> tuple[list[str], bool]:
-    """Return what was found of a method, in lines, and whether all is in order."""
+def _described(title: str, one: "Finding") -> list[str]:
+    """Return what was found of a method on an architecture, in lines."""
     from mosa.peft.conformance import CHECKS
 
-    lines = []
-    for one in findings:
-        if one.unfit:
-            lines.append(f"{title} on {one.architecture}: not checked, as {one.unfit}")
-        elif not one.problems:
-            lines.append(f"{title} on {one.architecture}: {count(len(CHECKS), 'check')} passed")
-        for name, problem in one.problems.items():
-            lines.append(f"{title} on {one.architecture}: {name}: {problem}")
+    place = f"{title} on {one.architecture}"
+    if one.unfit:
+        return [f"{place}: not checked, as {one.unfit}"]
+    problems = [f"{place}: {name}: {problem}" for name, problem in one.problems.items()]
+    return problems or [f"{place}: {count(len(CHECKS), 'check')} passed"]
+
+
+def _summed_up(title: str, findings: "list[Finding]") -> tuple[str, bool]:
+    """Return the last line on a method, and whether all is in order."""
     bad = sum(bool(one.problems) for one in findings)
     done = sum(not one.unfit for one in findings)
     if not done:
-        lines.append(
-            f"{title}: fits none of these architectures, so nothing was checked; take --architecture"
+        return (
+            f"{title}: fits none of these architectures, so nothing was checked; take --architecture",
+            False,
         )
-    else:
-        lines.append(
-            f"{title}: {done - bad} of {count(done, 'architecture is', 'architectures are')} in order"
-        )
-    return lines, done > 0 and not bad
+    return f"{title}: {done - bad} of {count(done, 'architecture is', 'architectures are')} in order", not bad
