@@ -455,8 +455,20 @@ def keeps_the_dtype(subject: Subject) -> Problem:
     return None
 
 
+def treats_images_apart(subject: Subject) -> Problem:
+    """In evaluation, the output for an image does not depend on the others of its batch."""
+    model = subject.trained
+    difference = (model(subject.images)[:1] - model(subject.images[:1])).abs().max().item()
+    if difference <= 1e-4:
+        return None
+    return (
+        f"the output for an image differs by up to {difference:.2g} when the image is alone: is something "
+        "computed over the batch?"
+    )
+
+
 def describes_itself(subject: Subject) -> Problem:
-    """The class has a docstring and a reference, and each option a description."""
+    """The class has a docstring and a reference; each option a description, and an integer a bound."""
     cls: type[Method] = type(build_method(subject.method, **subject.options))
     if not cls.__doc__ or cls.__doc__ == Method.__doc__:
         return "the class has no docstring: say what is tuned in its first line, and give the equation"
@@ -465,6 +477,10 @@ def describes_itself(subject: Subject) -> Problem:
     for name, field in cls.model_fields.items():
         if not field.description:
             return f'option {name!r} has no description: Field({field.default!r}, description="...")'
+        if field.annotation is int and not any(
+            hasattr(bound, "ge") or hasattr(bound, "gt") for bound in field.metadata
+        ):
+            return f"option {name!r} takes any integer: say the smallest, Field({field.default!r}, ge=1, ...)"
     return None
 
 
@@ -485,6 +501,7 @@ CHECKS: dict[str, Callable[[Subject], Problem]] = {
         passes_are_apart,
         passes_draw_apart,
         keeps_the_dtype,
+        treats_images_apart,
     )
 }
 
@@ -523,8 +540,14 @@ def check(
     with torch.random.fork_rng(devices=[]):
         for architecture in architectures:
             subject = Subject(method, options, architecture)
-            found = None if subject.unfit else _problems(subject)
-            findings.append(Finding(architecture, subject.unfit, found or {}))
+            try:
+                unfit = subject.unfit
+            except UserError:
+                raise
+            except Exception as error:  # of the method's __init__, or of its unfit
+                findings.append(Finding(architecture, None, {"options": _raised(error)}))
+                continue
+            findings.append(Finding(architecture, unfit, {} if unfit else _problems(subject)))
     return findings
 
 

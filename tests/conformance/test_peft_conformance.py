@@ -152,6 +152,11 @@ def test_number_of_classes_is_free(case):
 
 
 @cases
+def test_images_of_a_batch_are_apart(case):
+    assert conformance.treats_images_apart(subject(case)) is None
+
+
+@cases
 def test_seeded_runs_repeat_exactly(case):
     drawing = ("vpt", "ssf", "repadapter", "peft", "prefix", "e2vpt", "rlrr", "arc", "sct")
     draws = True if case in drawing else None  # others draw nothing, unless they have branches

@@ -441,6 +441,18 @@ class Branch""")],
         [("self.b(self.a(m.movedim", "self.b.float()(self.a.float()(m.float().movedim")],
         "keeps the dtype: a forward changes the dtype of the model's parameters",
     ),
+    "computes over the batch": (
+        [("output + self(output)", "output + self(output - output.mean(0, keepdim=True))")],
+        "treats images apart: the output for an image differs by up to .* when the image is alone",
+    ),
+    "options without bounds": (
+        [("Field(8, ge=1, ", "Field(8, ")],
+        "describes itself: option 'rank' takes any integer: say the smallest",
+    ),
+    "raises when it is made": (
+        [("    def apply", "    def unfit(self, model):\n        raise KeyError('blocks')\n\n    def apply")],
+        r"options: raises KeyError: 'blocks' \(m.py, line \d+\)",
+    ),
 }  # fmt: skip
 
 
