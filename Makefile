@@ -54,9 +54,10 @@ test-faults: $(INSTALLED) ## Kill every stage at 20 moments, and fuzz every read
 bench: $(INSTALLED) ## Run the benchmarks of speed and write docs/performance.md.
 	python benchmarks/run_all.py
 
-lint: $(INSTALLED) docs ## Check style: ruff, snakefmt, snakemake --lint, and the links of the documentation.
+lint: $(INSTALLED) docs ## Check style and types: ruff, mypy, snakefmt, snakemake --lint, and the links of the documentation.
 	ruff check .
 	ruff format --check .
+	mypy
 	snakefmt --check Snakefile rules
 	snakemake --lint
 
