@@ -253,13 +253,14 @@ def part_of(block: nn.Module | None, name: str | None) -> nn.Module | None:
 def projections_of(block: nn.Module) -> list[Projection]:
     """Return the Linear layers of `Sites` that a block has, in the order of `PROJECTIONS`."""
     sites = sites_of(block)
+    names: list[tuple[str | None, tuple[str, ...]]]
     names = [(sites.qkv, QKV), (sites.q, ("q",)), (sites.kv, ("k", "v"))]
     names += [(getattr(sites, name), (name,)) for name in PROJECTIONS[1:]]
     found: dict[tuple[str, ...], Projection] = {}
     for path, rows in names:
-        if isinstance(part_of(block, path), nn.Linear) and not {*rows} & {*chain(*found)}:
+        if path and isinstance(part_of(block, path), nn.Linear) and not {*rows} & {*chain(*found)}:
             prefix, _, name = path.rpartition(".")
-            owner = part_of(block, prefix) if prefix else block
+            owner = block.get_submodule(prefix)
             if len(rows) == 1 or not getattr(owner, "head_first", False):  # MaxViT's: q, k and v of each head
                 found[rows] = Projection(owner, name, rows)
     return list(found.values())
@@ -282,10 +283,10 @@ def block_width(block: nn.Module) -> int:
     return width_of(part_of(block, sites_of(block).norm))
 
 
-def width_of(norm: nn.Module) -> int:
+def width_of(norm: nn.Module | None) -> int:
     """Return the number of channels that a norm, or another layer with a weight per channel, is for."""
     shape = getattr(norm, "normalized_shape", None)  # also of a norm without a weight
-    return shape[0] if shape else len(norm.weight)
+    return shape[0] if shape else len(cast(nn.LayerNorm, norm).weight)
 
 
 def channel_dim(module: nn.Module) -> int:

@@ -64,11 +64,11 @@ def describe_blocks(
         raise UserError(f"input_size={input_size!r}: expected (channels, height, width)")
     sites = _sites(blocks, parts)
     channels = _check_use(model, blocks, sites, input_size)
-    model.mosa_description = Description(head, tuple(input_size))
+    vars(model)["mosa_description"] = Description(head, tuple(input_size))
     for module in blocks:
-        module.mosa_sites = sites
+        vars(module)["mosa_sites"] = sites
     for module, dimension in channels.items():
-        module.mosa_channels = dimension
+        vars(module)["mosa_channels"] = dimension
     return model
 
 
@@ -105,7 +105,7 @@ def _misfit(block: nn.Module, part: str, name: str) -> str | None:
         return f"has a {type(module).__name__} there, expected a Linear"
     if part == "qkv" and isinstance(module, nn.Linear) and module.out_features % len(QKV):
         return f"has {module.out_features} outputs there, which are no equal parts of q, k and v"
-    if part == "kv" and module.out_features % 2:
+    if part == "kv" and isinstance(module, nn.Linear) and module.out_features % 2:
         return f"has {module.out_features} outputs there, which are no equal parts of k and v"
     return None
 
@@ -120,7 +120,7 @@ def _check_use(
     """
     calls: list[Call] = []
 
-    def keep(module: nn.Module, inputs: tuple, output: Any) -> None:
+    def keep(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls.append(Call(module, inputs[0] if inputs else None, stream_of(output)))
 
     names = {name: part_of(blocks[0], name) for name in sites if name}
@@ -142,11 +142,11 @@ def _check_use(
             handle.remove()
         for module, training in modes.items():
             module.training = training
-    channels = {}
+    channels: dict[nn.Module, int] = {}
     for block in blocks:
         if reason := _misuse(block, sites, calls):
             raise UserError(f"{type(block).__name__}: {reason}")
-        parts = (part_of(block, name) for name in (sites.mlp, sites.attention) if name)
+        parts = (block.get_submodule(name) for name in (sites.mlp, sites.attention) if name)
         channels |= dict.fromkeys((block, *parts), _channels(block, sites, calls))
     return channels
 
@@ -178,8 +178,8 @@ def _misuse(block: nn.Module, sites: Sites, calls: list[Call]) -> str | None:
         return f"{sites.residual!r} is called before {sites.attention!r}, and not after it"
     if sites.residual and sites.attended:
         h, added = calls[where[sites.residual]].input, calls[where[sites.attended]].output
-        same = h.numel() == added.numel() == x.input.numel()
-        if not same or not torch.allclose(h, (x.input + added).view_as(h), rtol=1e-3, atol=1e-5):
+        same = h is not None and h.numel() == added.numel() == x.input.numel()
+        if h is None or not same or not torch.allclose(h, (x.input + added).view_as(h), rtol=1e-3, atol=1e-5):
             return f"the input of {sites.residual!r} is not the block's plus the output of {sites.attended!r}"
     return None
 
@@ -191,11 +191,13 @@ def _channels(block: nn.Module, sites: Sites, calls: list[Call]) -> int:
         UserError: It is not, or a shape does not tell.
     """
     of, width, found = {call.module: call for call in calls}, width_of(part_of(block, sites.norm)), set()
-    streams = {"the block": of[block].output, repr(sites.mlp): of[part_of(block, sites.mlp)].output}
-    if sites.attention:
-        streams[repr(sites.attention)] = of[part_of(block, sites.attention)].output
+    streams = {"the block": of[block].output}
+    streams |= {
+        repr(name): of[block.get_submodule(name)].output for name in (sites.mlp, sites.attention) if name
+    }
     if sites.residual:
-        streams[f"what {sites.residual!r} reads"] = of[part_of(block, sites.residual)].input
+        read = of[block.get_submodule(sites.residual)].input
+        streams |= {} if read is None else {f"what {sites.residual!r} reads": read}
     for stream in streams.values():
         found.add((stream.shape[-1] == width, stream.ndim == 4 and stream.shape[1] == width))
     if len(found) > 1 or found <= {(False, False), (True, True)}:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -158,7 +158,7 @@ class OnImages(Method):
         for block in find_blocks(model):
             for name in self.names:
                 branch = self.build_branch(block_width(block), image_of(model, block), rng)
-                setattr(block, name, branch.to(block.norm2.weight))
+                setattr(block, name, branch.to(cast(nn.LayerNorm, block.norm2).weight))
             block.forward = partial(self.run, block)
 
     def branches(self, model: nn.Module) -> list[nn.Module]:

@@ -190,7 +190,7 @@ def digest_of_tensors(tensors: Mapping[str, Tensor], head: str = "") -> str:
     for name, value in sorted(tensors.items()):
         value = value.detach().cpu().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)} ".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy())
+        digest.update(value.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
