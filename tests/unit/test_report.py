@@ -408,7 +408,7 @@ def test_curves_show_the_loss_its_terms_and_val(page):
     assert page.text_content("#curves .y-title") == "terms of the training loss"
     page.select_option("#curves-what", "top1")
     assert points(page, "curves") == {("mosa, digits, seed 0",) * 2: (2, 70.0)}
-    assert page.text_content("#curves .y-title") == "top-1 on val (%)"
+    assert page.text_content("#curves .y-title") == "top-1 (%) on val"
     page.select_option("#curves-what", "loss")
 
 
