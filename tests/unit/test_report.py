@@ -622,7 +622,7 @@ def test_details_open_and_close_by_keyboard(page):
     assert dialog.is_visible() and "runs/demo/digits/micro_vit/mosa/seed1.json" in dialog.text_content()
     assert "batch_size 32" in dialog.text_content() and "1" * 64 in dialog.text_content()
     assert "of the whole process" in dialog.text_content()
-    assert page.locator("#details-plot .point").count() == 2  # epochs
+    assert page.locator("#details-plot .point").count() == 4  # two terms in two epochs
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
 
