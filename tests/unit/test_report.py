@@ -408,7 +408,7 @@ def test_curves_show_the_loss_its_terms_and_val(page):
     assert page.text_content("#curves .y-title") == "terms of the training loss"
     page.select_option("#curves-what", "top1")
     assert points(page, "curves") == {("mosa, digits, seed 0",) * 2: (2, 70.0)}
-    assert page.text_content("#curves .y-title") == "top-1 on val (%)"
+    assert page.text_content("#curves .y-title") == "top-1 (%) on val"
     page.select_option("#curves-what", "loss")
 
 
@@ -622,7 +622,7 @@ def test_details_open_and_close_by_keyboard(page):
     assert dialog.is_visible() and "runs/demo/digits/micro_vit/mosa/seed1.json" in dialog.text_content()
     assert "batch_size 32" in dialog.text_content() and "1" * 64 in dialog.text_content()
     assert "of the whole process" in dialog.text_content()
-    assert page.locator("#details-plot .point").count() == 2  # epochs
+    assert page.locator("#details-plot .point").count() == 4  # two terms in two epochs
     page.keyboard.press("Escape")
     assert not dialog.is_visible()
 

@@ -496,7 +496,7 @@ function curveChart(runs, what = "loss") {
   }));
   return {
     x: { label: "epoch", scale: "linear", least: 1 },
-    y: { label: what === "loss" ? loss : metric ? `${metric.label} on val${metric.unit && ` (${metric.unit})`}` : "terms of the training loss", scale: wide && metric?.unit !== "%" ? "log" : "linear", floor: 0 },
+    y: { label: what === "loss" ? loss : metric ? `${metric.label} on val` : "terms of the training loss", scale: wide && metric?.unit !== "%" ? "log" : "linear", floor: 0 },
     series, empty: runs.length ? "the records of these runs do not have it" : "choose runs in the list: the boxes of its last column",
   };
 }
