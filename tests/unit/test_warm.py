@@ -96,7 +96,7 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(pack, tmp_path, environmen
 
 
 def test_a_run_without_checkpoints_stops_too(pack, tmp_path, environment):
-    process = subprocess.Popen(command(pack, tmp_path, epochs=200), env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command(pack, tmp_path, epochs=30), env=environment, stderr=subprocess.PIPE)
     until(lambda: len(waiting(environment["TMPDIR"])) == 2)
     process.stderr.readline()
     process.send_signal(signal.SIGTERM)
@@ -105,7 +105,7 @@ def test_a_run_without_checkpoints_stops_too(pack, tmp_path, environment):
 
 
 def test_a_run_ends_with_its_command(pack, tmp_path, environment):
-    process = subprocess.Popen(command(pack, tmp_path, epochs=200), env=environment, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command(pack, tmp_path, epochs=30), env=environment, stderr=subprocess.PIPE)
     until(lambda: len(waiting(environment["TMPDIR"])) == 2)
     process.stderr.readline()
     process.kill()
@@ -116,7 +116,7 @@ def test_a_run_ends_with_its_command(pack, tmp_path, environment):
 
 def test_a_run_that_is_killed_is_told(pack, tmp_path, environment):
     process = subprocess.Popen(
-        command(pack, tmp_path, epochs=200), env=environment, stderr=subprocess.PIPE, text=True
+        command(pack, tmp_path, epochs=30), env=environment, stderr=subprocess.PIPE, text=True
     )
     until(lambda: len(waiting(environment["TMPDIR"])) == 2)
     process.stderr.readline()
