@@ -45,17 +45,12 @@ def lost(runs: pd.DataFrame, seeds_together: bool, tasks_together: bool) -> pd.S
         seeds_together: Whether a choice sees all seeds, or one.
         tasks_together: Whether a choice sees all tasks, or one.
     """
-    worth = runs.groupby(["lr"] if tasks_together else ["task", "lr"]).test.mean()
-    shared = [] if tasks_together else ["task"]
-    seen = runs.groupby([*shared, *([] if seeds_together else ["seed"]), "lr"]).val.mean().unstack("lr")
-    chosen = seen.idxmax(axis="columns") if seen.ndim == 2 else seen
-    if seeds_together and tasks_together:
-        return pd.Series([worth.max() - worth[runs.groupby("lr").val.mean().idxmax()]])
-    if tasks_together:
-        return worth.max() - chosen.map(worth)
-    tasks = chosen.index.get_level_values("task")
-    found = [worth[task, rate] for task, rate in zip(tasks, chosen, strict=True)]
-    return pd.Series(worth.groupby("task").max()[tasks].to_numpy() - found)
+    losses = []
+    for _, shown in [("", runs)] if tasks_together else runs.groupby("task"):
+        worth = shown.groupby("lr").test.mean()
+        for _, seen in [("", shown)] if seeds_together else shown.groupby("seed"):
+            losses.append(worth.max() - worth[seen.groupby("lr").val.mean().idxmax()])
+    return pd.Series(losses)
 
 
 def table(runs: pd.DataFrame) -> str:

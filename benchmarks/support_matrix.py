@@ -3,8 +3,8 @@
     python benchmarks/support_matrix.py [MODULE...]
 
 Each pair does what tests/conformance/test_architectures.py asks of it, on the same small architectures. What
-was tried is kept in build/support.jsonl, and not tried again. With names of timm's modules, only they are
-tried now; the page names those that were not.
+was tried is kept in build/support.jsonl, and not tried again; of a new method, all are. With names of timm's
+modules, only they are tried now; the page names those that were not.
 """
 
 import json
@@ -27,13 +27,18 @@ TRIED = ROOT / "build" / "support.jsonl"
 PAGE = ROOT / "docs" / "support.md"
 
 
-def try_module(module: str) -> list[dict]:
-    """Return a row for each small architecture of a module of timm: what came of each method."""
+def try_module(module: str, known: dict[str, dict]) -> list[dict]:
+    """Return a row for each small architecture of a module of timm: what came of each method.
+
+    Args:
+        module: The module of timm.
+        known: What came of methods that were tried, by the name of the architecture.
+    """
     rows = []
     for small in representatives(module):
-        row = {"module": module, "name": small.name, "methods": {}}
+        row = {"module": module, "name": small.name, "methods": dict(known.get(small.name, {}))}
         backbone = small.build()
-        for method in list_methods():
+        for method in set(list_methods()) - row["methods"].keys():
             try:
                 reason = refusal(backbone, method, SMALL.get(method, {}))
                 reason = reason and re.sub(rf"\b{type(backbone).__name__}\b", "the model", reason)
@@ -102,15 +107,19 @@ def main() -> None:
     TRIED.parent.mkdir(exist_ok=True)
     TRIED.touch()
     wanted = sys.argv[1:] or modules()
-    known = {json.loads(line)["module"] for line in TRIED.read_text().splitlines()}
+    known: dict[str, list[dict]] = {}
+    for line in TRIED.read_text().splitlines():
+        known.setdefault(json.loads(line)["module"], []).append(json.loads(line))
     for module in wanted:
-        if module not in known:
-            rows = try_module(module)
-            with TRIED.open("a") as file:
-                file.writelines(json.dumps(row) + "\n" for row in rows)
-            wrong = sum(str(reason).startswith("WRONG") for row in rows for reason in row["methods"].values())
-            print(f"{module}: {len(rows)} architectures, {wrong} pairs wrong", flush=True)
-    PAGE.write_text(page([json.loads(line) for line in TRIED.read_text().splitlines()]))
+        before = known.get(module, [])
+        missing = [row for row in before if row["name"] and set(list_methods()) - row["methods"].keys()]
+        if before and not missing:
+            continue
+        known[module] = rows = try_module(module, {row["name"]: row["methods"] for row in before})
+        TRIED.write_text("".join(json.dumps(row) + "\n" for each in known.values() for row in each))
+        wrong = sum(str(reason).startswith("WRONG") for row in rows for reason in row["methods"].values())
+        print(f"{module}: {len(rows)} architectures, {wrong} pairs wrong", flush=True)
+    PAGE.write_text(page([row for rows in known.values() for row in rows]))
 
 
 if __name__ == "__main__":

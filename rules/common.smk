@@ -163,6 +163,14 @@ def pack_of_run(wildcards):
     return f"{PACKS}/{run_of(wildcards).specification.data.pack}"
 
 
+def check_of_pack(wildcards):
+    """The check that a pack waits for. Earlier versions had parameters here, which are to repeat nothing."""
+    pack = IOFile(f"{PACKS}/{wildcards.pack}")
+    if workflow.persistence.params(pack):
+        workflow.persistence.cleanup_metadata(pack)
+    return check_before(pack)
+
+
 @many_times
 def check_of_run(wildcards):
     """The check that a run waits for."""

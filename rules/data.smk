@@ -27,7 +27,7 @@ rule check_data:
 
 rule make_data:
     input:
-        check=ancient(lambda wildcards: check_before(f"{PACKS}/{wildcards.pack}")),
+        check=ancient(check_of_pack),
     output:
         f"{PACKS}/{{pack}}",
     log:
@@ -38,8 +38,6 @@ rule make_data:
     resources:
         mem=lambda wildcards, attempt: f"{2 * attempt}GB",
         runtime=lambda wildcards, attempt: f"{attempt * (240 if task_of_pack(wildcards).on_disk else 10)}m",
-    # How is no parameter: data that moved make no new pack.
-    params:
-        task=lambda wildcards: task_of_pack(wildcards).full_name,
+    # No parameters: a pack that is there is what its name says, wherever its images are by now.
     shell:
-        f'mosa make-data {{params.task}} --frozen "${FROZEN}" --threads {{threads}} --output {{output:q}} > {{log:q}} 2>&1'
+        f'mosa make-data --frozen "${FROZEN}" --threads {{threads}} --output {{output:q}} > {{log:q}} 2>&1'

@@ -9,7 +9,7 @@ from mosa.data.task import INTERPOLATIONS
 
 
 @click.command("make-data")
-@click.argument("task")
+@click.argument("task", required=False)
 @click.option("--output", type=FILE, required=True, help="Pack to write (.safetensors).")
 @click.option("--root", type=FOLDER, help="Folder of the task's benchmark, see docs/data.md.")
 @click.option(
@@ -28,14 +28,14 @@ from mosa.data.task import INTERPOLATIONS
 @click.option(
     "--frozen",
     type=FILE,
-    help="Frozen experiment of the workflow, instead of the options that say how a pack is made.",
+    help="Frozen experiment of the workflow, which says what this pack is and how it is made.",
 )
 @click.option("--limit-gib", type=click.FloatRange(min=0, min_open=True), help="Largest pack, in GiB.")
 @click.option(
     "--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads that decode."
 )
 def make_data(
-    task: str, output: Path, own: dict | None, frozen: Path | None, threads: int, **options
+    task: str | None, output: Path, own: dict | None, frozen: Path | None, threads: int, **options
 ) -> None:
     """Render or read a TASK such as demo/digits, once, into a pack of uint8 arrays."""
     from mosa.data import make_pack
@@ -43,13 +43,15 @@ def make_data(
 
     if frozen is not None:
         how = [*_how_it_is_made(output, frozen), f"--threads={threads}", f"--output={output}"]
-        return make_data.main([task, *how], standalone_mode=False)
+        return make_data.main(how, standalone_mode=False)
+    if task is None:
+        raise click.UsageError("Missing argument 'TASK'.")
     options["threads"] = threads
     make_pack(task if own is None else task_from_config(task.rpartition("/")[2], own), output, **options)
 
 
 def _how_it_is_made(pack: Path, frozen: Path) -> list[str]:
-    """Return how a frozen experiment means a pack to be made, as options.
+    """Return what a pack is and how it is made, by a frozen experiment, as arguments of `mosa make-data`.
 
     Raises:
         UserError: It has no such pack.
@@ -63,7 +65,7 @@ def _how_it_is_made(pack: Path, frozen: Path) -> list[str]:
         or (name := pack.relative_to(workflow.packs).as_posix()) not in workflow.packed
     ):
         raise UserError(f"{pack}: not a pack of the experiment {frozen}; run snakemake again")
-    return workflow.pack_options(name)
+    return [workflow.packed[name].task, *workflow.pack_options(name)]
 
 
 @click.command()

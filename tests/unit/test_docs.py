@@ -158,6 +158,11 @@ def test_findings_states_what_its_summaries_say(name, reference):
     assert "- mosa - adapter: -9.8 " in page
 
 
+def test_tuning_states_what_its_summary_says():
+    made = runpy.run_path(str(DOCS.parent / "benchmarks" / "choice.py"))
+    assert made["table"](pd.read_csv(made["SUMMARY"])) in (DOCS / "tuning.md").read_text()
+
+
 def test_times_of_tables_and_plots_are_those_of_the_benchmark():
     text = " ".join((DOCS / "tables-and-plots.md").read_text().split())
     cited = re.search(r"loaded in ([\d.]+) s, tables in ([\d.]+) s, plots in ([\d.]+) s", text).groups()
