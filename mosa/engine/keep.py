@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.data.metrics import METRICS
 from mosa.data.predictions import (
@@ -99,7 +100,7 @@ def keep_files(
     kept: dict[str, Any] = {"predictions": None, "model": None, "images": None}
     for what, wanted in (("predictions", keep.predictions), ("model", keep.model)):
         if not wanted:  # what an earlier run left would seem to be this one's
-            kept_path(record, what).unlink(missing_ok=True)
+            _drop(kept_path(record, what))
     if not (keep.predictions or keep.model):
         return kept
     name = write_images(folder, found.names, found.classes)
@@ -117,6 +118,14 @@ def keep_files(
                 temporary.write_bytes(before)
             kept["model"] = digest_of_file(temporary)
     return kept
+
+
+def _drop(path: Path) -> None:
+    try:
+        if path.exists():
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be deleted ({error.strerror})") from None
 
 
 def _keep_predictions(path: Path, keep: Keep, found: Evaluated, images: Path | None) -> str:

@@ -412,6 +412,10 @@ def passes_are_apart(subject: Subject, unless_it_draws: bool = True) -> Problem:
         for name, value in (("dropout", 0.0), ("drop_path", 0.0), ("experts", 1))
         if name in fields
     }
+    if "of_options" in fields:
+        inner = build_method(subject.method, **subject.options).inner
+        quiet = {name: 0.0 for name in ("dropout", "drop_path") if name in type(inner).model_fields}
+        still["of_options"] = subject.options.get("of_options", {}) | quiet
     model = subject.train(subject.attached(dtype=torch.float64, **still)).train()
     images, _ = subject.batch(dtype=torch.float64)
     expected = model(images)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mosa.base.errors import UserError, plain, shown
 from mosa.base.timm import timm
+from mosa.base.words import count
 from mosa.peft.attach import (
     Merged,
     attach,
@@ -149,7 +150,7 @@ def _problem(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
     if classes is not None and sizes and classes not in sizes:
         return f"it has {classes} classes and a classifier of {max(sizes)}"
     if classes is not None and names["label_names"] is not None and len(names["label_names"]) != classes:
-        return f"it has {len(names['label_names'])} names for {classes} classes"
+        return f"it has {count(len(names['label_names']), 'name')} for {count(classes, 'class', 'classes')}"
     return ""
 
 

@@ -38,7 +38,7 @@ def edited(source, path, method=(), backbone=(), without=()):
     """Write a file again with other metadata; `without` are options that it is older than."""
     with safe_open(source, framework="pt") as file:
         state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        found = {key: json.loads(value) for key, value in file.metadata().items()}
+        found = {key: json.loads(value) for key, value in file.metadata().items() if key != "mosa.content"}
     found["mosa.method"] = {k: v for k, v in found["mosa.method"].items() if k not in without} | dict(method)
     found["mosa.backbone"] |= dict(backbone)
     save_file(state, path, {key: json.dumps(value) for key, value in found.items()})
@@ -54,10 +54,16 @@ EDITS = {
     "another digest": ({"backbone": {"digest": "0" * 64}}, "trained on another backbone.*SHA-256"),
     "no digest": ({"backbone": {"digest": None}}, "SHA-256"),
     "another architecture": ({"backbone": {"architecture": "resnet18"}}, "resnet18, and this model is"),
-    "other classes": ({"backbone": {"num_classes": 7, "label_names": None}}, "shape"),
-    "classes that are no number": ({"backbone": {"num_classes": "7", "label_names": None}}, "num_classes"),
+    "other classes": (
+        {"backbone": {"num_classes": 7, "label_names": None}},
+        "7 classes and a classifier of 5",
+    ),
+    "classes that are no number": (
+        {"backbone": {"num_classes": "7", "label_names": None}},
+        "number of classes is '7'",
+    ),
     "names that are none": ({"backbone": {"label_names": "cats!"}}, "label_names"),
-    "too few names": ({"backbone": {"label_names": ["cat"]}}, "label_names"),
+    "too few names": ({"backbone": {"label_names": ["cat"]}}, "1 name for 5 classes"),
     "merged that is no list": ({"method": {"merged": 3}}, "merged"),
     "merged without methods": ({"method": {"merged": [1]}}, "merged"),
     "changed that is no list": ({"backbone": {"changed": 3}}, "changed"),

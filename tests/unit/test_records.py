@@ -85,6 +85,7 @@ def make_record(
         },
         "versions": {"torch": "2.13.0"},
         "git": {"commit": None, "dirty": None},
+        "curves": {"terms": {}, "val": {}},
         "kept": {"predictions": None, "model": None, "images": None},
         "created": "2026-01-01T00:00:00+00:00",
     }  # fmt: skip
@@ -115,7 +116,7 @@ def test_columns_are_those_that_the_record_declares():
     assert {"epochs", "lr", "fraction", "precision", "views"} <= COLUMNS.keys()
     assert {"seed", "epochs", "lr", "protocol_version", "train_seconds", *METRICS} <= NUMBERS
     assert {
-        **dict.fromkeys(("options", "per_set", "recipe", "versions"), dict),
+        **dict.fromkeys(("options", "per_set", "recipe", "versions", "loss_terms", "val_curves"), dict),
         **dict.fromkeys(("train_loss", "input_mean", "input_std", "data_notes"), list),
         **dict.fromkeys(("dirty", "bias_correction"), bool | None),
     } == JSON_COLUMNS

@@ -14,9 +14,11 @@ from travelling import write_results
 from mosa.cli.commands import cli
 from mosa.experiment import alive
 from mosa.experiment.config import read_config
+from mosa.experiment.plan import plan_data
 from mosa.experiment.status import as_json, as_text, status_of
 from mosa.experiment.workflow import Workflow
 
+ROOT = Path(__file__).parents[2]
 RUN = "runs/demo/digits/micro_vit/mosa/seed1.json"
 
 
@@ -54,6 +56,23 @@ def test_done_and_to_do_are_counted_by_variant_and_task(workflow):
     assert ["demo", "digits", "4", "3", "-", "-", "-", "-", "1"] in lines
     assert ["demo", "count", "4", "4", "-", "-", "-", "-", "-"] in lines
     assert found.hours > 0 and not found.assumed  # at the rate of the records that there are
+
+
+def test_what_is_left_includes_the_searches(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = read_config(ROOT / "config.yaml", ROOT / "configs" / "demo-tune.yaml")
+    workflow = Workflow.of(config)
+    found, planned = status_of(workflow), plan_data(config)
+    tuning = sum(row["hours"] for row in planned["rows"] if row["variant"].endswith(": tuning"))
+    assert found.searches == (0, 20) and found.assumed and tuning > 0
+    assert found.hours == pytest.approx(planned["all"]["hours"])
+    for path, run in workflow.searches.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        done = {"specification": run.specification.digest, "search": workflow.search_settings(run)}
+        Path(path).write_text(json.dumps(done))
+    found = status_of(workflow)
+    assert found.searches == (20, 20)
+    assert found.hours == pytest.approx(planned["all"]["hours"] - tuning)
 
 
 def test_a_run_counts_as_running_only_while_it_lives(workflow):
