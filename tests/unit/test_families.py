@@ -61,7 +61,8 @@ def test_no_name_stands_in_two_families():
 def test_every_architecture_of_a_family_comes_from_its_modules(family):
     known = {name for module in MODULES[family] for name in timm.list_models(module=module)}
     named = {name for name in timm.list_models() if family_of(name) == family}
-    assert len(named) > (0 if family == "PostNormViT" else 4) and named <= known  # of which timm has one
+    few = {"PostNormViT": 1, "ParallelViT": 5, "TinyViT": 5}  # timm has no more
+    assert len(named) >= few.get(family, 6) and named <= known
 
 
 # Sapiens2 takes no other depth than its own; its module (EVA's) is looked at above.
