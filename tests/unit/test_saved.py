@@ -47,7 +47,7 @@ def test_what_was_changed_after_it_was_saved_is_refused(saved, tmp_path):
         ({"num_classes": "a"}, "number of classes is 'a'"),
         ({"num_classes": True}, "number of classes is True"),
         ({"num_classes": 10**12}, "1000000000000 classes and a classifier of"),
-        ({"label_names": ["x"]}, "1 names for"),
+        ({"label_names": ["x"]}, "1 name for"),
         ({"label_names": [3]}, "label_names is no list of names"),
         ({"changed": 3}, "changed is no list"),
         ({"head": "head.weight"}, "head is no list"),
