@@ -4,8 +4,8 @@
 PYTHON ?= python3
 CORES ?= all
 VENV := .venv
-# The slow files first, as testpaths in pyproject.toml lists them, and one more at a time than there are cores: some wait.
-PARALLEL := -n $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 1)') --dist loadfile --no-loadscope-reorder
+# The slow files first, as testpaths in pyproject.toml lists them, and two more at a time than there are cores: some wait.
+PARALLEL := -n $(shell $(PYTHON) -c 'import os; print(os.cpu_count() + 2)') --dist loadfile --no-loadscope-reorder
 INSTALLED := $(VENV)/.installed
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 unexport PYTHONDONTWRITEBYTECODE  # with it, every process compiles all that it imports
