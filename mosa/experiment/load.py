@@ -55,6 +55,7 @@ def load_config(
     _check_tasks(config, places)
     _check_backbones(config, places)
     _check_recipe(config["training"], ("training",), places)
+    _check_training_by_task(config, places)
     for name in config["variants"]:
         _complete_variant(config, name, places)
     for sweep, changes in config["sweeps"].items():
@@ -82,7 +83,7 @@ def _typed(value: Any) -> Any:
 
 def _prepare(config: dict[str, Any], places: Places) -> None:
     """Drop the entries that are null, and put the others in the order of the files."""
-    for section in ("tasks", "benchmarks", "backbones", "variants", "sweeps"):
+    for section in ("tasks", "benchmarks", "backbones", "training_by_task", "variants", "sweeps"):
         _drop_nulls(config, section)
         _order_as_files(config, section, places)
     if isinstance(config.get("sweeps"), dict):
@@ -133,6 +134,18 @@ def _check_backbones(config: Mapping[str, Any], places: Places) -> None:
         _check_image_size(config, name, places)
 
 
+def _check_training_by_task(config: dict[str, Any], places: Places) -> None:
+    """Check the recipes of benchmarks and tasks, also of those that the config has no runs on."""
+    tasks = {name: list_tasks(name) for name in list_benchmarks()} | {OWN: list(config["tasks"])}
+    known = [*tasks, *(f"{benchmark}/{name}" for benchmark, names in tasks.items() for name in names)]
+    for task, training in config["training_by_task"].items():
+        where = ("training_by_task", task)
+        if task not in known:
+            raise places.error(where, f"unknown task {task!r}", known, task)
+        config["training_by_task"][task] = given = _check_recipe(training, where, places)
+        _check_recipe(config["training"] | given, where, places)
+
+
 def _complete_variant(config: Mapping[str, Any], name: str, places: Places) -> None:
     """Check a variant, and fill in the options and the recipe that it leaves out."""
     variant, where = config["variants"][name], ("variants", name)
@@ -147,6 +160,7 @@ def _complete_variant(config: Mapping[str, Any], name: str, places: Places) -> N
     own = _check_recipe(variant["training"], (*where, "training"), places)
     variant["training"] = config["training"] | own
     _check_recipe(variant["training"], (*where, "training"), places)
+    variant["by_task"] = _with_shared(config, variant["by_task"], own)
     known = [known for task in config_tasks(config) for known in (task.benchmark, task.full_name)]
     for task, changes in variant["by_task"].items():
         at = (*where, "by_task", task)
@@ -159,6 +173,27 @@ def _complete_variant(config: Mapping[str, Any], name: str, places: Places) -> N
         own = _check_recipe(changes["training"], (*at, "training"), places)
         _check_recipe(variant["training"] | own, (*at, "training"), places)
         changes["training"] = own
+
+
+def _with_shared(
+    config: Mapping[str, Any], by_task: Mapping[str, Any], own: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a variant's overrides by task, with what all variants share beneath what it says itself."""
+    found = dict(by_task)
+    for task in config_tasks(config):
+        for key in (task.benchmark, task.full_name):
+            said = own
+            for mine in dict.fromkeys((task.benchmark, key)):
+                said = said | by_task.get(mine, {}).get("training", {})
+            shared = {
+                name: value
+                for name, value in config["training_by_task"].get(key, {}).items()
+                if name not in said
+            }
+            if shared:
+                given = by_task.get(key, {"options": {}, "training": {}})
+                found[key] = given | {"training": shared | given["training"]}
+    return found
 
 
 def _check_together(

@@ -344,6 +344,13 @@ class Experiment(Declared):
     training: Recipe = option(
         Recipe(), description="The recipe of all variants. A variant may override any of it."
     )
+    training_by_task: dict[str, dict[str, Any]] = option(
+        {},
+        json_schema_extra=DROPPABLE,
+        description="Overrides of the recipe of all variants for the tasks of a benchmark, by its name, or "
+        "for single tasks, by their full names; what a variant says itself counts more. `null` drops one "
+        "that another config file defines.",
+    )
     variants: dict[Name, Variant] = option(
         min_length=1,
         json_schema_extra=DROPPABLE,

@@ -105,6 +105,24 @@ def test_overrides_of_a_task_stand_over_those_of_its_benchmark():
     assert found == {"demo/digits": (2, 0.2), "demo/count": (8, 0.2)}
 
 
+def test_recipes_of_tasks_are_those_of_all_variants_that_do_not_say_otherwise():
+    config = changed(
+        ("training_by_task",),
+        {"demo": {"fraction": 0.2, "lr": 0.3}, "demo/count": {"fraction": 0.5}, "vtab1k": {"epochs": 100}},
+    )
+    config["variants"]["mosa"]["by_task"] = {"demo": {"training": {"batch_size": 8}}}
+    config["variants"]["linear"]["by_task"] = {"demo": {"training": {"fraction": 1.0}}}
+    config = load_config(config | {"training": {"epochs": 1}})
+    found = {
+        (run.variant, run.task): (run.training.fraction, run.training.lr, run.training.batch_size)
+        for run in (run.specification for run in expand(config))
+    }
+    lr = config["variants"]["mosa"]["training"]["lr"]  # which the variant says itself
+    assert found[("mosa", "demo/digits")] == (0.2, lr, 8) and found[("mosa", "demo/count")] == (0.5, lr, 8)
+    assert found[("linear", "demo/digits")] == found[("linear", "demo/count")] == (1.0, 0.3, 32)
+    assert load_config(config) == config
+
+
 def test_a_preset_sets_normalisation_and_resizing_together():
     def runs(protocol, **backbone):
         config = changed(("protocol",), protocol) | {"benchmarks": {"vtab1k": ["kitti"]}}
@@ -238,6 +256,12 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
             ("variants", "mosa", "by_task"), {"demo/digit": {}},
             "by_task.demo/digit: unknown task 'demo/digit': expected one of demo, .*mean 'demo/digits'",
         ),
+        (
+            ("training_by_task",), {"demo/digit": {}},
+            "training_by_task.demo/digit: unknown task 'demo/digit': .*mean 'demo/digits'",
+        ),
+        (("training_by_task",), {"vtab1k": {"epoch": 2}}, "by_task.vtab1k.epoch: unknown key 'epoch'"),
+        (("training_by_task",), {"own/a": {"epochs": 2}}, "unknown task 'own/a'"),
         (("variants", "mosa", "by_task"), {"demo": {"options": {"expert": 2}}}, "unknown key 'expert'"),
         (("variants", "mosa", "by_task"), {"demo": {"training": {"lr": -1}}}, "lr: -1 is not above 0"),
         (("name",), "../x", "name: the name '../x' cannot be part of a path"),
