@@ -67,7 +67,7 @@ def predict(
     from mosa.engine.machine import Machine
     from mosa.engine.predict import as_text, classify, find_images, load_classifier
 
-    found = find_images(images)
+    found, unread = find_images(images)
     chosen, _held = choose_device(device)
     classifier = load_classifier(model, Machine(device=chosen, threads=threads))
     predicted = list(classify(classifier, found, top, batch_size, threads))
@@ -80,6 +80,8 @@ def predict(
     broken = [one for one in predicted if one.problem]
     for one in broken:
         click.echo(f"left out: {one.problem}", err=True)
+    for others in unread:
+        click.echo(others, err=True)
     if output is not None:
         click.echo(f"{len(found) - len(broken)} of {count(len(found), 'image')} -> {output}")
     if broken:

@@ -243,6 +243,27 @@ def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
+def images_below(folder: Path) -> tuple[list[Path], str]:
+    """Return the images below a folder, by name, and what to say of other files that may be images.
+
+    Args:
+        folder: The folder; links are followed, and hidden files are left out.
+    """
+    found, unread = [], _Unread()
+    for inside, _, names in os.walk(folder, followlinks=True):
+        shown = [name for name in sorted(names) if not name.startswith(".")]
+        found += [Path(inside) / name for name in shown if _is_image(name)]
+        _sort_others(os.path.relpath(inside, folder), shown, unread)
+    formats = [os.path.normpath(path) for path in unread.formats]
+    return sorted(found), f"{folder}: {_other_formats(formats)}" if formats else ""
+
+
+def _other_formats(files: list[str]) -> str:
+    suffixes = Counter(os.path.splitext(path)[1].lower() or "no suffix" for path in files)
+    counts = few([f"{count:,} {suffix}" for suffix, count in suffixes.most_common()])
+    return f"{_files(files)}: not read ({counts}); images end in {', '.join(IMAGE_SUFFIXES)}: convert others"
+
+
 def _tell_unread(root: Path, unread: _Unread, report: Report) -> None:
     if unread.dead:
         report.error(
@@ -251,13 +272,7 @@ def _tell_unread(root: Path, unread: _Unread, report: Report) -> None:
     if unread.outside:
         report.warning(root, f"{_files(unread.outside)}: not read, as it lies in no folder of a class")
     if unread.formats:
-        suffixes = Counter(os.path.splitext(path)[1].lower() or "no suffix" for path in unread.formats)
-        counts = few([f"{count:,} {suffix}" for suffix, count in suffixes.most_common()])
-        report.warning(
-            root,
-            f"{_files(unread.formats)}: not read ({counts}); images end in {', '.join(IMAGE_SUFFIXES)}: "
-            "convert others, or move them elsewhere",
-        )
+        report.warning(root, f"{_other_formats(unread.formats)}, or move them elsewhere")
     if unread.links:
         report.warning(
             root, f"{_files(unread.links)}: not read, as links to folders are followed for classes only"

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from mosa.backbones.build import build_backbone
 from mosa.base.errors import UserError
+from mosa.data.discover import images_below
 from mosa.data.images import read_image
 from mosa.data.naming import IMAGE_SUFFIXES
 from mosa.data.predictions import digest_of_file, read_images
@@ -165,29 +165,29 @@ def _build(record: dict[str, Any], specification: Specification, file: Path) -> 
     return merge(load_tuned(build(), file))  # merging leaves nothing attached: the file is from before it
 
 
-def find_images(paths: Iterable[Path]) -> list[Path]:
-    """Return image files, and those below folders, each once; those of a folder by name.
+def find_images(paths: Iterable[Path]) -> tuple[list[Path], list[str]]:
+    """Return image files, and those below folders by name, each once; and what to say of other files.
+
+    Returns:
+        The files; and a sentence for each folder with files of other formats.
 
     Raises:
         UserError: A path is not there, or a folder has no image.
     """
     found: dict[Path, None] = {}
+    unread = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(
-                Path(folder) / name
-                for folder, _, names in os.walk(path, followlinks=True)
-                for name in names
-                if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
-            )
+            inside, others = images_below(path)
             if not inside:
-                raise UserError(f"{path}: has no images ({', '.join(IMAGE_SUFFIXES)})")
+                raise UserError(others or f"{path}: has no images ({', '.join(IMAGE_SUFFIXES)})")
             found.update(dict.fromkeys(inside))
+            unread += [others] if others else []
         elif path.exists():
             found[path] = None
         else:
             raise UserError(f"{path}: no such file or folder")
-    return list(found)
+    return list(found), unread
 
 
 def classify(

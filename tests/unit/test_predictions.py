@@ -224,6 +224,8 @@ def test_a_users_images_are_predicted_as_they_were_evaluated(animals):
 def test_predictions_are_written_as_a_table_of_a_folder(animals, tmp_path):
     folder, record = animals
     model = record.with_name("seed0.model.safetensors")
+    for name in ("cat/1.HEIC", "2.gif", "notes.txt"):  # beside the images: the first two may be some
+        (folder / "images" / name).touch()
     arguments = [
         "predict",
         str(model),
@@ -235,6 +237,8 @@ def test_predictions_are_written_as_a_table_of_a_folder(animals, tmp_path):
     ]
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 0 and "24 of 24 images -> " in done.output, done.output
+    assert f"{folder}/images: '2.gif' and 1 more: not read (1 .gif, 1 .heic); images end in" in done.stderr
+    assert "notes" not in done.stderr
     rows = list(csv.DictReader(io.StringIO((tmp_path / "p.csv").read_text())))
     assert len(rows) == 24 and rows[0].keys() == {"image", "class", "probability"}
     assert rows[0]["image"].endswith("images/cat/0.png") and 0.5 <= float(rows[0]["probability"]) <= 1
