@@ -1,12 +1,15 @@
 """What the documentation states of an experiment: two small CSVs, and the tables that are made of them.
 
     python benchmarks/summary.py results/trial docs/summaries/trial adapter_e100
+    python benchmarks/summary.py results/dense-split docs/summaries/dense-split adapter:mosa lora:mosl
 
+With one variant, the others are compared with it; with pairs, the second of each with its first.
 Writes docs/summaries/trial.csv (its runs) and trial-search.csv (its trials), and prints the tables in
 Markdown. The page has them as they are: tests/unit/test_docs.py makes them again from the CSVs.
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -63,6 +66,31 @@ def table(runs: pd.DataFrame, reference: str) -> str:
     return "\n".join(lines)
 
 
+def pair_table(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
+    """Return the table of pairs of variants, in Markdown: means, and the paired difference over seeds.
+
+    Differences and p-values are those of `table`, corrected for the pairs.
+
+    Args:
+        runs: As of `summarise`; every variant has every task and seed.
+        pairs: Variants without and with something.
+    """
+    means = runs.pivot_table(index="seed", columns="variant", values="top1", aggfunc="mean")
+    corrected = holm([stats.ttest_rel(means[split], means[dense]).pvalue for dense, split in pairs])
+    rates = runs.groupby("variant").lr.first()
+    loss = runs.groupby("variant").train_loss.mean()
+    lines = [
+        "| dense | split | dense | split | split - dense | p | lr | train loss |",
+        "| :-- | :-- | --: | --: | --: | --: | --: | --: |",
+    ]
+    for (dense, split), p in zip(pairs, corrected, strict=True):
+        cells = [dense, split, spread(means[dense]), spread(means[split])]
+        cells += [interval(means[split] - means[dense]), f"{p:.3f}"]
+        cells += [f"{rates[dense]:g}, {rates[split]:g}", f"{loss[dense]:.2f}, {loss[split]:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def spread(values: pd.Series) -> str:
     return f"{values.mean():.1f} ± {values.std():.1f}"
 
@@ -107,14 +135,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("results", type=Path, help="the experiment's results folder")
     parser.add_argument("output", type=Path, help="the CSVs to write, without their suffixes")
-    parser.add_argument("reference", help="the variant that the others are compared with")
+    parser.add_argument("compared", nargs="+", help="a variant, or pairs of them: adapter:mosa lora:mosl")
     arguments = parser.parse_args()
     arguments.output.parent.mkdir(exist_ok=True)
     runs, trials = summarise(arguments.results), searched(arguments.results)
     trials = trials[trials.variant.isin(set(runs.variant))]
     runs.to_csv(arguments.output.with_suffix(".csv"), index=False)
     trials.to_csv(arguments.output.with_name(f"{arguments.output.name}-search.csv"), index=False)
-    print(table(runs, arguments.reference), search_table(trials), sep="\n\n")
+    first, *others = [tuple(names.split(":")) for names in arguments.compared]
+    compared = table(runs, *first) if len(first) == 1 else pair_table(runs, [first, *others])
+    print(compared, search_table(trials), sep="\n\n")
 
 
 if __name__ == "__main__":
