@@ -363,6 +363,13 @@ def test_tables_show_every_trial_and_mark_the_choice(tmp_path):
     assert len(json.loads((tmp_path / "chosen.json").read_text())) == 2
     write_choices(paths, tmp_path, per="benchmark")
     assert "| v | lr 0.3 (70.0) | 3 |" in (tmp_path / "chosen.md").read_text()
+    assert "\nTrained on train, compared on val; test was not opened." in text
+    search = {"kind": "grid", "folds": 3}
+    write_choices([written(tmp_path / "c.json", [entry(60)], search=search)], tmp_path)
+    text = (tmp_path / "chosen.md").read_text()
+    assert (
+        "\nTrained on all but one of 3 parts of train + val and compared on that one as val, in turn" in text
+    )
 
 
 # --- folds, and how sure a choice is
