@@ -40,7 +40,7 @@ try:
     else:
         EXPERIMENT = Workflow.from_frozen(os.environ.get(FROZEN))
     MANIFEST, CONFIG_SHOWN = EXPERIMENT.manifest, EXPERIMENT.shown_config
-    # Only what lies on disk, or is another model, is checked: a run of the demo waits for nothing.
+    # Only what lies on disk, or is the user's own code or model, is checked: a run of the demo waits for nothing.
     CHECKED = [
         f"{EXPERIMENT.results}/check-{Path(path).stem}.txt" for path in [EXPERIMENT.checked_config] if path
     ]
@@ -131,6 +131,8 @@ def force_stale_files():
     """
     stale = EXPERIMENT.stale_files() if workflow.is_main_process else set()
     workflow.dag.forcefiles.update(stale)
+    if told := EXPERIMENT.told_stale(stale):  # Snakemake's reason is "Forced execution"
+        print(told, file=sys.stderr, flush=True)
     return stale
 
 

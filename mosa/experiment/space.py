@@ -27,6 +27,12 @@ class Trial:
     training: dict[str, Any] = field(default_factory=dict)
 
 
+def search_path(specification: Specification) -> str:
+    """Return the path of the results of a search below the results folder."""
+    place = f"{specification.task}/{specification.backbone.name}/{specification.variant}"
+    return f"tune/trials/{place}.json"
+
+
 def check_tune(config: Mapping[str, Any], places: Places) -> None:
     """Refuse a `tune` section that is unfair or has no meaning.
 
