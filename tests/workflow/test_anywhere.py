@@ -87,6 +87,8 @@ def test_another_workflow_uses_it_as_a_module(folder):
     found = dict(re.findall(r"^(\w+) +(\d+)$", result.stdout + result.stderr, re.MULTILINE))
     names = ("make_data", "train", "collect", "write_tables")
     assert found == {f"bench_{name}": "1" for name in names} | {"mine": "1", "total": "5"}
+    result = use_as_module(folder, "mine", "--config", "bench={seeds: [0, 1]}")  # numbers, not texts
+    assert re.search(r"^bench_train +2$", result.stdout + result.stderr, re.MULTILINE), result.stderr[-2000:]
 
 
 @pytest.mark.parametrize(
