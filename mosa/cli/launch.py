@@ -11,7 +11,7 @@ from typing import NoReturn
 from mosa.base.errors import UserError, suggest
 from mosa.base.extras import require
 from mosa.base.files import WORKFLOW
-from mosa.cli.options import config_files
+from mosa.cli.options import config_files, load_files
 
 _SNAKEFILE = WORKFLOW / "Snakefile"
 _REPORTING = {"all", "report", "write_report", "partial"}  # rules that need the extra `report`
@@ -59,10 +59,8 @@ def _configs(files: Sequence[Path], folder: Path, given: Namespace) -> list[str]
     """Find the configs, and load them as the workflow will, so that what is wrong is told at once."""
     from snakemake.cli import parse_config
 
-    from mosa.experiment.config import read_config
-
     found = config_files(files, given.replace_workflow_config, folder)
-    read_config(*found, overrides=parse_config(given.config))
+    load_files(found, parse_config(given.config))
     return [str(file) for file in found if file != folder / "config.yaml"]
 
 
