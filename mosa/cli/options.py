@@ -128,7 +128,7 @@ def load_files(found: Sequence[Path], overrides: dict[str, Any] | None = None) -
     """Load what `config_files` returned, with what the command line sets over it.
 
     Raises:
-        UserError: Something is wrong with it. Where a config of the package is merged over the user's, it says so.
+        UserError: Something is wrong with it; it says where a config of the package is merged over one's own.
     """
     from mosa.experiment.config import read_config
 
