@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import math
+import re
 import statistics
 
 import numpy as np
@@ -321,6 +322,35 @@ def test_what_is_no_search_is_refused(tmp_path):
     for paths, words in cases:
         with pytest.raises(UserError, match=words):
             choose(paths)
+
+
+@pytest.mark.parametrize(
+    ("space", "more", "words"),
+    [
+        ({"training": {"lrr": [0.1]}}, [], r"space.training.lrr: unknown key 'lrr'.*did you mean 'lr'"),
+        ({"training": {"lr": ["x"]}}, [], r"space.training.lr.0: got 'x', expected a number"),
+        ({"options": {"rank": [0]}}, [], r"space.options.rank.0: 0 is less than the minimum of 1"),
+        (
+            {"training": {"lr": {"low": 0.1, "high": 1}}},
+            [],
+            r"space.training.lr: a grid takes a list of values",
+        ),
+        ({"training": {"lr": {"low": 0.1, "high": 1}}}, ["--search", "sobol"], r"sobol: needs --trials"),
+        ({"training": {"lr": [0.1]}}, ["--trials", "3"], r"--trials: a grid has as many trials"),
+    ],
+)
+def test_a_space_of_the_command_line_is_checked_as_that_of_a_config(pack, tmp_path, space, more, words):
+    arguments = ["tune", "--task", RUN.specification.task, "--pack", str(pack), "--method", "lora", *more]
+    arguments += [
+        "--space",
+        json.dumps(space),
+        "--folder",
+        str(tmp_path),
+        "--output",
+        str(tmp_path / "a.json"),
+    ]
+    done = CliRunner().invoke(cli, arguments)
+    assert isinstance(done.exception, UserError) and re.search(words, str(done.exception))
 
 
 def test_final_runs_take_the_choice(pack, tmp_path):
