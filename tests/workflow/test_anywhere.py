@@ -151,6 +151,13 @@ def test_mosa_run_finds_the_configs_and_profiles_of_the_package(folder):
         (["--config", "sedes=[1]"], ["my.yaml"], r"unknown key 'sedes'.*did you mean 'seeds'"),
         (["--corse", "1"], ["my.yaml"], r"unrecognized arguments: --corse; did you mean '--cores'"),
         (["--cores", "x"], ["my.yaml"], r"snakemake does not take this: .*must be integer or 'all'"),
+        (["--set-resources", "train=4h"], ["my.yaml"], r"train=4h: expected RULE:NAME=VALUE, such as"),
+        (
+            ["--default-resources", "a=b", "tables"],
+            ["my.yaml"],
+            r"resources tables: expected NAME=V",
+        ),
+        (["--profile", "profiles/slrm"], ["my.yaml"], r"does not take this: profile directory given"),
         (["-s", "other"], ["my.yaml"], r"--snakefile: `mosa run` has its own"),
         (["my.yaml"], ["my.yaml"], r"my.yaml is a config, and no target; give --configfile before it"),
     ],
