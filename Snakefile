@@ -25,6 +25,13 @@ rule all:
         REPORT,
 
 
+# Where another workflow uses this one, its own handler counts.
+onsuccess:
+    if any(job.rule.name == "write_report" for job in workflow.dag.jobs):
+        print(f"table: {RESULTS}/tables/comparison.txt", file=sys.stderr)
+        print(f"report, for a browser: {REPORT}", file=sys.stderr)
+
+
 # Seconds on few records: not worth a job of a cluster.
 localrules:
     choose,

@@ -1,6 +1,7 @@
 """MoSA with a training loop of your own: attach, train, merge, save.
 
-Run `python examples/mosa_own_loop.py`: scikit-learn's digits on a small ViT, in seconds, without a download.
+Run `python examples/mosa_own_loop.py`: the digits of scikit-learn, which has to be installed, on a small ViT,
+in seconds, without a download.
 """
 
 import mosa.peft  # before timm

@@ -21,11 +21,13 @@ from mosa.experiment.workflow import FROZEN, UserError, Workflow
 CONFIG_FILES = sorted(map(Path, workflow.configfiles), key=list(workflow.overwrite_configfiles).count)
 OVERRIDES = workflow.config_settings.config
 
-# Another workflow may use this one as a module, with a part of its config: then files and --config are that one's.
+# Another workflow may use this one as a module, with a part of its config: then files are that one's, and of --config
+# what is set in that part.
 OUTER = workflow.modifier_stack[0]
 IS_MODULE = workflow.modifier is not OUTER
 if IS_MODULE and workflow.modifier.skip_configfile and config is not OUTER.globals["config"]:
-    CONFIG_FILES, OVERRIDES = [], {}
+    part = next((key for key, value in OUTER.globals["config"].items() if value == config), None)
+    CONFIG_FILES, OVERRIDES = [], OVERRIDES.get(part) or {}
 
 try:
     if workflow.is_main_process:
@@ -40,7 +42,7 @@ try:
     else:
         EXPERIMENT = Workflow.from_frozen(os.environ.get(FROZEN))
     MANIFEST, CONFIG_SHOWN = EXPERIMENT.manifest, EXPERIMENT.shown_config
-    # Only what lies on disk, or is another model, is checked: a run of the demo waits for nothing.
+    # Only what lies on disk, or is the user's own code or model, is checked: a run of the demo waits for nothing.
     CHECKED = [
         f"{EXPERIMENT.results}/check-{Path(path).stem}.txt" for path in [EXPERIMENT.checked_config] if path
     ]
@@ -131,6 +133,8 @@ def force_stale_files():
     """
     stale = EXPERIMENT.stale_files() if workflow.is_main_process else set()
     workflow.dag.forcefiles.update(stale)
+    if told := EXPERIMENT.told_stale(stale):  # Snakemake's reason is "Forced execution"
+        print(told, file=sys.stderr, flush=True)
     return stale
 
 

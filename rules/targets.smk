@@ -20,6 +20,19 @@ def check_name(name):
     raise unknown("target", name, rules_by_name)
 
 
+def check_rules(options):
+    """Refuse options of rules that there are none of, which Snakemake takes without a word."""
+    known = {one.name: one for one in workflow.rules}
+    groups = dict.fromkeys((options.groups or {}).values())
+    for each in (options.set_resources, options.set_threads, options.groups):
+        for name in each or ():
+            if name not in known:
+                raise unknown("rule", name, known)
+    for name in options.group_components or ():
+        if name not in groups:
+            raise unknown("group", name, groups)
+
+
 def check_partial():
     """Refuse tables of records that do not exist."""
     found = {record for record in RUNS if Path(record).is_file()}
@@ -42,6 +55,7 @@ if workflow.is_main_process and IS_MAIN and "snakemake" in sys.argv[0] and len(s
         for names in (given.targets, given.until, given.omit_from, given.forcerun, given.allowed_rules):
             for name in names or ():
                 check_name(name)
+        check_rules(given)
         if "partial" in given.targets:
             check_partial()
     except UserError as error:

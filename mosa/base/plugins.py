@@ -162,6 +162,20 @@ def using(*wanted: Wanted) -> Iterator[list[Plugin]]:
             _take(plugin)
 
 
+def blamed(error: BaseException) -> str | None:
+    """Say what the code of a plugin in use raised: "my_method.py, line 7: raises KeyError: 'x'".
+
+    Returns:
+        One line; None: no such code was running.
+    """
+    files = {str(file): plugin.name for plugin in _IN_USE for file in plugin.files}
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename in files]
+    if not frames:
+        return None
+    what = plain(f"raises {type(error).__name__}: {reason_of(error)}")
+    return f"plugin {files[frames[-1].filename]}, line {frames[-1].lineno}: {what}"
+
+
 @cache
 def installed() -> tuple[str, ...]:
     """Return the modules that installed packages name as plugins, by their entry points."""
@@ -205,6 +219,11 @@ def _load(wanted: Wanted) -> Plugin:
     files: tuple[Path, ...]
     if is_file(reference):
         path = (wanted.folder / reference).absolute()
+        if wanted.sha256 and not path.exists():
+            raise UserError(
+                f"plugin {reference}: no such file in {path.parent}, where the specification of the run says "
+                f"it is (SHA-256 {wanted.sha256[:16]}); put it there, or run in the folder that has it"
+            )
         name, content = path.name, _read(reference, path)
         files, digest = (path,), hashlib.sha256(content).hexdigest()
         place = str(path)

@@ -1,5 +1,6 @@
 """`mosa run`: the workflow of this package from any folder, and mistakes in the command line as sentences."""
 
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -11,9 +12,10 @@ from typing import NoReturn
 from mosa.base.errors import UserError, suggest
 from mosa.base.extras import require
 from mosa.base.files import WORKFLOW
-from mosa.cli.options import config_files
+from mosa.cli.options import config_files, load_files
 
 _SNAKEFILE = WORKFLOW / "Snakefile"
+_PAIRS = ("resources", "default-resources", "set-resources", "set-threads", "groups", "group-components")
 _REPORTING = {"all", "report", "write_report", "partial"}  # rules that need the extra `report`
 
 
@@ -39,6 +41,7 @@ def run_workflow(words: Sequence[str], files: Sequence[Path] = ()) -> NoReturn:
 def command_line(words: Sequence[str], files: Sequence[Path] = ()) -> list[str]:
     """Return the arguments for Snakemake, checked; see `run_workflow`."""
     _check_overrides(words)
+    _check_pairs(words)
     words = list(_with_profiles(words))
     given = _parse(["--snakefile", str(_SNAKEFILE), *words])
     if Path(given.snakefile) != _SNAKEFILE:
@@ -59,10 +62,8 @@ def _configs(files: Sequence[Path], folder: Path, given: Namespace) -> list[str]
     """Find the configs, and load them as the workflow will, so that what is wrong is told at once."""
     from snakemake.cli import parse_config
 
-    from mosa.experiment.config import read_config
-
     found = config_files(files, given.replace_workflow_config, folder)
-    read_config(*found, overrides=parse_config(given.config))
+    load_files(found, parse_config(given.config))
     return [str(file) for file in found if file != folder / "config.yaml"]
 
 
@@ -93,6 +94,18 @@ def _check_overrides(words: Sequence[str]) -> None:
             raise UserError(f"--config {value}: expected a key without a dot; write '{first}={text}'")
 
 
+def _check_pairs(words: Sequence[str]) -> None:
+    """Refuse words without a value for NAME=VALUE, over which Snakemake ends without their name."""
+    option = ""
+    for word in words:
+        if word.startswith("-"):
+            option = word if word.removeprefix("--") in _PAIRS else ""
+        elif option and "=" not in word:
+            raise UserError(f"{option} {word}: expected NAME=VALUE; targets go before {option}")
+        elif option == "--set-resources" and ":" not in word.partition("=")[0]:
+            raise UserError(f"{option} {word}: expected RULE:NAME=VALUE, such as train:runtime=4h")
+
+
 def _parse(arguments: list[str]) -> Namespace:
     """Parse arguments as Snakemake does, with its profiles.
 
@@ -108,7 +121,7 @@ def _parse(arguments: list[str]) -> Namespace:
     except SystemExit as end:
         if not end.code:
             raise
-        reason = said.getvalue().strip().rpartition("error: ")[2]
+        reason = " ".join(re.split("[Ee]rror: ", said.getvalue())[-1].split())
         wrong = reason.removeprefix("unrecognized arguments: ").split()[0]
         options = [name for action in get_argument_parser()._actions for name in action.option_strings]
         near = suggest(wrong, options) if reason.startswith("unrecognized") else ""

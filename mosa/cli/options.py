@@ -121,9 +121,27 @@ ALONE = click.option("--alone", is_flag=True, help="Read the given files only, n
 
 def config_of(files: tuple[Path, ...], alone: bool) -> dict:
     """Read the config that `snakemake --configfile FILES` would run."""
+    return load_files(config_files(files, alone))
+
+
+def load_files(found: Sequence[Path], overrides: dict[str, Any] | None = None) -> dict:
+    """Load what `config_files` returned, with what the command line sets over it.
+
+    Raises:
+        UserError: Something is wrong with it; it says where a config of the package is merged over one's own.
+    """
     from mosa.experiment.config import read_config
 
-    return read_config(*config_files(files, alone))
+    try:
+        return read_config(*found, overrides=overrides)
+    except UserError as error:
+        ours = [file for file in found if file.absolute().is_relative_to(WORKFLOW / "configs")]
+        if not ours or found[0].samefile(WORKFLOW / "config.yaml") or found[0] in ours:
+            raise
+        raise UserError(
+            f"{error} ({ours[0].name} of the package is merged over {found[0]} here; use it in a folder "
+            "without a config.yaml, where it is merged over the demo's)"
+        ) from None
 
 
 def config_files(files: Sequence[Path], alone: bool = False, folder: Path = Path()) -> list[Path]:

@@ -132,7 +132,8 @@ def tune(pack: Path, folder: Path, output: Path, **options) -> None:
     machine, _held = take_machine(options)
     specification = take_specification(options, pack)
     how = {name: options.pop(name) for name in ("trials", "seeds", "folds", "extend", "min_epochs", "factor")}
-    search = Search(parse_space(options["space"]), options["search"], seed=options["search_seed"], **how)
+    space = parse_space(options["space"], specification.method, options["search"], how["trials"])
+    search = Search(space, options["search"], seed=options["search_seed"], **how)
     result = run_search(Run(specification), search, pack, folder, output, machine)
     done = count(len(result["trials"]), "trial")
     click.echo(f"{specification.task} {specification.variant}: {done} -> {output}")

@@ -76,6 +76,11 @@ def export(
     number = write_bundle(contents, Path(workflow.shown_config), output, license_ or LICENSE)
     missing = f", without {count(len(contents.missing), 'missing one')}" if contents.missing else ""
     click.echo(f"{count(len(contents.records), 'record')}{missing}, {count(number, 'file')} -> {output}")
+    kept = sum(str(path).endswith(".model.safetensors") for path in contents.kept)
+    if models and kept < len(contents.records):
+        runs = f"{len(contents.records) - kept} of {count(len(contents.records), 'run')}"
+        hint = "keep: {model: true} keeps those of runs that are done from now on"
+        click.echo(f"--models: {runs} kept no model; {hint}", err=True)
 
 
 @click.command("import")

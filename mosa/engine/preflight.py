@@ -5,8 +5,9 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch import nn
 from tqdm import tqdm
 
 from mosa.base.errors import UserError
+from mosa.base.plugins import blamed
 from mosa.base.words import count
 from mosa.data.images import decode_for
 from mosa.data.layouts import Entry, Problem, Report, Source, read_source
@@ -31,6 +34,7 @@ from mosa.experiment.expand import (
     normalization_of,
     root_of,
 )
+from mosa.experiment.specification import Specification
 from mosa.peft.structure import copied
 
 _MANY = 2000  # images from which on decoding is announced
@@ -80,12 +84,32 @@ def check(config: Mapping[str, Any], quick: bool = False, threads: int = 1) -> l
     present, missing = _find_folders(config)
     for root, tasks in missing.items():
         findings.append(_missing(root, tasks, present))
-    findings += [_check_task(task, config, quick, threads) for task in present]
+    for task in present:
+        with _blaming(task.full_name, str(root_of(task, config["paths"]["data"])), findings):
+            findings.append(_check_task(task, config, quick, threads))
     absent = _missing_weights(config["backbones"])
     if len(absent) > 1:
         findings.append(_without_weights(absent))
     present_backbones = [name for name in config["backbones"] if len(absent) < 2 or name not in absent]
-    return findings + [_check_backbone(name, config["backbones"][name], config) for name in present_backbones]
+    for name in present_backbones:
+        entry = config["backbones"][name]
+        with _blaming(name, entry["weights"], findings):
+            findings.append(_check_backbone(name, entry, config))
+    return findings
+
+
+@contextmanager
+def _blaming(name: str, place: str, findings: list[Finding]) -> Iterator[None]:
+    """Where a check ends because a plugin raises, have that as its finding."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = blamed(error)
+        if reason is None:
+            raise
+        findings.append(Finding(name, place, problems=[Problem("error", place, reason)]))
 
 
 def _find_folders(config: Mapping[str, Any]) -> tuple[list[Task], dict[Path, list[Task]]]:
@@ -218,7 +242,6 @@ def _check_images(task: Task, source: Source, report: Report, threads: int) -> s
 def _check_backbone(name: str, backbone: Mapping[str, Any], config: Mapping[str, Any]) -> Finding:
     from mosa.backbones.build import build_backbone
     from mosa.backbones.kinds import name_of
-    from mosa.peft import attach, example_batches
 
     finding = Finding(name, backbone["weights"])
     try:
@@ -245,11 +268,8 @@ def _check_backbone(name: str, backbone: Mapping[str, Any], config: Mapping[str,
     found = (run.specification for run in expand(config) if run.specification.backbone.name == name)
     methods = {json.dumps([one.method, one.options]): one for one in found}
     for one in methods.values():
-        try:
-            data = example_batches(model)
-            attach(copied(model), one.method, restorable=False, data=data, **one.options)
-        except UserError as error:
-            finding.problems.append(Problem("error", f"variant {one.variant}", str(error)))
+        if reason := _unusable(model, one):
+            finding.problems.append(Problem("error", f"variant {one.variant}", reason))
     for pair, reason in left_out(config).items():
         backbone_name, _, variant = pair.partition(", ")
         if backbone_name == name:
@@ -257,6 +277,25 @@ def _check_backbone(name: str, backbone: Mapping[str, Any], config: Mapping[str,
                 Problem("warning", f"variant {variant}", f"{reason}: it has no runs here")
             )
     return finding
+
+
+def _unusable(model: nn.Module, what: Specification) -> str | None:
+    """Return why the method of a run cannot be attached to a model or merged; None if it can."""
+    from mosa.peft import attach, example_batches, merge
+
+    try:
+        data = example_batches(model)
+        attached = attach(copied(model), what.method, restorable=False, data=data, **what.options)
+        if what.plugins:  # a method of the package merges
+            merge(attached.eval())
+    except UserError as error:
+        return str(error)
+    except Exception as error:
+        reason = blamed(error)
+        if reason is None:
+            raise
+        return f"{reason}; `mosa conformance` shows more"
+    return None
 
 
 def as_data(finding: Finding) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import nn
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.base.tensors import misfit
+from mosa.peft.attach import attachment
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 EVERY = 60.0  # seconds between saves at epoch ends
@@ -109,7 +110,14 @@ class ResumeFile:
 def trained_state(model: nn.Module) -> dict[str, Any]:
     """Return what training changes in a model: tuned parameters, buffers, and generators."""
     frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {name: value for name, value in model.state_dict().items() if name not in frozen}
+    return {name: value for name, value in model.state_dict().items() if name not in frozen} | _hidden(model)
+
+
+def _hidden(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the buffers of the method that the model's state dict leaves out."""
+    known = model.state_dict().keys()
+    buffers = {name: model.get_buffer(name) for name in attachment(model).buffers if name not in known}
+    return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
 
 def load_trained_state(model: nn.Module, state: Mapping[str, Any]) -> None:
@@ -122,6 +130,8 @@ def load_trained_state(model: nn.Module, state: Mapping[str, Any]) -> None:
     if wanted.keys() != state.keys() or any(misfit(state[name], value) for name, value in wanted.items()):
         raise UserError("the resume file belongs to another model; delete it and run again")
     model.load_state_dict(state, strict=False)
+    for name, buffer in _hidden(model).items():
+        buffer.copy_(state[name])
 
 
 def random_state() -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mosa.backbones.build import digest_of_weights
 from mosa.base.errors import UserError
@@ -85,8 +85,11 @@ def _verify(
     for kind, recorded in record["kept"].items():
         if kind in KEPT and recorded is not None:
             _check_kept(kept_path(wanted.path, kind), recorded, kind, problems, unchecked)
+    used = wanted.meant.plugins if wanted.meant else []
+    places = {one.sha256: one.path for one in used}  # where the file is by now
     for plugin in record["specification"]["plugins"]:
-        problems += _plugin_problem(plugin, unchecked)
+        place = places.get(plugin["sha256"]) or plugin["path"] or plugin["name"]
+        problems += _plugin_problem(plugin["sha256"], place, unchecked)
     return Verdict(wanted.path, [f"{wanted.path}: {problem}" for problem in problems], unchecked)
 
 
@@ -112,15 +115,15 @@ def _compare(
         )
 
 
-def _plugin_problem(plugin: dict[str, Any], unchecked: list[str]) -> list[str]:
+def _plugin_problem(recorded: str, place: str, unchecked: list[str]) -> list[str]:
     """Return what is wrong with the code that a run used: that it is other code now."""
     try:
-        found = digest_of_plugin(plugin["path"] or plugin["name"])
+        found = digest_of_plugin(place)
     except UserError:
         unchecked.append("plugin")
         return []
     problems: list[str] = []
-    _compare(found, plugin["sha256"], "plugin", plugin["path"] or plugin["name"], problems, unchecked)
+    _compare(found, recorded, "plugin", place, problems, unchecked)
     return problems
 
 

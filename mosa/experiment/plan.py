@@ -16,8 +16,9 @@ from mosa.experiment.cost import assumed_rate, image_passes
 from mosa.experiment.expand import Run, config_tasks, expand, left_out
 from mosa.experiment.failures import failures
 from mosa.experiment.kept import lacking, predictions_gib
-from mosa.experiment.space import count_trainings
+from mosa.experiment.space import count_trainings, search_path
 from mosa.experiment.specification import Specification
+from mosa.experiment.workflow import Workflow
 
 _ASSUMED = "~"  # before hours at an assumed rate
 _UNKNOWN = "?"
@@ -72,7 +73,8 @@ def plan(config: Mapping[str, Any]) -> str:
     are of one core or GPU, at the median rate of the records in the results folder: of the same backbone and
     variant where there are some, else of the backbone, scaled by passes. Without any they are marked, and at
     a rate that most machines exceed: that by which the workflow asks a cluster for time. The images of a
-    user's own tasks are counted, and none is opened.
+    user's own tasks are counted; none is opened, unless there are results, which may be of other images: a
+    record of another specification is not done.
     """
     what = _count(config)
     rows, total = what.rows, what.total
@@ -120,9 +122,9 @@ class _Counted(NamedTuple):
 def _count(config: Mapping[str, Any]) -> _Counted:
     tasks = counted(config)
     results = Path(config["paths"]["results"])
-    runs = expand(config)
-    done = {run.path for run in runs if (results / run.path).is_file()}
-    rates = Rates(results, [run for run in runs if run.path in done], config["device"] == "cuda")
+    runs, there, searched, stale = _found(config, results)
+    done = there - stale
+    rates = Rates(results, [run for run in runs if run.path in there], config["device"] == "cuda")
     rows: dict[tuple[str, str], _Row] = defaultdict(_Row)
     for run in runs:
         what = run.specification
@@ -130,15 +132,27 @@ def _count(config: Mapping[str, Any]) -> _Counted:
         row.add(_Row(runs=1, done=run.path in done))
         if run.path not in done:
             row.add(_to_do(rates, what, tasks[what.task]))
-    paths = {search_path(run.specification) for run in runs} if config["tune"] else set()
-    searched = {path for path in paths if (results / path).is_file()}
-    for (backbone, variant), row in tuning_rows(config, runs, tasks, rates, searched).items():
+    for (backbone, variant), row in tuning_rows(config, runs, tasks, rates, searched - stale).items():
         rows[backbone, f"{variant}: tuning"] = row
     total = _Row()
     for row in rows.values():
         total.add(row)
-    failed = failures(results, [run.path for run in runs if run.path not in done])
+    failed = failures(results, [run.path for run in runs if run.path not in there])
     return _Counted(dict(rows), total, runs, tasks, failed, lacking(config, results, done))
+
+
+def _found(config: Mapping[str, Any], results: Path) -> tuple[list[Run], set[str], set[str], set[str]]:
+    """Return all runs; of what is in the results folder, records, searches, and those to be made again."""
+    runs = expand(config)
+    there = {run.path for run in runs if (results / run.path).is_file()}
+    paths = {search_path(run.specification) for run in runs} if config["tune"] else set()
+    searched = {path for path in paths if (results / path).is_file()}
+    if not there | searched:
+        return runs, there, searched, set()
+    workflow = Workflow.of(config)  # which reads the images and weights on disk that it has not seen
+    stale = workflow.stale_records() | workflow.stale_searches()
+    below = {Path(path).relative_to(results).as_posix() for path in stale}
+    return list(workflow.runs.values()), there, searched, below
 
 
 def counted(config: Mapping[str, Any]) -> dict[str, Task]:
@@ -223,12 +237,6 @@ def tuning_rows(
         elif not done:
             row.add(_Row(unknown=True))
     return found
-
-
-def search_path(specification: Specification) -> str:
-    """Return the path of the results of a search below the results folder."""
-    place = f"{specification.task}/{specification.backbone.name}/{specification.variant}"
-    return f"tune/trials/{place}.json"
 
 
 def _measured_rates(results: Path, runs: list[Run]) -> dict[tuple[str, str], float]:

@@ -27,6 +27,12 @@ class Trial:
     training: dict[str, Any] = field(default_factory=dict)
 
 
+def search_path(specification: Specification) -> str:
+    """Return the path of the results of a search below the results folder."""
+    place = f"{specification.task}/{specification.backbone.name}/{specification.variant}"
+    return f"tune/trials/{place}.json"
+
+
 def check_tune(config: Mapping[str, Any], places: Places) -> None:
     """Refuse a `tune` section that is unfair or has no meaning.
 
@@ -253,10 +259,24 @@ def _models(method: str) -> dict[str, type[Declared]]:
     return {"training": Recipe, "options": model_of(method)}
 
 
-def parse_space(space: Any) -> Mapping[str, Any]:
-    """Check the form of a space that comes from the command line, and fill in what it leaves out.
+def parse_space(space: Any, method: str, search: str, trials: int | None) -> Mapping[str, Any]:
+    """Check a space that comes from the command line, as that of a config, and fill in what it leaves out.
+
+    Args:
+        space: The space.
+        method: Name of the method.
+        search: How trials are made of it.
+        trials: How many are asked for.
 
     Raises:
-        UserError: It has another form.
+        UserError: It has another form, a key or a value is not allowed, or a search needs a number of trials.
     """
-    return validated(SearchSpace, space, ("space",), Places()).model_dump()
+    found = validated(SearchSpace, space, ("space",), Places()).model_dump()
+    for section, model in _models(method).items():
+        for key, values in found[section].items():
+            _check_values(values, key, model, search, ("space", section, key), Places())
+    if search != "grid" and trials is None:
+        raise UserError(f"--search {search}: needs --trials: how many")
+    if search == "grid" and trials is not None:
+        raise UserError("--trials: a grid has as many trials as its lists make; leave it out")
+    return found

@@ -27,6 +27,7 @@ from mosa.experiment.validation import (
     validated,
 )
 
+PLUGIN_KEY = "plugins."  # before the name of a plugin, where specifications are compared
 BUILTIN_CARDS = {"mosa_vit_micro": PACKAGE / "backbones" / "assets" / "micro_vit.json"}
 
 
@@ -161,8 +162,14 @@ class Specification(Declared):
         return f"{self.folder}/seed{seed}.json"
 
     def differences(self, other: "Specification") -> dict[str, tuple[Any, Any]]:
-        """Return the keys that decide the result and differ, with both values."""
-        return differences(self.decisive(), other.decisive())
+        """Return the keys that decide the result and differ, with both values; of plugins, their digests."""
+        return differences(self._beside(other), other._beside(self))
+
+    def _beside(self, other: "Specification") -> dict[str, Any]:
+        """Return what decides the result, each plugin that only this one has under its name."""
+        shared = {one.sha256 for one in other.plugins}
+        named = {PLUGIN_KEY + one.name: one.sha256[:16] for one in self.plugins if one.sha256 not in shared}
+        return {key: value for key, value in self.decisive().items() if key != "plugins"} | named
 
 
 def list_known() -> list[str]:

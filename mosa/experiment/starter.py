@@ -21,7 +21,7 @@ from mosa.data.problems import why_absent
 from mosa.data.task import task_from_config
 from mosa.experiment.load import read_config
 
-_EPOCHS = ((2000, 5), (1000, 10), (500, 20), (0, 30))  # by the images of train: from so many, so many epochs
+_PASSES, _EPOCHS = 10_000, (5, 30)  # images that a run sees about, and the fewest and most epochs
 _LISTED = 20  # classes, with their counts
 _FEW = 100  # images of val, below which a choice is left to chance, and folds of train + val do better
 _FOLDS = """\
@@ -172,7 +172,7 @@ def _own_config(data: Path, folder: Path) -> tuple[str, list[str]]:
     source, warnings = _read(name, layout, root)
     found, sizes = _describe(source), [len(entries) for entries in source.splits.values()]
     counts = _counts(source).values()
-    epochs = next(epochs for images, epochs in _EPOCHS if sizes[0] >= images)
+    epochs = min(max(_EPOCHS[0], round(_PASSES / sizes[0])), _EPOCHS[1])
     folds = _FOLDS.format(images=count(sizes[1], "image")) if sizes[1] < _FEW else ""
     uneven = max(counts) > _IMBALANCE * min(counts)
     text = _TEMPLATE.format(
@@ -187,6 +187,12 @@ def _own_config(data: Path, folder: Path) -> tuple[str, list[str]]:
         warmup=epochs / 10,
         folds=folds,
     )
+    if sizes[2] < _FEW:
+        warnings.append(
+            f"test has {count(sizes[2], 'image')}: one more right is {100 / sizes[2]:.1f} points, and "
+            "variants that differ by a few such steps cannot be told apart (results/tables/intervals.md says "
+            "how sure an accuracy is)"
+        )
     return text, [*found, *(f"warning: {warning}" for warning in warnings)]
 
 

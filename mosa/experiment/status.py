@@ -16,6 +16,7 @@ from mosa.experiment.expand import Run
 from mosa.experiment.failures import EMPTY, ended_with_error, last_words, log_of
 from mosa.experiment.manifest import peek
 from mosa.experiment.plan import Rates, counted, tuning_rows
+from mosa.experiment.stale import why_stale
 from mosa.experiment.workflow import Workflow
 
 # In the order of the table.
@@ -115,7 +116,7 @@ def _state(workflow: Workflow, results: Path, record: str, run: Run, signs: Mapp
     if words is not None and ended_with_error(log):
         return State(path, "failed", words.text, run)
     if Path(record).exists():
-        return State(path, "stale", "", run)
+        return State(path, "stale", why_stale(Path(record), run), run)
     if (
         words is not None and words.text != EMPTY and not words.text.endswith(record)
     ):  # killed before its first sign
@@ -179,7 +180,7 @@ def as_text(found: Status) -> str:
         ("task", lambda one: tuple(one.task.split("/", 1))),
     ):
         lines += ["", *_table(title, found.runs, key)]
-    for state in ("running", "silent", "failed"):
+    for state in ("running", "silent", "failed", "stale"):
         some = [one for one in found.runs if one.state == state]
         lines += [""] if some else []
         lines += [f"{state}: {one.path}: {one.reason}" for one in some[:_SHOWN]]

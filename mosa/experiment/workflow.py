@@ -8,7 +8,7 @@ Snakemake remembers: a record names its specification, and a table what it was m
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -37,11 +37,11 @@ from mosa.experiment.manifest import (
     write_manifest,
 )
 from mosa.experiment.outputs import Output
-from mosa.experiment.plan import search_path
 from mosa.experiment.plugins import checked_by, references, relative_to, shown
 from mosa.experiment.protocol import PRESETS
-from mosa.experiment.space import search_settings
+from mosa.experiment.space import search_path, search_settings
 from mosa.experiment.specification import Specification
+from mosa.experiment.stale import told, why_stale
 
 FROZEN = "MOSA_EXPERIMENT"  # the environment variable that hands the frozen experiment on to the jobs
 _CHECKED = ("name", "protocol", "paths", "tasks", "benchmarks", "backbones", "packing", "variants", "sweeps")
@@ -134,13 +134,14 @@ class Workflow:
 
     @cached_property
     def checked_config(self) -> str | None:
-        """What of the config is to be checked; None: nothing lies on disk, as for the demo."""
+        """What of the config is to be checked; None: all of it comes with the package, as for the demo."""
         backbones = self.config["backbones"].values()
         shipped = all(
             entry["architecture"] == "mosa_vit_micro" and entry["weights"] in ("builtin", "random")
             for entry in backbones
         )
-        if shipped and not any(task.on_disk for task in self.tasks.values()):
+        deciding, needed = checked_by(self.config["plugins"])
+        if shipped and not deciding and not any(task.on_disk for task in self.tasks.values()):
             return None
         checked = {name: self.config[name] for name in _CHECKED} | {"seeds": self.config["seeds"][:1]}
         checked["variants"] = {
@@ -148,7 +149,6 @@ class Workflow:
             for name, variant in checked["variants"].items()
         }
         content = json.dumps(asdict(self.identities), sort_keys=True)
-        deciding, needed = checked_by(self.config["plugins"])
         if needed:
             content += f", and plugins {[one['sha256'] for one in deciding]}"
             checked["plugins"] = relative_to(needed, self._manifests)
@@ -257,6 +257,12 @@ class Workflow:
             elif found[0] != self.meant_digest(run):
                 stale.add(path)
         return stale
+
+    def told_stale(self, stale: Collection[str]) -> str:
+        """Return which of the stale files are records, and why, for the user; empty if none is."""
+        found = [(path, run) for path, run in self.runs.items() if path in stale]
+        reasons = [(run.specification.variant, why_stale(Path(path), run)) for path, run in found]
+        return told(reasons, len(self.runs)) if found else ""
 
     def meant_digest(self, run: Run) -> str:
         """Return the digest of the specification that a record has to have."""

@@ -179,10 +179,15 @@ class Router(nn.Module):
         """Choose the experts of the forward that is about to start: a forward pre-hook of the model.
 
         Raises:
-            UserError: A checkpoint repeats a forward whose experts cannot be told.
+            UserError: A checkpoint repeats a forward whose experts cannot be told, or torch.export traces it.
         """
         if not model.training and not any(projection.training for projection in self.projections):
             return
+        if _is_exporting():
+            raise UserError(
+                "a model in training mode would be exported with the experts of a single draw; call "
+                "model.eval() first"
+            )
         if self.holds:
             self.use(cast(Tensor, self.choice))
         elif in_backward():
@@ -247,6 +252,12 @@ class Router(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "draws": deque(maxlen=REMEMBERED)}  # no backward is that of a copy
+
+
+def _is_exporting() -> bool:
+    """Return whether torch.export traces what is called; torch.jit.trace says itself that outputs differ."""
+    told = getattr(torch.compiler, "is_exporting", None)  # from torch 2.7 on
+    return told is not None and cast(bool, told())
 
 
 def in_backward() -> bool:

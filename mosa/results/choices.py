@@ -17,7 +17,7 @@ from mosa.results.tables.render import escape_markdown
 from mosa.search.choose import Chosen, choose, describe, read_trials
 
 _NOTE = (
-    "Trained on train, compared on val; test was not opened. In brackets the top-1 on val of the choice, ± "
+    "In brackets the top-1 on val of the choice, ± "
     "its standard error: of the images of val (binomial) and between seeds, or between folds. "
     "* at the edge of what was tried: a wider search may find better. + beyond the grid, which grew there."
 )
@@ -112,6 +112,14 @@ def scope_of(choice: dict[str, Any]) -> str:
     return tasks[0] if len(tasks) == 1 else f"{tasks[0].partition('/')[0]} ({len(tasks)} tasks)"
 
 
+def how_compared(choice: dict[str, Any]) -> str:
+    """Return what trials were trained and compared on."""
+    folds = choice["search"].get("folds")
+    if not folds:
+        return "trained on train, compared on val"
+    return f"trained on all but one of {folds} parts of train + val and compared on that one as val, in turn"
+
+
 def _score(choice: dict[str, Any]) -> str:
     """Return the top-1 of a choice with its standard error: "74.1 ± 0.8"."""
     error = choice["standard_error"]
@@ -164,5 +172,7 @@ def _markdown(choices: list[dict[str, Any]]) -> str:
             lines.append([escape_markdown(variant), *shown, "-".join(map(str, sorted(count)))])
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         title = f"## Chosen hyper-parameters, {escape_markdown(backbone)}"
-        parts.append(f"{title}\n\n{table}\n\n{escape_markdown(_NOTE)}\n")
+        how = " or ".join(dict.fromkeys(map(how_compared, mine)))
+        note = f"{how[0].upper()}{how[1:]}; test was not opened. {_NOTE}"
+        parts.append(f"{title}\n\n{table}\n\n{escape_markdown(note)}\n")
     return "\n".join(parts)

@@ -72,3 +72,14 @@ def test_output_is_that_of_the_model(case, merged, way, tmp_path):
         for size in SIZES:
             images = batch(size, seed=size)[0]
             torch.testing.assert_close(other(images), model(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("way", ["export", "onnx"])
+def test_a_model_in_training_mode_is_refused(way, tmp_path):
+    """It would be exported with the experts of a single draw."""
+    if way == "onnx" and any(importlib.util.find_spec(name) is None for name in ONNX):
+        pytest.skip("needs pip install 'mosa-benchmark[export]'")
+    model = copy.deepcopy(trained("mosa")).train()
+    with pytest.raises(Exception, match=r"experts of a single draw; call model.eval\(\) first"):
+        WAYS[way](model, batch(2)[0], tmp_path)
+    assert model(batch(2)[0]).shape == (2, 5)  # and trains on

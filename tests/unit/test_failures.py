@@ -182,7 +182,7 @@ def test_the_digest_of_the_code_follows_what_decides_a_result(tmp_path, monkeypa
 
 
 def test_a_search_does_not_repeat_trials_that_diverged(pack, tmp_path, monkeypatch):
-    space = parse_space({"training": {"lr": [1e30, 0.01]}})
+    space = parse_space({"training": {"lr": [1e30, 0.01]}}, "linear", "grid", None)
     search, machine = Search(space), Machine(resume_folder=tmp_path / "resume")
     fits = []
     real = execute.__globals__["fit"]

@@ -14,7 +14,7 @@ from mosa.cli.commands import cli
 from mosa.data.catalogue import get_task
 from mosa.data.layouts import Report, read_source
 from mosa.data.task import task_from_config
-from mosa.experiment.config import load_config
+from mosa.experiment.config import expand, load_config
 from mosa.experiment.plan import plan
 from mosa.records import write_record
 
@@ -37,6 +37,16 @@ def planned(tmp_path, **changes):
     return plan(load_config(CONFIG | {"paths": paths} | changes))
 
 
+def record_of_linear(tmp_path, **changes):
+    """Write the record of a run as it is meant; return its path."""
+    run = next(run for run in expand(load_config(CONFIG)) if run.specification.variant == "linear")
+    what = run.specification
+    record = make_record(specification=what.model_dump(), specification_digest=what.digest, seed=run.seed)
+    path = tmp_path / "results" / run.path
+    write_record(record | changes, path)
+    return path
+
+
 def row(text, variant):
     """Return runs, done, image-passes and hours of a variant."""
     cells = re.search(rf"^vit +{variant} +(.*)$", text, re.MULTILINE)[1].split()
@@ -53,22 +63,19 @@ def test_image_passes_are_counted(tmp_path):
 
 
 def test_hours_come_from_the_records_and_done_runs_are_done(tmp_path):
-    record = make_record(task="digits", backbone="vit", variant="linear")
-    record["images_per_second"], record["steps"]["passes"] = 100.0, 1
-    write_record(record, tmp_path / "results/runs/demo/digits/vit/linear/seed0.json")
+    path = record_of_linear(tmp_path, images_per_second=100.0, steps=make_record()["steps"] | {"passes": 1})
     text = planned(tmp_path)
     assert row(text, "linear") == (4, 1, 30_000, "0.1")  # 300 s
     assert row(text, "mosa") == (4, 0, 440_000, "1.2")  # 4400 s, at the rate of the backbone
     assert re.search(r"^all +12 +1 +490,000 +1\.4$", text, re.MULTILINE)
-    (tmp_path / "results/runs/demo/digits/vit/linear/seed0.json").write_text(
-        "{"
-    )  # a broken one counts for nothing
+    changed = planned(tmp_path, training={"epochs": 11})
+    assert row(changed, "linear") == (4, 0, 44_000, "0.1")  # to be made again, and its rate is known
+    path.write_text("{")  # a broken one counts for nothing
     assert row(planned(tmp_path), "linear")[3] == "~0.1"
 
 
 def test_runs_that_lack_what_is_to_be_kept_are_named(tmp_path):
-    record = tmp_path / "results/runs/demo/digits/vit/linear/seed0.json"
-    write_record(make_record(task="digits", backbone="vit", variant="linear"), record)
+    record = record_of_linear(tmp_path)
     text = planned(tmp_path)
     assert "keep.predictions: 1 of 1 finished run lack it" in text and "keep.model" not in text
     assert "(demo/digits/vit/linear/seed0); no run is repeated for it, unless" in text

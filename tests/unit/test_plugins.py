@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -213,6 +214,31 @@ def test_editing_a_plugin_changes_the_specifications_of_its_runs_alone(tmp_path)
     assert digests(config)["mine"] == after["mine"]  # what it is called is of no account
 
 
+def test_why_a_record_is_made_again_names_the_plugin(tmp_path, pack, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.py").write_text(MINE)
+    config = write_config(tmp_path, ["m.py"], {"linear": {}, "mine": {}})
+    for path, run in Workflow.of(read_config(config)).runs.items():
+        execute(run, pack, Path(path))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "m.py").rename(tmp_path / "elsewhere" / "n.py")
+    config = write_config(tmp_path, ["elsewhere/n.py"], {"linear": {}, "mine": {}})
+    found = run_mosa(tmp_path, "verify", "--packs", tmp_path)
+    assert "2 of 2 records are in order" in found.stdout and "plugin could not" not in found.stdout
+    record = next(Path("results/runs").glob("*/*/*/mine/seed0.json"))
+    with pytest.raises(UserError, match=r"m.py: no such file in .*, where the specification of the run says"):
+        reproduce(record, None)
+    (tmp_path / "elsewhere" / "n.py").rename(tmp_path / "m.py")
+    (tmp_path / "m.py").write_text(MINE + "# A comment.\n")
+    workflow = Workflow.of(read_config(write_config(tmp_path, ["m.py"], {"linear": {}, "mine": {}})))
+    assert workflow.told_stale(workflow.stale_files()).splitlines() == [
+        "stale: 1 record is of another specification (runs: 2), to be made again",
+        "  mine (1): plugin m.py was edited",
+    ]
+    found = run_mosa(tmp_path, "verify", "--packs", tmp_path)
+    assert re.search(r"plugins\.m\.py is '\w{16}', expected '\w{16}'", found.stdout)
+
+
 def test_a_job_loads_its_plugins_from_the_specification_alone(tmp_path, pack, monkeypatch):
     """No config is there, and code of another digest is refused."""
     monkeypatch.chdir(tmp_path)
@@ -288,6 +314,35 @@ def test_a_metric_that_cannot_be_computed_is_told_before_training(tmp_path, pack
     (run,) = expand(read_config(write_config(tmp_path, ["m.py"], {"linear": {}})))
     with pytest.raises(UserError, match="metric 'sure' raises NameError: name 'nothing' is not defined"):
         execute(run, pack, tmp_path / "run.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (MINE.replace("return [", "return [nothing, "), "raises NameError: name 'nothing' is not defined"),
+        (MINE + "\n    def fold(self, model):\n        return {}['x']\n", "raises KeyError: 'x'"),
+    ],
+)
+def test_a_broken_method_is_found_before_any_run(tmp_path, monkeypatch, text, words):
+    """Its check is a job that all runs wait for, on the demo, too."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.py").write_text(text)
+    workflow = Workflow.of(read_config(write_config(tmp_path, ["m.py"], {"linear": {}, "mine": {}})))
+    result = run_mosa(tmp_path, "check", "--alone", "--configfile", workflow.checked_config)
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert re.search(rf"variant mine: plugin m\.py, line \d+: {re.escape(words)}", result.stdout)
+    (tmp_path / "m.py").write_text(METRIC.format(value="0.5"))
+    assert Workflow.of(read_config(write_config(tmp_path, ["m.py"], {"linear": {}}))).checked_config is None
+
+
+def test_a_reader_that_raises_is_a_finding(tmp_path, example, monkeypatch):
+    shutil.copytree(example[0] / "shapes", tmp_path / "shapes")
+    for name, text in BLOCK.findall(PAGE.read_text()):
+        (tmp_path / name).write_text(text.replace("files = sorted", "files = nothing or sorted"))
+    monkeypatch.chdir(tmp_path)
+    result = run_mosa(tmp_path, "check")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "plugin my_layout.py, line 10: raises NameError: name 'nothing' is not defined" in result.stdout
 
 
 # --- what is wrong is said in one sentence
@@ -444,6 +499,22 @@ class Branch""")],
     "computes over the batch": (
         [("output + self(output)", "output + self(output - output.mean(0, keepdim=True))")],
         "treats images apart: the output for an image differs by up to .* when the image is alone",
+    ),
+    "draws from torch's generator": (
+        [("std=width**-0.5, generator=rng", "std=width**-0.5")],
+        "repeats exactly: two trainings with the same seed differ, perhaps by what was drawn from torch's",
+    ),
+    "merges by the order in memory": (
+        [("class Branch", """    def fold(self, model):
+        for block in find_blocks(model):
+            for layer in (block.mine.a, block.mine.b):
+                weight = layer.weight.data
+                weight.copy_(weight.as_strided(weight.shape, (weight.shape[1], 1)).clone())
+        return self
+
+
+class Branch""")],
+        "merges: merging changes the output by up to .* where weights lie in memory in another order",
     ),
     "options without bounds": (
         [("Field(8, ge=1, ", "Field(8, ")],

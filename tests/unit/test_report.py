@@ -235,7 +235,7 @@ def test_missing_runs_are_told_with_the_last_words_of_their_logs(tmp_path):
 
 
 def test_the_command_reads_what_the_workflow_has(frame, tmp_path):
-    (tmp_path / "chosen.json").write_text(json.dumps([CHOICE]))
+    (tmp_path / "chosen.json").write_text(json.dumps([CHOICE | {"search": {"folds": 3}}]))
     (tmp_path / "config.yaml").write_text("name: shown\n")
     frame.loc[:, [*COLUMNS, "path"]]  # every column that the report may use is a column of records
     records = str(tmp_path / "runs")
@@ -245,6 +245,7 @@ def test_the_command_reads_what_the_workflow_has(frame, tmp_path):
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code == 0, done.output
     assert "name: shown" in visible(tmp_path / "out.html")
+    assert "trained on all but one of 3 parts of train + val" in visible(tmp_path / "out.html")
     (tmp_path / "chosen.json").write_text("[")
     done = CliRunner().invoke(cli, arguments)
     assert done.exit_code != 0 and "not JSON" in str(done.exception)

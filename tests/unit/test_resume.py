@@ -12,11 +12,12 @@ import torch
 from models import METHODS, SMALL, attach, build, spec
 from standin import write_small_pack
 
+from mosa import peft
 from mosa.data.packs import Pack
 from mosa.engine import loop as training
 from mosa.engine.batches import Images
 from mosa.engine.machine import Machine
-from mosa.engine.resume import Interrupted, ResumeFile, trained_state
+from mosa.engine.resume import Interrupted, ResumeFile, load_trained_state, trained_state
 from mosa.engine.run import execute
 from mosa.experiment.recipe import Recipe
 
@@ -77,6 +78,20 @@ def test_every_method_goes_on_bit_by_bit(method, pack, tmp_path, monkeypatch, ca
     assert loss == whole_loss and resumed.keys() == whole.keys()
     for name, value in whole.items():
         assert torch.equal(resumed[name], value) if torch.is_tensor(value) else resumed[name] == value, name
+
+
+def test_buffers_of_a_method_that_the_state_dict_leaves_out_go_on():
+    class Counting(peft.get_method("adapter")):
+        def apply(self, model, seed):
+            super().apply(model, seed)
+            model.blocks[0].adapter.register_buffer("steps", torch.zeros(1), persistent=False)
+
+    first, second = (peft.attach(build(), Counting(bottleneck=4)) for _ in range(2))
+    first.blocks[0].adapter.steps += 3
+    state = trained_state(first)
+    assert "blocks.0.adapter.steps" in state and "blocks.0.adapter.steps" not in first.state_dict()
+    load_trained_state(second, state)
+    assert second.blocks[0].adapter.steps.item() == 3
 
 
 @pytest.fixture(scope="module")

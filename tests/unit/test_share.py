@@ -293,5 +293,7 @@ def test_the_commands_as_typed(lab, tmp_path):
         for command in commands:
             done = CliRunner().invoke(cli, command, catch_exceptions=False)
             assert done.exit_code == 0, done.output
+        done = CliRunner().invoke(cli, ["export", "-o", "models.zip", "--models"])
+        assert re.search(r"--models: (\d+) of \1 runs kept no model", done.output)
     assert (tmp_path / "both.csv").read_text().startswith("benchmark,backbone,variant,task,source,")
     assert (tmp_path / "lab" / RECORD).is_file()

@@ -36,6 +36,9 @@ def test_images_in_folders_of_classes(here):
     assert (task, config["tasks"][task]["root"]) == ("my_pets", "My pets")  # relative: it can be moved
     assert count_own(config_tasks(config)[0]) == {"train": 18, "val": 2, "test": 4}
     assert config["tune"]["folds"] == 3 and "Val has 2 images, too few" in text
+    assert config["training"]["epochs"] == 30
+    notes = write_config(here, here / "My pets", force=True).notes
+    assert notes[-1].startswith("warning: test has 4 images: one more right is 25.0 points, and variants")
     assert set(config["tune"]["variants"]) == set(config["variants"])
 
 
@@ -48,7 +51,7 @@ def test_splits_are_recognised_and_the_rest_follows_from_the_numbers(here):
     (here / "data/test/b/more.png").touch()
     text, config = written(here / "work", here / "data")
     assert "found 1,451 images of 2 classes: train 1,200, val 240, test 11" in text
-    assert config["training"]["epochs"] == 10 and config["tune"]["folds"] is None
+    assert config["training"]["epochs"] == 8 and config["tune"]["folds"] is None  # some 10,000 images a run
     ((task, entry),) = config["tasks"].items()
     assert task == here.name and entry["metric"] == "top1"  # "data" would be no name
     assert entry["root"] == str(here / "data")  # elsewhere: absolute

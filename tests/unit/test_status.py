@@ -147,6 +147,13 @@ def test_a_record_of_another_specification_is_stale(workflow):
     config["variants"]["mosa"]["options"]["bottleneck"] = 8
     found = status_of(Workflow.of(config))
     assert dict(found.counts) == {"done": 4, "stale": 3, "to do": 1}
+    reasons = {one.reason for one in found.runs if one.state == "stale"}
+    assert reasons == {"options.bottleneck was 4, and is 8"} and "stale: runs/" in as_text(found)
+    told = Workflow.of(config).told_stale(Workflow.of(config).stale_files())
+    assert told.splitlines()[1:] == ["  mosa (3): options.bottleneck was 4, and is 8"]
+    assert workflow.told_stale(workflow.stale_files()) == ""
+    rows = {row["variant"]: (row["runs"], row["done"]) for row in plan_data(config)["rows"]}
+    assert rows == {"linear": (4, 4), "mosa": (4, 0)}  # what will be done again is not done
 
 
 def test_the_command_has_the_exit_status_that_it_says(workflow):

@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import math
+import re
 import statistics
 
 import numpy as np
@@ -323,6 +324,35 @@ def test_what_is_no_search_is_refused(tmp_path):
             choose(paths)
 
 
+@pytest.mark.parametrize(
+    ("space", "more", "words"),
+    [
+        ({"training": {"lrr": [0.1]}}, [], r"space.training.lrr: unknown key 'lrr'.*did you mean 'lr'"),
+        ({"training": {"lr": ["x"]}}, [], r"space.training.lr.0: got 'x', expected a number"),
+        ({"options": {"rank": [0]}}, [], r"space.options.rank.0: 0 is less than the minimum of 1"),
+        (
+            {"training": {"lr": {"low": 0.1, "high": 1}}},
+            [],
+            r"space.training.lr: a grid takes a list of values",
+        ),
+        ({"training": {"lr": {"low": 0.1, "high": 1}}}, ["--search", "sobol"], r"sobol: needs --trials"),
+        ({"training": {"lr": [0.1]}}, ["--trials", "3"], r"--trials: a grid has as many trials"),
+    ],
+)
+def test_a_space_of_the_command_line_is_checked_as_that_of_a_config(pack, tmp_path, space, more, words):
+    arguments = ["tune", "--task", RUN.specification.task, "--pack", str(pack), "--method", "lora", *more]
+    arguments += [
+        "--space",
+        json.dumps(space),
+        "--folder",
+        str(tmp_path),
+        "--output",
+        str(tmp_path / "a.json"),
+    ]
+    done = CliRunner().invoke(cli, arguments)
+    assert isinstance(done.exception, UserError) and re.search(words, str(done.exception))
+
+
 def test_final_runs_take_the_choice(pack, tmp_path):
     trials = written(tmp_path / "a.json", [entry(60, lr=0.07)])
     write_choice(choose([trials]), tmp_path / "choice.json")
@@ -363,6 +393,13 @@ def test_tables_show_every_trial_and_mark_the_choice(tmp_path):
     assert len(json.loads((tmp_path / "chosen.json").read_text())) == 2
     write_choices(paths, tmp_path, per="benchmark")
     assert "| v | lr 0.3 (70.0) | 3 |" in (tmp_path / "chosen.md").read_text()
+    assert "\nTrained on train, compared on val; test was not opened." in text
+    search = {"kind": "grid", "folds": 3}
+    write_choices([written(tmp_path / "c.json", [entry(60)], search=search)], tmp_path)
+    text = (tmp_path / "chosen.md").read_text()
+    assert (
+        "\nTrained on all but one of 3 parts of train + val and compared on that one as val, in turn" in text
+    )
 
 
 # --- folds, and how sure a choice is

@@ -87,6 +87,8 @@ def test_another_workflow_uses_it_as_a_module(folder):
     found = dict(re.findall(r"^(\w+) +(\d+)$", result.stdout + result.stderr, re.MULTILINE))
     names = ("make_data", "train", "collect", "write_tables")
     assert found == {f"bench_{name}": "1" for name in names} | {"mine": "1", "total": "5"}
+    result = use_as_module(folder, "mine", "--config", "bench={seeds: [0, 1]}")  # numbers, not texts
+    assert re.search(r"^bench_train +2$", result.stdout + result.stderr, re.MULTILINE), result.stderr[-2000:]
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,8 @@ def test_mosa_run_finds_the_configs_and_profiles_of_the_package(folder):
     shutil.copy("my.yaml", "config.yaml")
     assert "--configfile" not in line("-n")  # Snakemake reads ./config.yaml
     assert "--configfile" not in line("-n", files=["config.yaml"])
-    with pytest.raises(UserError, match=r"demo-tune.yaml, line 18: tune.variants.full: unknown variant"):
+    words = r"demo-tune.yaml, line 18: tune.variants.full: unknown variant .*is merged over config.yaml here"
+    with pytest.raises(UserError, match=words):
         line("-n", files=["configs/demo-tune.yaml"])  # merged over ./config.yaml
 
 
@@ -148,6 +151,13 @@ def test_mosa_run_finds_the_configs_and_profiles_of_the_package(folder):
         (["--config", "sedes=[1]"], ["my.yaml"], r"unknown key 'sedes'.*did you mean 'seeds'"),
         (["--corse", "1"], ["my.yaml"], r"unrecognized arguments: --corse; did you mean '--cores'"),
         (["--cores", "x"], ["my.yaml"], r"snakemake does not take this: .*must be integer or 'all'"),
+        (["--set-resources", "train=4h"], ["my.yaml"], r"train=4h: expected RULE:NAME=VALUE, such as"),
+        (
+            ["--default-resources", "a=b", "tables"],
+            ["my.yaml"],
+            r"resources tables: expected NAME=V",
+        ),
+        (["--profile", "profiles/slrm"], ["my.yaml"], r"does not take this: profile directory given"),
         (["-s", "other"], ["my.yaml"], r"--snakefile: `mosa run` has its own"),
         (["my.yaml"], ["my.yaml"], r"my.yaml is a config, and no target; give --configfile before it"),
     ],

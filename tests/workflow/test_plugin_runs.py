@@ -55,7 +55,8 @@ def test_own_code_runs_and_an_edit_repeats_its_runs_only(tmp_path):
     assert (workspace.folder / "results/tables/sureness.md").read_text() == "0.5 0.5 first"
     assert workspace.planned() == {}
     (own / "method.py").write_text(METHOD + "# A comment.\n")
-    assert workspace.planned() == {"train": 1} | REFRESH
+    assert workspace.planned() == {"check_data": 1, "train": 1} | REFRESH
+    assert "mine (1): plugin method.py was edited" in workspace.snakemake("-n").stderr
     (own / "method.py").write_text(METHOD)
     (own / "table.py").write_text(TABLE.format(word="second"))
     assert workspace.planned() == REFRESH

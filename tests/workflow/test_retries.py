@@ -42,6 +42,8 @@ def log_of(workspace, variant):
     [
         (["tabels"], "unknown target 'tabels'.*did you mean 'tables'"),
         (["--until", "trian"], "unknown target 'trian'.*did you mean 'train'"),
+        (["--set-resources", "trian:runtime=4h"], "unknown rule 'trian'.*did you mean 'train'"),
+        (["--groups", "train=g", "--group-components", "h=2"], "unknown group 'h': expected one of g"),
         (
             [f"results/runs/{RUNS}/linaer/seed0.json"],
             f"no rule makes .*did you mean 'results/runs/{RUNS}/linear/",

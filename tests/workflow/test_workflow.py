@@ -24,6 +24,7 @@ def finished(tmp_path_factory):
     workspace.give_small_packs()
     result = workspace.snakemake()
     assert result.returncode == 0, result.stderr[-3000:]
+    assert "\nreport, for a browser: results/report.html\n" in result.stderr
     return workspace
 
 
@@ -91,7 +92,10 @@ def test_a_changed_option_reruns_that_variant_alone(workspace):
     variants = CONFIG["variants"] | {"mosa": {"method": "mosa", "options": {"experts": 2}}}
     workspace.configure(CONFIG | {"variants": variants})
     assert workspace.planned() == {"train": len(TASKS) * len(SEEDS)} | REFRESH
-    assert set(re.findall(r"variant=(\w+)", workspace.snakemake("-n").stdout)) == {"mosa"}
+    planned = workspace.snakemake("-n")
+    assert set(re.findall(r"variant=(\w+)", planned.stdout)) == {"mosa"}
+    number = len(TASKS) * len(SEEDS)
+    assert f"  mosa ({number}): options.experts was 4, and is 2\n" in planned.stderr
 
 
 def test_a_removed_variant_leaves_the_tables_and_trains_nothing(workspace):

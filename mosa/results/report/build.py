@@ -14,7 +14,7 @@ from mosa.base.words import count
 from mosa.data.metrics import METRICS, Metric
 from mosa.experiment.outputs import KINDS, read_outputs
 from mosa.results.aggregate import MISSING, Results, Section, shown_names
-from mosa.results.choices import scope_of
+from mosa.results.choices import how_compared, scope_of
 from mosa.results.costs import COSTS
 from mosa.results.provenance import code_of
 from mosa.results.report.data import TUNED_BY, page_data, run_data, with_digits
@@ -167,6 +167,7 @@ def _choice(choice: dict[str, Any]) -> dict[str, Any]:
             for trial in choice["trials"]
         ],
         "rule": choice["rule"],
+        "how": how_compared(choice),
     }
 
 
