@@ -85,7 +85,7 @@ def pair_table(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
     ]
     for (dense, split), p in zip(pairs, corrected, strict=True):
         cells = [dense, split, spread(means[dense]), spread(means[split])]
-        cells += [interval(means[split] - means[dense]), f"{p:.3f}"]
+        cells += [interval(means[split] - means[dense]), f"{p:.3f}" if p >= 0.001 else "< 0.001"]
         cells += [f"{rates[dense]:g}, {rates[split]:g}", f"{loss[dense]:.2f}, {loss[split]:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
