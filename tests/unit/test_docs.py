@@ -158,6 +158,20 @@ def test_findings_states_what_its_summaries_say(name, reference):
     assert "- mosa - adapter: -9.8 " in page
 
 
+def test_findings_states_the_pairs_of_its_summary():
+    summary = runpy.run_path(str(DOCS.parent / "benchmarks" / "summary.py"))
+    runs, trials = (pd.read_csv(DOCS / "summaries" / f"dense-split{part}.csv") for part in ("", "-search"))
+    page = (DOCS / "findings.md").read_text()
+    command = re.search(r"summary.py results/dense-split .*?\n\n", page, re.DOTALL)[0]
+    pairs = [tuple(pair.split(":")) for pair in re.findall(r"\w+:\w+", command)]
+    assert {name for pair in pairs for name in pair} == set(runs.variant) == set(trials.variant)
+    table = summary["pair_table"](runs, pairs)
+    assert table in page and summary["search_table"](trials) in page
+    told = page[page.index(table) + len(table) :].partition("The search")[0]
+    cited = {float(number) for number in re.findall(r"\d+\.\d+", told)}
+    assert len(cited) >= 2 and cited <= {abs(float(number)) for number in re.findall(r"\d+\.\d+", table)}
+
+
 def test_tuning_states_what_its_summary_says():
     made = runpy.run_path(str(DOCS.parent / "benchmarks" / "choice.py"))
     assert made["table"](pd.read_csv(made["SUMMARY"])) in (DOCS / "tuning.md").read_text()
