@@ -20,7 +20,7 @@ from mosa.results.frame import find_records
 from mosa.results.stats import holm
 from mosa.search.choose import choose
 
-COLUMNS = ("variant", "task", "seed", "lr", "top1", "nll", "train_loss")
+COLUMNS = ("variant", "task", "seed", "lr", "top1", "nll", "train_loss", "train_ce")
 
 
 def summarise(results: Path) -> pd.DataFrame:
@@ -30,7 +30,10 @@ def summarise(results: Path) -> pd.DataFrame:
         record = load_record(path)
         made, metrics = record["specification"], record["metrics"]
         values = made["variant"], made["task"].partition("/")[2], record["seed"], made["training"]["lr"]
-        rows.append((*values, metrics["top1"], round(metrics["nll"], 4), round(metrics["train_loss"][-1], 4)))
+        loss = metrics["train_loss"][-1]
+        entropy = record["curves"]["terms"].get("ce", [loss])[-1]  # without what a method adds to it
+        values += metrics["top1"], *(round(value, 4) for value in (metrics["nll"], loss, entropy))
+        rows.append(values)
     return pd.DataFrame(rows, columns=COLUMNS).sort_values(["variant", "task", "seed"])
 
 
@@ -78,9 +81,9 @@ def pair_table(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
     means = runs.pivot_table(index="seed", columns="variant", values="top1", aggfunc="mean")
     corrected = holm([stats.ttest_rel(means[split], means[dense]).pvalue for dense, split in pairs])
     rates = runs.groupby("variant").lr.first()
-    loss = runs.groupby("variant").train_loss.mean()
+    loss = runs.groupby("variant").train_ce.mean()
     lines = [
-        "| dense | split | dense | split | split - dense | p | lr | train loss |",
+        "| dense | split | dense | split | split - dense | p | lr | train CE |",
         "| :-- | :-- | --: | --: | --: | --: | --: | --: |",
     ]
     for (dense, split), p in zip(pairs, corrected, strict=True):
