@@ -1,6 +1,7 @@
 # Names and helpers that the rules share. Nothing here imports torch or pandas: every cluster job
 # reads this file again. The head process reads the config, and freezes what it means; a job reads what was
 # frozen, whatever happened to the config while it waited.
+import gc
 import hashlib
 import inspect
 import os
@@ -16,6 +17,10 @@ from mosa.base.files import PACKAGE
 from mosa.experiment import resources
 from mosa.experiment.outputs import KINDS, expected_outputs
 from mosa.experiment.workflow import FROZEN, UserError, Workflow
+
+# All of a plan is kept: to look through thousands of jobs for garbage, again and again, takes a tenth of the time.
+if workflow.is_main_process:
+    gc.set_threshold(100_000, 100, 100)
 
 # The strongest last: Snakemake lists the files of the command line first, but merges them over the others.
 CONFIG_FILES = sorted(map(Path, workflow.configfiles), key=list(workflow.overwrite_configfiles).count)
@@ -111,8 +116,8 @@ wildcard_constraints:
 
 
 def many_times(function):
-    """Keep the signature of a function, which Snakemake looks up at each of thousands of calls."""
-    function.__signature__ = inspect.signature(function)
+    """Keep the parameters of a function, which Snakemake looks up at each of thousands of calls."""
+    function._overwrite_params = inspect.signature(function).parameters
     return function
 
 
@@ -155,16 +160,17 @@ def check_before(path):
 
 
 @many_times
-def specification_of_run(wildcards):
-    """The specification of a run, a file that is named by its content."""
+def files_of_run(wildcards):
+    """The specification of a run and the pack of its task, in one call: Snakemake makes some for each job.
+
+    They are ancient as they are named by their content, and another content is another file.
+    """
     force_stale_files()
-    return EXPERIMENT.specification_file(run_of(wildcards))
-
-
-@many_times
-def pack_of_run(wildcards):
-    """The pack of a run's task."""
-    return f"{PACKS}/{run_of(wildcards).specification.data.pack}"
+    run = run_of(wildcards)
+    return {
+        "spec": ancient(EXPERIMENT.specification_file(run)),
+        "pack": ancient(f"{PACKS}/{run.specification.data.pack}"),
+    }
 
 
 def check_of_pack(wildcards):
@@ -213,13 +219,13 @@ def folder_of_records(wildcards, output):
 
 @many_times
 def memory_of_run(wildcards, attempt):
-    """Memory of the host."""
-    return f"{resources.memory_gigabytes(run_of(wildcards).specification, attempt)}GB"
+    """Memory of the host, in MB; a number, which Snakemake need not read from a text for each job."""
+    return 1000 * resources.memory_gigabytes(run_of(wildcards).specification, attempt)
 
 
 @many_times
 def runtime_of_run(wildcards, attempt):
-    """Minutes that a run may take; a number, which Snakemake need not read from a text for each job."""
+    """Minutes that a run may take; a number, too."""
     what = run_of(wildcards).specification
     return round(resources.run_minutes(what, EXPERIMENT.tasks[what.task], bool(GPU), attempt))
 

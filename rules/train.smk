@@ -5,11 +5,9 @@
 rule train:
     # An input only where there is one to wait for: Snakemake looks at each of thousands of jobs' several times.
     input:
+        unpack(files_of_run),
         **({"choice": choice_of_run} if CHOICES else {}),
         **({"check": ancient(check_of_run)} if CHECKED else {}),
-        # ancient: these are named by their content, and another content is another file.
-        spec=ancient(specification_of_run),
-        pack=ancient(pack_of_run),
     output:
         **LEFT,
     log:
@@ -19,7 +17,7 @@ rule train:
     threads: 1
     resources:
         **GPU,
-        mem=memory_of_run,
+        mem_mb=memory_of_run,
         runtime=runtime_of_run,
     params:
         choice="--choice" if CHOICES else "",

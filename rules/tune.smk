@@ -12,8 +12,7 @@ TRIALS = f"{RESULTS}/tune/trials/{{benchmark}}/{{task}}/{{backbone}}/{{variant}}
 
 rule search:
     input:
-        spec=ancient(specification_of_run),
-        pack=ancient(pack_of_run),
+        unpack(files_of_run),
         check=ancient(lambda wildcards: check_before(TRIALS.format(**wildcards))),
     output:
         TRIALS,
@@ -24,7 +23,7 @@ rule search:
     threads: 1
     resources:
         **GPU,
-        mem=memory_of_run,
+        mem_mb=memory_of_run,
         runtime=runtime_of_search,
     params:
         search=options_of_search,
