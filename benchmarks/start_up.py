@@ -73,7 +73,7 @@ def main() -> None:
         folder = Path(name)
         base = seconds([python, "-c", "import click"], folder)
         show("mosa --help", seconds([python, "-m", "mosa.cli", "--help"], folder), "import click", base)
-        make = ["make-data", "demo/digits", "--image-size", "32", "--output", "pack"]
+        make = ["make-data", "demo/digits", "--image-size", "32", "--output", "pack.safetensors"]
         subprocess.run(
             [python, "-m", "mosa.cli", *make], cwd=folder, env=ENVIRONMENT, check=True, capture_output=True
         )
@@ -82,7 +82,7 @@ def main() -> None:
             "--task",
             "demo/digits",
             "--pack",
-            "pack",
+            "pack.safetensors",
             "--method",
             "mosa",
             "--output",

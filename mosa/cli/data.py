@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from mosa.cli.options import FILE, FOLDER, PLUGIN, OneOf, Options
+from mosa.cli.options import FILE, FOLDER, PLUGIN, OneOf, Options, Written
 from mosa.data.task import INTERPOLATIONS
 
 
 @click.command("make-data")
 @click.argument("task", required=False)
-@click.option("--output", type=FILE, required=True, help="Pack to write (.safetensors).")
+@click.option("--output", type=Written(".safetensors"), required=True, help="Pack to write (.safetensors).")
 @click.option("--root", type=FOLDER, help="Folder of the task's benchmark, see docs/data.md.")
 @click.option(
     "--own", type=Options(), help="Entry of a task of your own, as under `tasks` in a config, as JSON."
@@ -70,7 +70,10 @@ def _how_it_is_made(pack: Path, frozen: Path) -> list[str]:
 
 @click.command()
 @click.option(
-    "--output", type=FILE, required=True, help="Weights to write (.safetensors, and .json beside it)."
+    "--output",
+    type=Written(".safetensors"),
+    required=True,
+    help="Weights to write (.safetensors, and .json beside it).",
 )
 @click.option(
     "--images", type=click.IntRange(min=1), help="Images to train on; the default made the shipped file."

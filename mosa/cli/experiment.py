@@ -8,7 +8,7 @@ import click
 
 from mosa.base.errors import UserError
 from mosa.base.words import count
-from mosa.cli.options import ALONE, CONFIGFILE, FILE, FOLDER, JSON, SHOWING, config_of, echo_json
+from mosa.cli.options import ALONE, CONFIGFILE, FILE, FOLDER, JSON, SHOWING, Written, config_of, echo_json
 
 
 @click.command()
@@ -110,7 +110,7 @@ def memory(files: tuple[Path, ...], alone: bool, gradient_checkpointing: bool) -
     "--existing", is_flag=True, help="Leave out, and list, what is missing or of another specification."
 )
 @SHOWING
-@click.option("--output", type=FILE, required=True, help="CSV to write, one row per run.")
+@click.option("--output", type=Written(".csv"), required=True, help="CSV to write, one row per run.")
 def collect(manifest: Path, existing: bool, output: Path) -> None:
     """Verify the records of a manifest, each against its specification, and collect them into one CSV."""
     from mosa.results.collect import collect

@@ -112,6 +112,6 @@ _COMPLETION = [
     "| shell | file | line |",
     "|---|---|---|",
     '| bash | `~/.bashrc` | `eval "$(_MOSA_COMPLETE=bash_source mosa)"` |',
-    '| zsh | `~/.zshrc` | `eval "$(_MOSA_COMPLETE=zsh_source mosa)"` |',
+    '| zsh | `~/.zshrc`, after `compinit` | `eval "$(_MOSA_COMPLETE=zsh_source mosa)"` |',
     "| fish | `~/.config/fish/completions/mosa.fish` | `_MOSA_COMPLETE=fish_source mosa \\| source` |",
 ]

@@ -19,6 +19,25 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 ANY = click.Path(path_type=Path)
 
 
+class Written(click.Path):
+    """A file to write, whose name says what it is: another name may be another file's.
+
+    Args:
+        ending: Suffix that its name must have, such as `.html`.
+    """
+
+    def __init__(self, ending: str) -> None:
+        super().__init__(path_type=Path, dir_okay=False)
+        self.ending = ending
+
+    def convert(self, value, param, ctx):
+        """Return the path, or refuse another suffix."""
+        path = super().convert(value, param, ctx)
+        if path.suffix != self.ending:
+            self.fail(f"{shown(str(path))}: expected a name that ends with {self.ending}", param, ctx)
+        return path
+
+
 class Options(click.ParamType):
     """Options as a JSON object: '{"bottleneck": 16}'."""
 

@@ -9,7 +9,7 @@ import click
 
 from mosa.base.errors import UserError, unknown
 from mosa.base.words import count
-from mosa.cli.options import FILE
+from mosa.cli.options import Written
 
 if TYPE_CHECKING:
     from mosa.peft.conformance import Finding
@@ -37,8 +37,8 @@ class {title}(Method):
     name: ClassVar[str] = "{name}"
     reference: ClassVar[str] = "none: the template of `mosa new method`"
 
-    rank: int = Field(8, ge=1, description="Rank r of the branch.")
-    scale: float = Field(1.0, description="Factor s of the branch.")
+    rank: int = Field(default=8, ge=1, description="Rank r of the branch.")
+    scale: float = Field(default=1.0, description="Factor s of the branch.")
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "{name}")
@@ -79,7 +79,7 @@ def new() -> None:
 
 @new.command("method")
 @click.argument("name")
-@click.option("--output", type=FILE, help="File to write; by default NAME.py.")
+@click.option("--output", type=Written(".py"), help="File to write; by default NAME.py.")
 def new_method(name: str, output: Path | None) -> None:
     """Write a method of your own, NAME, that passes `mosa conformance` as it stands."""
     from mosa.base.files import written_atomically

@@ -13,6 +13,7 @@ from mosa.cli.options import (
     SHOWING,
     UNFINISHED,
     VARIANTS,
+    Written,
     read_text,
     take_records,
 )
@@ -93,7 +94,7 @@ def plots(
     show_default=True,
     help="Folder of runs/ and logs/, for those.",
 )
-@click.option("--output", type=FILE, required=True, help="Page to write (.html).")
+@click.option("--output", type=Written(".html"), required=True, help="Page to write (.html).")
 def report(
     records: Path,
     variants: list[str] | None,

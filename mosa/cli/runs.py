@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from mosa.base.words import count
-from mosa.cli.options import ANY, FILE, FOLDER, OneOf, Options, listed, numbers
+from mosa.cli.options import ANY, FILE, FOLDER, OneOf, Options, Written, listed, numbers
 from mosa.cli.run_options import keep_options, run_options, take_keep, take_machine, take_specification
 
 
@@ -14,7 +14,7 @@ from mosa.cli.run_options import keep_options, run_options, take_keep, take_mach
 @keep_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the run.")
 @click.option("--choice", type=FILE, help="Hyper-parameters that `mosa choose` took, over those given.")
-@click.option("--output", type=FILE, required=True, help="Record to write (.json).")
+@click.option("--output", type=Written(".json"), required=True, help="Record to write (.json).")
 def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -> None:
     """Train and evaluate one run, and write its record."""
     from mosa.data.metrics import get_metric
@@ -122,7 +122,9 @@ def predict(
 )
 @click.option("--factor", type=click.IntRange(min=2), default=2, show_default=True, help="Of halving.")
 @click.option("--folder", type=FOLDER, required=True, help="Where the records of the trainings are kept.")
-@click.option("--output", type=FILE, required=True, help="Results of the trials to write (.json).")
+@click.option(
+    "--output", type=Written(".json"), required=True, help="Results of the trials to write (.json)."
+)
 def tune(pack: Path, folder: Path, output: Path, **options) -> None:
     """Train what is tried of a method on a task, on train, evaluated on val; test is never opened."""
     from mosa.experiment.expand import Run
@@ -141,7 +143,7 @@ def tune(pack: Path, folder: Path, output: Path, **options) -> None:
 
 @click.command()
 @click.argument("trials", type=FILE, nargs=-1, required=True)
-@click.option("--output", type=FILE, required=True, help="Choice to write (.json).")
+@click.option("--output", type=Written(".json"), required=True, help="Choice to write (.json).")
 def choose(trials: tuple[Path, ...], output: Path) -> None:
     """Choose the best of TRIALS: the results of `mosa tune` for a variant, a file for each task."""
     from mosa.search.choose import choose, describe, write_choice

@@ -66,7 +66,7 @@ def option(
         extra["digested"] = False
     if optional:
         extra["optional"] = True
-    return Field(default, json_schema_extra=extra or None, **rest)
+    return Field(default=default, json_schema_extra=extra or None, **rest)
 
 
 def _extra(field: FieldInfo) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,8 @@ def choice_of(
             f"images and labels, or a tuned state, whose choice it takes"
         )
     if isinstance(data, Mapping):
-        choice = {name: value for name, value in data.items() if name.rpartition(".")[2] in method.chosen}
+        state = cast("Mapping[str, Tensor]", data)
+        choice = {name: value for name, value in state.items() if name.rpartition(".")[2] in method.chosen}
         if not choice:
             raise UserError(
                 f"the tuned state has no choice of {method.name}, which is kept under names that end with "

@@ -49,16 +49,19 @@ class Method(BaseModel):
     families_reason: ClassVar[str] = ""
 
     consistency: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         description="Weight of the symmetric KL term between the outputs of two forward passes.",
         json_schema_extra=TRAINING,
     )
     second_pass: float = Field(
-        0.0, ge=0, description="Weight of the cross-entropy of the second pass.", json_schema_extra=TRAINING
+        default=0.0,
+        ge=0,
+        description="Weight of the cross-entropy of the second pass.",
+        json_schema_extra=TRAINING,
     )
     feature_consistency: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         description="Weight of the mean squared difference of two passes, a mean over the first six blocks.",
         json_schema_extra=TRAINING,

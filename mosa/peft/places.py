@@ -109,8 +109,9 @@ class Image(NamedTuple):
 
 def image_of(model: nn.Module, block: nn.Module) -> Image:
     """Return how the tokens of a block form an image; see `no_image` for models where they do not."""
+    swin: Any = block
     if isinstance(block, SwinTransformerBlock):
-        return Image(0, *block.input_resolution)
+        return Image(0, *swin.input_resolution)
     vit: Any = model
     return Image(vit.num_prefix_tokens, *vit.patch_embed.grid_size)
 

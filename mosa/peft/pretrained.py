@@ -142,8 +142,10 @@ def _problem(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
         if value is not None and not (isinstance(value, list) and all(isinstance(one, str) for one in value)):
             return f"its {key} is no list of names"
     args, classes = about.get("model_args", {}), about.get("num_classes")
-    if not isinstance(args, dict) or (refused := sorted(_NO_ARGS & args.keys())):
-        return f"its model_args have {refused[0]!r}" if isinstance(args, dict) else "its model_args are none"
+    if not isinstance(args, dict):
+        return "its model_args are none"
+    if refused := sorted(_NO_ARGS & args.keys()):
+        return f"its model_args have {refused[0]!r}"
     if classes is not None and (type(classes) is not int or classes < 1):
         return f"its number of classes is {shown(classes)}"
     sizes = {len(state[name]) for name in names["head"] or () if name in state and state[name].ndim}

@@ -23,7 +23,7 @@ class Quantized(Method):
         "redundancy, ICCV 2023, arXiv 2307.16867, section 3; defaults: its released code"
     )
 
-    bits: Bits = Field(1, description="Bits of a weight: 1, 2 or 4.")
+    bits: Bits = Field(default=1, description="Bits of a weight: 1, 2 or 4.")
 
     @property
     def starts_as_backbone(self) -> bool:

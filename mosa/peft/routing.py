@@ -271,7 +271,8 @@ def in_checkpoint() -> bool:
     Under an activation checkpoint, gradients are off, or hooks pack what is saved for the backward. Before
     torch 2.8, nothing says whether there are such hooks.
     """
-    hooks = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    autograd: Any = torch._C
+    hooks = getattr(autograd._autograd, "_top_saved_tensors_default_hooks", None)
     return not torch.is_grad_enabled() or hooks is None or hooks(False) is not None
 
 

@@ -28,7 +28,8 @@ class Side(Method):
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason
-        if not isinstance(model, VisionTransformer) or list(model.blocks) != find_blocks(model):
+        blocks: Any = getattr(model, "blocks", ())
+        if not isinstance(model, VisionTransformer) or list(blocks) != find_blocks(model):
             return (
                 f"{type(model).__name__} does not run its blocks in a row: expected timm's VisionTransformer"
             )
@@ -41,7 +42,7 @@ class Side(Method):
         raise NotImplementedError
 
     def apply(self, model: nn.Module, seed: int) -> None:
-        vit: VisionTransformer = model
+        vit: Any = model
         vit.side = self.network(vit, generator(seed, self.name)).to(next(vit.blocks.parameters()))
         vit.forward_features = partial(vit.side.run, vit)
         vit.forward_intermediates = _without_the_network
@@ -102,26 +103,29 @@ class SideNetwork(nn.Module):
 
     def before(self, model: VisionTransformer) -> list[nn.Module]:
         """Return the parts of a model that what is read depends on: the embedding, and the trunk's blocks."""
-        blocks = model.blocks[: self.reads[-1]]
+        blocks: Any = model.blocks
+        blocks = blocks[: self.reads[-1]]
         return [model.patch_embed, model.pos_drop, model.patch_drop, model.norm_pre, blocks]
 
     def rest(self, model: VisionTransformer) -> nn.Sequential:
         """Return the blocks after the trunk."""
-        return model.blocks[self.reads[-1] :]
+        blocks: Any = model.blocks
+        return blocks[self.reads[-1] :]
 
     def trunk(self, model: VisionTransformer, x: Tensor) -> Iterator[Tensor]:
         """Yield the tokens that are read, from the tokens before the first block."""
+        blocks: Any = model.blocks
         x = x.detach()
         for number in range(self.reads[-1] + 1):
             if number:
                 with torch.no_grad():
-                    x = model.blocks[number - 1](x)
+                    x = blocks[number - 1](x)
             if number in self.reads:
                 yield x
 
     @staticmethod
     def _features(model: VisionTransformer, images: Tensor, blocks: Any) -> Tensor:
-        view = BlockView(model, blocks=blocks, grad_checkpointing=False)  # what has no graph needs none
+        view: Any = BlockView(model, blocks=blocks, grad_checkpointing=False)  # what has no graph needs none
         return type(model).forward_features(view, images)
 
 
@@ -131,6 +135,8 @@ class OnTrunk(nn.Module):
     Shape:
         What `SideNetwork.read` returns -> logits (batch, classes).
     """
+
+    model: Any
 
     def __init__(self, model: VisionTransformer) -> None:
         super().__init__()

@@ -70,7 +70,7 @@ class SplitLinear(nn.Module):
         super().__init__()
         self.experts = experts
         self.merge = merge
-        self.structure = structure
+        self.structure: Structure = structure
         self.active: Tensor | None = None
         self.weight = linear.weight
         self._add_partition("weight", linear.weight, rng)

@@ -23,37 +23,40 @@ class Splitting(Method):
 
     dense: ClassVar[type[Method]]
 
-    experts: int = Field(4, ge=1, le=256, description="Number N of sparse experts that share the weights.")
+    experts: int = Field(
+        default=4, ge=1, le=256, description="Number N of sparse experts that share the weights."
+    )
     split: Literal["up", "down", "both"] = Field(
-        "up", description="Which projections are split; the others stay dense and shared."
+        default="up", description="Which projections are split; the others stay dense and shared."
     )
     structure: Structure = Field(
-        "random",
+        default="random",
         description="What an expert owns: random entries, whole rows (outputs) or columns (inputs).",
     )
     split_bias: bool = Field(
-        False, description="Divide the biases among the experts as well, instead of one full bias per expert."
+        default=False,
+        description="Divide the biases among the experts as well, instead of one full bias per expert.",
     )
     merge: Merge = Field(
-        "mean",
+        default="mean",
         description="How experts are merged: into their mean, the sum of their changes, or the single first "
         "one; ensemble: they are kept, and the logits of N forward passes are averaged.",
     )
     split_lr: float = Field(
-        1.0,
+        default=1.0,
         gt=0,
         description="Factor of the learning rate of split weights. An entry that is active in 1/N of the "
         "passes and merged by the mean drifts N^-3/2 as far under AdamW as a dense one: 1/8 for N = 4.",
         json_schema_extra={"neutral": 1.0, **TRAINING},
     )
     every_expert: bool = Field(
-        False,
+        default=False,
         description="Train every expert in every step: N passes, of which each has another expert in each "
         "projection, and the mean of their cross-entropies; a control, which needs consistency 0.",
         json_schema_extra={"neutral": False, **TRAINING},
     )
     consistency: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         description="Weight of the symmetric KL term between the outputs of two forward passes.",
         json_schema_extra=TRAINING,

@@ -109,7 +109,7 @@ TRAIN = ["train", "--task", "demo/digits", "--pack", "none", "--output", "record
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["make-data", "demo/digit", "--output", "x"], "error: unknown task 'demo/digit'"),
+        (["make-data", "demo/digit", "--output", "x.safetensors"], "error: unknown task 'demo/digit'"),
         (["collect", "--manifest", "none.json", "--output", "x.csv"], "none.json: not a manifest"),
         (["tables", "--records", "none", "--output", "t"], "error: none: cannot be read"),
         ([*TRAIN, "linear"], "error: none: "),
@@ -117,6 +117,8 @@ TRAIN = ["train", "--task", "demo/digits", "--pack", "none", "--output", "record
         ([*TRAIN, "linear", "--spec", "x"], "error: --task: the specification says it"),
         ([*TRAIN, "mosa", "--options", "{"], "is not JSON"),
         ([*TRAIN, "mosa", "--options", "[]"], "is not a JSON object"),
+        (["report", "--records", "x.csv", "--output", "x.csv"], "expected a name that ends with .html"),
+        (["collect", "--manifest", "x.json", "--output", "x.json"], "expected a name that ends with .csv"),
         ([*TRAIN, "mosa", "--kind", "npx"], "... (15 in all); did you mean 'npz'?"),
     ],
 )  # fmt: skip

@@ -51,7 +51,7 @@ class Mine(Selection):
 
     name: ClassVar[str] = "mine"
     reference: ClassVar[str] = "none"
-    size: int = Field(1, ge=1, description="Nothing.")
+    size: int = Field(default=1, ge=1, description="Nothing.")
 
     def selected(self, model):
         return [{where}]
@@ -517,7 +517,7 @@ class Branch""")],
         "merges: merging changes the output by up to .* where weights lie in memory in another order",
     ),
     "options without bounds": (
-        [("Field(8, ge=1, ", "Field(8, ")],
+        [("Field(default=8, ge=1, ", "Field(default=8, ")],
         "describes itself: option 'rank' takes any integer: say the smallest",
     ),
     "raises when it is made": (
@@ -605,7 +605,7 @@ class Shrink(Selection):
 
     name: ClassVar[str] = "shrink"
     reference: ClassVar[str] = "none"
-    by: float = Field(1.0, description="Factor.")
+    by: float = Field(default=1.0, description="Factor.")
 
     def apply(self, model, seed):
         super().apply(model, seed)

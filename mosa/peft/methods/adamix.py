@@ -24,12 +24,12 @@ class AdaMix(Adapter):
     name: ClassVar[str] = "adamix"
     reference: ClassVar[str] = "Wang et al., AdaMix, EMNLP 2022, arXiv 2205.12410, eq. 3-5"
 
-    experts: int = Field(4, ge=1, le=256, description="Number N of dense experts.")
+    experts: int = Field(default=4, ge=1, le=256, description="Number N of dense experts.")
     copies: Literal["up", "down", "both"] = Field(
-        "both", description="Which projections have experts; the others are shared."
+        default="both", description="Which projections have experts; the others are shared."
     )
     consistency: float = Field(
-        1.0,
+        default=1.0,
         ge=0,
         description="Weight of the symmetric KL term between the outputs of two forward passes.",
         json_schema_extra=TRAINING,

@@ -55,24 +55,24 @@ class Adapter(Method):
         "1902.00751, fig. 2; Pfeiffer et al., 2021, arXiv 2005.00247, fig. 3. Defaults: MoSA's released code"
     )
 
-    bottleneck: int = Field(64, ge=1, description="Channels b between the two projections.")
+    bottleneck: int = Field(default=64, ge=1, description="Channels b between the two projections.")
     placement: Literal["adaptformer", "pfeiffer", "houlsby", "sequential", "residuals"] = Field(
-        "adaptformer", description="Place of the branch in the block."
+        default="adaptformer", description="Place of the branch in the block."
     )
-    scale: float = Field(0.1, description="Factor s of the branch.")
-    learn_scale: bool = Field(False, description="Train the factor, starting from `scale`.")
+    scale: float = Field(default=0.1, description="Factor s of the branch.")
+    learn_scale: bool = Field(default=False, description="Train the factor, starting from `scale`.")
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="Dropout rate after the activation.", json_schema_extra=TRAINING
+        default=0.1, ge=0, lt=1, description="Dropout rate after the activation.", json_schema_extra=TRAINING
     )
-    norm: bool = Field(True, description="Start the branch with its own LayerNorm.")
+    norm: bool = Field(default=True, description="Start the branch with its own LayerNorm.")
     norm_eps: float = Field(
-        1e-5,
+        default=1e-5,
         gt=0,
         description="Term added to the variance in that LayerNorm; 1e-6 in MoSA's released code.",
         json_schema_extra={"neutral": 1e-5},
     )
     activation: Literal["gelu", "relu", "silu"] | None = Field(
-        None,
+        default=None,
         description="Activation of the branch; null: the placement's usual one (gelu for adaptformer "
         "and sequential, relu for pfeiffer, silu for houlsby and residuals).",
     )

@@ -27,12 +27,15 @@ class AdapterPlus(Method):
         "defaults: its released code"
     )
 
-    bottleneck: int = Field(8, ge=1, description="Channels b between the two projections.")
+    bottleneck: int = Field(default=8, ge=1, description="Channels b between the two projections.")
     spread: float = Field(
-        0.01, ge=0, description="Standard deviation of the initial projections.", json_schema_extra=TRAINING
+        default=0.01,
+        ge=0,
+        description="Standard deviation of the initial projections.",
+        json_schema_extra=TRAINING,
     )
     drop_path: float = Field(
-        0.1,
+        default=0.1,
         ge=0,
         lt=1,
         description="Rate at which the branch is dropped for an image in training.",

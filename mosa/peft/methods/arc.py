@@ -30,9 +30,9 @@ class Arc(LinearAdapters):
     )
     attribute: ClassVar[str] = "arc"
 
-    bottleneck: int = Field(50, ge=1, description="Channels r between P and its transpose.")
+    bottleneck: int = Field(default=50, ge=1, description="Channels r between P and its transpose.")
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="Dropout rate of these channels.", json_schema_extra=TRAINING
+        default=0.1, ge=0, lt=1, description="Dropout rate of these channels.", json_schema_extra=TRAINING
     )
 
     def apply(self, model: nn.Module, seed: int) -> None:

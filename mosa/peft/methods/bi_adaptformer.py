@@ -24,10 +24,12 @@ class BiAdaptformer(Quantized):
 
     name: ClassVar[str] = "bi_adaptformer"
 
-    bottleneck: int = Field(32, ge=1, description="Channels b between the two projections.")
-    scale: float = Field(1.0, description="Factor s of the branch; the paper chooses it for each task.")
+    bottleneck: int = Field(default=32, ge=1, description="Channels b between the two projections.")
+    scale: float = Field(
+        default=1.0, description="Factor s of the branch; the paper chooses it for each task."
+    )
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="Dropout rate after the activation.", json_schema_extra=TRAINING
+        default=0.1, ge=0, lt=1, description="Dropout rate after the activation.", json_schema_extra=TRAINING
     )
 
     @property

@@ -23,10 +23,12 @@ class BiLora(Quantized, Lora):
 
     name: ClassVar[str] = "bi_lora"
 
-    rank: int = Field(32, ge=1, description="Rank r of the change.")
-    scale: float = Field(1.0, description="Factor s of the change; the paper chooses it for each task.")
+    rank: int = Field(default=32, ge=1, description="Rank r of the change.")
+    scale: float = Field(
+        default=1.0, description="Factor s of the change; the paper chooses it for each task."
+    )
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="Dropout rate between A and B.", json_schema_extra=TRAINING
+        default=0.1, ge=0, lt=1, description="Dropout rate between A and B.", json_schema_extra=TRAINING
     )
 
     def apply(self, model: nn.Module, seed: int) -> None:

@@ -23,7 +23,7 @@ class Bias(Selection):
     reference: ClassVar[str] = "Ben Zaken et al., BitFit, ACL 2022, arXiv 2106.10199"
 
     names: Literal["all", "bias"] = Field(
-        "all",
+        default="all",
         description="Which biases: all, with those that some attentions keep as q_bias, k_bias and v_bias, "
         "or only those that are called bias.",
         json_schema_extra={"neutral": "bias"},

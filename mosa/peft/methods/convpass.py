@@ -26,12 +26,16 @@ class Convpass(OnImages):
     )
     families_reason: ClassVar[str] = "it stands beside the attention"
 
-    bottleneck: int = Field(8, ge=1, description="Channels r of the convolution.")
-    mlp: bool = Field(True, description="A branch beside the MLP, too, instead of only beside the attention.")
-    scale: float = Field(1.0, description="Factor s of the branch.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate before Up.", json_schema_extra=TRAINING)
+    bottleneck: int = Field(default=8, ge=1, description="Channels r of the convolution.")
+    mlp: bool = Field(
+        default=True, description="A branch beside the MLP, too, instead of only beside the attention."
+    )
+    scale: float = Field(default=1.0, description="Factor s of the branch.")
+    dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="Dropout rate before Up.", json_schema_extra=TRAINING
+    )
     start: Literal["identity", "xavier"] = Field(
-        "identity",
+        default="identity",
         description="Initial convolution; the released code takes it from a file for each data set.",
         json_schema_extra=TRAINING,
     )

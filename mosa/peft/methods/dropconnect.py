@@ -24,7 +24,11 @@ class DropConnect(Adapter):
     reference: ClassVar[str] = "Wan et al., DropConnect, ICML 2013; on the adapter's up-projection"
 
     rate: float = Field(
-        0.75, ge=0, lt=1, description="Share of the weights dropped in each pass.", json_schema_extra=TRAINING
+        default=0.75,
+        ge=0,
+        lt=1,
+        description="Share of the weights dropped in each pass.",
+        json_schema_extra=TRAINING,
     )
 
     def apply(self, model: nn.Module, seed: int) -> None:

@@ -27,13 +27,13 @@ class Dtl(Side):
         "Fu et al., DTL, AAAI 2024, arXiv 2312.07856; defaults: its released code for VTAB, which is DTL+"
     )
 
-    rank: int = Field(2, ge=1, description="Rank r of the side network's matrices.")
+    rank: int = Field(default=2, ge=1, description="Rank r of the side network's matrices.")
     start: int | None = Field(
-        None, ge=0, description="Blocks M that are not fed back into; null: half of the blocks."
+        default=None, ge=0, description="Blocks M that are not fed back into; null: half of the blocks."
     )
-    beta: float = Field(100.0, gt=0, description="Steepness of theta.")
-    plus: bool = Field(False, description="DTL+: convolve what is fed back.")
-    kernel: int = Field(3, ge=1, description="Side k of the filters of DTL+, odd.")
+    beta: float = Field(default=100.0, gt=0, description="Steepness of theta.")
+    plus: bool = Field(default=False, description="DTL+: convolve what is fed back.")
+    kernel: int = Field(default=3, ge=1, description="Side k of the filters of DTL+, odd.")
 
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):

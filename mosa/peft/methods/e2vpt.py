@@ -28,16 +28,18 @@ class E2vpt(Vpt):
     )
     families: ClassVar[tuple[str, ...]] = ("ViT",)
 
-    prompts: int = Field(5, ge=1, description="Number of prompt tokens of a block.")
+    prompts: int = Field(default=5, ge=1, description="Number of prompt tokens of a block.")
     dropout: float = Field(
-        0.0,
+        default=0.0,
         ge=0,
         lt=1,
         description="Dropout rate of the prompts, keys and values.",
         json_schema_extra=TRAINING,
     )
-    key_values: int = Field(5, ge=1, description="Number n of keys, and of values, that each attention gets.")
-    shared: bool = Field(True, description="Take the same parameters as keys and as values.")
+    key_values: int = Field(
+        default=5, ge=1, description="Number n of keys, and of values, that each attention gets."
+    )
+    shared: bool = Field(default=True, description="Take the same parameters as keys and as values.")
 
     def unfit(self, model: nn.Module) -> str | None:
         return super().unfit(model) or no_known_attention(model)

@@ -35,11 +35,11 @@ class Fact(Method):
     families: ClassVar[tuple[str, ...]] = ("ViT",)
     families_reason: ClassVar[str] = "its factors are shared by all blocks, which need the same width"
 
-    form: Literal["tt", "tk"] = Field("tt", description="Factorisation: tensor train or Tucker.")
-    rank: int = Field(16, ge=1, description="Rank r: channels between U and V.")
-    scale: float = Field(1.0, description="Factor s of the change.")
+    form: Literal["tt", "tk"] = Field(default="tt", description="Factorisation: tensor train or Tucker.")
+    rank: int = Field(default=16, ge=1, description="Rank r: channels between U and V.")
+    scale: float = Field(default=1.0, description="Factor s of the change.")
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="Dropout rate between S and V.", json_schema_extra=TRAINING
+        default=0.1, ge=0, lt=1, description="Dropout rate between S and V.", json_schema_extra=TRAINING
     )
 
     def unfit(self, model: nn.Module) -> str | None:

@@ -21,7 +21,7 @@ class Gated(Adapter):
     name: ClassVar[str] = "gated"
     reference: ClassVar[str] = "Jacobs et al., Adaptive mixtures of local experts, 1991, on adapters"
 
-    experts: int = Field(4, ge=1, description="Number N of experts.")
+    experts: int = Field(default=4, ge=1, description="Number N of experts.")
 
     def build_branch(self, block: nn.Module, place: nn.Module, rng: torch.Generator) -> "GatedBottleneck":
         branch = GatedBottleneck(block_width(block), self, rng, channel_dim(place))

@@ -36,15 +36,15 @@ class Gps(Chosen):
     families_reason: ClassVar[str] = "it replaces weights of layers that are called"
     chosen: ClassVar[tuple[str, ...]] = ("places",)
 
-    connections: int = Field(1, ge=1, description="Weights K of each neuron.")
-    bias: bool = Field(True, description="Tune the biases of these layers, too.")
+    connections: int = Field(default=1, ge=1, description="Weights K of each neuron.")
+    bias: bool = Field(default=True, description="Tune the biases of these layers, too.")
     loss: Literal["contrastive", "cross_entropy"] = Field(
-        "contrastive",
+        default="contrastive",
         description="Loss L whose gradients choose; cross_entropy is that of the classifier.",
         json_schema_extra=TRAINING,
     )
     temperature: float = Field(
-        0.07, gt=0, description="Temperature t of the contrastive loss.", json_schema_extra=TRAINING
+        default=0.07, gt=0, description="Temperature t of the contrastive loss.", json_schema_extra=TRAINING
     )
 
     def unfit(self, model: nn.Module) -> str | None:

@@ -32,13 +32,13 @@ class HuggingFacePeft(Method):
     reference: ClassVar[str] = "Mangrulkar et al., PEFT, 2022, https://github.com/huggingface/peft"
     families: ClassVar[tuple[str, ...]] = (ANY_MODEL,)
 
-    type: str = Field("LORA", description="Name of the library's method.")
+    type: str = Field(default="LORA", description="Name of the library's method.")
     targets: list[str] = Field(
-        ["qkv"],
+        default=["qkv"],
         min_length=1,
         description="Names of the wrapped layers, or their ends; `proj` matches the patch embedding, too.",
     )
-    config: dict[str, Any] = Field({}, description="Arguments of the library's config class.")
+    config: dict[str, Any] = Field(default={}, description="Arguments of the library's config class.")
 
     @property
     def wraps_qkv(self) -> bool:

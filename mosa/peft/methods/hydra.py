@@ -29,13 +29,13 @@ class Hydra(Method):
     )
     families: ClassVar[tuple[str, ...]] = ("ViT", "Swin", "ConvNeXt")
 
-    rank: int = Field(2, ge=1, description="Rank r of each branch.")
+    rank: int = Field(default=2, ge=1, description="Rank r of each branch.")
     targets: list[Literal["proj", "fc1", "fc2"]] = Field(
-        ["proj", "fc2"], min_length=1, description="Layers that are changed: any of proj, fc1, fc2."
+        default=["proj", "fc2"], min_length=1, description="Layers that are changed: any of proj, fc1, fc2."
     )
-    scale: float = Field(1.0, description="Factor s of the branches.")
+    scale: float = Field(default=1.0, description="Factor s of the branches.")
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="Dropout rate between A and B.", json_schema_extra=TRAINING
+        default=0.0, ge=0, lt=1, description="Dropout rate between A and B.", json_schema_extra=TRAINING
     )
 
     @field_validator("targets")

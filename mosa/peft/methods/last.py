@@ -27,9 +27,9 @@ class Last(Side):
         "summaries of the paper; the LayerNorm, the single head and the defaults are ours"
     )
 
-    rank: int = Field(16, ge=1, description="Channels r of queries, keys and values.")
-    gap: int = Field(1, ge=1, description="Blocks g between two reads.")
-    modules: int = Field(1, ge=1, description="Attention modules T after each read.")
+    rank: int = Field(default=16, ge=1, description="Channels r of queries, keys and values.")
+    gap: int = Field(default=1, ge=1, description="Blocks g between two reads.")
+    modules: int = Field(default=1, ge=1, description="Attention modules T after each read.")
 
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):

@@ -27,13 +27,15 @@ class Lora(Method):
     reference: ClassVar[str] = (
         "Hu et al., LoRA, ICLR 2022, arXiv 2106.09685, eq. 3. Defaults: rank and targets as in MoSA's paper"
     )
-    rank: int = Field(16, ge=1, description="Rank r of the change.")
+    rank: int = Field(default=16, ge=1, description="Rank r of the change.")
     targets: list[Target] = Field(
-        ["q", "v"], min_length=1, description="Projections that are changed: any of q, k, v, proj, fc1, fc2."
+        default=["q", "v"],
+        min_length=1,
+        description="Projections that are changed: any of q, k, v, proj, fc1, fc2.",
     )
-    scale: float = Field(1.0, description="Factor s of the change.")
+    scale: float = Field(default=1.0, description="Factor s of the change.")
     dropout: float = Field(
-        0.0, ge=0, lt=1, description="Dropout rate of the input of A.", json_schema_extra=TRAINING
+        default=0.0, ge=0, lt=1, description="Dropout rate of the input of A.", json_schema_extra=TRAINING
     )
 
     @field_validator("targets")

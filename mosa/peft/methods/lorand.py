@@ -30,9 +30,11 @@ class LoRand(Method):
     families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
     families_reason: ClassVar[str] = "it adapts the output of the attention"
 
-    kernels: int = Field(2, ge=1, description="Branches n of a projection.")
-    rank: int = Field(8, ge=1, description="Channels r of a kernel.")
-    reduction: int = Field(2, ge=1, description="The width divided by the channels between Down and Up.")
+    kernels: int = Field(default=2, ge=1, description="Branches n of a projection.")
+    rank: int = Field(default=8, ge=1, description="Channels r of a kernel.")
+    reduction: int = Field(
+        default=2, ge=1, description="The width divided by the channels between Down and Up."
+    )
 
     @property
     def starts_as_backbone(self) -> bool:

@@ -29,8 +29,8 @@ class Lst(Side):
         "Sung et al., LST, NeurIPS 2022, arXiv 2206.06522, section 3; gates and defaults: its released code"
     )
 
-    reduction: int = Field(8, ge=1, description="Width of the blocks over that of the ladder, r.")
-    temperature: float = Field(0.1, gt=0, description="Temperature t of the gates.")
+    reduction: int = Field(default=8, ge=1, description="Width of the blocks over that of the ladder, r.")
+    temperature: float = Field(default=0.1, gt=0, description="Temperature t of the gates.")
 
     @property
     def starts_as_backbone(self) -> bool:

@@ -32,8 +32,10 @@ class Mona(OnImages):
     )
     families_reason: ClassVar[str] = "it adapts the output of the attention"
 
-    bottleneck: int = Field(64, ge=1, description="Channels b of the convolutions.")
-    dropout: float = Field(0.1, ge=0, lt=1, description="Dropout rate before Up.", json_schema_extra=TRAINING)
+    bottleneck: int = Field(default=64, ge=1, description="Channels b of the convolutions.")
+    dropout: float = Field(
+        default=0.1, ge=0, lt=1, description="Dropout rate before Up.", json_schema_extra=TRAINING
+    )
 
     @property
     def starts_as_backbone(self) -> bool:

@@ -21,7 +21,7 @@ class Norm(Selection):
     reference: ClassVar[str] = "Basu et al., Strong baselines for few-shot tuning, 2023, arXiv 2304.01917"
 
     kinds: Literal["all", "layer_norm"] = Field(
-        "all",
+        default="all",
         description="Which layers: of every kind, or LayerNorms only, which leaves out a norm of another "
         "kind in the stem of a ViT.",
         json_schema_extra={"neutral": "layer_norm"},

@@ -18,7 +18,7 @@ class Partial(Selection):
     )
     families: ClassVar[tuple[str, ...]] = tuple(FAMILIES)
 
-    blocks: int = Field(1, ge=1, description="Number k of blocks.")
+    blocks: int = Field(default=1, ge=1, description="Number k of blocks.")
 
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):

@@ -36,9 +36,11 @@ class Prefix(Method):
     families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
     families_reason: ClassVar[str] = "it needs an attention"
 
-    length: int = Field(10, ge=1, description="Number p of keys, and of values, that each attention gets.")
+    length: int = Field(
+        default=10, ge=1, description="Number p of keys, and of values, that each attention gets."
+    )
     hidden: int | None = Field(
-        None,
+        default=None,
         ge=1,
         description="Channels m of the MLP from which keys and values come in training; null: no MLP.",
     )

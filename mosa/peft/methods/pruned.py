@@ -23,8 +23,8 @@ class Pruned(Adapter):
     name: ClassVar[str] = "pruned"
     reference: ClassVar[str] = "the single sparse adapter of Zhang et al., MoSA, 2023, arXiv 2312.02923"
 
-    keep: int = Field(4, ge=1, le=256, description="N: one in N weights is kept.")
-    prune: Literal["up", "down", "both"] = Field("up", description="Which projections are pruned.")
+    keep: int = Field(default=4, ge=1, le=256, description="N: one in N weights is kept.")
+    prune: Literal["up", "down", "both"] = Field(default="up", description="Which projections are pruned.")
 
     @property
     def pruned_names(self) -> tuple[str, ...]:

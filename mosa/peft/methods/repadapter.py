@@ -79,11 +79,11 @@ class RepAdapter(LinearAdapters):
     )
     attribute: ClassVar[str] = "rep"
 
-    bottleneck: int = Field(8, ge=1, description="Channels r between D and U.")
-    groups: int = Field(2, ge=1, description="Groups of U; a divisor of r and of the width.")
-    scale: float = Field(1.0, description="Factor s of the branch.")
+    bottleneck: int = Field(default=8, ge=1, description="Channels r between D and U.")
+    groups: int = Field(default=2, ge=1, description="Groups of U; a divisor of r and of the width.")
+    scale: float = Field(default=1.0, description="Factor s of the branch.")
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="Dropout rate between D and U.", json_schema_extra=TRAINING
+        default=0.1, ge=0, lt=1, description="Dropout rate between D and U.", json_schema_extra=TRAINING
     )
 
     def unfit(self, model: nn.Module) -> str | None:

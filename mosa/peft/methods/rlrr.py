@@ -32,7 +32,7 @@ class Rlrr(Ssf):
     )
 
     spread: float = Field(
-        0.02,
+        default=0.02,
         ge=0,
         description="Standard deviation of ssf's initial scale around 1 and shift around 0.",
         json_schema_extra=TRAINING,

@@ -33,8 +33,8 @@ class Sct(Chosen):
     families_reason: ClassVar[str] = "it adapts what comes out of the attention"
     chosen: ClassVar[tuple[str, ...]] = ("channels",)
 
-    keep: int = Field(8, ge=1, description="n: one in n channels is salient.")
-    scale: float = Field(0.15, description="Factor s of the layer.")
+    keep: int = Field(default=8, ge=1, description="n: one in n channels is salient.")
+    scale: float = Field(default=0.15, description="Factor s of the layer.")
 
     @property
     def starts_as_backbone(self) -> bool:

@@ -14,9 +14,11 @@ class Of(Method):
     """Base of a method that is another one, which two of its options name, with something added."""
 
     of: Literal["adapter", "adapter_plus", "convpass", "hydra", "lora", "mona", "utuning"] = Field(
-        "adapter_plus", description="Method whose projections are split."
+        default="adapter_plus", description="Method whose projections are split."
     )
-    of_options: dict[str, Any] = Field({}, description="Its options; those left out take its defaults.")
+    of_options: dict[str, Any] = Field(
+        default={}, description="Its options; those left out take its defaults."
+    )
 
     @model_validator(mode="after")
     def _builds(self) -> "Of":

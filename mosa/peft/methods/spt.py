@@ -48,30 +48,30 @@ class Spt(Chosen):
     families_reason: ClassVar[str] = "it changes the matrices of attention and MLP"
     chosen: ClassVar[tuple[str, ...]] = ("weight_places", "bias_places", "low_rank")
 
-    budget: int = Field(400_000, ge=1, description="Tuned parameters to come close to.")
+    budget: int = Field(default=400_000, ge=1, description="Tuned parameters to come close to.")
     form: Literal["lora", "adapter"] = Field(
-        "lora",
+        default="lora",
         description="What sensitive matrices get: a low-rank change, or an adapter on their layer's output.",
         json_schema_extra={"neutral": "lora"},
     )
-    rank: int = Field(8, ge=1, description="Rank r of a low-rank change, or channels of an adapter.")
-    alpha: float = Field(10.0, gt=0, description="Preference for low-rank changes of matrices.")
-    beta: float = Field(5.0, gt=0, description="Preference for vectors as a whole.")
+    rank: int = Field(default=8, ge=1, description="Rank r of a low-rank change, or channels of an adapter.")
+    alpha: float = Field(default=10.0, gt=0, description="Preference for low-rank changes of matrices.")
+    beta: float = Field(default=5.0, gt=0, description="Preference for vectors as a whole.")
     batches: int = Field(
-        16,
+        default=16,
         ge=1,
         description="Training batches that sensitivities are summed over.",
         json_schema_extra=TRAINING,
     )
     dropout: float = Field(
-        0.1,
+        default=0.1,
         ge=0,
         lt=1,
         description="Dropout rate of the input of a change, except at the attention's last layer.",
         json_schema_extra={"neutral": 0.0, **TRAINING},
     )
     drop_path: float = Field(
-        0.1,
+        default=0.1,
         ge=0,
         lt=1,
         description="Rate at which a change is dropped for an image in training.",

@@ -31,7 +31,7 @@ class Ssf(Method):
     )
 
     spread: float = Field(
-        0.02,
+        default=0.02,
         ge=0,
         description="Standard deviation of the initial gamma around 1 and beta around 0.",
         json_schema_extra=TRAINING,

@@ -33,14 +33,16 @@ class UTuning(Method):
     families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
     families_reason: ClassVar[str] = "it stands beside the attention"
 
-    bottleneck: int = Field(64, ge=1, description="Channels b between the two projections.")
+    bottleneck: int = Field(default=64, ge=1, description="Channels b between the two projections.")
     places: list[Literal["attention", "mlp", "block"]] = Field(
-        ["attention", "mlp"],
+        default=["attention", "mlp"],
         min_length=1,
         description="Operations with a tuner: any of attention, mlp, block.",
     )
-    scale: float = Field(1.0, description="Factor s of the tuner.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout rate before Up.", json_schema_extra=TRAINING)
+    scale: float = Field(default=1.0, description="Factor s of the tuner.")
+    dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Dropout rate before Up.", json_schema_extra=TRAINING
+    )
 
     @field_validator("places")
     @classmethod

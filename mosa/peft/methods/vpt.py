@@ -38,10 +38,12 @@ class Vpt(Method):
     )
     families_reason: ClassVar[str] = "prompts are tokens of an attention, after class tokens or in windows"
 
-    prompts: int = Field(10, ge=1, description="Number of prompt tokens of a block.")
-    deep: bool = Field(True, description="New prompts before every block, instead of only before the first.")
+    prompts: int = Field(default=10, ge=1, description="Number of prompt tokens of a block.")
+    deep: bool = Field(
+        default=True, description="New prompts before every block, instead of only before the first."
+    )
     dropout: float = Field(
-        0.1, ge=0, lt=1, description="Dropout rate of the prompts.", json_schema_extra=TRAINING
+        default=0.1, ge=0, lt=1, description="Dropout rate of the prompts.", json_schema_extra=TRAINING
     )
 
     @property
