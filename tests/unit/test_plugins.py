@@ -358,7 +358,10 @@ def test_a_reader_that_raises_is_a_finding(tmp_path, example, monkeypatch):
         ("raise SystemExit(3)", r"cannot be imported \(SystemExit: 3\)"),
         ("x = 1", "defines no method, backbone, data layout, metric, table or plot"),
         (None, r"m\.py: no such file in "),
-        (MINE.replace("Field(1, ge=1, ", "Field(ge=1, "), "option 'size' of method 'mine' has no default"),
+        (
+            MINE.replace("Field(default=1, ge=1, ", "Field(ge=1, "),
+            "option 'size' of method 'mine' has no default",
+        ),
         (MINE.replace(', description="Nothing."', ""), "option 'size' of method 'mine' has no description"),
         (METRIC.replace('"sure"', '"top1"'), "there is a metric 'top1' already"),
         (METRIC.replace('["sure"]', '["other"]'), "metric 'sure' is registered as 'other'"),
