@@ -129,14 +129,14 @@ def by_task(page, *tasks):
     return found
 
 
-def test_findings_and_results_cite_the_same_numbers():
-    """Both pages have the same runs of the same variants; in findings a group has one task."""
+def test_short_recipe_and_results_cite_the_same_numbers():
+    """Both pages have the same runs of the same variants; in the former a group has one task."""
     results = by_task(DOCS / "results.md", "digits", "tissue", "count", "flowers")
-    findings = by_task(DOCS / "findings.md", "natural", "specialized", "structured", "fine_grained")
-    shared = findings.keys() & results.keys()
+    controls = by_task(DOCS / "short-recipe.md", "natural", "specialized", "structured", "fine_grained")
+    shared = controls.keys() & results.keys()
     assert shared == {"adapter", "mosa"}
-    assert {name: findings[name] for name in shared} == {name: results[name] for name in shared}
-    cited = re.search(r"linear probing has ([\d.]+)", (DOCS / "findings.md").read_text())[1]
+    assert {name: controls[name] for name in shared} == {name: results[name] for name in shared}
+    cited = re.search(r"linear probing has ([\d.]+)", (DOCS / "short-recipe.md").read_text())[1]
     mean = sum(float(cell.split()[0]) for cell in results["linear"]) / 4
     assert float(cited) == pytest.approx(mean, abs=0.051)
 
@@ -155,13 +155,13 @@ def test_findings_states_what_its_summaries_say(name, reference):
     known = {abs(float(number)) for table in tables for number in re.findall(r"\d+\.\d+", table)}
     cited = {float(number) for number in re.findall(r"\d+\.\d+", told)} - {9.8}  # which is of 8 epochs
     assert len(cited) > 10 and cited <= known
-    assert "- mosa - adapter: -9.8 " in page
+    assert "- mosa - adapter: -9.8 " in (DOCS / "short-recipe.md").read_text()
 
 
-def test_findings_states_the_pairs_of_its_summary():
+def test_short_recipe_states_the_pairs_of_its_summary():
     summary = runpy.run_path(str(DOCS.parent / "benchmarks" / "summary.py"))
     runs, trials = (pd.read_csv(DOCS / "summaries" / f"dense-split{part}.csv") for part in ("", "-search"))
-    page = (DOCS / "findings.md").read_text()
+    page = (DOCS / "short-recipe.md").read_text()
     command = re.search(r"summary.py results/dense-split .*?\n\n", page, re.DOTALL)[0]
     pairs = [tuple(pair.split(":")) for pair in re.findall(r"\w+:\w+", command)]
     assert {name for pair in pairs for name in pair} == set(runs.variant) == set(trials.variant)
@@ -170,6 +170,18 @@ def test_findings_states_the_pairs_of_its_summary():
     told = page[page.index(table) + len(table) :].partition("The search")[0]
     cited = {float(number) for number in re.findall(r"\d+\.\d+", told)}
     assert len(cited) >= 2 and cited <= {abs(float(number)) for number in re.findall(r"\d+\.\d+", table)}
+
+
+def test_findings_cites_the_short_recipe():
+    page, short = ((DOCS / f"{name}.md").read_text() for name in ("findings", "short-recipe"))
+    told = (
+        page[: page.index("## ")]
+        + page[page.index("## At 8 epochs") : page.index("## What this cannot tell")]
+    )
+    cited = {float(number) for number in re.findall(r"\d+\.\d+", told)} - {3.0}  # which is of 100 epochs
+    assert len(cited) >= 4 and cited <= {float(number) for number in re.findall(r"\d+\.\d+", short)}
+    runs = [int(number) for number in re.findall(r"(\d+) (?:runs )?of ", told) if int(number) > 100]
+    assert len(runs) == 4 and all(f"{number} runs" in short for number in runs)
 
 
 def test_tuning_states_what_its_summary_says():
