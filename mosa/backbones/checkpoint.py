@@ -94,7 +94,10 @@ def _why(error: Exception) -> str:
             "dictionary of weights alone, best as safetensors"
         )
     if "TorchScript" in str(error):
-        return ": it is a TorchScript program; save the state_dict of its model"
+        return (
+            ": it is a TorchScript program, as OpenAI's CLIP is; where you trust it, save its weights alone, "
+            "torch.save(torch.jit.load(FILE, 'cpu').state_dict(), 'weights.pt')"
+        )
     return ": it is damaged, or no file of torch.save; copy it again"
 
 

@@ -118,6 +118,20 @@ def test_method_on_architecture(pair, check):
     assert check(pair) is None
 
 
+def test_a_kernel_that_torch_takes_for_frozen_weights_is_no_change(monkeypatch):
+    """The one query of attention pooling: torch multiplies it in another way where it is frozen."""
+    pooled = dict(conformance.VIT, global_pool="map", class_token=False)
+    monkeypatch.setitem(
+        conformance.ARCHITECTURES,
+        "map_pool",
+        lambda classes: timm.create_model("vit_tiny_patch16_224", num_classes=classes, **pooled),
+    )
+    subject = Subject("linear", {}, "map_pool")
+    assert conformance.starts_as_it_says(subject) is None
+    subject.output.add_(1e-8)
+    assert "changes the output" in conformance.starts_as_it_says(subject)
+
+
 def test_state_survives_safetensors(pair, folder):
     assert conformance.survives_saving(pair, folder) is None
 

@@ -22,6 +22,7 @@ from mosa.cli.commands import cli
 from mosa.cli.help import EXAMPLES, commands_page
 from mosa.data.sources import with_sources
 from mosa.experiment.config import read_config
+from mosa.peft import list_methods
 from mosa.peft.describe import methods_page
 from mosa.results.frame import to_frame, write_table
 
@@ -170,6 +171,11 @@ def test_short_recipe_states_the_pairs_of_its_summary():
     told = page[page.index(table) + len(table) :].partition("The search")[0]
     cited = {float(number) for number in re.findall(r"\d+\.\d+", told)}
     assert len(cited) >= 2 and cited <= {abs(float(number)) for number in re.findall(r"\d+\.\d+", table)}
+
+
+@pytest.mark.parametrize("page", [DOCS / "index.md", DOCS.parent / "README.md"], ids=lambda page: page.name)
+def test_pages_state_the_number_of_methods(page):
+    assert int(re.search(r"(\d+) methods", page.read_text())[1]) == len(list_methods())
 
 
 def test_findings_cites_the_short_recipe():
