@@ -2,8 +2,11 @@
 
     python benchmarks/summary.py results/trial docs/summaries/trial adapter_e100
     python benchmarks/summary.py results/dense-split docs/summaries/dense-split adapter:mosa lora:mosl
+    python benchmarks/summary.py results/methods docs/summaries/methods --costs steps.csv
 
-With one variant, the others are compared with it; with pairs, the second of each with its first.
+With one variant, the others are compared with it; with pairs, the second of each with its first; with the
+costs that `training_step.py --csv` writes, every variant stands with its own. Variants that lack runs are left
+out.
 Writes docs/summaries/trial.csv (its runs) and trial-search.csv (its trials), and prints the tables in
 Markdown. The page has them as they are: tests/unit/test_docs.py makes them again from the CSVs.
 """
@@ -20,7 +23,7 @@ from mosa.results.frame import find_records
 from mosa.results.stats import holm
 from mosa.search.choose import choose
 
-COLUMNS = ("variant", "task", "seed", "lr", "top1", "nll", "train_loss", "train_ce")
+COLUMNS = ("variant", "task", "seed", "lr", "top1", "nll", "train_loss", "train_ce", "tuned", "train_flops")
 
 
 def summarise(results: Path) -> pd.DataFrame:
@@ -33,6 +36,7 @@ def summarise(results: Path) -> pd.DataFrame:
         loss = metrics["train_loss"][-1]
         entropy = record["curves"]["terms"].get("ce", [loss])[-1]  # without what a method adds to it
         values += metrics["top1"], *(round(value, 4) for value in (metrics["nll"], loss, entropy))
+        values += record["parameters"]["adapter"], record["flops"]["train_per_image"]
         rows.append(values)
     return pd.DataFrame(rows, columns=COLUMNS).sort_values(["variant", "task", "seed"])
 
@@ -94,6 +98,33 @@ def pair_table(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def cost_table(runs: pd.DataFrame, steps: pd.DataFrame, trials: pd.DataFrame, base: str = "adapter") -> str:
+    """Return the table of variants with what they cost, the best first, in Markdown.
+
+    Args:
+        runs: As of `summarise`; every variant has every task and seed.
+        steps: Time and memory of a step of every variant, over those of `base`.
+        trials: As of `searched`: a chosen rate at an edge of what was tried is marked.
+        base: The variant whose arithmetic in training is 1.
+    """
+    means = runs.pivot_table(index="seed", columns="variant", values="top1", aggfunc="mean")
+    first, costs = runs.groupby("variant").first(), steps.set_index("variant")
+    tried = trials.groupby("variant").lr.agg(["min", "max"])
+    lines = [
+        "| variant | top-1 | NLL | lr | tuned (k) | training FLOPs | step time | peak memory |",
+        "| :-- | --: | --: | --: | --: | --: | --: | --: |",
+    ]
+    for variant in means.mean().sort_values(ascending=False, kind="stable").index:
+        own, cost = first.loc[variant], costs.loc[variant]
+        edge = variant in tried.index and own.lr in tuple(tried.loc[variant])
+        cells = [variant, spread(means[variant]), f"{runs[runs.variant == variant].nll.mean():.2f}"]
+        cells += [f"{own.lr:g}{'†' if edge else ''}", f"{own.tuned / 1000:.1f}"]
+        cells += [f"{own.train_flops / first.loc[base].train_flops:.2f}"]
+        cells += [f"{cost.step_time:.2f}", f"{cost.peak_memory:.2f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def spread(values: pd.Series) -> str:
     return f"{values.mean():.1f} ± {values.std():.1f}"
 
@@ -138,15 +169,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("results", type=Path, help="the experiment's results folder")
     parser.add_argument("output", type=Path, help="the CSVs to write, without their suffixes")
-    parser.add_argument("compared", nargs="+", help="a variant, or pairs of them: adapter:mosa lora:mosl")
+    parser.add_argument("compared", nargs="*", help="a variant, or pairs of them: adapter:mosa lora:mosl")
+    parser.add_argument("--costs", type=Path, help="time and memory of steps, by training_step.py")
     arguments = parser.parse_args()
     arguments.output.parent.mkdir(exist_ok=True)
     runs, trials = summarise(arguments.results), searched(arguments.results)
+    number = runs.groupby("variant").task.transform("size")
+    runs = runs[number == number.max()]
     trials = trials[trials.variant.isin(set(runs.variant))]
     runs.to_csv(arguments.output.with_suffix(".csv"), index=False)
     trials.to_csv(arguments.output.with_name(f"{arguments.output.name}-search.csv"), index=False)
-    first, *others = [tuple(names.split(":")) for names in arguments.compared]
-    compared = table(runs, *first) if len(first) == 1 else pair_table(runs, [first, *others])
+    if arguments.costs:
+        compared = cost_table(runs, pd.read_csv(arguments.costs), trials)
+    else:
+        first, *others = [tuple(names.split(":")) for names in arguments.compared]
+        compared = table(runs, *first) if len(first) == 1 else pair_table(runs, [first, *others])
     print(compared, search_table(trials), sep="\n\n")
 
 

@@ -3,13 +3,15 @@
     python benchmarks/training_step.py
     python benchmarks/training_step.py --setting vit_base_patch16_224:64 --device cuda --precision bfloat16
     python benchmarks/training_step.py --device cuda --compile blocks --methods adapter,mosa,full ...
+    python benchmarks/training_step.py --config configs/methods.yaml --setting mosa_vit_micro:32 --csv FILE
 
 Methods take turns in every round, so that a machine whose speed drifts slows all of them; a ratio is the
 median over rounds of the ratio within a round. "norm" is the frozen backbone with norms and classifier tuned,
 the least that has a backward. Tuned state is what the method owns while it trains: tuned parameters, their
 gradients, AdamW's state and the method's buffers. Peak memory is that state, the backbone, and the most that
 a step holds besides, as torch's profiler (CPU) or allocator (CUDA) counts it. "mosa, naive" is MoSA as the
-paper describes it: N copies with gradient masks, and two separate forwards (tests/naive_mosa.py).
+paper describes it: N copies with gradient masks, and two separate forwards (tests/naive_mosa.py). With a
+config, its variants are measured with their options, else every method with its defaults.
 """
 
 import argparse
@@ -17,14 +19,18 @@ import copy
 import statistics
 import sys
 import time
+from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path
+from typing import Any
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from mosa.backbones.build import build_backbone
+from mosa.cli.options import config_of
 from mosa.engine.loop import autocast
 from mosa.engine.machine import COMPILE, Machine
 from mosa.engine.step_graph import WARM_UP, StepGraph, use_device_lr
@@ -47,13 +53,22 @@ random_backbone = cache(partial(build_backbone, weights="random", num_classes=10
 class Step:
     """A training step of a method on random images, with all that it needs."""
 
-    def __init__(self, name: str, architecture: str, batch: int, machine: Machine, precision: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        architecture: str,
+        batch: int,
+        machine: Machine,
+        precision: str,
+        options: Mapping[str, Any] = {},
+    ) -> None:
         device = torch.device(machine.device)
         model, backbone = copy.deepcopy(random_backbone(architecture))
-        self.model = attach(model, "adapter" if name == NAIVE else name, data=example_batches(model))
+        name, data = "adapter" if (naive := name == NAIVE) else name, example_batches(model)
+        self.model = attach(model, name, data=data, **options)
         machine.place(model)
         model.train()
-        self.splits = naive_split(model, ("up",), 4, 0) if name == NAIVE else []
+        self.splits = naive_split(model, ("up",), 4, 0) if naive else []
         self.routing = torch.Generator().manual_seed(0)
         size = backbone.image_size
         self.images, self.labels = torch.randn(batch, 3, size, size), torch.randint(100, (batch,))
@@ -132,21 +147,38 @@ def main() -> None:
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--compile", choices=COMPILE, default="none")
     parser.add_argument("--methods", type=lambda text: text.split(","), help="comma-separated; all of them")
+    parser.add_argument("--config", type=Path, help="measure its variants, with their options")
+    parser.add_argument("--csv", type=Path, help="write the ratios to the adapter, of one setting")
     arguments = parser.parse_args()
     machine = Machine(arguments.device, arguments.threads, compile=arguments.compile)
     for setting in arguments.setting or SETTINGS:
         architecture, batch = setting.split(":")
         naive = [NAIVE] if arguments.compile == "none" else []
-        names = arguments.methods or [*list_methods(), *naive]
-        measure(names, architecture, int(batch), machine, arguments.precision, arguments.seconds)
+        made = {name: (name, {}) for name in arguments.methods or [*list_methods(), *naive]}
+        if arguments.config:
+            variants = config_of((arguments.config,), alone=False)["variants"]
+            made = {name: (one["method"], one.get("options", {})) for name, one in variants.items()}
+        found = measure(made, architecture, int(batch), machine, arguments.precision, arguments.seconds)
+        if arguments.csv:
+            found.to_csv(arguments.csv, index=False)
 
 
 def measure(
-    names: list[str], architecture: str, batch: int, machine: Machine, precision: str, budget: float
-) -> None:
+    made: Mapping[str, tuple[str, Mapping[str, Any]]],
+    architecture: str,
+    batch: int,
+    machine: Machine,
+    precision: str,
+    budget: float,
+) -> pd.DataFrame:
+    """Measure methods with their options, print the table, and return what is relative to the adapter."""
     machine.begin()
     torch.use_deterministic_algorithms(False)  # as the naive copies are not
-    steps = {name: Step(name, architecture, batch, machine, precision) for name in names}
+    names = list(made)
+    steps = {
+        name: Step(method, architecture, batch, machine, precision, options)
+        for name, (method, options) in made.items()
+    }
     key = [name for name in KEY if name in names]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     memory = {}
@@ -177,7 +209,8 @@ def measure(
         "/adapter",
         "/full",
     )
-    print(f"{'method':14}" + "".join(f"{head:>13}" for head in heads))
+    print(f"{'method':18}" + "".join(f"{head:>13}" for head in heads))
+    rows = []
     for name in names:
         ratios = [
             statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=False))
@@ -187,8 +220,10 @@ def measure(
         cells = [f"{batch / statistics.median(seconds[name]):.1f}", *(f"{ratio:.2f}" for ratio in ratios)]
         cells += [f"{state / 2**20:.2f}", f"{state / memory['adapter'][0]:.2f}", f"{peak / 2**20:.0f}"]
         cells += [f"{peak / memory[base][1]:.2f}" for base in BASELINES]
-        print(f"{name:14}" + "".join(f"{cell.replace('nan', '-'):>13}" for cell in cells), flush=True)
+        print(f"{name:18}" + "".join(f"{cell.replace('nan', '-'):>13}" for cell in cells), flush=True)
+        rows.append((name, round(ratios[0], 3), round(peak / memory["adapter"][1], 3)))
     print()
+    return pd.DataFrame(rows, columns=("variant", "step_time", "peak_memory"))
 
 
 def take_turns(steps: dict[str, Step], seconds: dict[str, list[float]], repeats: int) -> None:
