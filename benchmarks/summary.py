@@ -5,8 +5,8 @@
     python benchmarks/summary.py results/methods docs/summaries/methods --costs steps.csv
 
 With one variant, the others are compared with it; with pairs, the second of each with its first; with the
-costs that `training_step.py --csv` writes, every variant stands with its own. Variants that lack runs are left
-out.
+costs that `training_step.py --csv` writes, every variant stands with its own. Variants that lack runs are
+left out.
 Writes docs/summaries/trial.csv (its runs) and trial-search.csv (its trials), and prints the tables in
 Markdown. The page has them as they are: tests/unit/test_docs.py makes them again from the CSVs.
 """
