@@ -26,11 +26,15 @@ EXCEPTIONS = {
     ("vtab1k", "ImageNet-1k MAE", "SNELL-8", "mean of groups"): (71.8, 71.867),
     ("vtab1k", "ImageNet-1k MoCo v3", "SPT-LoRA", "mean of groups"): (75.3, 75.367),
     ("vtab1k", "ImageNet-21k supervised", "SPT-LoRA (Swin-B)", "mean of groups"): (77.2, 76.967),
+    ("vtab1k", "ImageNet-21k supervised", "FacT-TK", "mean of groups"): (75.6, 75.533),
+    ("vtab1k", "ImageNet-21k supervised", "RLRR", "natural"): (82.7, 82.643),
+    ("vtab1k", "ImageNet-21k supervised", "RLRR", "mean of groups"): (76.7, 76.767),
+    ("fgvc", "ImageNet-21k supervised", "RLRR", "mean over tasks"): (90.4, 90.5),
 }
 
 
 def test_every_value_has_a_source_a_family_and_a_place():
-    assert len(PUBLISHED) == 931
+    assert len(PUBLISHED) == 1203
     assert PUBLISHED["source"].str.len().min() > 5
     assert set(PUBLISHED["family"]) == set(FAMILIES)
     assert PUBLISHED["metric_percent"].between(0, 100).all()

@@ -64,7 +64,10 @@ _METHODS = {
     "Full": "full", "Linear": "linear", "Bias": "bias", "Partial-1": "partial", "VPT-Shallow": "vpt",
     "VPT-Deep": "vpt", "SSF": "ssf", "LoRA": "lora", "AdaptFormer": "adapter", "Houlsby Adapter": "adapter",
     "Pfeiffer Adapter": "adapter", "MoSA": "mosa", "MoSL": "mosl", "Convpass": "convpass", "GPS": "gps",
-    "SPT-LoRA": "spt",
+    "SPT-LoRA": "spt", "FacT-TT": "fact", "FacT-TK": "fact", "SCT": "sct", "RepAdapter": "repadapter",
+    "Hydra": "hydra", "LST": "lst", "DTL": "dtl", "LAST": "last", "U-Tuning": "utuning", "ARC": "arc",
+    "Prefix Tuning": "prefix", "E2VPT": "e2vpt", "RLRR": "rlrr", "Bi-AdaptFormer": "bi_adaptformer",
+    "Bi-LoRA": "bi_lora",
 }  # fmt: skip
 # That study gives its own numbers to the names of others, some for two sizes.
 _STUDY = " (PEFT-Vision)"
@@ -76,7 +79,7 @@ _SIZED = {
 }
 _METHODS |= {f"{name}{_STUDY}": method for name, method in (_METHODS | _SIZED).items()}
 # Options that make another method rather than another setting of one.
-_KINDS = ("placement", "deep", "targets", "blocks")
+_KINDS = ("placement", "deep", "targets", "blocks", "form")
 
 
 def load_published() -> "pd.DataFrame":
