@@ -246,3 +246,10 @@ REFERENCE = click.option(
     "--reference", help="Variant to compare the others with; by default adapter, or without it the first."
 )
 METRIC = click.option("--metric", help="Metric to compare by; by default the one that the tasks report.")
+
+
+def shows_records(command):
+    """Add what every verb has that shows records."""
+    for option in (SHOWING, REFERENCE, METRIC, UNFINISHED, VARIANTS, RECORDS):
+        command = option(command)
+    return command

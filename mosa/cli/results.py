@@ -4,28 +4,11 @@ from pathlib import Path
 
 import click
 
-from mosa.cli.options import (
-    FILE,
-    FOLDER,
-    METRIC,
-    RECORDS,
-    REFERENCE,
-    SHOWING,
-    UNFINISHED,
-    VARIANTS,
-    Written,
-    read_text,
-    take_records,
-)
+from mosa.cli.options import FILE, FOLDER, Written, read_text, shows_records, take_records
 
 
 @click.command()
-@RECORDS
-@VARIANTS
-@UNFINISHED
-@METRIC
-@REFERENCE
-@SHOWING
+@shows_records
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def tables(
     records: Path,
@@ -44,12 +27,7 @@ def tables(
 
 
 @click.command()
-@RECORDS
-@VARIANTS
-@UNFINISHED
-@METRIC
-@REFERENCE
-@SHOWING
+@shows_records
 @click.option("--titles", is_flag=True, help="Draw title and caption into the plots, not only beside them.")
 @click.option(
     "--columns",
@@ -77,12 +55,7 @@ def plots(
 
 
 @click.command()
-@RECORDS
-@VARIANTS
-@UNFINISHED
-@METRIC
-@REFERENCE
-@SHOWING
+@shows_records
 @click.option("--title", default="Benchmark", show_default=True, help="Name of the experiment.")
 @click.option("--config", type=FILE, help="Config (YAML) to show.")
 @click.option("--choices", type=FILE, help="What was tuned: the chosen.json of `mosa choices`.")
