@@ -94,7 +94,8 @@ that torch's FLOP counter finds, over the adapter's):
   every weight with the values in place is the rest. At the widths of a ViT-B, a layer's step is 0.7 of
   what it was with whole gradients.
 - `spt` 1.72 (1.12): dropout of the inputs of changes, and drop path of their outputs, as the released
-  code has; weights tuned alone need the gradient of their whole matrix.
+  code has; weights tuned alone need the gradient of their whole matrix. In the profile below, the draws of
+  dropout (`bernoulli_`) are more than a third of what is above the arithmetic.
 - `fact` 1.42 (1.25): three narrow products beside each layer; narrow products run below a wide one's
   rate.
 - `vpt` 1.35 (1.48): ten prompts beside the tokens of every block, in all products and in attention.

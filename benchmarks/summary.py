@@ -144,8 +144,9 @@ def searched(results: Path) -> pd.DataFrame:
         choice = choose(paths)
         for trial in choice["trials"]:
             chosen = trial["training"] == choice["chosen"]["training"]
-            top1, error = round(trial["top1"], 3), round(trial["standard_error"], 3)
-            rows.append((variant, trial["training"]["lr"], top1, error, chosen))
+            scores = (trial["top1"], trial["standard_error"])  # None: a training diverged
+            scores = (None if score is None else round(score, 3) for score in scores)
+            rows.append((variant, trial["training"]["lr"], *scores, chosen))
     return pd.DataFrame(rows, columns=("variant", "lr", "top1", "standard_error", "chosen"))
 
 
@@ -157,11 +158,11 @@ def search_table(trials: pd.DataFrame) -> str:
         "| :-- |" + " --: |" * len(rates),
     ]
     for variant, own in trials.groupby("variant", sort=False):
-        cells = [
-            f"**{trial.top1:.1f} ± {trial.standard_error:.1f}**" if trial.chosen else f"{trial.top1:.1f}"
-            for trial in own.sort_values("lr").itertuples()
-        ]
-        lines.append(f"| {variant} | {' | '.join(cells)} |")
+        cells = dict.fromkeys(rates, "")
+        for trial in own.itertuples():
+            score = "diverged" if pd.isna(trial.top1) else f"{trial.top1:.1f}"
+            cells[trial.lr] = f"**{score} ± {trial.standard_error:.1f}**" if trial.chosen else score
+        lines.append(f"| {variant} | {' | '.join(cells.values())} |")
     return "\n".join(lines)
 
 

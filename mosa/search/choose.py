@@ -177,11 +177,16 @@ def _standard_error(entries: Sequence[Mapping[str, Any]], search: Mapping[str, A
 
 
 def write_choice(choice: Mapping[str, Any], output: Path) -> None:
-    """Write what final runs take of a choice, atomically; it changes only if they have to be run again."""
+    """Write what final runs take of a choice, atomically; it changes only if they have to be run again.
+
+    The same choice is left as it lies: a newer file would repeat the runs.
+    """
     kept = {key: choice[key] for key in ("tasks", "backbone", "variant", "rule", "chosen")}
+    text = json.dumps({"version": TRIALS_VERSION} | kept, indent=2, allow_nan=False) + "\n"
+    if output.is_file() and output.read_bytes() == text.encode():
+        return
     with written_atomically(output) as temporary:
-        text = json.dumps({"version": TRIALS_VERSION} | kept, indent=2, allow_nan=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _at_edge(chosen: Mapping[str, Mapping[str, Any]], trials: list[dict[str, Any]]) -> list[str]:

@@ -178,6 +178,23 @@ def test_pages_state_the_number_of_methods(page):
     assert int(re.search(r"(\d+) methods", page.read_text())[1]) == len(list_methods())
 
 
+def test_methods_compared_states_what_its_summaries_say():
+    summary = runpy.run_path(str(DOCS.parent / "benchmarks" / "summary.py"))
+    names = ("methods", "methods-steps", "methods-search")
+    runs, steps, trials = (pd.read_csv(DOCS / "summaries" / f"{name}.csv") for name in names)
+    page = (DOCS / "methods-compared.md").read_text()
+    table, search = summary["cost_table"](runs, steps, trials), summary["search_table"](trials)
+    assert table in page and search in page
+    config = read_config(DOCS.parent / "config.yaml", DOCS.parent / "configs" / "methods.yaml")
+    assert set(runs.variant) == set(config["variants"]) and set(list_methods()) == {
+        variant["method"] for variant in config["variants"].values()
+    }
+    told = page[page.index(table) + len(table) :].replace(search, "")
+    cited = {float(number) for number in re.findall(r"\d+\.\d+", told)}
+    known = {float(number) for number in re.findall(r"\d+\.\d+", table + search)}
+    assert len(cited) >= 4 and cited <= known
+
+
 def test_findings_cites_the_short_recipe():
     page, short = ((DOCS / f"{name}.md").read_text() for name in ("findings", "short-recipe"))
     told = (
