@@ -74,7 +74,10 @@ def write_records(folder):
 
 
 STAGES = {
-    "prepare": (["make-data", "demo/digits", "--image-size", "32", "--output", "pack"], ["pack"]),
+    "prepare": (
+        ["make-data", "demo/digits", "--image-size", "32", "--output", "a.safetensors"],
+        ["a.safetensors"],
+    ),
     "train": ([*TRAIN, "--pack", "pack", "--output", "run.json"], ["run.json"]),
     "collect": (["collect", "--manifest", MANIFEST, "--output", "runs.csv"], ["runs.csv"]),
     "tables": (["tables", "--records", "runs", "--output", "tables"], [f"tables/{name}" for name in TABLES]),
