@@ -188,9 +188,10 @@ def main() -> None:
     machine = Machine(arguments.device, compile=arguments.compile, **folders)
     log = results / "logs" / "side_by_side"
     log.mkdir(parents=True, exist_ok=True)
-    pool = ProcessPoolExecutor(arguments.processes, get_context("fork"), begin, (log,))
-    make_packs(pool, workflows)
-    Schedule(pool, machine, variants, start + 60 * arguments.minutes, 2 * arguments.processes).run()
+    deadline = start + 60 * arguments.minutes
+    with ProcessPoolExecutor(arguments.processes, get_context("fork"), begin, (log,)) as pool:
+        make_packs(pool, workflows)
+        Schedule(pool, machine, variants, deadline, 2 * arguments.processes).run()
 
 
 def make_packs(pool: ProcessPoolExecutor, workflows: list[Workflow]) -> None:

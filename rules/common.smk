@@ -116,7 +116,10 @@ wildcard_constraints:
 
 
 def many_times(function):
-    """Keep the parameters of a function, which Snakemake looks up at each of thousands of calls."""
+    """Keep the parameters of a function, which Snakemake looks up at each of thousands of calls.
+
+    The attribute is Snakemake's own (9.27, get_function_params); a version without it looks them up.
+    """
     function._overwrite_params = inspect.signature(function).parameters
     return function
 

@@ -282,17 +282,8 @@ def test_the_workflow_tells_by_environment_variables(variable, value, field, exp
 
     monkeypatch.setattr(devices, "choose_device", choose)
     monkeypatch.setattr("mosa.engine.run.execute", run)
-    arguments = [
-        "train",
-        "--task",
-        "demo/digits",
-        "--pack",
-        str(pack),
-        "--method",
-        "mosa",
-        "--output",
-        "o.json",
-    ]
+    arguments = ["train", "--task", "demo/digits", "--pack", str(pack), "--method", "mosa"]
+    arguments += ["--output", "o.json"]
     CliRunner().invoke(cli.cli, arguments, env={variable: value})
     found = getattr(seen["machine"], field) if field else seen["runs_per_gpu"]
     assert json.dumps(found, default=str) == json.dumps(expected)
