@@ -5,7 +5,7 @@
 For small models, whose start takes longer than their training, and for a GPU that many of them share.
 Records, searches and choices lie where the workflow expects them, so `snakemake` takes them as they are and
 makes the tables. What is there already is not trained again. Experiments come one after the other, and within
-one the variants in their order; after --minutes nothing is begun any more.
+one the variants in their order, but for those that --first names; after --minutes nothing is begun any more.
 """
 
 import argparse
@@ -116,6 +116,12 @@ def variants_of(workflow: Workflow) -> list[Variant]:
     return list(found.values())
 
 
+def rank(name: str, first: list[str]) -> int:
+    """Return the place of the first pattern that a name has, after which come all without one."""
+    found = (place for place, pattern in enumerate(first) if fnmatch.fnmatch(name, pattern))
+    return next(found, len(first))
+
+
 # What a process does
 
 
@@ -176,13 +182,13 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument(
-        "--last", default="", help="variants that come after all others, as a pattern: '*_e200'"
+        "--first", nargs="*", default=[], help="variants that come first, in this order, as patterns: '*_e8'"
     )
     arguments = parser.parse_args()
     start = time.perf_counter()
     workflows = [Workflow.of(config_of((path,), False)) for path in arguments.configs]
     variants = [variant for workflow in workflows for variant in variants_of(workflow)]
-    variants.sort(key=lambda variant: fnmatch.fnmatch(variant.name, arguments.last))
+    variants.sort(key=lambda variant: rank(variant.name, arguments.first))
     results = Path(workflows[0].results)
     folders = {"resume_folder": results / "resume", "features": results / "features"}
     machine = Machine(arguments.device, compile=arguments.compile, **folders)

@@ -78,12 +78,16 @@ class Step:
         self.precision, self.device = precision, device
         self.graph = None
         if machine.compile == "step_graph":
-            use_device_lr(self.optimizer, device)
-            self.graph = StepGraph(model, self.optimizer, self.loss)
+            self.use_graph()
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+    def use_graph(self) -> None:
+        """From now on, replay steps as CUDA graphs."""
+        use_device_lr(self.optimizer, self.device)
+        self.graph = StepGraph(self.model, self.optimizer, self.loss)
+
+    def loss(self, images: Tensor, labels: Tensor, terms: dict[str, Tensor]) -> Tensor:
         with autocast(self.device, self.precision, cache_enabled=False):
-            return tuning_loss(self.model, images, labels)
+            return tuning_loss(self.model, images, labels, terms=terms)
 
     def __call__(self) -> None:
         if self.graph is not None:
@@ -152,33 +156,34 @@ def main() -> None:
     arguments = parser.parse_args()
     machine = Machine(arguments.device, arguments.threads, compile=arguments.compile)
     for setting in arguments.setting or SETTINGS:
-        architecture, batch = setting.split(":")
         naive = [NAIVE] if arguments.compile == "none" else []
         made = {name: (name, {}) for name in arguments.methods or [*list_methods(), *naive]}
         if arguments.config:
             variants = config_of((arguments.config,), alone=False)["variants"]
             made = {name: (one["method"], one.get("options", {})) for name, one in variants.items()}
-        found = measure(made, architecture, int(batch), machine, arguments.precision, arguments.seconds)
+        steps = build(made, setting, machine, arguments.precision)
+        found = measure(steps, setting, machine, arguments.seconds)
         if arguments.csv:
             found.to_csv(arguments.csv, index=False)
 
 
-def measure(
-    made: Mapping[str, tuple[str, Mapping[str, Any]]],
-    architecture: str,
-    batch: int,
-    machine: Machine,
-    precision: str,
-    budget: float,
-) -> pd.DataFrame:
-    """Measure methods with their options, print the table, and return what is relative to the adapter."""
+def build(
+    made: Mapping[str, tuple[str, Mapping[str, Any]]], setting: str, machine: Machine, precision: str
+) -> dict[str, Step]:
+    """Return the training step of each method with its options."""
+    architecture, _, batch = setting.partition(":")
     machine.begin()
     torch.use_deterministic_algorithms(False)  # as the naive copies are not
-    names = list(made)
-    steps = {
-        name: Step(method, architecture, batch, machine, precision, options)
+    return {
+        name: Step(method, architecture, int(batch), machine, precision, options)
         for name, (method, options) in made.items()
     }
+
+
+def measure(steps: dict[str, Step], setting: str, machine: Machine, budget: float) -> pd.DataFrame:
+    """Measure the steps of a setting, print the table, and return what is relative to the adapter."""
+    architecture, _, batch = setting.partition(":")
+    names, precision = list(steps), next(iter(steps.values())).precision
     key = [name for name in KEY if name in names]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     memory = {}
@@ -216,8 +221,8 @@ def measure(
             statistics.median(a / b for a, b in zip(seconds[name], seconds[base], strict=False))
             for base in BASELINES
         ]
-        state, peak = memory[name]
-        cells = [f"{batch / statistics.median(seconds[name]):.1f}", *(f"{ratio:.2f}" for ratio in ratios)]
+        (state, peak), median = memory[name], statistics.median(seconds[name])
+        cells = [f"{int(batch) / median:.1f}", *(f"{ratio:.2f}" for ratio in ratios)]
         cells += [f"{state / 2**20:.2f}", f"{state / memory['adapter'][0]:.2f}", f"{peak / 2**20:.0f}"]
         cells += [f"{peak / memory[base][1]:.2f}" for base in BASELINES]
         print(f"{name:18}" + "".join(f"{cell.replace('nan', '-'):>13}" for cell in cells), flush=True)

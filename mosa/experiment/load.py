@@ -89,6 +89,10 @@ def _prepare(config: dict[str, Any], places: Places) -> None:
     if isinstance(config.get("sweeps"), dict):
         for sweep in list(config["sweeps"]):
             _drop_nulls(config["sweeps"], sweep)
+    if isinstance(config.get("variants"), dict):
+        for variant in config["variants"].values():
+            if isinstance(variant, dict):
+                _drop_nulls(variant, "by_task")
     if isinstance(config.get("tune"), dict):
         _drop_nulls(config["tune"], "variants")
 
@@ -136,8 +140,7 @@ def _check_backbones(config: Mapping[str, Any], places: Places) -> None:
 
 def _check_training_by_task(config: dict[str, Any], places: Places) -> None:
     """Check the recipes of benchmarks and tasks, also of those that the config has no runs on."""
-    tasks = {name: list_tasks(name) for name in list_benchmarks()} | {OWN: list(config["tasks"])}
-    known = [*tasks, *(f"{benchmark}/{name}" for benchmark, names in tasks.items() for name in names)]
+    known = _tasks_there_are(config)
     for task, training in config["training_by_task"].items():
         where = ("training_by_task", task)
         if task not in known:
@@ -146,8 +149,17 @@ def _check_training_by_task(config: dict[str, Any], places: Places) -> None:
         _check_recipe(config["training"] | given, where, places)
 
 
+def _tasks_there_are(config: Mapping[str, Any]) -> list[str]:
+    """Return the names of all benchmarks and tasks, also of those that the config has no runs on."""
+    tasks = {name: list_tasks(name) for name in list_benchmarks()} | {OWN: list(config["tasks"])}
+    return [*tasks, *(f"{benchmark}/{name}" for benchmark, names in tasks.items() for name in names)]
+
+
 def _complete_variant(config: Mapping[str, Any], name: str, places: Places) -> None:
-    """Check a variant, and fill in the options and the recipe that it leaves out."""
+    """Check a variant, and fill in the options and the recipe that it leaves out.
+
+    Its overrides for tasks that the config has no runs on are checked, and dropped.
+    """
     variant, where = config["variants"][name], ("variants", name)
     methods = method_schemas()
     if variant["method"] not in methods:
@@ -164,7 +176,7 @@ def _complete_variant(config: Mapping[str, Any], name: str, places: Places) -> N
     known = [known for task in config_tasks(config) for known in (task.benchmark, task.full_name)]
     for task, changes in variant["by_task"].items():
         at = (*where, "by_task", task)
-        if task not in known:
+        if task not in known and task not in _tasks_there_are(config):
             raise places.error(at, f"unknown task {task!r}", dict.fromkeys(known), task)
         given = validated(model, changes["options"], (*at, "options"), places)
         changes["options"] = {key: getattr(given, key) for key in changes["options"]}
@@ -173,6 +185,7 @@ def _complete_variant(config: Mapping[str, Any], name: str, places: Places) -> N
         own = _check_recipe(changes["training"], (*at, "training"), places)
         _check_recipe(variant["training"] | own, (*at, "training"), places)
         changes["training"] = own
+    variant["by_task"] = {task: changes for task, changes in variant["by_task"].items() if task in known}
 
 
 def _with_shared(
