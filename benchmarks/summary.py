@@ -6,7 +6,8 @@
 
 With one variant, the others are compared with it; with pairs, the second of each with its first; with the
 costs that `training_step.py --csv` writes, every variant stands with its own. Variants that lack runs are
-left out.
+left out. With --add, what the CSVs have of variants that the folder lacks is kept: parts of an experiment
+may have been run on different machines.
 Writes docs/summaries/trial.csv (its runs) and trial-search.csv (its trials), and prints the tables in
 Markdown. The page has them as they are: tests/unit/test_docs.py makes them again from the CSVs.
 """
@@ -150,6 +151,12 @@ def searched(results: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=("variant", "lr", "top1", "standard_error", "chosen"))
 
 
+def added(new: pd.DataFrame, file: Path) -> pd.DataFrame:
+    """Return what a CSV has of other variants, and the new rows."""
+    old = pd.read_csv(file)
+    return pd.concat([old[~old.variant.isin(set(new.variant))], new], ignore_index=True)
+
+
 def search_table(trials: pd.DataFrame) -> str:
     """Return the table of a search of rates: top-1 on val, with the standard error of the choice."""
     rates = sorted(trials.lr.unique())
@@ -171,6 +178,7 @@ def main() -> None:
     parser.add_argument("results", type=Path, help="the experiment's results folder")
     parser.add_argument("output", type=Path, help="the CSVs to write, without their suffixes")
     parser.add_argument("compared", nargs="*", help="a variant, or pairs of them: adapter:mosa lora:mosl")
+    parser.add_argument("--add", action="store_true", help="keep what the CSVs have of other variants")
     parser.add_argument("--costs", type=Path, help="time and memory of steps, by training_step.py")
     arguments = parser.parse_args()
     arguments.output.parent.mkdir(exist_ok=True)
@@ -178,8 +186,11 @@ def main() -> None:
     number = runs.groupby("variant").task.transform("size")
     runs = runs[number == number.max()]
     trials = trials[trials.variant.isin(set(runs.variant))]
-    runs.to_csv(arguments.output.with_suffix(".csv"), index=False)
-    trials.to_csv(arguments.output.with_name(f"{arguments.output.name}-search.csv"), index=False)
+    files = [arguments.output.with_name(f"{arguments.output.name}{part}.csv") for part in ("", "-search")]
+    if arguments.add:
+        runs, trials = (added(new, file) for new, file in zip((runs, trials), files, strict=True))
+    for made, file in zip((runs, trials), files, strict=True):
+        made.to_csv(file, index=False)
     if arguments.costs:
         compared = cost_table(runs, pd.read_csv(arguments.costs), trials)
     else:

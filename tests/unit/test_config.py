@@ -372,6 +372,15 @@ def test_shipped_configs_load(path):
     assert (path.parent / schema).resolve() == SCHEMAS / "config.schema.json"
 
 
+def test_overrides_for_tasks_without_runs_are_checked_and_change_nothing():
+    """The default's recipe for the demo leaves an experiment on another benchmark as it is."""
+    plain = load_config(yaml.safe_load(TINY))
+    there = {"vtab1k": {"training": {"epochs": 5}}, "vtab1k/cifar": {}, "demo": None}
+    assert load_config(changed(("variants", "mosa", "by_task"), there)) == plain
+    with pytest.raises(UserError, match=r"by_task\.vtab1k\.training\.epochs: 0 is less than"):
+        load_config(changed(("variants", "mosa", "by_task"), {"vtab1k": {"training": {"epochs": 0}}}))
+
+
 def test_the_default_has_the_learning_rates_that_were_chosen():
     choices = json.loads((ROOT / "configs" / "demo-chosen.json").read_text())
     config = read_config(ROOT / "config.yaml")

@@ -64,14 +64,14 @@ def test_what_is_left_includes_the_searches(tmp_path, monkeypatch):
     workflow = Workflow.of(config)
     found, planned = status_of(workflow), plan_data(config)
     tuning = sum(row["hours"] for row in planned["rows"] if row["variant"].endswith(": tuning"))
-    assert found.searches == (0, 20) and found.assumed and tuning > 0
+    assert found.searches == (0, 15) and found.assumed and tuning > 0
     assert found.hours == pytest.approx(planned["all"]["hours"])
     for path, run in workflow.searches.items():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         done = {"specification": run.specification.digest, "search": workflow.search_settings(run)}
         Path(path).write_text(json.dumps(done))
     found = status_of(workflow)
-    assert found.searches == (20, 20)
+    assert found.searches == (15, 15)
     assert found.hours == pytest.approx(planned["all"]["hours"] - tuning)
 
 

@@ -1,0 +1,40 @@
+"""Whether the default trains long enough: its variants, and each at twice its epochs, in a table.
+
+    python benchmarks/summary.py results/demo-convergence docs/summaries/convergence adapter
+    python benchmarks/convergence.py
+
+From docs/summaries/convergence.csv, prints the table of docs/demo.md.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from summary import interval, spread
+
+from mosa.experiment.config import read_config
+from mosa.experiment.expand import expand
+
+ROOT = Path(__file__).parents[1]
+SUMMARY = ROOT / "docs" / "summaries" / "convergence.csv"
+
+
+def table(runs: pd.DataFrame) -> str:
+    """Return top-1 of every variant at its epochs and at twice as many, with the change, in Markdown.
+
+    Means over tasks, with their spread over seeds; the change is paired by seed, with the 95 % interval of
+    Student's t.
+    """
+    config = read_config(ROOT / "config.yaml", ROOT / "configs" / "demo-convergence.yaml")
+    epochs = {run.specification.variant: run.specification.training.epochs for run in expand(config)}
+    means = runs.pivot_table(index="seed", columns="variant", values="top1", aggfunc="mean")
+    lines = ["| variant | epochs | top-1 | at twice the epochs | change |", "| :-- | --: | --: | --: | --: |"]
+    for name in (name for name in epochs if not name.endswith("_twice")):
+        once, twice = means[name], means[f"{name}_twice"]
+        assert epochs[f"{name}_twice"] == 2 * epochs[name]
+        change = interval(twice - once)
+        lines.append(f"| {name} | {epochs[name]} | {spread(once)} | {spread(twice)} | {change} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table(pd.read_csv(SUMMARY)))

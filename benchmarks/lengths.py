@@ -1,0 +1,117 @@
+"""Accuracy against the length of training, at each variant's own learning rate: a table and a figure.
+
+    python benchmarks/lengths.py
+
+From docs/summaries/trial.csv (of summary.py), prints the tables of docs/findings.md and draws
+docs/images/trial-lengths.png. Variants are named for their epochs: adapter_e100.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib import pyplot as plt
+from scipy import stats
+from summary import interval, spread
+
+from mosa.results.stats import holm
+from mosa.results.style import METHOD_STYLES, MethodStyle
+
+DOCS = Path(__file__).parents[1] / "docs"
+SUMMARY = DOCS / "summaries" / "trial.csv"
+REFERENCE = "adapter"
+MOSA, ADAPTER = METHOD_STYLES["mosa"].color, METHOD_STYLES["adapter"].color
+STYLES = {
+    "adapter": MethodStyle(ADAPTER, "o", "-"),
+    "adapter_rdrop": MethodStyle(ADAPTER, "s", "--"),
+    "mosa_n2": MethodStyle(MOSA, "v", "-"),
+    "mosa_n4": MethodStyle(MOSA, "D", "-"),
+    "mosa_n4_alone": MethodStyle(MOSA, "D", "--"),
+    "mosa_n8": MethodStyle(MOSA, "^", "-"),
+    "dropconnect": MethodStyle("#CC79A7", "p", ":"),
+    "adamix": MethodStyle("#767676", "X", ":"),
+}
+
+
+def read(source: Path = SUMMARY) -> pd.DataFrame:
+    """Return the mean over tasks of every variant, length and seed, with what it costs.
+
+    Columns: name, epochs, seed, top1, nll, and gflops, the training FLOPs of a run of 1,000 images.
+    """
+    runs = pd.read_csv(source)
+    runs[["name", "epochs"]] = runs.variant.str.extract(r"^(.*)_e(\d+)$").astype({1: float})
+    runs = runs.dropna(subset=["epochs"]).astype({"epochs": int})
+    means = runs.groupby(["name", "epochs", "seed"], as_index=False).agg(
+        {"top1": "mean", "nll": "mean", "train_loss": "mean"}
+    )
+    cost = runs.groupby("name").train_flops.mean()  # of an image in a step, the same for all lengths
+    means["gflops"] = means.name.map(cost) * 1000 * means.epochs / 1e9
+    return means
+
+
+def tables(means: pd.DataFrame) -> tuple[str, str]:
+    """Return top-1 by length, and its difference from the reference at the same length, in Markdown.
+
+    Differences are paired by seed, with the 95 % interval of Student's t over seeds; a star marks p < 0.05
+    after Holm's correction for all of them.
+    """
+    lengths = sorted(means.epochs.unique())
+    cells = {
+        (name, epochs): own.set_index("seed").top1
+        for (name, epochs), own in means.groupby(["name", "epochs"])
+    }
+    names = [name for name in STYLES if name in set(means.name)]
+    compared = [key for key in cells if key[0] != REFERENCE and (REFERENCE, key[1]) in cells]
+    raw = [stats.ttest_rel(cells[key], cells[REFERENCE, key[1]]).pvalue for key in compared]
+    p = dict(zip(compared, holm(raw), strict=True))
+    head = f"| variant | {' | '.join(f'{epochs} epochs' for epochs in lengths)} |"
+    lines = [head, "| :-- |" + " --: |" * len(lengths)]
+    different = [head.replace("variant", f"- {REFERENCE}"), lines[1]]
+    for name in names:
+        row = [cells.get((name, epochs)) for epochs in lengths]
+        lines.append(f"| {name} | {' | '.join('' if one is None else spread(one) for one in row)} |")
+        if name != REFERENCE:
+            row = [
+                f"{interval(cells[name, epochs] - cells[REFERENCE, epochs])}{'*' * (p[name, epochs] < 0.05)}"
+                if (name, epochs) in p
+                else ""
+                for epochs in lengths
+            ]
+            different.append(f"| {name} | {' | '.join(row)} |")
+    return "\n".join(lines), "\n".join(different)
+
+
+def draw(means: pd.DataFrame) -> None:
+    """Draw top-1 against epochs, and against the arithmetic of a training."""
+    figure, axes = plt.subplots(1, 2, figsize=(7.2, 3.4), sharey=True, layout="constrained")
+    ends = means.groupby(["name", "epochs"]).agg({"top1": ["mean", "sem"], "gflops": "first"})
+    for name, style in STYLES.items():
+        if name not in ends.index:
+            continue
+        own = ends.loc[name]
+        mean, error = own["top1", "mean"], own["top1", "sem"]
+        for axis, x in zip(axes, (own.index, own["gflops", "first"] / 1000), strict=True):
+            axis.errorbar(
+                x, mean, error, label=name, color=style.color, marker=style.marker, linestyle=style.dash,
+                linewidth=1.4, markersize=4.5, capsize=2,
+            )  # fmt: skip
+    lengths = sorted(means.epochs.unique())
+    axes[0].set(xscale="log", xlabel="epochs of 1,000 images", ylabel="top-1, %, mean of four tasks")
+    axes[0].set_xticks(lengths, [f"{epochs}" for epochs in lengths])
+    axes[0].minorticks_off()
+    axes[1].set(xscale="log", xlabel="TFLOPs of a training")
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color="0.92")
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    figure.savefig(DOCS / "images" / "trial-lengths.png", dpi=200, metadata={"Software": None})
+
+
+def main() -> None:
+    means = read()
+    draw(means)
+    print(*tables(means), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()
