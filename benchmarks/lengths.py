@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator
 from scipy import stats
 from summary import interval, spread
 
@@ -63,6 +64,13 @@ def tables(means: pd.DataFrame) -> tuple[str, str]:
     compared = [key for key in cells if key[0] != REFERENCE and (REFERENCE, key[1]) in cells]
     raw = [stats.ttest_rel(cells[key], cells[REFERENCE, key[1]]).pvalue for key in compared]
     p = dict(zip(compared, holm(raw), strict=True))
+
+    def different_by(name: str, epochs: int) -> str:
+        if (name, epochs) not in p:
+            return ""
+        star = "*" if p[name, epochs] < 0.05 else ""
+        return interval(cells[name, epochs] - cells[REFERENCE, epochs]) + star
+
     head = f"| variant | {' | '.join(f'{epochs} epochs' for epochs in lengths)} |"
     lines = [head, "| :-- |" + " --: |" * len(lengths)]
     different = [head.replace("variant", f"- {REFERENCE}"), lines[1]]
@@ -70,12 +78,7 @@ def tables(means: pd.DataFrame) -> tuple[str, str]:
         row = [cells.get((name, epochs)) for epochs in lengths]
         lines.append(f"| {name} | {' | '.join('' if one is None else spread(one) for one in row)} |")
         if name != REFERENCE:
-            row = [
-                f"{interval(cells[name, epochs] - cells[REFERENCE, epochs])}{'*' * (p[name, epochs] < 0.05)}"
-                if (name, epochs) in p
-                else ""
-                for epochs in lengths
-            ]
+            row = [different_by(name, epochs) for epochs in lengths]
             different.append(f"| {name} | {' | '.join(row)} |")
     return "\n".join(lines), "\n".join(different)
 
@@ -99,11 +102,17 @@ def draw(means: pd.DataFrame) -> None:
     axes[0].set_xticks(lengths, [f"{epochs}" for epochs in lengths])
     axes[0].minorticks_off()
     axes[1].set(xscale="log", xlabel="TFLOPs of a training")
+    axes[1].xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes[1].xaxis.set_major_formatter("{x:g}")
+    axes[1].xaxis.set_minor_formatter("")
     for axis in axes:
         axis.spines[["top", "right"]].set_visible(False)
         axis.grid(color="0.92")
-    handles, names = axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    lines, names = axes[0].get_legend_handles_labels()
+    figure.legend(
+        [bars[0] for bars in lines], names, loc="outside upper center", ncols=4, frameon=False, fontsize=8,
+        handlelength=3,
+    )  # fmt: skip
     figure.savefig(DOCS / "images" / "trial-lengths.png", dpi=200, metadata={"Software": None})
 
 

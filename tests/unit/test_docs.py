@@ -142,20 +142,46 @@ def test_short_recipe_and_results_cite_the_same_numbers():
     assert float(cited) == pytest.approx(mean, abs=0.051)
 
 
-@pytest.mark.parametrize(("name", "reference"), [("trial", "adapter_e100")])
-def test_findings_states_what_its_summaries_say(name, reference):
-    """Its tables are made from them, and every difference that is cited stands in a table."""
-    summary = runpy.run_path(str(DOCS.parent / "benchmarks" / "summary.py"))
-    runs, trials = (pd.read_csv(DOCS / "summaries" / f"{name}{part}.csv") for part in ("", "-search"))
-    tables = summary["table"](runs, reference), summary["search_table"](trials)
+TRIAL = {  # a part of the trial, by what its variants' names end in, and what they are compared with
+    "_e100": "adapter_e100",
+    "_dropout": "adapter_dropout",
+    "_fraction10": "adapter_fraction10",
+    "_fraction20": "adapter_fraction20",
+}
+BESIDE = {"_dropout": ["adapter_e100", "adapter_rdrop_e100", "mosa_n4_e100"]}  # in the same table
+
+
+def test_findings_states_what_its_summaries_say(monkeypatch):
+    """Its tables are made from them, and every number that is cited stands in one or follows from them."""
+    monkeypatch.syspath_prepend(DOCS.parent / "benchmarks")
+    summary, lengths = (
+        runpy.run_path(str(DOCS.parent / "benchmarks" / name)) for name in ("summary.py", "lengths.py")
+    )
+    runs, trials = (pd.read_csv(DOCS / "summaries" / f"trial{part}.csv") for part in ("", "-search"))
     page = (DOCS / "findings.md").read_text()
-    assert all(table in page for table in tables)
-    section = page[page.index(tables[0]) : page.index("## At 8 epochs")]
+    tables = [*lengths["tables"](lengths["read"]())]
+    for ending, reference in TRIAL.items():
+        names = {name for name in runs.variant if name.endswith(ending)}
+        shown = runs[runs.variant.isin(names | set(BESIDE.get(ending, [])))]
+        tables.append(summary["table"](shown, reference))
+    for endings in ("_e100", "_dropout", "_fraction[12]0"):
+        tables.append(summary["search_table"](trials[trials.variant.str.contains(f"{endings}$")]))
+    told = page[: page.index("## At 8 epochs")]
+    for table in tables:
+        assert table in page
+        told = told.replace(table, "")
+    mean = runs.groupby("variant").top1.mean()
+    follows = {
+        mean["mosa_n4_e200"] - mean["mosa_n4_e100"],
+        mean["mosa_dropout"] - mean["mosa_n4_e100"],
+        mean["mosa_dropout"] - mean["adapter_e100"],
+    }
     readme = re.search(r"at the paper's 100 .*?\)\.", (DOCS.parent / "README.md").read_text(), re.DOTALL)[0]
-    told = section.replace(tables[0], "").replace(tables[1], "") + readme
     known = {abs(float(number)) for table in tables for number in re.findall(r"\d+\.\d+", table)}
-    cited = {float(number) for number in re.findall(r"\d+\.\d+", told)} - {9.8}  # which is of 8 epochs
-    assert len(cited) > 10 and cited <= known
+    known |= {round(number, 1) for number in follows}
+    cited = [float(number) for number in re.findall(r"\d+\.\d+", told + readme)]
+    recipe = {0.1, 2.11, 0.05}  # dropout, torch, p
+    assert len(cited) > 20 and set(cited) - recipe <= known
     assert "- mosa - adapter: -9.8 " in (DOCS / "short-recipe.md").read_text()
 
 
@@ -197,11 +223,8 @@ def test_methods_compared_states_what_its_summaries_say():
 
 def test_findings_cites_the_short_recipe():
     page, short = ((DOCS / f"{name}.md").read_text() for name in ("findings", "short-recipe"))
-    told = (
-        page[: page.index("## ")]
-        + page[page.index("## At 8 epochs") : page.index("## What this cannot tell")]
-    )
-    cited = {float(number) for number in re.findall(r"\d+\.\d+", told)} - {3.0}  # which is of 100 epochs
+    told = page[page.index("## At 8 epochs") : page.index("## What this cannot tell")]
+    cited = {float(number) for number in re.findall(r"\d+\.\d+", told)}
     assert len(cited) >= 4 and cited <= {float(number) for number in re.findall(r"\d+\.\d+", short)}
     runs = [int(number) for number in re.findall(r"(\d+) (?:runs )?of ", told) if int(number) > 100]
     assert len(runs) == 4 and all(f"{number} runs" in short for number in runs)
