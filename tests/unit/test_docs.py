@@ -22,9 +22,11 @@ from mosa.cli.commands import cli
 from mosa.cli.help import EXAMPLES, commands_page
 from mosa.data.sources import with_sources
 from mosa.experiment.config import read_config
+from mosa.experiment.workflow import Workflow
 from mosa.peft import list_methods
 from mosa.peft.describe import methods_page
-from mosa.results.frame import to_frame, write_table
+from mosa.results.frame import read_table, to_frame, write_table
+from mosa.results.tables.write import terminal_table, write_tables
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -104,42 +106,33 @@ def test_the_github_workflow_does_what_continuous_integration_does():
 # --- numbers that two pages cite
 
 
-def rows_of(page):
-    """Return the cells of each row of a page's tables by their titles, without marks."""
-    rows, titles = [], None
-    for line in page.read_text().splitlines():
-        cells = [re.sub(r"\*\*|</?ins>", "", cell).strip() for cell in line.strip("|").split("|")]
-        if not line.startswith("|"):
-            titles = None
-        elif titles is None:
-            titles = cells
-        elif not set(line) <= set("|:- "):
-            rows.append(dict(zip(titles, cells, strict=True)))
-    return rows
+SHOWN = {"quick": ("config.yaml",), "demo-full": ("config.yaml", "configs/demo-full.yaml")}
 
 
-def by_task(page, *tasks):
-    """Return the cells of some tasks by variant, from the tables of a page that have them."""
-    found = {}
-    for row in rows_of(page):
-        cells = [
-            next((cell for title, cell in row.items() if title.split(" ")[0] == task), None) for task in tasks
-        ]
-        if None not in cells:
-            assert found.setdefault(row["variant"], cells) == cells, row["variant"]
-    return found
+@cache
+def shown(name):
+    """Return the committed records of an experiment, which are of its config, and the order of its variants."""
+    config = read_config(*(DOCS.parent / file for file in SHOWN[name]))
+    frame = read_table(DOCS / "summaries" / f"{name}.csv")
+    expected = {(run.specification.digest, run.seed) for run in Workflow.of(config).runs.values()}
+    assert set(zip(frame.specification, frame.seed, strict=True)) == expected
+    return frame, list(config["variants"])
 
 
-def test_short_recipe_and_results_cite_the_same_numbers():
-    """Both pages have the same runs of the same variants; in the former a group has one task."""
-    results = by_task(DOCS / "results.md", "digits", "tissue", "count", "flowers")
-    controls = by_task(DOCS / "short-recipe.md", "natural", "specialized", "structured", "fine_grained")
-    shared = controls.keys() & results.keys()
-    assert shared == {"adapter", "mosa"}
-    assert {name: controls[name] for name in shared} == {name: results[name] for name in shared}
-    cited = re.search(r"linear probing has ([\d.]+)", (DOCS / "short-recipe.md").read_text())[1]
-    mean = sum(float(cell.split()[0]) for cell in results["linear"]) / 4
-    assert float(cited) == pytest.approx(mean, abs=0.051)
+def test_readme_shows_the_table_of_its_runs():
+    table = terminal_table(*shown("quick"))
+    assert f"```\n{table.strip()}\n```" in (DOCS.parent / "README.md").read_text()
+
+
+def test_results_shows_the_tables_of_its_runs(tmp_path):
+    write_tables(shown("demo-full")[0], tmp_path, shown("demo-full")[1])
+    assert (tmp_path / "comparison.md").read_text().strip() in (DOCS / "results.md").read_text()
+
+
+def test_the_demo_page_states_how_far_the_default_has_converged(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS.parent / "benchmarks")
+    made = runpy.run_path(str(DOCS.parent / "benchmarks" / "convergence.py"))
+    assert made["table"](pd.read_csv(made["SUMMARY"])) in (DOCS / "demo.md").read_text()
 
 
 TRIAL = {  # a part of the trial, by what its variants' names end in, and what they are compared with
