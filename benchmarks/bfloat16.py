@@ -2,8 +2,8 @@
 
     python benchmarks/bfloat16.py
 
-Three variants of the default experiment, on its tasks and seeds. A difference is of two runs that have all but the
-precision in common; its spread is the sample standard deviation over the pairs.
+Three variants of the default experiment, on its tasks and seeds. A difference is of two runs that have all
+but the precision in common; its spread is the sample standard deviation over the pairs.
 """
 
 import json

@@ -13,8 +13,9 @@ Markdown. The page has them as they are: tests/unit/test_docs.py makes them agai
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from scipy import stats
@@ -140,14 +141,18 @@ def searched(results: Path) -> pd.DataFrame:
     files: dict[str, list[Path]] = {}
     for path in sorted((results / "tune" / "trials").rglob("*.json")):
         files.setdefault(path.stem, []).append(path)
+    return of_choices([choose(paths) for paths in files.values()])
+
+
+def of_choices(choices: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return a row for each trial of some choices, as `mosa.search.choose.choose` gives them."""
     rows = []
-    for variant, paths in files.items():
-        choice = choose(paths)
+    for choice in choices:
         for trial in choice["trials"]:
             chosen = trial["training"] == choice["chosen"]["training"]
             scores = (trial["top1"], trial["standard_error"])  # None: a training diverged
             scores = (None if score is None else round(score, 3) for score in scores)
-            rows.append((variant, trial["training"]["lr"], *scores, chosen))
+            rows.append((choice["variant"], trial["training"]["lr"], *scores, chosen))
     return pd.DataFrame(rows, columns=("variant", "lr", "top1", "standard_error", "chosen"))
 
 
@@ -190,7 +195,8 @@ def main() -> None:
     if arguments.add:
         runs, trials = (added(new, file) for new, file in zip((runs, trials), files, strict=True))
     for made, file in zip((runs, trials), files, strict=True):
-        made.to_csv(file, index=False)
+        if len(made):
+            made.to_csv(file, index=False)
     if arguments.costs:
         compared = cost_table(runs, pd.read_csv(arguments.costs), trials)
     else:

@@ -111,7 +111,7 @@ SHOWN = {"quick": ("config.yaml",), "demo-full": ("config.yaml", "configs/demo-f
 
 @cache
 def shown(name):
-    """Return the committed records of an experiment, which are of its config, and the order of its variants."""
+    """Return the committed records of an experiment, which are its config's, and the order of variants."""
     config = read_config(*(DOCS.parent / file for file in SHOWN[name]))
     frame = read_table(DOCS / "summaries" / f"{name}.csv")
     expected = {(run.specification.digest, run.seed) for run in Workflow.of(config).runs.values()}

@@ -149,7 +149,7 @@ def test_ones_own_images_by_config_alone(folder):
         "tasks": {"trees": {"layout": "folder", "root": "trees", "augment": "crop_flip"}},
         "benchmarks": {"demo": None, "own": "all"},
         "paths": {"results": "results/own"},
-        "training": {"epochs": 2},
+        "training": {"epochs": 2, "warmup_epochs": 0},
     }
     (folder / "own.yaml").write_text(yaml.safe_dump(overlay))
     result = run_snakemake(folder, "--cores", "2", "--configfile", "own.yaml", "--config",
