@@ -6,6 +6,7 @@ From docs/summaries/trial.csv (of summary.py), prints the tables of docs/finding
 docs/images/trial-lengths.png. Variants are named for their epochs: adapter_e100.
 """
 
+from collections.abc import Callable, Container
 from pathlib import Path
 
 import pandas as pd
@@ -41,46 +42,46 @@ def read(source: Path = SUMMARY) -> pd.DataFrame:
     runs = pd.read_csv(source)
     runs[["name", "epochs"]] = runs.variant.str.extract(r"^(.*)_e(\d+)$").astype({1: float})
     runs = runs.dropna(subset=["epochs"]).astype({"epochs": int})
-    means = runs.groupby(["name", "epochs", "seed"], as_index=False).agg(
-        {"top1": "mean", "nll": "mean", "train_loss": "mean"}
-    )
-    cost = runs.groupby("name").train_flops.mean()  # of an image in a step, the same for all lengths
+    means = runs.groupby(["name", "epochs", "seed"], as_index=False).agg({"top1": "mean", "nll": "mean"})
+    spans = runs.groupby("name").train_flops.agg(["min", "max"])  # of an image in a step
+    assert (spans["min"] == spans["max"]).all(), "one count for all lengths"
+    cost = spans["min"]
     means["gflops"] = means.name.map(cost) * 1000 * means.epochs / 1e9
     return means
 
 
-def tables(means: pd.DataFrame) -> tuple[str, str]:
-    """Return top-1 by length, and its difference from the reference at the same length, in Markdown.
+def tables(means: pd.DataFrame) -> tuple[str, str, str]:
+    """Return top-1 by length, its difference from the reference at the same length, and NLL, in Markdown.
 
     Differences are paired by seed, with the 95 % interval of Student's t over seeds; a star marks p < 0.05
     after Holm's correction for all of them.
     """
     lengths = sorted(means.epochs.unique())
     cells = {
-        (name, epochs): own.set_index("seed").top1
-        for (name, epochs), own in means.groupby(["name", "epochs"])
+        (name, epochs): own.set_index("seed") for (name, epochs), own in means.groupby(["name", "epochs"])
     }
     names = [name for name in STYLES if name in set(means.name)]
     compared = [key for key in cells if key[0] != REFERENCE and (REFERENCE, key[1]) in cells]
-    raw = [stats.ttest_rel(cells[key], cells[REFERENCE, key[1]]).pvalue for key in compared]
+    raw = [stats.ttest_rel(cells[key].top1, cells[REFERENCE, key[1]].top1).pvalue for key in compared]
     p = dict(zip(compared, holm(raw), strict=True))
 
-    def different_by(name: str, epochs: int) -> str:
-        if (name, epochs) not in p:
-            return ""
-        star = "*" if p[name, epochs] < 0.05 else ""
-        return interval(cells[name, epochs] - cells[REFERENCE, epochs]) + star
+    def different(key: tuple[str, int]) -> str:
+        star = "*" if p[key] < 0.05 else ""
+        return interval(cells[key].top1 - cells[REFERENCE, key[1]].top1) + star
 
-    head = f"| variant | {' | '.join(f'{epochs} epochs' for epochs in lengths)} |"
-    lines = [head, "| :-- |" + " --: |" * len(lengths)]
-    different = [head.replace("variant", f"- {REFERENCE}"), lines[1]]
-    for name in names:
-        row = [cells.get((name, epochs)) for epochs in lengths]
-        lines.append(f"| {name} | {' | '.join('' if one is None else spread(one) for one in row)} |")
-        if name != REFERENCE:
-            row = [different_by(name, epochs) for epochs in lengths]
-            different.append(f"| {name} | {' | '.join(row)} |")
-    return "\n".join(lines), "\n".join(different)
+    def table(title: str, names: list[str], known: Container, cell: Callable[[tuple[str, int]], str]) -> str:
+        lines = [f"| {title} | {' | '.join(f'{epochs} epochs' for epochs in lengths)} |"]
+        lines.append("| :-- |" + " --: |" * len(lengths))
+        for name in names:
+            row = [cell((name, epochs)) if (name, epochs) in known else "" for epochs in lengths]
+            lines.append(f"| {name} | {' | '.join(row)} |")
+        return "\n".join(lines)
+
+    return (
+        table("top-1", names, cells, lambda key: spread(cells[key].top1)),
+        table(f"- {REFERENCE}", [name for name in names if name != REFERENCE], p, different),
+        table("NLL", names, cells, lambda key: f"{cells[key].nll.mean():.2f}"),
+    )
 
 
 def draw(means: pd.DataFrame) -> None:

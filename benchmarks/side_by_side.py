@@ -5,7 +5,8 @@
 For small models, whose start takes longer than their training, and for a GPU that many of them share.
 Records, searches and choices lie where the workflow expects them, so `snakemake` takes them as they are and
 makes the tables. What is there already is not trained again. Experiments come one after the other, and within
-one the variants in their order, but for those that --first names; after --minutes nothing is begun any more.
+one the variants in their order, except that those which --first names come before all others; after
+--minutes nothing is begun any more.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from mosa.experiment.expand import Run
 from mosa.experiment.manifest import peek, with_choice
 from mosa.experiment.space import make_trials
 from mosa.experiment.workflow import Workflow
+from mosa.peft.routing import is_stochastic
 from mosa.search.choose import choose, read_choice, write_choice
 from mosa.search.trials import Search, of_trial, run_search
 
@@ -134,13 +136,17 @@ def begin(log: Path) -> None:
 
 
 def counted_once(count: Any) -> Any:
-    """Return a function that counts as another, once for all models of one structure."""
+    """Return a function that counts as another, once for all models of one structure and randomness.
+
+    Two passes share what comes before the first draw, so that dropout in the backbone changes the count.
+    """
     known: dict[Any, float] = {}
 
     def counted(model: Any, image_size: int) -> float:
         structure = tuple((name, tuple(p.shape), p.requires_grad) for name, p in model.named_parameters())
         method = model.peft.method if hasattr(model, "peft") else None
-        key = image_size, structure, method and method.model_dump_json()
+        random = tuple(name for name, module in model.named_modules() if is_stochastic(module))
+        key = image_size, structure, random, method and method.model_dump_json()
         if key not in known:
             known[key] = count(model, image_size)
         return known[key]

@@ -69,7 +69,7 @@ def table(runs: pd.DataFrame, reference: str) -> str:
         if variant == reference:
             cells += ["", ""]
         else:
-            cells += [interval(means[variant] - means[reference]), f"{corrected[variant]:.3f}"]
+            cells += [interval(means[variant] - means[reference]), p_value(corrected[variant])]
         cells += [f"{own.nll.mean():.2f}", f"{own.train_loss.mean():.3f}"]
         lines.append(f"| {variant} | {own.lr.iloc[0]:g} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -94,7 +94,7 @@ def pair_table(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
     ]
     for (dense, split), p in zip(pairs, corrected, strict=True):
         cells = [dense, split, spread(means[dense]), spread(means[split])]
-        cells += [interval(means[split] - means[dense]), f"{p:.3f}" if p >= 0.001 else "< 0.001"]
+        cells += [interval(means[split] - means[dense]), p_value(p)]
         cells += [f"{rates[dense]:g}, {rates[split]:g}", f"{loss[dense]:.2f}, {loss[split]:.2f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -133,7 +133,11 @@ def spread(values: pd.Series) -> str:
 
 def interval(values: pd.Series) -> str:
     half = stats.t.ppf(0.975, len(values) - 1) * values.sem()
-    return f"{values.mean():+.1f} [{values.mean() - half:+.1f}, {values.mean() + half:+.1f}]"
+    return f"{values.mean():+z.1f} [{values.mean() - half:+z.1f}, {values.mean() + half:+z.1f}]"
+
+
+def p_value(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
 
 
 def searched(results: Path) -> pd.DataFrame:
@@ -158,7 +162,7 @@ def of_choices(choices: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def added(new: pd.DataFrame, file: Path) -> pd.DataFrame:
     """Return what a CSV has of other variants, and the new rows."""
-    old = pd.read_csv(file)
+    old = pd.read_csv(file) if file.exists() else new.iloc[:0]
     return pd.concat([old[~old.variant.isin(set(new.variant))], new], ignore_index=True)
 
 

@@ -9,8 +9,9 @@ run begins, the command does the run itself.
 A server serves commands that would have been processes like it: of the same user, interpreter, code, control
 group, CPUs and settings of libraries. It ends after some time without work. Linux only.
 
-Importing is two thirds of a demo run of one epoch; forked, such a run takes 0.4 of the time, and the default
-workflow 0.7 (benchmarks/core_time.py). Several runs in one process gain less, and give up one job per record.
+Importing is two thirds of a demo run of one epoch; forked, such a run takes 0.4 of the time, and a
+workflow of 64 runs of 8 epochs 0.7 (benchmarks/core_time.py). Several runs in one process gain less, and give
+up one job per record.
 multiprocessing's fork server serves children of one living parent only, and its Listener saves no lines here.
 """
 

@@ -165,8 +165,10 @@ class Variant(Declared):
     )
     by_task: dict[str, Overrides] = option(
         {},
+        json_schema_extra=DROPPABLE,
         description="Overrides for single tasks, by their full names, such as fgvc/cub, or for all of a "
-        "benchmark, by its name.",
+        "benchmark, by its name. Those for tasks without runs change nothing; `null` drops one that another "
+        "config defines.",
     )
 
 

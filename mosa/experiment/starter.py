@@ -84,6 +84,8 @@ variants:
   full: {{method: full}}
   adapter: {{method: adapter, options: {{bottleneck: 16}}}}
   lora: {{method: lora, options: {{rank: 8}}}}
+  # An expert is trained in one of four steps: give it twice the epochs, `training: {{epochs: ...}}`, before
+  # you judge it.
   mosa: {{method: mosa, options: {{bottleneck: 16, experts: 4}}}}
 
 # The learning rate of each, by the best top-1 on val: test stays closed until the final runs, which train on

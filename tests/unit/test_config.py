@@ -384,15 +384,15 @@ def test_overrides_for_tasks_without_runs_are_checked_and_change_nothing():
 def test_the_default_has_the_learning_rates_that_were_chosen():
     choices = json.loads((ROOT / "configs" / "demo-chosen.json").read_text())
     config = read_config(ROOT / "config.yaml")
-    searched = read_config(ROOT / "config.yaml", ROOT / "configs" / "demo-tune.yaml")["tune"]["variants"]
+    search = read_config(ROOT / "config.yaml", ROOT / "configs" / "demo-tune.yaml")
     assert [choice["variant"] for choice in choices] == list(config["variants"])
     for choice in choices:
         assert (
             config["variants"][choice["variant"]]["training"].items() >= choice["chosen"]["training"].items()
         )
-        assert choice["search"]["space"] == searched[choice["variant"]]
+        assert choice["search"]["space"] == search["tune"]["variants"][choice["variant"]]
         assert {tuple(task.split("/")) for task in choice["tasks"]} == {
-            (benchmark, task) for benchmark, tasks in config["benchmarks"].items() for task in tasks
+            (benchmark, task) for benchmark, tasks in search["benchmarks"].items() for task in tasks
         }
 
 

@@ -24,6 +24,7 @@ from mosa.results.plots.scaling import scaling_figure
 from mosa.results.tables.write import write_tables
 
 CONFIG = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())
+CONFIG["sweeps"] = {"size": {"lora": {"rank": [2]}, "mosa": {"bottleneck": [4]}}}
 NAMES = {"lora": "LoRA (r=8)", "adapter": "AdaptFormer & co_1 50%"}
 
 

@@ -79,8 +79,10 @@ def test_what_fits_is_what_the_count_says():
     assert images_in(0) == 0
 
 
-def test_every_variant_has_a_row(monkeypatch):
+def test_every_variant_has_a_row(monkeypatch, tmp_path):
     """The first one's count stands for all."""
+    sizes = tmp_path / "sizes.yaml"
+    sizes.write_text("sweeps: {size: {adapter: {bottleneck: [4]}, lora: {rank: [2]}, mosa: {bottleneck: [4]}}}")
     kept = {}
 
     def count(model, image_size, images, *how):
@@ -89,7 +91,7 @@ def test_every_variant_has_a_row(monkeypatch):
         return kept[images]
 
     monkeypatch.setattr(memory, "step_memory", count)
-    done = CliRunner().invoke(cli.cli, ["memory"])
+    done = CliRunner().invoke(cli.cli, ["memory", "--configfile", str(sizes)])
     assert done.exit_code == 0, done.output
     rows = [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("micro_vit")]
     assert [variant for _, variant in rows] == [
