@@ -43,10 +43,9 @@ def read(source: Path = SUMMARY) -> pd.DataFrame:
     runs[["name", "epochs"]] = runs.variant.str.extract(r"^(.*)_e(\d+)$").astype({1: float})
     runs = runs.dropna(subset=["epochs"]).astype({"epochs": int})
     means = runs.groupby(["name", "epochs", "seed"], as_index=False).agg({"top1": "mean", "nll": "mean"})
-    spans = runs.groupby("name").train_flops.agg(["min", "max"])  # of an image in a step
-    assert (spans["min"] == spans["max"]).all(), "one count for all lengths"
-    cost = spans["min"]
-    means["gflops"] = means.name.map(cost) * 1000 * means.epochs / 1e9
+    cost = runs.groupby("name").train_flops.agg(["min", "mean", "max"])  # of an image in a step
+    assert (cost["max"] < 1.001 * cost["min"]).all()  # tasks differ in their classes, lengths in nothing
+    means["gflops"] = means.name.map(cost["mean"]) * 1000 * means.epochs / 1e9
     return means
 
 

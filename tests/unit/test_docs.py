@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import runpy
@@ -124,9 +125,28 @@ def test_readme_shows_the_table_of_its_runs():
     assert f"```\n{table.strip()}\n```" in (DOCS.parent / "README.md").read_text()
 
 
-def test_results_shows_the_tables_of_its_runs(tmp_path):
-    write_tables(shown("demo-full")[0], tmp_path, shown("demo-full")[1])
-    assert (tmp_path / "comparison.md").read_text().strip() in (DOCS / "results.md").read_text()
+def test_results_shows_the_tables_of_its_runs_and_of_its_search(tmp_path):
+    page, (runs, order) = (DOCS / "results.md").read_text(), shown("demo-full")
+    write_tables(runs, tmp_path, order)
+    table = (tmp_path / "comparison.md").read_text().strip()
+    summary = runpy.run_path(str(DOCS.parent / "benchmarks" / "summary.py"))
+    trials = summary["of_choices"](json.loads((DOCS.parent / "configs" / "demo-chosen.json").read_text()))
+    search = summary["search_table"](trials)
+    assert table in page and search in page
+    told = page[page.index("What comes out here") : page.index("## How the learning rates")]
+    assert "| 79.9 ± " in (DOCS / "demo.md").read_text()
+    told = told.replace("has 79.9", "")
+    means = runs.pivot_table(index="seed", columns="variant", values="top1", aggfunc="mean")
+    pairs = [
+        ("full", "adapter"),
+        ("mosa", "adapter"),
+        ("lora", "adapter"),
+        ("mosa", "lora"),
+        ("mosa", "full"),
+    ]
+    known = table + search + "".join(summary["interval"](means[one] - means[other]) for one, other in pairs)
+    cited = {float(number) for number in re.findall(r"\d+\.\d+", told)} - {2.6}  # percent of the parameters
+    assert len(cited) > 10 and cited <= {float(number) for number in re.findall(r"\d+\.\d+", known)}
 
 
 def test_the_demo_page_states_how_far_the_default_has_converged(monkeypatch):
@@ -164,14 +184,19 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
         assert table in page
         told = told.replace(table, "")
     mean = runs.groupby("variant").top1.mean()
-    follows = {
-        mean["mosa_n4_e200"] - mean["mosa_n4_e100"],
-        mean["mosa_dropout"] - mean["mosa_n4_e100"],
-        mean["mosa_dropout"] - mean["adapter_e100"],
-    }
+    pairs = [
+        ("mosa_n4_e200", "mosa_n4_e100"),
+        ("mosa_dropout", "mosa_n4_e100"),
+        ("mosa_dropout", "adapter_e100"),
+    ]
+    follows = {round(mean[one] - mean[other], 1) for one, other in pairs}
+    seeds = runs.groupby(["variant", "seed"]).top1.mean()
+    for one, other in (("adapter_e25", "mosa_n4_e100"), ("mosa_fraction20", "adapter_rdrop_fraction20")):
+        interval = summary["interval"](seeds[one] - seeds[other])
+        follows |= {abs(float(number)) for number in re.findall(r"\d+\.\d+", interval)}
     readme = re.search(r"at the paper's 100 .*?\)\.", (DOCS.parent / "README.md").read_text(), re.DOTALL)[0]
     known = {abs(float(number)) for table in tables for number in re.findall(r"\d+\.\d+", table)}
-    known |= {round(number, 1) for number in follows}
+    known |= follows
     cited = [float(number) for number in re.findall(r"\d+\.\d+", told + readme)]
     recipe = {0.1, 2.11, 0.05}  # dropout, torch, p
     assert len(cited) > 20 and set(cited) - recipe <= known

@@ -82,7 +82,8 @@ def test_what_fits_is_what_the_count_says():
 def test_every_variant_has_a_row(monkeypatch, tmp_path):
     """The first one's count stands for all."""
     sizes = tmp_path / "sizes.yaml"
-    sizes.write_text("sweeps: {size: {adapter: {bottleneck: [4]}, lora: {rank: [2]}, mosa: {bottleneck: [4]}}}")
+    swept = "adapter: {bottleneck: [4]}, lora: {rank: [2]}, mosa: {bottleneck: [4]}"
+    sizes.write_text(f"sweeps: {{size: {{{swept}}}}}")
     kept = {}
 
     def count(model, image_size, images, *how):
