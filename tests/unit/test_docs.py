@@ -179,7 +179,7 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
         tables.append(summary["table"](shown, reference))
     for endings in ("_e100", "_dropout", "_fraction[12]0"):
         tables.append(summary["search_table"](trials[trials.variant.str.contains(f"{endings}$")]))
-    told = page[: page.index("## At 8 epochs")]
+    told = page[: page.index("## In a short recipe: 8 epochs, batch 32")]
     for table in tables:
         assert table in page
         told = told.replace(table, "")
@@ -241,7 +241,7 @@ def test_methods_compared_states_what_its_summaries_say():
 
 def test_findings_cites_the_short_recipe():
     page, short = ((DOCS / f"{name}.md").read_text() for name in ("findings", "short-recipe"))
-    told = page[page.index("## At 8 epochs") : page.index("## What this cannot tell")]
+    told = page[page.index("## In a short recipe: 8 epochs, batch 32") : page.index("## What this cannot tell")]
     cited = {float(number) for number in re.findall(r"\d+\.\d+", told)}
     assert len(cited) >= 4 and cited <= {float(number) for number in re.findall(r"\d+\.\d+", short)}
     runs = [int(number) for number in re.findall(r"(\d+) (?:runs )?of ", told) if int(number) > 100]
