@@ -25,14 +25,17 @@ def table(runs: pd.DataFrame) -> str:
     Student's t.
     """
     config = read_config(ROOT / "config.yaml", ROOT / "configs" / "demo-convergence.yaml")
-    epochs = {run.specification.variant: run.specification.training.epochs for run in expand(config)}
+    made = {run.specification.variant: run.specification for run in expand(config)}
     means = runs.pivot_table(index="seed", columns="variant", values="top1", aggfunc="mean")
     lines = ["| variant | epochs | top-1 | at twice the epochs | change |", "| :-- | --: | --: | --: | --: |"]
-    for name in (name for name in epochs if not name.endswith("_twice")):
-        once, twice = means[name], means[f"{name}_twice"]
-        assert epochs[f"{name}_twice"] == 2 * epochs[name]
-        change = interval(twice - once)
-        lines.append(f"| {name} | {epochs[name]} | {spread(once)} | {spread(twice)} | {change} |")
+    for name in (name for name in made if not name.endswith("_twice")):
+        once, twice = made[name], made[f"{name}_twice"]
+        longer = {"epochs": 2 * once.training.epochs, "warmup_epochs": 2 * once.training.warmup_epochs}
+        assert (twice.method, twice.options) == (once.method, once.options)
+        assert twice.training == once.training.model_copy(update=longer), f"{name}: nothing else differs"
+        cells = [name, f"{once.training.epochs}", spread(means[name]), spread(means[f"{name}_twice"])]
+        cells.append(interval(means[f"{name}_twice"] - means[name]))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
