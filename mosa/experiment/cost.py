@@ -14,23 +14,30 @@ _RATE = {"small": 100.0, "base": 2.0, "large": 0.5}  # images per second and cor
 _RATE_ON_GPU = {"small": 100.0, "base": 120.0, "large": 30.0}
 
 
-def image_passes(specification: Specification, task: Task, stage: str | None = None) -> float:
+def image_passes(
+    specification: Specification, task: Task, stage: str | None = None, folds: int | None = None
+) -> float:
     """Return the forward passes of images that a training takes; 0 where the task's size is unknown.
 
     Args:
         specification: What is trained.
         task: Its task.
         stage: "final" or "selection"; None: the specification's.
+        folds: Parts of train + val, of which a trial of a search trains on all but one; None: not in folds.
     """
     training = specification.training
-    split = STAGES[stage or specification.stage][0] or task.final_train
+    split = "trainval" if folds else STAGES[stage or specification.stage][0] or task.final_train
     parts = ("train", "val") if split == "trainval" else (split,)
     images = sum(task.sizes.get(part, 0) for part in parts)
+    if folds:
+        images -= images / folds
     return images * training.fraction * training.epochs * _passes(specification.options)
 
 
 def _passes(options: Mapping[str, Any]) -> int:
     """Return the forward passes of a step; as `mosa.peft.Method.passes`, which needs torch."""
+    if options.get("every_expert"):
+        return options["experts"]
     return 2 if any(options[name] for name in ("consistency", "second_pass", "feature_consistency")) else 1
 
 

@@ -231,7 +231,7 @@ def tuning_rows(
         row.add(_Row(runs=1, done=done))
         if not done and task.sizes:
             epochs = what.training.epochs
-            epoch = image_passes(what, task, stage="selection") / epochs
+            epoch = image_passes(what, task, "selection", tune["folds"]) / epochs
             trainings = count_trainings(tune, what.variant, epochs)
             row.add(rates.row(what, sum(epoch * models * epochs for models, epochs in trainings)))
         elif not done:

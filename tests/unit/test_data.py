@@ -180,8 +180,8 @@ def test_digits_are_scikit_learns_each_in_one_split(splits):
 
 def test_enlarging_keeps_constants_and_corners():
     small = np.random.default_rng(0).random((2, 8, 8))
-    large = digits._enlarge(small)
-    np.testing.assert_allclose(digits._enlarge(np.ones((1, 8, 8))), 1)
+    large = digits.enlarge(small)
+    np.testing.assert_allclose(digits.enlarge(np.ones((1, 8, 8))), 1)
     np.testing.assert_allclose(
         large[:, [0, 0, -1, -1], [0, -1, 0, -1]], small[:, [0, 0, -1, -1], [0, -1, 0, -1]]
     )

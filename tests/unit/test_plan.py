@@ -15,7 +15,9 @@ from mosa.data.catalogue import get_task
 from mosa.data.layouts import Report, read_source
 from mosa.data.task import task_from_config
 from mosa.experiment.config import expand, load_config
+from mosa.experiment.cost import image_passes
 from mosa.experiment.plan import plan
+from mosa.peft import build_method, get_method, list_methods
 from mosa.records import write_record
 
 CONFIG = {
@@ -60,6 +62,35 @@ def test_image_passes_are_counted(tmp_path):
     assert row(text, "mosa")[2] == 2 * 2 * (10 + 100) * 1000  # two passes; epochs of its own on VTAB
     assert "no record of the backbone" in text
     assert row(planned(tmp_path, stage="selection"), "linear")[2] == 2 * 2 * 10 * 800
+
+
+@pytest.mark.parametrize(("folds", "images"), [(None, 800), (2, 2 * 500), (5, 5 * 800)])
+def test_trials_are_planned_with_the_images_they_train_on(folds, images, tmp_path):
+    rates = {"training": {"lr": [0.1, 0.01]}}
+    tune = {"search": "grid", "seeds": [0], "folds": folds, "variants": {"linear": rates}}
+    variants = {"linear": CONFIG["variants"]["linear"]}
+    text = planned(tmp_path, benchmarks={"demo": ["digits"]}, variants=variants, tune=tune)
+    assert row(text, "linear: tuning")[2] == 2 * 10 * images  # rates x epochs x images, of all folds
+
+
+PASSES = {  # options that change the forward passes of a step
+    "": {},
+    "consistency": {"consistency": 1.0},
+    "second_pass": {"consistency": 0.0, "second_pass": 1.0},
+    "feature_consistency": {"consistency": 0.0, "feature_consistency": 0.1},
+    "every_expert": {"consistency": 0.0, "every_expert": True, "experts": 3},
+}
+
+
+@pytest.mark.parametrize("term", PASSES)
+def test_every_method_is_planned_with_the_passes_that_it_makes(term):
+    fitting = [name for name in list_methods() if PASSES[term].keys() <= get_method(name).model_fields.keys()]
+    variants = {name: {"method": name, "options": PASSES[term]} for name in fitting}
+    runs = expand(load_config(CONFIG | {"benchmarks": {"demo": ["digits"]}, "variants": variants}))
+    assert {run.specification.variant for run in runs} == set(fitting) != set()
+    for what in (run.specification for run in runs):
+        passes = image_passes(what, get_task(what.task)) / (1000 * what.training.epochs)
+        assert passes == build_method(what.method, **what.options).passes, what.variant
 
 
 def test_hours_come_from_the_records_and_done_runs_are_done(tmp_path):

@@ -293,7 +293,7 @@ def test_the_demo_has_a_name_for_every_class():
     for name in list_tasks("demo"):
         names = known_classes(f"demo/{name}")
         assert len(set(names)) == len(names) == get_task(f"demo/{name}").num_classes
-    drawn = [material.__name__.lstrip("_") for material in textures._MATERIALS]
+    drawn = [material.__name__.lstrip("_") for material in textures.MATERIALS]
     same = [one == other for one, other in zip(drawn, known_classes("demo/textures"), strict=True)]
     assert same.count(False) == 2  # truchet: tiles; hatch: hatching
     for label, name in enumerate(known_classes("demo/flowers")):

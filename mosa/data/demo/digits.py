@@ -21,7 +21,7 @@ def load_splits(
         For each split its images, uint8 (n, 32, 32, 3), and labels, int64 (n,).
     """
     small, labels = load_digits(return_X_y=True)
-    images = _enlarge(small.reshape(-1, 8, 8) / 16)
+    images = enlarge(small.reshape(-1, 8, 8) / 16)
     images = np.round(255 * _colour(images, rng)).astype(np.uint8)
     order = rng.permutation(len(labels))
     # Spread each class evenly over the order, so that every part of it is stratified.
@@ -49,7 +49,7 @@ def _colour(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return finish(blend(canvas, images * column(rng.uniform(0.7, 1.0, n)), ink), rng, 0.1).clip(0, 1)
 
 
-def _enlarge(images: np.ndarray) -> np.ndarray:
+def enlarge(images: np.ndarray) -> np.ndarray:
     """Scale (n, 8, 8) up to (n, 32, 32), bilinearly, with pixel centres aligned and edges held."""
     at = ((np.arange(SIZE) + 0.5) * 8 / SIZE - 0.5).clip(0, 7)
     weights = (1 - np.abs(at[:, None] - np.arange(8))).clip(0)

@@ -9,7 +9,7 @@ def render(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw one texture per image, in two random colours, at a random angle and scale."""
     n = len(labels)
     fields = np.empty((n, SIZE, SIZE))
-    for label, material in enumerate(_MATERIALS):
+    for label, material in enumerate(MATERIALS):
         chosen = np.flatnonzero(labels == label)
         frame = turn(rng.uniform(0, 2 * np.pi, len(chosen)), rng.uniform(0.8, 1.35, len(chosen)))
         fields[chosen] = material(*frame, rng)
@@ -124,7 +124,7 @@ def _tartan(u, v, rng):  # bands of unequal width, both ways
     return 0.5 + 0.28 * (_step(bands[0], 0.2) + _step(bands[1], 0.2) - 1) * 1.7
 
 
-_MATERIALS = (
+MATERIALS = (
     _wood,
     _marble,
     _brick,
