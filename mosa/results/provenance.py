@@ -1,10 +1,14 @@
-"""The code and versions that results come from, whether one table mixes several, and what is a guess."""
+"""What a reader of a table has to know of its runs: unequal lengths, mixed versions, what is a guess."""
+
+from collections import defaultdict
 
 import pandas as pd
 
+from mosa.base.words import count
 from mosa.results.learned import learned_note
 
 _PACKAGES = {"torch": "torch", "mosa-benchmark": "this package"}  # that can change a score
+_NAMED = 3  # variants of one length that a note names
 
 
 def code_of(commit: str | None, dirty: bool | None) -> str:
@@ -20,7 +24,45 @@ def notes(runs: pd.DataFrame) -> list[str]:
     Args:
         runs: Rows of the records' frame.
     """
-    return [note for note in (learned_note(runs), guesses(runs), mixture(runs)) if note]
+    return [note for note in (*short_notes(runs), guesses(runs), mixture(runs)) if note]
+
+
+def short_notes(runs: pd.DataFrame) -> list[str]:
+    """Return those of `notes` that stand by a plot and below a table on a terminal as well.
+
+    Args:
+        runs: Rows of the records' frame.
+    """
+    return [note for note in (lengths(runs), learned_note(runs)) if note]
+
+
+def lengths(runs: pd.DataFrame) -> str:
+    """Return a sentence on the epochs of variants that differ in them; empty if none do.
+
+    Args:
+        runs: Rows of the records' frame; without the epochs, nothing is said.
+    """
+    if "epochs" not in runs:
+        return ""
+    variants: dict[tuple[int, int], list[str]] = defaultdict(list)
+    name = "display_name" if "display_name" in runs else "variant"
+    for variant, epochs in runs.groupby(name)["epochs"]:
+        variants[int(epochs.min()), int(epochs.max())].append(variant)
+    if len(variants) < 2:
+        return ""
+    most = max(map(len, variants.values()))
+    usual, *others = sorted(variants, key=lambda span: (len(variants[span]) < most, span))
+    parts = [f"{_listed(variants[span])} for {_span(span)}" for span in others]
+    return f"Trained for {_span(usual)} epochs; {'; '.join(parts)}."
+
+
+def _span(span: tuple[int, int]) -> str:
+    return str(span[0]) if span[0] == span[1] else f"{span[0]} to {span[1]}"
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {count(more, 'other')}" if more > 0 else "")
 
 
 def guesses(runs: pd.DataFrame) -> str:

@@ -39,14 +39,14 @@ from mosa.results.plots.options import options_figure, panel_grid
 from mosa.results.plots.ranks import rank_figure
 from mosa.results.plots.scaling import scaling_figure
 from mosa.results.plots.write import write_plots
-from mosa.results.provenance import mixture
+from mosa.results.provenance import lengths, mixture
 from mosa.results.registry import generated_files, outputs_data, registered
 from mosa.results.stats import ppt
 from mosa.results.style import METHOD_STYLES, method_styles
 from mosa.results.tables.columns import caption, compute_columns
 from mosa.results.tables.combination import combination_table, combination_text
 from mosa.results.tables.efficiency import efficiency_table, efficiency_text
-from mosa.results.tables.render import escape_latex, escape_markdown
+from mosa.results.tables.render import escape_latex, escape_markdown, terminal_section
 from mosa.results.tables.write import terminal_table, write_tables
 
 # Tasks of a benchmark that the catalogue does not have: group, parameters of the head.
@@ -528,6 +528,28 @@ def test_latex_compiles(tmp_path):
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "all.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, errors="replace")
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+def test_a_table_says_when_its_variants_differ_in_epochs(tmp_path):
+    frame = make_frame()
+    assert frame.variant.nunique() == 2 and "epochs" not in frame and lengths(frame) == ""
+    assert lengths(frame.assign(epochs=25)) == ""
+    of_mosa = frame.variant == "mosa"
+    frame["epochs"] = 25 + 25 * of_mosa
+    said = "Trained for 25 epochs; mosa for 50."
+    assert lengths(frame) == said
+    (section,) = compare(frame)
+    assert said in caption(section) and said in terminal_section(section, 120).splitlines()
+    frame.loc[frame.index[of_mosa][0], "epochs"] = 100
+    assert lengths(frame.assign(display_name=frame.variant.str.upper())) == (
+        "Trained for 25 epochs; MOSA for 50 to 100."
+    )
+    many = pd.DataFrame({"variant": list("abcdefgh"), "epochs": [8, 8, 8, 8, 100, 100, 25, 25]})
+    assert lengths(many) == "Trained for 8 epochs; g, h for 25; e, f for 100."
+    assert lengths(many.assign(epochs=[8] * 4 + [9] * 3 + [10])) == (
+        "Trained for 8 epochs; e, f, g for 9; h for 10."
+    )
+    assert lengths(many.assign(epochs=[8] * 2 + [8, 8] + [9] * 4)).endswith("e, f, g and 1 other for 9.")
 
 
 def test_a_table_says_when_its_records_come_from_different_code(tmp_path):

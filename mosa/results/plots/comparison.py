@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, Key, Results, Section
-from mosa.results.learned import learned_note
 from mosa.results.plots.chart import Axis, Chart, Point, Series, shown_range
 from mosa.results.plots.figures import LOOK, QUIET, broken, seeds_of, stack
+from mosa.results.provenance import short_notes
 from mosa.results.registry import plot
 from mosa.results.style import MethodStyle
 
@@ -172,4 +172,4 @@ def _note(section: Section) -> str:
     groups = "; ".join(f"{group} ({', '.join(tasks)})" for group, tasks in section.groups.items())
     seeds = seeds_of(section)
     spread = f"mean, bar: ± one sample standard deviation over {seeds}" if section.full_n > 1 else seeds
-    return f"Marker: {spread}. Groups: {groups}. {learned_note(section.runs)}".rstrip()
+    return f"Marker: {spread}. Groups: {groups}. {' '.join(short_notes(section.runs))}".rstrip()

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from mosa.base.words import count
 from mosa.results.aggregate import MEAN_OVER_TASKS, Results, Section
 from mosa.results.costs import COSTS
-from mosa.results.learned import learned_note
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.draw import LEAST_DECADES, chart_figure
 from mosa.results.plots.figures import broken, seeds_of
+from mosa.results.provenance import short_notes
 from mosa.results.registry import plot
 from mosa.results.settings import section_settings, value_text
 from mosa.results.style import MethodStyle
@@ -136,5 +136,5 @@ def _note(section: Section) -> str:
         f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}; {bars}. "
         "A curve joins the variants of one method that differ in size only, neither in other options nor in "
         "the recipe. Points of the same size are drawn side by side. Horizontal lines: references."
-        f"{absent} {learned_note(section.runs)}"
+        f"{absent} {' '.join(short_notes(section.runs))}"
     ).rstrip()

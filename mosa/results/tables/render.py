@@ -12,7 +12,7 @@ from pandas.io.formats.style import Styler
 
 from mosa.base.words import count
 from mosa.results.aggregate import MISSING, Section
-from mosa.results.learned import learned_note
+from mosa.results.provenance import short_notes
 from mosa.results.tables.columns import (
     Cell,
     Column,
@@ -85,7 +85,8 @@ def terminal_section(section: Section, width: int) -> str:
     spread = ("± sample sd over " if section.full_n > 1 else "") + count(section.full_n, "seed") + "; "
     lines += ["", f"{spread}* best of the column; {MISSING} missing, or a mean with missing tasks"]
     lines += textwrap.wrap(section.about_seeds, width)
-    lines += textwrap.wrap(learned_note(section.runs), width)
+    for note in short_notes(section.runs):
+        lines += textwrap.wrap(note, width)
     return "\n".join(lines)
 
 
