@@ -210,8 +210,8 @@ COMPARED = command_line({"variants": ",".join(CONFIG["variants"]), "reference": 
 
 
 def options_of_search(wildcards):
-    """How a variant is searched, as options of `mosa tune`."""
-    return command_line(EXPERIMENT.search_options(wildcards.variant))
+    """How a variant is searched on a task, as options of `mosa tune`."""
+    return command_line(EXPERIMENT.search_options(run_of(wildcards)))
 
 
 def folder_of_records(wildcards, output):

@@ -118,6 +118,9 @@ def predict(
     help="Trials by which a grid may grow where its best value is at an edge.",
 )
 @click.option(
+    "--metric", default="top1", show_default=True, help="What trials are compared by: the task's metric."
+)
+@click.option(
     "--min-epochs", type=click.IntRange(min=1), help="Successive halving: epochs of the first round."
 )
 @click.option("--factor", type=click.IntRange(min=2), default=2, show_default=True, help="Of halving.")
@@ -127,13 +130,16 @@ def predict(
 )
 def tune(pack: Path, folder: Path, output: Path, **options) -> None:
     """Train what is tried of a method on a task, on train, evaluated on val; test is never opened."""
+    from mosa.data.metrics import get_metric
     from mosa.experiment.expand import Run
     from mosa.experiment.space import parse_space
     from mosa.search.trials import Search, run_search
 
     machine, _held = take_machine(options)
     specification = take_specification(options, pack)
-    how = {name: options.pop(name) for name in ("trials", "seeds", "folds", "extend", "min_epochs", "factor")}
+    names = ("trials", "seeds", "folds", "extend", "min_epochs", "factor", "metric")
+    how = {name: options.pop(name) for name in names}
+    get_metric(how["metric"])  # refused before anything is trained
     space = parse_space(options["space"], specification.method, options["search"], how["trials"])
     search = Search(space, options["search"], seed=options["search_seed"], **how)
     result = run_search(Run(specification), search, pack, folder, output, machine)
@@ -146,13 +152,12 @@ def tune(pack: Path, folder: Path, output: Path, **options) -> None:
 @click.option("--output", type=Written(".json"), required=True, help="Choice to write (.json).")
 def choose(trials: tuple[Path, ...], output: Path) -> None:
     """Choose the best of TRIALS: the results of `mosa tune` for a variant, a file for each task."""
-    from mosa.search.choose import choose, describe, write_choice
+    from mosa.search.choose import choose, describe, shown_score, write_choice
 
     choice = choose(trials)
     write_choice(choice, output)
-    click.echo(
-        f"{choice['variant']}: {describe(choice['chosen'])}, {choice['top1']:.2f} % on val -> {output}"
-    )
+    score = shown_score(choice["search"], choice["score"], 1)
+    click.echo(f"{choice['variant']}: {describe(choice['chosen'])}, {score} on val -> {output}")
 
 
 @click.command()

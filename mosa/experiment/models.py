@@ -111,7 +111,8 @@ class OwnTask(Declared):
         "`shorter`.",
     )
     metric: Annotated[str, OneOf(lambda: METRICS)] = option(
-        "top1", description="The metric that tables report for the task; every record has all of them."
+        "top1",
+        description="The metric that tables report and `tune` chooses by; every record has all of them.",
     )
 
 

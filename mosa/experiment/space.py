@@ -7,11 +7,16 @@ from itertools import product
 from typing import Any
 
 from mosa.base.errors import UserError
+from mosa.data.catalogue import get_task
+from mosa.data.metrics import get_metric
+from mosa.data.task import OWN
 from mosa.experiment.declared import Declared
 from mosa.experiment.models import SearchSpace
 from mosa.experiment.recipe import Recipe
 from mosa.experiment.specification import Specification
 from mosa.experiment.validation import Places, check_option, model_of, validated
+
+TOP1 = "top1"  # what trials are compared by unless their task reports something else
 
 
 @dataclass(frozen=True)
@@ -66,11 +71,26 @@ def check_tune(config: Mapping[str, Any], places: Places) -> None:
             "grows the grid of a task where its own best value is at an edge; it needs `search: grid` and "
             "`per: task`, and a choice per benchmark needs the same trials on all tasks",
         )
+    if tune["per"] == "benchmark":
+        _check_metrics(config, places)
     if tune["halving"] and tune["per"] == "benchmark":
         raise places.error(
             ("tune", "halving"),
             "drops trials by one task, and a choice per benchmark needs them on all; set `per: task`",
         )
+
+
+def _check_metrics(config: Mapping[str, Any], places: Places) -> None:
+    """Refuse a choice by the mean over tasks that do not report the same."""
+    own = {name: config["tasks"][name]["metric"] for name in config["benchmarks"].get(OWN, [])}
+    for name, metric in own.items():
+        first, expected = next(iter(own.items()))
+        if metric != expected:
+            raise places.error(
+                ("tasks", name, "metric"),
+                f"is {metric!r}, and {expected!r} for {first}: a choice per benchmark is by the mean over "
+                "its tasks; give them one metric, or set `tune.per: task`",
+            )
 
 
 def _check_values(
@@ -136,15 +156,33 @@ def search_settings(tune: Mapping[str, Any], specification: Specification) -> di
     """
     epochs = specification.training.epochs
     halving = tune["halving"] or {"min_epochs": epochs, "factor": 2}
-    return {
-        "kind": tune["search"],
-        "space": tune["variants"][specification.variant],
-        "trials": tune["trials"],
-        "seed": tune["seed"],
-        "seeds": tune["seeds"],
-        "rounds": round_lengths(epochs, **halving),
-        "factor": halving["factor"],
-    } | {name: tune[name] for name in ("folds", "extend") if tune[name]}
+    compared = comparison(metric_of(specification))
+    return (
+        {
+            "kind": tune["search"],
+            "space": tune["variants"][specification.variant],
+            "trials": tune["trials"],
+            "seed": tune["seed"],
+            "seeds": tune["seeds"],
+            "rounds": round_lengths(epochs, **halving),
+            "factor": halving["factor"],
+        }
+        | {name: tune[name] for name in ("folds", "extend") if tune[name]}
+        | compared
+    )
+
+
+def metric_of(specification: Specification) -> str:
+    """Return the name of the metric that a run's task reports, by which trials are compared."""
+    own = specification.data.own
+    return own["metric"] if own else get_task(specification.task).metric
+
+
+def comparison(metric: str) -> dict[str, Any]:
+    """Return how trials are compared, as the results of a search say it: nothing for top-1."""
+    if metric == TOP1:
+        return {}
+    return {"metric": metric, "higher_is_better": get_metric(metric).higher_is_better}
 
 
 def round_lengths(epochs: int, min_epochs: int, factor: int) -> list[int]:

@@ -16,6 +16,7 @@ from mosa.base.files import SCHEMAS, WORKFLOW, written_atomically
 from mosa.base.words import count
 from mosa.data.discover import find_lists
 from mosa.data.layouts import Report, Source, read_source
+from mosa.data.metrics import get_metric
 from mosa.data.naming import SPLITS, split_named
 from mosa.data.problems import why_absent
 from mosa.data.task import task_from_config
@@ -88,8 +89,8 @@ variants:
   # you judge it.
   mosa: {{method: mosa, options: {{bottleneck: 16, experts: 4}}}}
 
-# The learning rate of each, by the best top-1 on val: test stays closed until the final runs, which train on
-# train + val. As many trials for every variant; two more where the best is the smallest or the largest.
+# The learning rate of each, by the best {tuned_by} on val: test stays closed until the final runs, which
+# train on train + val. As many trials for every variant; two more where the best is the smallest or largest.
 # The rates suit the backbone above. For vit_s16, and larger ones, begin ten times lower.
 tune:
   search: grid
@@ -184,6 +185,7 @@ def _own_config(data: Path, folder: Path) -> tuple[str, list[str]]:
         name=_scalar(name),
         layout=layout,
         root=_scalar(_relative(root, folder)),
+        tuned_by=get_metric("mean_per_class" if uneven else "top1").title,
         metric="mean_per_class  # since classes differ in size; or top1" if uneven else "top1",
         epochs=epochs,
         warmup=epochs / 10,

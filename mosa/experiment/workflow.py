@@ -39,7 +39,7 @@ from mosa.experiment.manifest import (
 from mosa.experiment.outputs import Output
 from mosa.experiment.plugins import checked_by, references, relative_to, shown
 from mosa.experiment.protocol import PRESETS
-from mosa.experiment.space import search_path, search_settings
+from mosa.experiment.space import TOP1, metric_of, search_path, search_settings
 from mosa.experiment.specification import Specification
 from mosa.experiment.stale import told, why_stale
 
@@ -211,14 +211,15 @@ class Workflow:
                     searches.append(path)
         return found
 
-    def search_options(self, variant: str) -> dict[str, Any]:
-        """Return how a variant is searched, as options of `mosa tune`."""
-        tune = self.config["tune"]
+    def search_options(self, run: Run) -> dict[str, Any]:
+        """Return how a variant is searched on a task, as options of `mosa tune`."""
+        tune, metric = self.config["tune"], metric_of(run.specification)
         names = {"search": "search", "trials": "trials", "seed": "search_seed", "folds": "folds"}
         names |= {"extend": "extend"} if tune["extend"] else {}
         options = {option: tune[name] for name, option in names.items()} | (tune["halving"] or {})
         options["seeds"] = ",".join(map(str, tune["seeds"]))
-        return options | {"space": json.dumps(tune["variants"][variant], sort_keys=True)}
+        options |= {} if metric == TOP1 else {"metric": metric}
+        return options | {"space": json.dumps(tune["variants"][run.specification.variant], sort_keys=True)}
 
     @cached_property
     def list_of_searches(self) -> list[str]:

@@ -11,19 +11,21 @@ from pydantic import Field, ValidationError
 
 from mosa.base.errors import UserError, reason_of
 from mosa.base.files import written_atomically
-from mosa.experiment.declared import Declared, option
+from mosa.experiment.declared import option
 from mosa.experiment.validation import Places, explain
 from mosa.results.tables.render import escape_markdown
-from mosa.search.choose import Chosen, choose, describe, read_trials
+from mosa.search.choose import Chosen, Scored, choose, describe, metric_of, read_trials
 
 _NOTE = (
-    "In brackets the top-1 on val of the choice, ± "
+    "In brackets the {metric} on val of the choice, ± "
     "its standard error: of the images of val (binomial) and between seeds, or between folds. "
     "* at the edge of what was tried: a wider search may find better. + beyond the grid, which grew there."
 )
 
+_RESULT = ("status", "epochs", "score", "standard_error", "top1", "loss")  # of a trial, in the CSV
 
-class _ShownTrial(Declared):
+
+class _ShownTrial(Scored):
     """A trial, over all tasks of its choice."""
 
     options: dict[str, Any] = option(description="Options of the method that were tried.")
@@ -37,7 +39,7 @@ class _ShownTrial(Declared):
     notes: list[str] = option(description="Why it diverged.")
 
 
-class _ShownChoice(Declared):
+class _ShownChoice(Scored):
     """An entry of chosen.json."""
 
     tasks: Annotated[list[str], Field(min_length=1)] = option(description="Tasks that it was chosen on.")
@@ -121,9 +123,9 @@ def how_compared(choice: dict[str, Any]) -> str:
 
 
 def _score(choice: dict[str, Any]) -> str:
-    """Return the top-1 of a choice with its standard error: "74.1 ± 0.8"."""
-    error = choice["standard_error"]
-    return f"{choice['top1']:.1f}" + ("" if error is None else f" ± {error:.1f}")
+    """Return the score of a choice with its standard error: "74.1 ± 0.8"."""
+    error, shown = choice["standard_error"], metric_of(choice["search"]).shown
+    return shown(choice["score"]) + ("" if error is None else f" ± {shown(error)}")
 
 
 def _is_beyond(choice: dict[str, Any]) -> bool:
@@ -143,11 +145,11 @@ def _csv(choices: list[dict[str, Any]]) -> str:
             chosen = all(trial[key] == value for key, value in choice["chosen"].items())
             keys |= dict.fromkeys(values)
             place = {"backbone": choice["backbone"], "scope": scope_of(choice), "variant": choice["variant"]}
-            result = {key: trial[key] for key in ("status", "epochs", "top1", "standard_error", "loss")}
+            result = {"metric": metric_of(choice["search"]).name} | {key: trial[key] for key in _RESULT}
             rows.append(place | {"trial": number, "chosen": chosen} | result | values)
     text = io.StringIO()
-    fixed = ["backbone", "scope", "variant", "trial", "chosen", "status", "epochs", "top1", "standard_error"]
-    writer = csv.DictWriter(text, [*fixed, "loss", *keys], lineterminator="\n")
+    fixed = ["backbone", "scope", "variant", "trial", "chosen", "metric", *_RESULT]
+    writer = csv.DictWriter(text, [*fixed, *keys], lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
@@ -173,6 +175,7 @@ def _markdown(choices: list[dict[str, Any]]) -> str:
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         title = f"## Chosen hyper-parameters, {escape_markdown(backbone)}"
         how = " or ".join(dict.fromkeys(map(how_compared, mine)))
-        note = f"{how[0].upper()}{how[1:]}; test was not opened. {_NOTE}"
+        metrics = " or ".join(dict.fromkeys(metric_of(choice["search"]).title for choice in mine))
+        note = f"{how[0].upper()}{how[1:]}; test was not opened. {_NOTE.format(metric=metrics)}"
         parts.append(f"{title}\n\n{table}\n\n{escape_markdown(note)}\n")
     return "\n".join(parts)

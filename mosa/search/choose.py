@@ -12,18 +12,63 @@ from pydantic_core import PydanticCustomError
 
 from mosa.base.errors import UserError, reason_of
 from mosa.base.files import written_atomically
+from mosa.data.metrics import METRICS, Metric
 from mosa.experiment.declared import Declared, option
 from mosa.experiment.manifest import Meant, with_choice
+from mosa.experiment.space import TOP1
 from mosa.experiment.specification import Specification
 from mosa.experiment.validation import Places, explain
 
 TRIALS_VERSION = 2
-RULE = (
-    "highest top-1 on val, mean over seeds and tasks; on a tie the lower loss on val, then the earlier trial"
-)
+SHARES = ("top1", "top5")  # metrics that are shares of the images, with a binomial error
 
 
-class TriedTrial(Declared):
+def metric_of(search: Mapping[str, Any]) -> Metric:
+    """Return the metric that the trials of a search are compared by.
+
+    Args:
+        search: How the trials were made. Its metric may be of a plugin that is not used here.
+    """
+    name = search.get("metric", TOP1)
+    higher = search.get("higher_is_better", True)
+    return METRICS.get(name) or Metric(name, name, "", higher, 4, _not_here, "Of a plugin.")
+
+
+def _not_here(*_: Any) -> float:
+    raise NotImplementedError
+
+
+def rule_of(search: Mapping[str, Any]) -> str:
+    """Return how the choice is made among the trials of a search, in words."""
+    metric = metric_of(search)
+    return (
+        f"{'highest' if metric.higher_is_better else 'lowest'} {metric.title} on val, mean over seeds and "
+        "tasks; on a tie the lower loss on val, then the earlier trial"
+    )
+
+
+def shown_score(search: Mapping[str, Any], score: float, more: int = 0) -> str:
+    """Return a score of a search as it is printed, with its unit: "74.1 %"."""
+    metric = metric_of(search)
+    return f"{metric.shown(score, more)} {metric.unit}".rstrip()
+
+
+class Scored(Declared):
+    """What has a score on val: its top-1, unless its file names another."""
+
+    score: float | None = option(
+        None, description="What trials are compared by, a mean; null if a trial diverged, or if it is top-1."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_default_top1(cls, entry: Any) -> Any:
+        if isinstance(entry, dict) and entry.get("score") is None and "top1" in entry:
+            return entry | {"score": entry["top1"]}
+        return entry
+
+
+class TriedTrial(Scored):
     """A trial."""
 
     options: dict[str, Any] = option(description="Options of the method that were tried.")
@@ -33,7 +78,7 @@ class TriedTrial(Declared):
     top1: float | None = option(description="Top-1 on val in percent, mean over seeds; null if it diverged.")
     loss: float | None = option(description="Mean cross-entropy on val; null if it diverged.")
     seconds: float = option(0.0, description="Time of its last round.")
-    scores: list[float] = option([], description="Top-1 on val of each training: fold by fold, seed by seed.")
+    scores: list[float] = option([], description="The score of each training: fold by fold, seed by seed.")
     extended: bool = option(False, description="Whether it lies beyond the grid, which grew by it.")
     examples: int = option(0, ge=0, description="Images of val that each was compared on.")
     note: str = option("", description="Why it diverged.")
@@ -76,9 +121,12 @@ class Choice(Declared):
     chosen: Chosen = option(description="What was chosen.")
 
 
-def order_key(entry: Mapping[str, Any], index: int) -> tuple:
-    """Return what trials are sorted by, the best first: see `RULE`."""
-    return -entry["top1"], entry["loss"], index
+def best_first(
+    entries: Sequence[Mapping[str, Any]], indices: Iterable[int], search: Mapping[str, Any]
+) -> list[int]:
+    """Return the indices of trials, the best first: see `rule_of`."""
+    sign = 1 if search.get("higher_is_better", True) else -1
+    return sorted(indices, key=lambda at: (-sign * entries[at]["score"], entries[at]["loss"], at))
 
 
 def choose(paths: Iterable[Path]) -> dict[str, Any]:
@@ -88,10 +136,9 @@ def choose(paths: Iterable[Path]) -> dict[str, Any]:
         paths: Results of `mosa.search.trials.run_search`: one variant and backbone, one file per task.
 
     Returns:
-        The choice: `chosen` has the `options` and `training` that final runs take, `top1` its mean on val,
-        `standard_error` the standard error of that (None for trials of older versions), `trials` all
-        trials, and `at_edge` names the numbers whose chosen value is the smallest or largest
-        that was tried.
+        The choice: `chosen` has the `options` and `training` that final runs take, `score` its mean on val,
+        `standard_error` the standard error of that (None where it is not known), `trials` all trials, and
+        `at_edge` names the numbers whose chosen value is the smallest or largest that was tried.
 
     Raises:
         UserError: A file is not what was expected, the files are not of one search, or no trial was
@@ -117,16 +164,17 @@ def choose(paths: Iterable[Path]) -> dict[str, Any]:
         raise UserError(
             f"{first[0]}: no trial was trained to its end on every task; try smaller learning rates"
         )
-    best = min(complete, key=lambda index: order_key(trials[index], index))
+    best = best_first(trials, complete, search)[0]
     chosen = {key: trials[best][key] for key in ("options", "training")}
     return {
         "tasks": [file["task"] for file in files.values()],
         "backbone": first[1]["backbone"],
         "variant": first[1]["variant"],
         "method": first[1]["method"],
-        "rule": RULE,
+        "rule": rule_of(search),
         "search": search,
         "chosen": chosen,
+        "score": trials[best]["score"],
         "top1": trials[best]["top1"],
         "standard_error": trials[best]["standard_error"],
         "at_edge": _at_edge(chosen, trials),
@@ -144,6 +192,7 @@ def _over_tasks(entries: Sequence[Mapping[str, Any]], search: Mapping[str, Any])
         "extended": entries[0]["extended"],
         "status": next((state for state in ("diverged", "pruned") if state in states), "complete"),
         "epochs": entries[0]["epochs"],
+        "score": fmean(entry["score"] for entry in entries) if known else None,
         "top1": fmean(entry["top1"] for entry in entries) if known else None,
         "loss": fmean(entry["loss"] for entry in entries) if known else None,
         "standard_error": _standard_error(entries, search),
@@ -152,11 +201,12 @@ def _over_tasks(entries: Sequence[Mapping[str, Any]], search: Mapping[str, Any])
 
 
 def _standard_error(entries: Sequence[Mapping[str, Any]], search: Mapping[str, Any]) -> float | None:
-    """Return the standard error of a trial's mean top-1 on val; None if its trainings are not known.
+    """Return the standard error of a trial's mean score on val; None if it is not known.
 
     Seeds share the images of val, so the binomial error of these is added to what differs between seeds.
     Folds have images of their own, and what differs between them holds both; but a few folds agree by chance,
-    so the error is not less than the binomial error of all their images.
+    so the error is not less than the binomial error of all their images. Of a score that is no share of the
+    images, what these add is not known: only folds tell.
 
     Args:
         entries: The trial on each task.
@@ -166,7 +216,10 @@ def _standard_error(entries: Sequence[Mapping[str, Any]], search: Mapping[str, A
         return None
     means = [fmean(scores) for scores in zip(*(entry["scores"] for entry in entries), strict=True)]
     folds, images = search.get("folds"), 0.0
-    for entry in entries:
+    is_share = search.get("metric", TOP1) in SHARES
+    if not is_share and not folds:
+        return None
+    for entry in entries if is_share else ():
         share = fmean(entry["scores"]) / 100
         images += 1e4 * share * (1 - share) / (entry["examples"] * (folds or 1)) / len(entries) ** 2
     if folds:

@@ -19,10 +19,10 @@ from mosa.engine.run import execute
 from mosa.experiment.declared import digest_of_data
 from mosa.experiment.expand import Run
 from mosa.experiment.manifest import with_choice
-from mosa.experiment.space import Trial, beyond, make_trials, round_lengths
+from mosa.experiment.space import TOP1, Trial, beyond, comparison, make_trials, round_lengths
 from mosa.experiment.specification import Specification
 from mosa.records import check_specification, load_record
-from mosa.search.choose import TRIALS_VERSION, order_key
+from mosa.search.choose import TRIALS_VERSION, best_first, shown_score
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Search:
         extend: Trials by which a grid may grow where its best value is at an edge, see `beyond`.
         min_epochs: Epochs of the first round of successive halving; None: every trial is trained in full.
         factor: One in `factor` trials goes on to the next round, which has `factor` times the epochs.
+        metric: What trials are compared by, a name in `mosa.data.metrics`.
     """
 
     space: Mapping[str, Any]
@@ -51,6 +52,7 @@ class Search:
     extend: int = 0
     min_epochs: int | None = None
     factor: int = 2
+    metric: str = TOP1
 
 
 def run_search(
@@ -91,12 +93,12 @@ def run_search(
         for index in alive:
             entries[index] |= _try(run, trials[index], epochs, search, pack, folder, machine)
             name = f"{what.task} {what.variant} trial {index + 1}/{len(trials)}, {count(epochs, 'epoch')}"
-            print(f"{name}: {_outcome(entries[index])}", file=sys.stderr, flush=True)
+            print(f"{name}: {_outcome(entries[index], search)}", file=sys.stderr, flush=True)
         alive = _survivors(entries, alive, search, number, last=number == len(rounds) - 1)
     if not alive:
         raise UserError(f"{what.task} {what.variant}: every trial diverged; try smaller learning rates")
     trained = functools.partial(_try, run, search=search, pack=pack, folder=folder, machine=machine)
-    _extend(what, trials, entries, alive, search.extend, trained)
+    _extend(what, trials, entries, alive, search, trained)
     result = {
         "version": TRIALS_VERSION,
         "specification": what.digest,
@@ -117,7 +119,7 @@ def _extend(
     trials: list[Trial],
     entries: list[dict[str, Any]],
     alive: list[int],
-    steps: int,
+    search: Search,
     trained: Callable[..., dict[str, Any]],
 ) -> None:
     """Add trials beyond the edge of a grid to `trials` and `entries`, while the best one is there.
@@ -127,11 +129,11 @@ def _extend(
         trials: What was tried.
         entries: How each ended.
         alive: Indices of those that were trained to the end.
-        steps: Trials that may be added.
+        search: How trials are compared, and how many may be added.
         trained: Trains a trial for a number of epochs, and returns its means.
     """
-    for _ in range(steps):
-        best = min(alive, key=lambda index: order_key(entries[index], index))
+    for _ in range(search.extend):
+        best = best_first(entries, alive, comparison(search.metric))[0]
         trial = beyond(trials, trials[best], what.method)
         if trial is None:
             return
@@ -141,24 +143,29 @@ def _extend(
         if entries[-1]["status"] == "complete":
             alive.append(len(trials) - 1)
         name = f"{what.task} {what.variant} trial {len(trials)}, beyond the edge"
-        print(f"{name}: {_outcome(entries[-1])}", file=sys.stderr, flush=True)
+        print(f"{name}: {_outcome(entries[-1], search)}", file=sys.stderr, flush=True)
 
 
 def _described(search: Search, rounds: list[int]) -> dict[str, Any]:
     """Return how trials were made, as `mosa.experiment.space.search_settings` means it."""
-    return {
-        "kind": search.kind,
-        "space": {section: dict(values) for section, values in search.space.items()},
-        "trials": search.trials,
-        "seed": search.seed,
-        "seeds": list(search.seeds),
-        "rounds": rounds,
-        "factor": search.factor,
-    } | {name: getattr(search, name) for name in ("folds", "extend") if getattr(search, name)}
+    return (
+        {
+            "kind": search.kind,
+            "space": {section: dict(values) for section, values in search.space.items()},
+            "trials": search.trials,
+            "seed": search.seed,
+            "seeds": list(search.seeds),
+            "rounds": rounds,
+            "factor": search.factor,
+        }
+        | {name: getattr(search, name) for name in ("folds", "extend") if getattr(search, name)}
+        | comparison(search.metric)
+    )
 
 
-def _outcome(entry: Mapping[str, Any]) -> str:
-    return "diverged" if entry["top1"] is None else f"{entry['top1']:.2f} % on val"
+def _outcome(entry: Mapping[str, Any], search: Search) -> str:
+    score = entry["score"]
+    return "diverged" if score is None else f"{shown_score(comparison(search.metric), score, 1)} on val"
 
 
 def _survivors(
@@ -168,7 +175,7 @@ def _survivors(
     alive = [index for index in alive if entries[index]["status"] == "complete"]
     if last:
         return alive
-    ranked = sorted(alive, key=lambda index: order_key(entries[index], index))
+    ranked = best_first(entries, alive, comparison(search.metric))
     kept = ranked[: max(1, len(entries) // search.factor ** (number + 1))]
     for index in set(alive) - set(kept):
         entries[index]["status"] = "pruned"
@@ -179,7 +186,7 @@ def _try(
     run: Run, trial: Trial, epochs: int, search: Search, pack: Path, folder: Path, machine: Machine
 ) -> dict[str, Any]:
     """Train a trial on every fold with every seed, or take the records that there are; return its means."""
-    scores, losses, seconds, examples = [], [], 0.0, 0
+    scores, top1, losses, seconds, examples = [], [], [], 0.0, 0
     folds = [{"number": number, "of": search.folds} for number in range(search.folds or 0)] or [None]
     for fold, seed in product(folds, search.seeds):
         specification = of_trial(run.specification, trial, epochs, fold)
@@ -187,20 +194,30 @@ def _try(
         try:
             record = _existing(path, specification) or execute(Run(specification, seed), pack, path, machine)
         except Diverged as error:
-            return {"status": "diverged", "note": str(error), "epochs": epochs, "top1": None, "loss": None}
-        scores.append(record["metrics"]["top1"])
+            nothing = dict.fromkeys(("score", "top1", "loss"))
+            return {"status": "diverged", "note": str(error), "epochs": epochs} | nothing
+        scores.append(_score(record, search.metric, path))
+        top1.append(record["metrics"]["top1"])
         losses.append(record["metrics"]["nll"])
         seconds += record["seconds"]["total"]
         examples = record["metrics"]["examples"]
     return {
         "status": "complete",
         "epochs": epochs,
-        "top1": fmean(scores),
+        "score": fmean(scores),
+        "top1": fmean(top1),
         "loss": fmean(losses),
         "seconds": seconds,
         "scores": scores,
         "examples": examples,
     }
+
+
+def _score(record: Mapping[str, Any], metric: str, path: Path) -> float:
+    value = record["metrics"].get(metric)
+    if value is None:
+        raise UserError(f"{path}: has no value of the metric {metric!r}, by which trials are compared")
+    return value
 
 
 def of_trial(

@@ -47,10 +47,10 @@ SCORES = {
 CHOICE = {
     "tasks": ["demo/digits", "demo/count"], "backbone": "micro_vit", "variant": "mosa", "method": "mosa",
     "rule": "the best", "search": {}, "chosen": {"options": {}, "training": {"lr": 0.1}}, "top1": 71.0,
-    "at_edge": ["lr"],
+    "score": 71.0, "at_edge": ["lr"],
     "trials": [
         {"options": {}, "training": {"lr": lr}, "epochs": 2, "top1": top1, "loss": 1, "notes": []}
-        | {"status": status}
+        | {"status": status, "score": top1}
         for lr, status, top1 in ((0.01, "complete", 60.0), (0.1, "complete", 71.0), (1.0, "diverged", None))
     ],
 }  # fmt: skip

@@ -6,11 +6,13 @@ import json
 import math
 import re
 import statistics
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from standin import image, save
 
 from mosa.base.errors import UserError
 from mosa.cli.commands import cli
@@ -21,6 +23,7 @@ from mosa.experiment.config import Run, expand, load_config
 from mosa.experiment.plan import plan
 from mosa.experiment.space import Trial, beyond, count_trainings, grid_size, make_trials, search_settings
 from mosa.experiment.specification import Specification, make_specification
+from mosa.experiment.workflow import Workflow
 from mosa.records import load_record
 from mosa.results.choices import write_choices
 from mosa.search import trials as searches
@@ -402,6 +405,87 @@ def test_tables_show_every_trial_and_mark_the_choice(tmp_path):
     )
 
 
+# --- what trials are compared by: the metric that their task reports
+
+
+def own_config(**metrics):
+    """A config with own tasks that report these metrics."""
+    config = copy.deepcopy(CONFIG) | {"benchmarks": {"own": list(metrics)}}
+    config["tasks"] = {
+        name: {"layout": "folder", "root": name, "metric": metric} for name, metric in metrics.items()
+    }
+    return config
+
+
+def compared_by(metric, higher=True):
+    return {"kind": "grid", "metric": metric, "higher_is_better": higher}
+
+
+def test_trials_are_compared_by_what_their_task_reports(pack, tmp_path):
+    """The records have all metrics; another one makes another choice, by its direction."""
+    search = Search({"training": {"lr": [0.0001, 0.1, 3.0]}, "options": {}})
+    for metric in ("top1", "mean_per_class", "nll"):
+        output = tmp_path / f"{metric}.json"
+        run_search(RUN, replace(search, metric=metric), pack, tmp_path / "records", output)
+        records = [load_record(path)["metrics"] for path in sorted((tmp_path / "records").glob("*.json"))]
+        assert len(records) == 3  # trained once, for all three
+        best = (min if metric == "nll" else max)(record[metric] for record in records)
+        choice = choose([output])
+        assert choice["score"] == best and choice["top1"] in {record["top1"] for record in records}
+        assert choice["search"].get("metric", "top1") == metric
+
+
+def test_the_direction_of_a_metric_counts_and_is_said(tmp_path):
+    trials = [entry(60, lr=0.1) | {"score": 0.9}, entry(70, lr=0.3) | {"score": 1.2}]
+    low = written(tmp_path / "low.json", trials, search=compared_by("nll", higher=False))
+    assert choose([low])["chosen"]["training"] == {"lr": 0.1}
+    assert choose([low])["rule"].startswith("lowest NLL on val, mean over seeds and tasks; on a tie")
+    high = written(tmp_path / "high.json", trials, search=compared_by("mean_per_class"))
+    assert choose([high])["chosen"]["training"] == {"lr": 0.3}
+    assert choose([high])["rule"].startswith("highest mean per class on val")
+    write_choices([low], tmp_path)
+    text = (tmp_path / "chosen.md").read_text()
+    assert "lr 0.1\\* (0.900)" in text and "In brackets the NLL on val of the choice" in text
+    rows = list(csv.DictReader((tmp_path / "chosen.csv").open()))
+    assert [(row["metric"], row["score"], row["top1"]) for row in rows] == [
+        ("nll", "0.9", "60.0"), ("nll", "1.2", "70.0"),
+    ]  # fmt: skip
+    plugin = written(tmp_path / "plugin.json", trials, search=compared_by("of_a_plugin"))
+    assert choose([plugin])["rule"].startswith("highest of_a_plugin on val")
+    done = CliRunner().invoke(cli, ["choose", str(low), "--output", str(tmp_path / "choice.json")])
+    assert done.exit_code == 0 and "lr 0.1, 0.9000 on val" in done.output
+
+
+def test_a_score_that_is_no_share_of_images_has_an_error_of_its_folds_alone(tmp_path):
+    scores = {"scores": [50.0, 60.0, 70.0], "examples": 1000, "score": 60.0}
+    search = compared_by("mean_per_class")
+    one = written(tmp_path / "a.json", [entry(60.0) | scores], search=search)
+    assert choose([one])["standard_error"] is None  # three seeds share the images of val
+    folds = written(tmp_path / "b.json", [entry(60.0) | scores], search=search | {"folds": 3})
+    assert choose([folds])["standard_error"] == pytest.approx(10 / 3**0.5)
+
+
+def test_a_config_says_to_every_search_what_its_task_reports(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        for split in ("train", "val", "test"):
+            for label in ("x", "y"):
+                save(tmp_path / name / split / label / "0.png", image(np.random.default_rng(0), 0))
+    workflow = Workflow.of(load_config(own_config(a="top1", b="nll")))
+    runs = {run.specification.task: run for run in workflow.searches.values()}
+    settings = {name: workflow.search_settings(run) for name, run in runs.items()}
+    assert "metric" not in settings["own/a"] and "metric" not in workflow.search_options(runs["own/a"])
+    assert (settings["own/b"]["metric"], settings["own/b"]["higher_is_better"]) == ("nll", False)
+    assert workflow.search_options(runs["own/b"])["metric"] == "nll"
+    config = own_config(a="top1", b="nll")
+    config["tune"]["per"] = "benchmark"
+    with pytest.raises(UserError, match=r"tasks\.b\.metric.*'nll', and 'top1' for a: a choice per benchmark"):
+        load_config(config)
+    config = own_config(a="nll", b="nll")
+    config["tune"]["per"] = "benchmark"
+    assert load_config(config)["tune"]["per"] == "benchmark"
+
+
 # --- folds, and how sure a choice is
 
 
@@ -448,7 +532,8 @@ def test_a_search_grows_until_its_best_is_inside(pack, tmp_path, monkeypatch):
 
     def scored(score):
         def trained(run, trial, *rest, **how):
-            return entry(score(trial.training["lr"]), lr=trial.training["lr"])
+            rate = trial.training["lr"]
+            return entry(score(rate), lr=rate) | {"score": score(rate)}
 
         monkeypatch.setattr(searches, "_try", trained)
 

@@ -17,7 +17,7 @@ from mosa.results.aggregate import MISSING, Results, Section, shown_names
 from mosa.results.choices import how_compared, scope_of
 from mosa.results.costs import COSTS
 from mosa.results.provenance import code_of
-from mosa.results.report.data import TUNED_BY, page_data, run_data, with_digits
+from mosa.results.report.data import page_data, run_data, tuned_by, with_digits
 from mosa.results.report.facts import bibtex, data_facts, sources
 from mosa.results.report.missing import Missing
 from mosa.results.report.predicted import predicted_data
@@ -74,7 +74,7 @@ def write_report(
         totals=_totals(frame, missing),
         metrics=METRICS,
         costs=COSTS,
-        tuned_by=TUNED_BY,
+        tuned_by=tuned_by(choices),
         trials_label=data["trials"]["y"]["label"] if choices else "",
         choices=[_choice(choice) for choice in choices],
         missing=missing,
@@ -154,13 +154,13 @@ def _choice(choice: dict[str, Any]) -> dict[str, Any]:
         "backbone": choice["backbone"],
         "variant": choice["variant"],
         "chosen": describe(choice["chosen"]),
-        "score": with_digits(choice[TUNED_BY.name]),
+        "score": with_digits(choice, choice["score"]),
         "at_edge": ", ".join(choice["at_edge"]),
         "trials": [
             {
                 "what": describe(trial),
                 "status": trial["status"],
-                "score": MISSING if trial[TUNED_BY.name] is None else with_digits(trial[TUNED_BY.name]),
+                "score": MISSING if trial["score"] is None else with_digits(choice, trial["score"]),
                 "note": "; ".join(trial["notes"]),
                 "chosen": all(trial[key] == value for key, value in choice["chosen"].items()),
             }

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from mosa.data.metrics import METRICS, Metric, get_metric
+from mosa.data.metrics import METRICS, Metric
 from mosa.experiment.curves import is_number
 from mosa.results.aggregate import Results, Section, shown_names
 from mosa.results.choices import scope_of
@@ -18,9 +18,8 @@ from mosa.results.plots.scaling import REFERENCES, method_curves, sizes_in_words
 from mosa.results.provenance import code_of
 from mosa.results.stats import CONFIDENCE
 from mosa.results.style import MethodStyle, method_styles
-from mosa.search.choose import describe
+from mosa.search.choose import describe, metric_of
 
-TUNED_BY = get_metric("top1")  # what `mosa.search` compares trials by
 _DECIMALS = 12  # of a score that the page gets, so that its means are exact
 
 
@@ -176,7 +175,7 @@ def trials_chart(choices: Sequence[dict[str, Any]], styles: dict[str, MethodStyl
             ", ".join(dict.fromkeys(key for _, _, key in drawn)),
             "log" if min(values, default=0) > 0 else "linear",
         ),
-        y=Axis(f"{TUNED_BY.label} on val; large: chosen", unit=TUNED_BY.unit),
+        y=Axis(f"{tuned_by(choices)} on val; large: chosen", unit=_unit(choices)),
         series=tuple(
             Series(
                 f"{scope_of(choice)}, {choice['variant']}",
@@ -193,10 +192,10 @@ def _trial_points(choice: dict[str, Any], section: str, key: str) -> tuple[Point
     """Return a point per trial, from left to right; its name says what else was tried with it."""
     points = []
     for trial in _scored(choice):
-        score = trial[TUNED_BY.name]
+        score = trial["score"]
         chosen = all(trial[part] == values for part, values in choice["chosen"].items())
         name = ", ".join(filter(None, [choice["variant"], describe(_others(trial, section, key))]))
-        points.append(Point(name, trial[section][key], score, with_digits(score), marked=chosen))
+        points.append(Point(name, trial[section][key], score, with_digits(choice, score), marked=chosen))
     return tuple(sorted(points, key=lambda point: point.x))
 
 
@@ -218,7 +217,7 @@ def _is_alone(choice: dict[str, Any], section: str, key: str) -> bool:
 
 
 def _scored(choice: dict[str, Any]) -> list[dict[str, Any]]:
-    return [trial for trial in choice["trials"] if trial[TUNED_BY.name] is not None]
+    return [trial for trial in choice["trials"] if trial["score"] is not None]
 
 
 def _searched_number(choice: dict[str, Any]) -> tuple[str, str]:
@@ -230,9 +229,19 @@ def _searched_number(choice: dict[str, Any]) -> tuple[str, str]:
     return "", ""
 
 
-def with_digits(score: float) -> str:
+def with_digits(choice: dict[str, Any], score: float) -> str:
     """Return the score of a trial as it is printed, with one digit more than in tables of means."""
-    return TUNED_BY.shown(score, more=1)
+    return metric_of(choice["search"]).shown(score, more=1)
+
+
+def tuned_by(choices: Sequence[dict[str, Any]]) -> str:
+    """Return what trials were compared by, as the title of their scores."""
+    return " or ".join(dict.fromkeys(metric_of(choice["search"]).label for choice in choices))
+
+
+def _unit(choices: Sequence[dict[str, Any]]) -> str:
+    units = {metric_of(choice["search"]).unit for choice in choices}
+    return units.pop() if len(units) == 1 else ""
 
 
 # --- the runs
