@@ -60,7 +60,9 @@ def tables(means: pd.DataFrame) -> tuple[str, str, str]:
         (name, epochs): own.set_index("seed") for (name, epochs), own in means.groupby(["name", "epochs"])
     }
     names = [name for name in STYLES if name in set(means.name)]
-    compared = [key for key in cells if key[0] != REFERENCE and (REFERENCE, key[1]) in cells]
+    compared = [
+        key for key in cells if key[0] in names and key[0] != REFERENCE and (REFERENCE, key[1]) in cells
+    ]
     raw = [stats.ttest_rel(cells[key].top1, cells[REFERENCE, key[1]].top1).pvalue for key in compared]
     p = dict(zip(compared, holm(raw), strict=True))
 

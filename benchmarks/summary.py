@@ -53,7 +53,7 @@ def table(runs: pd.DataFrame, reference: str) -> str:
         runs: As of `summarise`; every variant has every task and seed.
         reference: The variant that the others are compared with.
     """
-    tasks = list(runs.task.unique())
+    tasks = list(complete(runs).task.unique())
     means = runs.pivot_table(index="seed", columns="variant", values="top1", aggfunc="mean")
     compared = [variant for variant in means if variant != reference]
     tests = [stats.ttest_rel(means[variant], means[reference]).pvalue for variant in compared]
@@ -84,7 +84,7 @@ def pair_table(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
         runs: As of `summarise`; every variant has every task and seed.
         pairs: Variants without and with something.
     """
-    means = runs.pivot_table(index="seed", columns="variant", values="top1", aggfunc="mean")
+    means = complete(runs).pivot_table(index="seed", columns="variant", values="top1", aggfunc="mean")
     corrected = holm([stats.ttest_rel(means[split], means[dense]).pvalue for dense, split in pairs])
     rates = runs.groupby("variant").lr.first()
     loss = runs.groupby("variant").train_ce.mean()
@@ -137,7 +137,17 @@ def interval(values: pd.Series) -> str:
 
 
 def p_value(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else "< 0.001"
+    return "—" if pd.isna(p) else f"{p:.3f}" if p >= 0.001 else "< 0.001"
+
+
+def complete(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return runs; refuse variants that differ in tasks or seeds, or with several learning rates."""
+    cells = runs.groupby("variant").apply(lambda own: frozenset(zip(own.task, own.seed, strict=True)))
+    if cells.nunique() > 1:
+        raise SystemExit(f"tasks or seeds differ between variants: {', '.join(cells.index)}")
+    if (several := runs.groupby("variant").lr.nunique() > 1).any():
+        raise SystemExit(f"{several.idxmax()} has several learning rates")
+    return runs
 
 
 def searched(results: Path) -> pd.DataFrame:
@@ -153,6 +163,8 @@ def of_choices(choices: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     rows = []
     for choice in choices:
         for trial in choice["trials"]:
+            if trial["options"]:
+                raise SystemExit(f"{choice['variant']}: options were searched; the table is of rates alone")
             chosen = trial["training"] == choice["chosen"]["training"]
             scores = (trial["top1"], trial["standard_error"])  # None: a training diverged
             scores = (None if score is None else round(score, 3) for score in scores)

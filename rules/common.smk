@@ -230,7 +230,7 @@ def memory_of_run(wildcards, attempt):
 def runtime_of_run(wildcards, attempt):
     """Minutes that a run may take; a number, too."""
     what = run_of(wildcards).specification
-    return round(resources.run_minutes(what, EXPERIMENT.tasks[what.task], bool(GPU), attempt))
+    return round(resources.run_minutes(what, EXPERIMENT.tasks[what.task], bool(GPU), attempt, CONFIG["tune"]))
 
 
 def runtime_of_search(wildcards, attempt):

@@ -86,7 +86,9 @@ def pack_name(task: Task, image_size: int, interpolation: str = "bicubic", conte
     decides = {
         name: value
         for name, value in asdict(task).items()
-        if name in ("layout", "members", "root", "resize", "version") or (name == "reader" and value)
+        if name in ("layout", "members", "root", "resize", "version")
+        or (name == "reader" and value)
+        or (name == "augment" and value != "none" and task.benchmark == OWN)  # fixed for all others
     }
     parts = [PACK_FORMAT, task.full_name, decides, size, interpolation]
     text = json.dumps(parts if content is None else [*parts, content], sort_keys=True)

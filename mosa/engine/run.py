@@ -148,7 +148,9 @@ def _execute(run: Run, pack_path: Path, output: Path, machine: Machine, keep: Ke
     training, graph = run.specification.training, machine.compile == "step_graph"
     events = Events(output) if keep.events else drop_events(folder_of(output))
     validate = _validation(ready) if keep.val or keep.events else None
+    began = time.perf_counter()
     progress = fit(ready.tuned, ready.train, training, run.seed, ready.label, resume, graph, events, validate)
+    earlier = max(0.0, progress.seconds - (time.perf_counter() - began))  # of the run that this one goes on
     progress.seconds += with_features - before
     adapter = ready.method.parameters(ready.model)
     uncompile_blocks(ready.model)
@@ -162,7 +164,7 @@ def _execute(run: Run, pack_path: Path, output: Path, machine: Machine, keep: Ke
         "prepare": before - start,
         "train": progress.seconds,
         "eval": ended - opened,
-        "total": ended - start,
+        "total": earlier + ended - start,
     }
     record = _describe(ready, progress, metrics, adapter) | {"seconds": seconds} | _origin(ready)
     folder = _shared_folder(run, output)

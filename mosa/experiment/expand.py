@@ -226,6 +226,16 @@ def sweep_variants(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, A
                 for index, value in enumerate(values):
                     if value != base["options"][option]:
                         variant = base | {"options": base["options"] | {option: value}}
+                        variant["by_task"] = _without(base["by_task"], option)
                         variant["display_name"] = None  # it is the name of the base alone
                         made_by = ("sweeps", sweep, name, option, index)
                         yield f"{name}_{option}{value}".lower(), variant, made_by
+
+
+def _without(by_task: Mapping[str, Any], option: str) -> dict[str, Any]:
+    """Return the overrides by task without one option: a variant of a sweep has the value of its name."""
+    found = {}
+    for task, changes in by_task.items():
+        others = {key: value for key, value in changes["options"].items() if key != option}
+        found[task] = changes | {"options": others}
+    return found

@@ -22,7 +22,7 @@ from mosa.experiment.models import Experiment
 from mosa.experiment.plugins import load_plugins
 from mosa.experiment.recipe import Recipe, problem_of
 from mosa.experiment.space import check_tune
-from mosa.experiment.specification import BUILTIN_CARDS
+from mosa.experiment.specification import BUILTIN_CARDS, Specification
 from mosa.experiment.validation import Places, check_option, merge, method_schemas, model_of, validated
 
 
@@ -62,11 +62,21 @@ def load_config(
         for name, options in changes.items():
             _check_sweep(config["variants"], sweep, name, options, places)
     _check_names(config, places)
-    if not expand(config):
+    runs = expand(config)
+    if not runs:
         reasons = "; ".join(dict.fromkeys(left_out(config).values()))
         raise places.error(("backbones",), f"no method fits any backbone: {reasons}; take others")
-    check_tune(config, places)
+    meant = list({id(run.specification): run.specification for run in runs}.values())  # seeds share them
+    _check_warmups(meant, places)
+    check_tune(config, meant, places)
     return config
+
+
+def _check_warmups(specifications: Iterable[Specification], places: Places) -> None:
+    """Refuse a warm-up that only together with what another section says is longer than the training."""
+    for what in specifications:
+        if problem := problem_of(vars(what.training)):
+            raise places.error(("variants",), f"{what.variant} on {what.task}: {problem[1]}")
 
 
 def _typed(value: Any) -> Any:

@@ -17,6 +17,7 @@ VERSION = 1
 # Names of files in a manifest, which lead to no other folder.
 _SPECIFICATION = re.compile(r"[0-9a-f]{16}\.json\Z")
 _CHOICE = re.compile(r"(tune/choices/(?!(.*/)?\.\./).+\.json)?\Z")
+SHOWN = ("group", "metric")  # of the entry of an own task: how it stands in tables
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,10 @@ def write_manifest(
         The manifest: results/manifests/runs-<digest>.json.
     """
     groups: dict[int, dict[str, Any]] = {}
+    tasks: dict[str, dict[str, str]] = {}  # of own tasks: what may change without a run being repeated
     for run in runs:
+        if own := run.specification.data.own:
+            tasks[run.specification.task] = {name: own[name] for name in SHOWN if name in own}
         group = groups.get(id(run.specification))
         if group is None:
             file = write_specification(run.specification, results / "specifications")
@@ -88,7 +92,9 @@ def write_manifest(
         "variants": list(variants),
         "left_out": dict(left_out or {}),
         "groups": list(groups.values()),
-    } | ({"display_names": dict(display_names)} if display_names else {})
+    }
+    content |= {"display_names": dict(display_names)} if display_names else {}
+    content |= {"tasks": tasks} if tasks else {}
     return write_by_content(results / "manifests", "runs-", "json", json.dumps(content, indent=1) + "\n")
 
 

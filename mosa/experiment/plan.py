@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mosa.base.words import count
 from mosa.data.formats import count_own
 from mosa.data.task import OWN, Task
-from mosa.experiment.cost import assumed_rate, image_passes
+from mosa.experiment.cost import ON_FEATURES, assumed_rate, image_passes, searched_options
 from mosa.experiment.expand import Run, config_tasks, expand, left_out
 from mosa.experiment.failures import failures
 from mosa.experiment.kept import lacking, predictions_gib
@@ -131,7 +131,7 @@ def _count(config: Mapping[str, Any]) -> _Counted:
         row = rows[what.backbone.name, what.variant]
         row.add(_Row(runs=1, done=run.path in done))
         if run.path not in done:
-            row.add(_to_do(rates, what, tasks[what.task]))
+            row.add(_to_do(rates, what, tasks[what.task], searched_options(config["tune"], what.variant)))
     for (backbone, variant), row in tuning_rows(config, runs, tasks, rates, searched - stale).items():
         rows[backbone, f"{variant}: tuning"] = row
     total = _Row()
@@ -163,10 +163,10 @@ def counted(config: Mapping[str, Any]) -> dict[str, Task]:
     }
 
 
-def _to_do(rates: Rates, specification: Specification, task: Task) -> _Row:
+def _to_do(rates: Rates, specification: Specification, task: Task, searched: Mapping[str, Any]) -> _Row:
     if not task.sizes:
         return _Row(unknown=True)
-    return rates.row(specification, image_passes(specification, task))
+    return rates.row(specification, image_passes(specification, task, space=searched))
 
 
 def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
@@ -230,8 +230,8 @@ def tuning_rows(
         done = search_path(what) in searched
         row.add(_Row(runs=1, done=done))
         if not done and task.sizes:
-            epochs = what.training.epochs
-            epoch = image_passes(what, task, "selection", tune["folds"]) / epochs
+            epochs, space = what.training.epochs, searched_options(tune, what.variant)
+            epoch = image_passes(what, task, "selection", tune["folds"], space) / epochs
             trainings = count_trainings(tune, what.variant, epochs)
             row.add(rates.row(what, sum(epoch * models * epochs for models, epochs in trainings)))
         elif not done:
@@ -250,7 +250,8 @@ def _measured_rates(results: Path, runs: list[Run]) -> dict[tuple[str, str], flo
             continue  # the workflow reports a broken record
         backbone = run.specification.backbone.name
         found[backbone, run.specification.variant].append(rate)
-        found[backbone, ""].append(rate)
+        if run.specification.method not in ON_FEATURES:  # whose rate says nothing of others
+            found[backbone, ""].append(rate)
     return {key: median(values) for key, values in found.items()}
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mosa.data.task import Task
-from mosa.experiment.cost import assumed_rate, image_passes, size_class
+from mosa.experiment.cost import assumed_rate, image_passes, searched_options, size_class
 from mosa.experiment.space import count_trainings
 from mosa.experiment.specification import Specification
 
@@ -18,9 +18,16 @@ def memory_gigabytes(specification: Specification, attempt: int = 1) -> int:
     return _GIGABYTES[size_class(specification)] * attempt
 
 
-def run_minutes(specification: Specification, task: Task, gpu: bool, attempt: int = 1) -> float:
+def run_minutes(
+    specification: Specification,
+    task: Task,
+    gpu: bool,
+    attempt: int = 1,
+    tune: Mapping[str, Any] | None = None,
+) -> float:
     """Return the time that a run asks for: twice what its images take at a slow machine's rate."""
-    return _START + attempt * 2 * _minutes(specification, task, gpu)
+    space = searched_options(tune, specification.variant)
+    return _START + attempt * 2 * _minutes(specification, task, gpu, space)
 
 
 def search_minutes(
@@ -30,11 +37,12 @@ def search_minutes(
     epochs = specification.training.epochs
     trainings = count_trainings(tune, specification.variant, epochs)
     share = sum(models * length for models, length in trainings) / epochs
-    return _START + attempt * 2 * share * _minutes(specification, task, gpu)
+    space = searched_options(tune, specification.variant)
+    return _START + attempt * 2 * share * _minutes(specification, task, gpu, space)
 
 
-def _minutes(specification: Specification, task: Task, gpu: bool) -> float:
+def _minutes(specification: Specification, task: Task, gpu: bool, space: Mapping[str, Any]) -> float:
     if not task.sizes:
         return _UNKNOWN
-    images = image_passes(specification, task) + task.sizes["test"] / 3
+    images = image_passes(specification, task, space=space) + task.sizes["test"] / 3
     return images / assumed_rate(specification, gpu) / 60

@@ -1,7 +1,7 @@
 """What is tried: the search spaces of a config, and the trials that they make."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -12,7 +12,7 @@ from mosa.data.metrics import get_metric
 from mosa.data.task import OWN
 from mosa.experiment.declared import Declared
 from mosa.experiment.models import SearchSpace
-from mosa.experiment.recipe import Recipe
+from mosa.experiment.recipe import Recipe, problem_of
 from mosa.experiment.specification import Specification
 from mosa.experiment.validation import Places, check_option, model_of, validated
 
@@ -38,8 +38,13 @@ def search_path(specification: Specification) -> str:
     return f"tune/trials/{place}.json"
 
 
-def check_tune(config: Mapping[str, Any], places: Places) -> None:
+def check_tune(config: Mapping[str, Any], meant: Iterable[Specification], places: Places) -> None:
     """Refuse a `tune` section that is unfair or has no meaning.
+
+    Args:
+        config: The config.
+        meant: The specifications of its runs.
+        places: Where things stand in its files.
 
     Raises:
         UserError: An unknown variant or key, a value that the method or the recipe refuses, or variants with
@@ -71,8 +76,12 @@ def check_tune(config: Mapping[str, Any], places: Places) -> None:
             "grows the grid of a task where its own best value is at an edge; it needs `search: grid` and "
             "`per: task`, and a choice per benchmark needs the same trials on all tasks",
         )
+    _check_sweeps(config, places)
+    for what in meant:
+        _check_warmup(what, tune["variants"].get(what.variant), places)
     if tune["per"] == "benchmark":
         _check_metrics(config, places)
+        _check_lengths(meant, places)
     if tune["halving"] and tune["per"] == "benchmark":
         raise places.error(
             ("tune", "halving"),
@@ -93,11 +102,52 @@ def _check_metrics(config: Mapping[str, Any], places: Places) -> None:
             )
 
 
+def _check_lengths(meant: Iterable[Specification], places: Places) -> None:
+    """Refuse a choice by the mean over tasks whose trainings differ in length."""
+    first: dict[tuple[str, str], Specification] = {}
+    for what in meant:
+        other = first.setdefault((what.variant, what.task.partition("/")[0]), what)
+        if what.training.epochs != other.training.epochs:
+            raise places.error(
+                ("tune", "per"),
+                f"benchmark: {what.variant} trains for {other.training.epochs} epochs on {other.task}, "
+                f"{what.training.epochs} on {what.task}; give them one length, or set `per: task`",
+            )
+
+
+def _check_sweeps(config: Mapping[str, Any], places: Places) -> None:
+    """Refuse to tune an option that a sweep sets: its variants take the choice of their base."""
+    for sweep, changes in config["sweeps"].items():
+        for name, options in changes.items():
+            for option in options.keys() & config["tune"]["variants"][name]["options"].keys():
+                raise places.error(
+                    ("sweeps", sweep, name, option),
+                    f"is tuned, too (tune.variants.{name}.options), and its variants take what is chosen for "
+                    f"{name}; leave one of the two out",
+                )
+
+
+def _check_warmup(what: Specification, space: Mapping[str, Any] | None, places: Places) -> None:
+    """Refuse a warm-up to be tried that is longer than the training."""
+    values = space["training"].get("warmup_epochs") if space else None
+    if not values:
+        return
+    longest = max(values) if isinstance(values, list) else values["high"]
+    if problem := problem_of({"epochs": what.training.epochs, "warmup_epochs": longest}):
+        raise places.error(
+            ("tune", "variants", what.variant, "training", "warmup_epochs"), f"on {what.task}: {problem[1]}"
+        )
+
+
 def _check_values(
     values: Any, key: str, model: type[Declared], search: str, where: tuple, places: Places
 ) -> None:
     if key not in model.model_fields:
         raise places.error(where, f"unknown key {key!r}", list(model.model_fields), key)
+    if model is Recipe and key == "epochs":
+        raise places.error(
+            where, "all trials train as long as the final runs; give each length a variant of its own"
+        )
     if isinstance(values, list):
         for index, value in enumerate(values):
             values[index] = check_option(model, key, value, (*where, index), places)

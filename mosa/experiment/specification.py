@@ -236,7 +236,7 @@ def make_specification(
     if method not in schemas:
         raise unknown("method", method, schemas)
     recipe = validated(Recipe, dict(training or {}), ("training",), places)
-    problem = problem_of(training or {})
+    problem = problem_of(vars(recipe))
     if problem is not None:
         raise places.error(("training", problem[0]), problem[1])
     plain = {

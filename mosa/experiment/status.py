@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from mosa.base.words import count
 from mosa.data.task import Task
 from mosa.experiment.alive import Sign, name_of, read_signs
-from mosa.experiment.cost import image_passes
+from mosa.experiment.cost import image_passes, searched_options
 from mosa.experiment.expand import Run
 from mosa.experiment.failures import EMPTY, ended_with_error, last_words, log_of
 from mosa.experiment.manifest import peek
@@ -147,7 +147,8 @@ def _hours_left(
         what = one.run.specification
         if one.state in ("done", "failed") or not tasks[what.task].sizes:
             continue
-        row = rates.row(what, image_passes(what, tasks[what.task]))
+        space = searched_options(config["tune"], what.variant)
+        row = rates.row(what, image_passes(what, tasks[what.task], space=space))
         hours += max(0.0, row.hours - one.seconds / 3600)
         assumed |= row.assumed
     done = {Path(path).relative_to(results).as_posix() for path in searched}

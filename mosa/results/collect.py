@@ -6,7 +6,7 @@ from typing import Any
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.data.metrics import SHIPPED
-from mosa.experiment.manifest import Meant, digest_of_collected, read_manifest
+from mosa.experiment.manifest import SHOWN, Meant, digest_of_collected, read_manifest
 from mosa.experiment.specification import Specification
 from mosa.records import check_specification, load_record
 from mosa.results.frame import to_frame, write_table
@@ -33,14 +33,15 @@ def load_meant(meant: Meant) -> dict[str, Any]:
             "again"
         )
     own = wanted.data.own or {}
-    metric = own.get("metric", record["metric"])  # which one is reported can be changed
+    shown = {name: own.get(name, record[name]) for name in SHOWN}
+    metric = shown["metric"]
     values = record["metrics"] | dict.fromkeys(_outdated(record, wanted))
     if metric not in SHIPPED and values.get(metric) is None:
         raise UserError(
             f"{meant.path}: has no value of the metric {metric!r}, as its plugin defines it now; delete the "
             "record and run again, or report another metric"
         )
-    return record | {"metric": metric, "metrics": values}
+    return record | shown | {"metrics": values}
 
 
 def _outdated(record: dict[str, Any], wanted: Specification) -> list[str]:

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from mosa.experiment.cost import ON_FEATURES
 from mosa.results.aggregate import MEAN_OVER_TASKS, Section
 
 MIB = 2**20
-ON_FEATURES = ("dtl", "last", "linear", "lst")  # methods that train on kept features of a frozen backbone
 BACKBONE_IS_ONE = (
     "Inference FLOPs: of one image after merging, relative to the backbone with the classifier and nothing "
     "else."

@@ -60,12 +60,14 @@ def smallest_wilcoxon_p(tasks: int, comparisons: int = 1) -> float:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return p-values adjusted for their number, by Holm's step-down method (Scandinavian J. Stat. 1979)."""
+    """Return p-values adjusted for their number, by Holm's step-down method (Scandinavian J. Stat. 1979).
+
+    NaN, where nothing was tested, stays NaN and does not count.
+    """
     p_values = np.asarray(p_values, float)
-    order = np.argsort(p_values, kind="stable")
-    factors = np.arange(len(p_values), 0, -1)
-    adjusted = np.empty_like(p_values)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(factors * p_values[order]))
+    order = np.argsort(p_values, kind="stable")[: np.count_nonzero(~np.isnan(p_values))]  # NaN comes last
+    adjusted = np.full_like(p_values, np.nan)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(np.arange(len(order), 0, -1) * p_values[order]))
     return adjusted
 
 

@@ -13,6 +13,7 @@ from pydantic_core import PydanticCustomError
 from mosa.base.errors import UserError, reason_of
 from mosa.base.files import written_atomically
 from mosa.data.metrics import METRICS, Metric
+from mosa.experiment.curves import is_number
 from mosa.experiment.declared import Declared, option
 from mosa.experiment.manifest import Meant, with_choice
 from mosa.experiment.space import TOP1
@@ -247,7 +248,7 @@ def _at_edge(chosen: Mapping[str, Mapping[str, Any]], trials: list[dict[str, Any
     for section, values in chosen.items():
         for key, value in values.items():
             others = (trial[section].get(key) for trial in trials)
-            tried = {other for other in others if isinstance(other, int | float)}
+            tried = {other for other in others if is_number(other)}
             if len(tried) > 1 and value in (min(tried), max(tried)):
                 edges.append(key)
     return edges

@@ -13,16 +13,18 @@ from typing import Any
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.base.words import count
+from mosa.data.packs import Pack
 from mosa.engine.diverged import Diverged
 from mosa.engine.machine import CPU, Machine
 from mosa.engine.run import execute
 from mosa.experiment.declared import digest_of_data
 from mosa.experiment.expand import Run
 from mosa.experiment.manifest import with_choice
+from mosa.experiment.recipe import problem_of
 from mosa.experiment.space import TOP1, Trial, beyond, comparison, make_trials, round_lengths
 from mosa.experiment.specification import Specification
 from mosa.records import check_specification, load_record
-from mosa.search.choose import TRIALS_VERSION, best_first, shown_score
+from mosa.search.choose import TRIALS_VERSION, best_first, describe, shown_score
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,9 @@ def _try(
         specification = of_trial(run.specification, trial, epochs, fold)
         path = folder / f"{digest_of_data([specification.digest, seed])[:16]}.json"
         try:
-            record = _existing(path, specification) or execute(Run(specification, seed), pack, path, machine)
+            record = _existing(path, specification, pack) or execute(
+                Run(specification, seed), pack, path, machine
+            )
         except Diverged as error:
             nothing = dict.fromkeys(("score", "top1", "loss"))
             return {"status": "diverged", "note": str(error), "epochs": epochs} | nothing
@@ -226,17 +230,21 @@ def of_trial(
     """Return the specification of a trial; a shorter round has the same schedule, shorter."""
     tried = with_choice(specification, {"options": trial.options, "training": trial.training}).model_dump()
     recipe = tried["training"]
+    if problem := problem_of(recipe):
+        raise UserError(f"{specification.variant}, {describe(vars(trial))}: {problem[1]}")
     recipe["warmup_epochs"] = recipe["warmup_epochs"] * epochs / recipe["epochs"]
     recipe["epochs"] = epochs
     return Specification.model_validate(tried | {"stage": "selection", "fold": fold})
 
 
-def _existing(path: Path, specification: Specification) -> dict[str, Any] | None:
+def _existing(path: Path, specification: Specification, pack: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
         record = load_record(path)
         check_specification(record, specification, path)
+        if record["data"]["digest"] != Pack(pack).digest:
+            raise UserError(f"{path}: was trained on other images than those of {pack}")
     except UserError as error:
         print(f"{error}; it is trained again", file=sys.stderr)
         return None

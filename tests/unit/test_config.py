@@ -71,6 +71,19 @@ def test_the_grid_is_complete_and_ordered():
     assert runs[0].path == "runs/demo/digits/micro_vit/linear/seed0.json"
 
 
+def test_a_swept_option_counts_more_than_one_by_task():
+    config = changed(("sweeps",), {"size": {"mosa": {"bottleneck": [8, 12]}}})
+    config["variants"]["mosa"]["by_task"] = {"demo/digits": {"options": {"bottleneck": 2, "experts": 2}}}
+    made = {
+        (r.specification.variant, r.specification.task): r.specification.options
+        for r in expand(load_config(config))
+    }
+    for size in (8, 12):
+        options = made[f"mosa_bottleneck{size}", "demo/digits"]
+        assert (options["bottleneck"], options["experts"]) == (size, 2)
+    assert made["mosa", "demo/digits"]["bottleneck"] == 2
+
+
 def test_sweeps_name_what_they_change():
     sweeps = {"size": {"mosa": {"bottleneck": [8]}}, "split": {"mosa": {"split_bias": [False, True]}}}
     runs = {

@@ -17,6 +17,7 @@ from mosa.data.task import task_from_config
 from mosa.experiment.config import expand, load_config
 from mosa.experiment.cost import image_passes
 from mosa.experiment.plan import plan
+from mosa.experiment.resources import run_minutes
 from mosa.peft import build_method, get_method, list_methods
 from mosa.records import write_record
 
@@ -97,12 +98,39 @@ def test_hours_come_from_the_records_and_done_runs_are_done(tmp_path):
     path = record_of_linear(tmp_path, images_per_second=100.0, steps=make_record()["steps"] | {"passes": 1})
     text = planned(tmp_path)
     assert row(text, "linear") == (4, 1, 30_000, "0.1")  # 300 s
-    assert row(text, "mosa") == (4, 0, 440_000, "1.2")  # 4400 s, at the rate of the backbone
-    assert re.search(r"^all +12 +1 +490,000 +1\.4$", text, re.MULTILINE)
+    assert row(text, "mosa")[3] == "~1.2"  # the rate on kept features says nothing of it
+    assert re.search(r"^all +12 +1 +490,000 +~1\.4$", text, re.MULTILINE)
     changed = planned(tmp_path, training={"epochs": 11})
     assert row(changed, "linear") == (4, 0, 44_000, "0.1")  # to be made again, and its rate is known
     path.write_text("{")  # a broken one counts for nothing
     assert row(planned(tmp_path), "linear")[3] == "~0.1"
+
+
+def test_other_variants_are_planned_at_the_rate_of_the_backbone(tmp_path):
+    mosa = {"method": "mosa"}
+    variants = {"first": mosa, "other": {"method": "adapter"}}
+    config = CONFIG | {"benchmarks": {"demo": ["digits"]}, "variants": variants}
+    run = expand(load_config(config))[0]
+    what = run.specification
+    made = {"images_per_second": 50.0, "steps": make_record()["steps"] | {"passes": 2}}
+    record = make_record(specification=what.model_dump(), specification_digest=what.digest, seed=run.seed)
+    write_record(record | made, tmp_path / "results" / run.path)
+    text = planned(tmp_path, benchmarks=config["benchmarks"], variants=variants)
+    assert row(text, "first") == (2, 1, 20_000, "0.1") and row(text, "other") == (2, 0, 20_000, "0.1")
+
+
+@pytest.mark.parametrize("search", ["grid", "sobol"])
+def test_options_that_are_searched_count_with_the_most_passes(search, tmp_path):
+    tried = [0.0, 1.0] if search == "grid" else {"low": 0.0, "high": 1.0}
+    tune = {"search": search, "variants": {"mosa": {"options": {"consistency": tried}}}}
+    tune |= {"trials": 2} if search == "sobol" else {}
+    variants = {"mosa": {"method": "mosa", "options": {"consistency": 0.0}}}
+    text = planned(tmp_path, benchmarks={"demo": ["digits"]}, variants=variants, tune=tune)
+    assert row(text, "mosa")[2] == 2 * 10 * 2 * 1000 and row(text, "mosa: tuning")[2] == 2 * 10 * 2 * 800
+    config = load_config(CONFIG | {"benchmarks": {"demo": ["digits"]}, "variants": variants, "tune": tune})
+    what = expand(config)[0].specification
+    task = get_task(what.task)
+    assert run_minutes(what, task, False, 1, config["tune"]) > run_minutes(what, task, False)
 
 
 def test_runs_that_lack_what_is_to_be_kept_are_named(tmp_path):

@@ -120,6 +120,7 @@ def test_any_step_and_any_number_of_stops(stops, number, whole, pack, tmp_path, 
         assert not (tmp_path / "run.json").exists()
     resumed = execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path / "kept"))
     assert results(resumed) == whole
+    assert resumed["seconds"]["total"] >= resumed["seconds"]["train"]  # of all processes, both
     assert list((tmp_path / "kept").iterdir()) == []
 
 

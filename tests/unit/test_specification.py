@@ -5,6 +5,7 @@ import json
 import pytest
 from pydantic import ValidationError, create_model
 from test_config import changed, tiny
+from test_records import make_record
 
 from mosa.base.errors import UserError
 from mosa.experiment import validation
@@ -20,6 +21,9 @@ from mosa.experiment.specification import (
     write_specification,
 )
 from mosa.experiment.workflow import Workflow
+from mosa.records import write_record
+from mosa.results.collect import collect
+from mosa.results.frame import read_table
 
 
 def with_option(**declared):
@@ -135,6 +139,47 @@ def test_a_manifest_names_each_record_and_its_specification(tmp_path):
         path.write_text(content)
         with pytest.raises(UserError, match="not a manifest"):
             read_manifest(path)
+
+
+OWN_TASK = {"layout": "folder", "root": "images"}
+
+
+def of_own(**entry):
+    """The runs of a config with a task of the user's own."""
+    config = changed(("benchmarks",), {"own": ["mine"]}) | {"tasks": {"mine": OWN_TASK | entry}}
+    return expand(load_config(config))
+
+
+def test_what_an_own_task_is_trained_on_repeats_its_runs():
+    def digest(**entry):
+        return of_own(**entry)[0].specification.digest
+
+    assert digest(augment="none") == digest()
+    for change in ({"augment": "crop_flip"}, {"resize": "direct"}, {"root": "others"}, {"layout": "csv"}):
+        assert digest(**change) != digest(), change
+    for change in ({"metric": "nll"}, {"group": "trees"}):  # of tables
+        assert digest(**change) == digest(), change
+
+
+@pytest.mark.parametrize("change", [{"metric": "nll"}, {"group": "trees"}], ids=str)
+def test_how_an_own_task_stands_in_tables_makes_them_anew(change, tmp_path):
+    def collected(**entry):
+        runs = of_own(**entry)[:1]
+        manifest = write_manifest(runs, tmp_path, ["linear"], "x")
+        _, (meant,) = read_manifest(manifest)
+        what = meant.specification
+        record = make_record(
+            specification=what.model_dump(), specification_digest=what.digest, seed=meant.seed
+        )
+        if not meant.path.exists():
+            write_record(record, meant.path)
+        collect(manifest, tmp_path / "runs.csv")
+        return manifest, read_table(tmp_path / "runs.csv").iloc[0]
+
+    before, old_row = collected()
+    assert (old_row["metric"], old_row["group"]) == ("top1", "own")
+    after, row = collected(**change)
+    assert after != before and {name: row[name] for name in change} == change
 
 
 def test_a_frozen_experiment_is_the_same_experiment(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """Statistics against independent references: scipy, the papers' worked examples, and simulation."""
 
+import math
 from itertools import permutations, product
 
 import numpy as np
@@ -79,6 +80,7 @@ def test_holm_by_hand():
     assert stats.holm([0.05, 0.01, 0.03, 0.04]) == pytest.approx([0.09, 0.04, 0.09, 0.09])
     assert stats.holm([0.9, 0.8]) == pytest.approx([1, 1])
     assert len(stats.holm([])) == 0
+    assert stats.holm([math.nan, 0.04, 0.01]) == pytest.approx([math.nan, 0.04, 0.02], nan_ok=True)
 
 
 # Demsar (JMLR 2006), table 6: AUC of C4.5, with m, with cf, with both, on 14 data sets.

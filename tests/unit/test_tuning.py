@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from standin import image, save
 
 from mosa.base.errors import UserError
@@ -484,6 +486,70 @@ def test_a_config_says_to_every_search_what_its_task_reports(tmp_path, monkeypat
     config = own_config(a="nll", b="nll")
     config["tune"]["per"] = "benchmark"
     assert load_config(config)["tune"]["per"] == "benchmark"
+
+
+# --- what a search cannot mean is refused before anything is trained
+
+
+LONGER = "a warm-up of 9 epochs is longer than the "
+OTHER = {"adapter": space(lr=[1, 2, 3])}
+BOTTLENECKS = {"options": {"bottleneck": [2, 4, 6]}}
+LENGTHS = {"demo/count": {"epochs": 9}}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"tune": {"variants": OTHER | {"linear": space(epochs=[2, 4, 8])}}},
+            r"tune\.variants\.linear\.training\.epochs: all trials train as long as the final runs",
+        ),
+        (
+            {"tune": {"variants": OTHER | {"linear": space(warmup_epochs=[0, 1, 9])}}},
+            rf"linear\.training\.warmup_epochs: on demo/digits: {LONGER}4 epochs",
+        ),
+        (
+            {"tune": {"variants": OTHER | {"linear": space(lr=[1, 2, 3]), "adapter": BOTTLENECKS}}},
+            r"sweeps\.size\.adapter\.bottleneck: is tuned, too",
+        ),
+        (
+            {"tune": CONFIG["tune"] | {"per": "benchmark"}, "training_by_task": LENGTHS},
+            r"tune\.per: benchmark: linear trains for 4 epochs on demo/digits, 9 on demo/count; give them",
+        ),
+        (
+            {
+                "training": {"epochs": 20},
+                "training_by_task": {"demo": {"warmup_epochs": 9}, "demo/count": {"epochs": 8}},
+            },
+            rf"linear on demo/count: {LONGER}8 epochs",
+        ),
+    ],
+    ids=["epochs", "warm-up", "swept", "lengths", "by task"],
+)
+def test_what_a_search_cannot_mean_is_refused(change, words):
+    with pytest.raises(UserError, match=words):
+        load_config(copy.deepcopy(CONFIG) | change)
+
+
+def test_a_warm_up_on_the_command_line_is_not_longer_than_the_training(pack, tmp_path):
+    with pytest.raises(UserError, match="a warm-up of 20 epochs is longer than the 12 epochs"):
+        make_specification("demo/digits", "linear", training={"warmup_epochs": 20})
+    search = Search({"training": {"warmup_epochs": [0.5, 3.0]}, "options": {}})
+    with pytest.raises(UserError, match="warmup_epochs 3: a warm-up of 3 epochs is longer than the 2 epochs"):
+        run_search(RUN, search, pack, tmp_path, tmp_path / "trials.json")
+
+
+def test_trials_of_other_images_are_trained_again(pack, tmp_path, capsys):
+    """By hand the specification does not say what a pack holds; its digest does."""
+    other = tmp_path / "other.safetensors"
+    with safe_open(pack, framework="numpy") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
+        metadata = file.metadata() | {"digest": "0" * 64}
+    save_file(tensors | {"train.images": 255 - tensors["train.images"]}, other, metadata)
+    first = run_search(RUN, GRID, pack, tmp_path / "records", tmp_path / "a.json")
+    second = run_search(RUN, GRID, other, tmp_path / "records", tmp_path / "b.json")
+    assert "was trained on other images than those of" in capsys.readouterr().err
+    assert first["trials"][0]["loss"] != second["trials"][0]["loss"]
 
 
 # --- folds, and how sure a choice is
