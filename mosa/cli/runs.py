@@ -129,7 +129,7 @@ def predict(
     "--output", type=Written(".json"), required=True, help="Results of the trials to write (.json)."
 )
 def tune(pack: Path, folder: Path, output: Path, **options) -> None:
-    """Train what is tried of a method on a task, on train, evaluated on val; test is never opened."""
+    """Train the trials of a method on a task: on train, evaluated on val. Test is never opened."""
     from mosa.data.metrics import get_metric
     from mosa.experiment.expand import Run
     from mosa.experiment.space import parse_space

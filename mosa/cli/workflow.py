@@ -31,8 +31,8 @@ def run(targets: tuple[str, ...], files: tuple[Path, ...]) -> None:
     """Run the workflow in this folder: all of it, or TARGETS such as tables, report, or a file in results/.
 
     Every option of snakemake may be given, such as --cores 4 (default: all), --dry-run, --config
-    'seeds=[0,1]', or --profile slurm. The configs and profiles that come with the package are found by
-    their names from every folder: --configfile configs/vtab1k.yaml. The exit status is Snakemake's.
+    'seeds=[0,1]', or --profile profiles/slurm. The configs and profiles that come with the package are
+    found by their names from every folder: --configfile configs/vtab1k.yaml. The exit status is Snakemake's.
     """
     from mosa.cli.launch import run_workflow
 
