@@ -154,6 +154,11 @@ def load_files(found: Sequence[Path], overrides: dict[str, Any] | None = None) -
     try:
         return read_config(*found, overrides=overrides)
     except UserError as error:
+        if "is missing" in str(error) and not (found[0].parent / "config.yaml").is_file():
+            raise UserError(
+                f"{error} ({found[0]} stands alone, as there is no config.yaml here to merge it over; "
+                "`mosa init` writes one)"
+            ) from None
         ours = [file for file in found if file.absolute().is_relative_to(WORKFLOW / "configs")]
         if not ours or found[0].samefile(WORKFLOW / "config.yaml") or found[0] in ours:
             raise
@@ -179,7 +184,7 @@ def config_files(files: Sequence[Path], alone: bool = False, folder: Path = Path
         return [base, *(file for file in found if not file.samefile(base))]
     if not found:
         raise UserError(f"{base}: no such config; `mosa init` writes one, --configfile names another")
-    ours = not alone and all(file.is_relative_to(WORKFLOW / "configs") for file in found)
+    ours = not alone and found[0].is_relative_to(WORKFLOW / "configs")
     return [WORKFLOW / "config.yaml", *found] if ours else found  # these are laid over the demo's
 
 

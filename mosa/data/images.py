@@ -124,6 +124,10 @@ def decode(path: Path, notes: list[str] | None = None) -> Image.Image:
         ) from None
     except UnidentifiedImageError:
         raise UserError(f"{path}: {_unidentified(path)}; {_ANEW}") from None
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: is not there; if its folder was moved, delete the task's pack, which lists the images"
+        ) from None
     except PermissionError:
         raise UserError(f"{path}: cannot be read (Permission denied); give yourself the right to") from None
     except Exception as error:  # Pillow's plugins raise whatever their parsing runs into

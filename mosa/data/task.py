@@ -86,7 +86,8 @@ def pack_name(task: Task, image_size: int, interpolation: str = "bicubic", conte
     decides = {
         name: value
         for name, value in asdict(task).items()
-        if name in ("layout", "members", "root", "resize", "version")
+        if name in ("layout", "members", "resize", "version")
+        or (name == "root" and content is None)  # else its content says what it is, wherever it lies
         or (name == "reader" and value)
         or (name == "augment" and value != "none" and task.benchmark == OWN)  # fixed for all others
     }

@@ -23,6 +23,7 @@ from mosa.peft.side import Side
 FORMAT = 3
 KEPT_BYTES = 8 << 30  # of the features that a network beside a trunk reads; more is computed in every epoch
 Read = Callable[[nn.Module, Tensor], Tensor]
+_OF_TIMM = ("forward_features", "forward_head", "get_classifier")  # what features are computed by
 
 
 class Head(nn.Module):
@@ -71,6 +72,8 @@ def is_head_only(model: nn.Module) -> bool:
 
     Nothing before the classifier is tuned or stochastic, and a step has one pass.
     """
+    if not all(hasattr(model, name) for name in _OF_TIMM):  # a described model is trained in the plain loop
+        return False
     tuned = {parameter for parameter in model.parameters() if parameter.requires_grad}
     return (
         tuned == set(find_head(model).parameters())

@@ -88,6 +88,10 @@ def load_classifier(path: Path, machine: Machine = CPU) -> Classifier:
     source = path.with_name(path.name.removesuffix(_MODEL) + ".json") if given else path
     if given and not source.is_file():
         raise UserError(f"{path}: its record {source.name} is not beside it, which says what the model is")
+    if source.suffix != ".json":
+        raise UserError(
+            f"{path}: is neither a record (seed<n>.json) nor a model that a run kept (seed<n>{_MODEL})"
+        )
     record = load_record(source)
     file = _check_model(record, source)
     specification = Specification.model_validate(record["specification"])
@@ -123,7 +127,9 @@ def _check_model(record: dict[str, Any], source: Path) -> Path:
             "snakemake again (or `mosa train --keep-model`)"
         )
     if not file.is_file():
-        raise UserError(f"{file}: the model of the record is not here; copy it beside the record")
+        raise UserError(
+            f"{file}: the model of the record is not here; copy it beside the record, which was made with it"
+        )
     found = digest_of_file(file)
     if found != digest:
         raise UserError(

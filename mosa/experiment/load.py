@@ -93,6 +93,8 @@ def _typed(value: Any) -> Any:
 
 def _prepare(config: dict[str, Any], places: Places) -> None:
     """Drop the entries that are null, and put the others in the order of the files."""
+    for section in ("tasks", "benchmarks", "backbones", "variants"):
+        _check_nulls(config, section, places)
     for section in ("tasks", "benchmarks", "backbones", "training_by_task", "variants", "sweeps"):
         _drop_nulls(config, section)
         _order_as_files(config, section, places)
@@ -236,8 +238,8 @@ def _check_recipe(options: Mapping[str, Any], where: tuple, places: Places) -> d
     """Refuse options of the recipe that are wrong alone or together; return those that were given."""
     recipe = validated(Recipe, options, where, places)
     problem = problem_of(options)
-    if problem is not None:
-        raise places.error((*where, problem[0]), problem[1])
+    if problem is not None:  # of two keys: the one of the stronger file is the newer one
+        raise places.error(places.strongest((*where, "epochs"), (*where, problem[0])), problem[1])
     return {key: getattr(recipe, key) for key in options}
 
 
@@ -298,6 +300,17 @@ def _order_as_files(parent: dict[str, Any], key: str, places: Places) -> None:
     if isinstance(parent.get(key), dict):
         rank = {name: number for number, name in enumerate(places.keys_of(key))}
         parent[key] = dict(sorted(parent[key].items(), key=lambda item: rank.get(str(item[0]), len(rank))))
+
+
+def _check_nulls(config: Mapping[str, Any], section: str, places: Places) -> None:
+    """Refuse a null that drops nothing: a misspelt name, or an entry that was left empty."""
+    given = places.keys_of(section, null=False)
+    entries = config.get(section)
+    for name, value in entries.items() if isinstance(entries, dict) and given else ():
+        if value is None and name not in given:
+            raise places.error(
+                (section, name), "is empty, and null drops what another file has of this name", given, name
+            )
 
 
 def _drop_nulls(parent: dict[str, Any], key: str) -> None:

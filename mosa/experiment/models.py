@@ -30,6 +30,9 @@ _BRACES = _expected(
     "a path without braces, which Snakemake would read as wildcards",
     lambda value: not isinstance(value, str) or not set(value) & set("{}"),
 )
+_YES_NO_AUTO = _expected(
+    "`true`, `false` or `auto`", lambda value: isinstance(value, bool) or value == "auto"
+)
 Folder = Annotated[str, Field(min_length=1), _BRACES]
 Text = Annotated[str, Field(min_length=1)]
 
@@ -71,7 +74,7 @@ class Packing(Declared):
 class Keep(Declared):
     """What a run leaves beside its record. Nothing of it changes a result or repeats a run."""
 
-    predictions: bool | Literal["auto"] = option(
+    predictions: Annotated[bool | Literal["auto"], _YES_NO_AUTO] = option(
         "auto",
         description="Logits and labels of the evaluated split, from which tables of classes, confusions and "
         "agreement are made (docs/predictions.md); `auto`: where they take 50 MiB at most.",

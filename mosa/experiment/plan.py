@@ -147,7 +147,12 @@ def _found(config: Mapping[str, Any], results: Path) -> tuple[list[Run], set[str
     there = {run.path for run in runs if (results / run.path).is_file()}
     paths = {search_path(run.specification) for run in runs} if config["tune"] else set()
     searched = {path for path in paths if (results / path).is_file()}
-    if not there | searched:
+    packed = any(
+        any(Path(config["paths"]["packs"]).glob(f"{task.full_name}-*.safetensors"))
+        for task in config_tasks(config)
+        if task.on_disk
+    )
+    if not there | searched and not packed:
         return runs, there, searched, set()
     workflow = Workflow.of(config)  # which reads the images and weights on disk that it has not seen
     stale = workflow.stale_records() | workflow.stale_searches()

@@ -222,6 +222,20 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
+def _stands(tree: yaml.Node, path: tuple) -> bool:
+    """Return whether a file has a whole path."""
+    node = tree
+    for key in path:
+        step = _step(node, key)
+        if step is None:
+            return False
+        _, node = step
+    return True
+
+
+_NULL = "tag:yaml.org,2002:null"
+
+
 class Places:
     """Where each key of the config stands, in files and lines.
 
@@ -267,11 +281,25 @@ class Places:
             message += f": {expected(got, allowed)}"
         return UserError(f"{self._locate(path)}{where}: {message}")
 
-    def keys_of(self, section: str) -> list[str]:
-        """Return the keys that the files have in a section, each once, those of the weakest file first."""
+    def keys_of(self, section: str, null: bool = True) -> list[str]:
+        """Return the keys that the files have in a section, each once, those of the weakest file first.
+
+        Args:
+            section: The section.
+            null: Whether keys count that no file gives a value.
+        """
         found = [step[1] for _, tree in self.trees if (step := _step(tree, section)) is not None]
         nodes = [node for node in found if isinstance(node, yaml.MappingNode)]
-        return list(dict.fromkeys(str(key.value) for node in nodes for key, _ in node.value))
+        pairs = [(str(key.value), value) for node in nodes for key, value in node.value]
+        return list(dict.fromkeys(name for name, value in pairs if null or value.tag != _NULL))
+
+    def strongest(self, *paths: tuple) -> tuple:
+        """Return the path that stands in the strongest file; of several in one, or of none, the last."""
+        for _, tree in reversed(self.trees):
+            found = [path for path in paths if _stands(tree, path)]
+            if found:
+                return found[-1]
+        return paths[-1]
 
     def folder_of(self, key: str) -> Path:
         """Return the folder of the strongest file that has a key; the working directory, if none has."""

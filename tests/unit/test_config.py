@@ -365,6 +365,21 @@ def test_a_second_file_changes_and_drops(tmp_path):
     base.write_text(TINY + "    linear: {consistency: [1.0]}\n")
     overlay.write_text("variants: {linear: null}\nsweeps: {size: {linear: null}}\n")
     assert read_config(base, overlay)["sweeps"] == {"size": {"mosa": {"bottleneck": [2, 4, 8]}}}
+    for section, name, nearest in (("variants", "liner", "linear"), ("backbones", "micro_vti", "micro_vit")):
+        overlay.write_text(f"{section}: {{{name}: null}}\n")
+        words = rf"line 1: {section}\.{name}: is empty, and null drops .*did you mean '{nearest}'"
+        with pytest.raises(UserError, match=words):
+            read_config(base, overlay)
+    overlay.write_text("training: {epochs: 1, warmup_epochs: 0}\n")
+    base.write_text(TINY.replace("epochs: 1", "epochs: 4, warmup_epochs: 3"))
+    assert read_config(base, overlay)["training"]["epochs"] == 1
+    overlay.write_text("training: {epochs: 2}\n")
+    with pytest.raises(UserError, match=r"overlay\.yaml, line 1: training\.epochs: a warm-up of 3 epochs"):
+        read_config(base, overlay)
+    base.write_text(TINY)
+    overlay.write_text("keep: {predictions: atuo}\n")
+    with pytest.raises(UserError, match=r"keep\.predictions: got 'atuo', expected `true`, `false` or `auto`"):
+        read_config(base, overlay)
     overlay.write_text("variants: {mosa: {options: {experts: 0}}}\n")
     with pytest.raises(
         UserError, match=r"overlay\.yaml, line 1: variants\.mosa\.options\.experts: 0 is less"

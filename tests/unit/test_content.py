@@ -424,3 +424,9 @@ def test_the_content_is_part_of_the_name_of_a_pack():
     names = {pack_name(cub, 224, "bicubic", content) for content in (None, "a", "b")}
     assert len(names) == 3
     assert pack_name(digits, 224) == pack_name(digits, 224, content=None)
+
+
+def test_a_folder_that_is_moved_keeps_its_pack():
+    here, there = own("folder", "here"), own("folder", "elsewhere/there")
+    assert pack_name(here, 224, "bicubic", "a") == pack_name(there, 224, "bicubic", "a")
+    assert pack_name(here, 224) != pack_name(there, 224)  # what is in them is not known

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from forked import run_mosa
 from test_records import make_record
 from travelling import write_results
 
@@ -215,6 +216,13 @@ def test_short_recipe_states_the_pairs_of_its_summary():
     told = page[page.index(table) + len(table) :].partition("The search")[0]
     cited = {float(number) for number in re.findall(r"\d+\.\d+", told)}
     assert len(cited) >= 2 and cited <= {abs(float(number)) for number in re.findall(r"\d+\.\d+", table)}
+
+
+def test_the_method_of_the_tutorial_conforms(tmp_path):
+    page = (DOCS / "tutorial-own-method.md").read_text()
+    (tmp_path / "my_method.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1])
+    done = run_mosa(tmp_path, "conformance", "my_method.py:Gains", "--architecture", "vit")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("page", [DOCS / "index.md", DOCS.parent / "README.md"], ids=lambda page: page.name)

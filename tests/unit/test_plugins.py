@@ -124,7 +124,7 @@ def example(tmp_path_factory):
         make_pack(task, folder / workflow.packs / pack, image_size=32, content=source)
         options = workflow.pack_options(pack)
         for path, run in workflow.runs.items():
-            execute(run, Path(workflow.packs) / pack, Path(path))
+            execute(run, Path(workflow.packs) / pack, Path(path), Machine(features=folder / "features"))
         (folder / "frozen").write_text(str(workflow.freeze()))
         (folder / "manifest").write_text(workflow.manifest)
     use(())

@@ -264,6 +264,8 @@ def test_a_model_that_is_missing_or_another_is_refused(animals, tmp_path, spoil,
 
 
 def test_a_run_that_kept_no_model_says_what_to_do(kept):
+    with pytest.raises(UserError, match=r"\.predictions\.safetensors: is neither a record \(seed<n>\.json\)"):
+        load_classifier(kept / "seed0.predictions.safetensors")
     with pytest.raises(UserError, match=r"kept no model; set keep: \{model: true\}, delete the record"):
         load_classifier(kept / "bare.json")
 

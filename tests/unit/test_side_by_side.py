@@ -79,6 +79,17 @@ def test_what_does_not_measure_the_same_is_marked_and_not_compared(labs, lab, wo
     assert "not compared [1]" in rendered(found, "text")
 
 
+def test_there_is_no_mean_over_tasks_where_a_source_has_none(labs, tmp_path):
+    """A benchmark that one of them did not run."""
+    write_results(tmp_path / "e", config={"benchmarks": {"vtab1k": ["kitti"]}, "seeds": [0, 1, 2]})
+    with opened([f"a={labs / 'a' / 'results'}", f"e={tmp_path / 'e' / 'results'}"]) as sources:
+        found = side_by_side(sources)
+    for (benchmark, _), tasks in found.tasks.items():
+        assert tasks == [], benchmark
+    assert all(math.isnan(one.mean) for one in found.scores if one.task == MEAN)
+    assert any(one.mean > 0 for one in found.scores if one.task != MEAN)
+
+
 def test_sources_that_report_different_metrics_are_not_compared_by_both(labs, tmp_path):
     write_results(tmp_path / "e", metric="top5")
     names = [f"{name}={folder}/results" for name, folder in (("a", labs / "a"), ("e", tmp_path / "e"))]

@@ -184,7 +184,8 @@ class _Builder:
                 f"the sources report different metrics for {place[0]} on {place[1]} ({found}): name the one "
                 "to compare by, such as --metric top1"
             )
-        shared = set.intersection(*(set(found["task"]) for found in runs.values()))
+        in_all = len(runs) == len(self.frames)  # otherwise a source has no task here
+        shared = set.intersection(*(set(found["task"]) for found in runs.values())) if in_all else set()
         over_shared = {
             name: self._section(name, found[found["task"].isin(shared)]) if shared else None
             for name, found in runs.items()
