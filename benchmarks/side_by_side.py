@@ -207,14 +207,15 @@ def main() -> None:
 
 
 def make_packs(pool: ProcessPoolExecutor, workflows: list[Workflow]) -> None:
-    """Make the packs that are missing; of tasks that need no options."""
-    tasks = {
-        Path(workflow.packs, name): specification.task
-        for workflow in workflows
-        for name, specification in workflow.packed.items()
-    }
-    missing = {path: task for path, task in tasks.items() if not path.exists()}
-    for done in [pool.submit(make_pack, task, path) for path, task in missing.items()]:
+    """Make the packs that are missing, without the options that only large images have."""
+    made = []
+    for workflow in workflows:
+        for name, what in workflow.packed.items():
+            path, size = Path(workflow.packs, name), what.backbone.image_size
+            if not path.exists():
+                task = workflow.tasks[what.task]
+                made.append(pool.submit(make_pack, task, path, image_size=size, content=what.data.source))
+    for done in made:
         done.result()
 
 

@@ -1,5 +1,6 @@
 """Verbs that train: one run, or a search of hyper-parameters and the choice among its trials."""
 
+import sys
 from pathlib import Path
 
 import click
@@ -20,6 +21,7 @@ def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -
     from mosa.data.metrics import get_metric
     from mosa.engine.run import execute
     from mosa.experiment.expand import Run
+    from mosa.experiment.failures import first_words
     from mosa.experiment.manifest import with_choice
     from mosa.search.choose import read_choice
 
@@ -28,6 +30,8 @@ def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -
     specification = take_specification(options, pack)
     if choice is not None:
         specification = with_choice(specification, read_choice(choice)["chosen"])
+    if not sys.stderr.isatty():  # a log, which `mosa status` reads
+        click.echo(first_words(specification.digest), err=True)
     record = execute(Run(specification, seed), pack, output, machine, keep)
     metrics, metric = record["metrics"], get_metric(record["metric"])
     click.echo(

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from mosa.base.errors import Shortage, UserError
 from mosa.base.words import count
+from mosa.experiment.expand import Run
 
 _TAIL = 2**14  # bytes of a log that are looked at
 _SHOWN = 5  # failures that are listed
@@ -38,6 +39,21 @@ def _end_of(log: Path) -> list[str] | None:
         return None
 
 
+def first_words(digest: str) -> str:
+    """Return the line that begins the log of a training, which names its specification."""
+    return f"specification {digest}"
+
+
+def is_of(log: Path, digest: str) -> bool:
+    """Return whether a log may be of a specification: one that names none may."""
+    try:
+        with log.open(encoding="utf-8", errors="replace") as file:
+            line = file.readline().strip()
+    except OSError:
+        return False
+    return not line.startswith(first_words("")) or line == first_words(digest)
+
+
 def last_words(log: Path) -> LastWords | None:
     """Return how a log ends; None: there is no log."""
     lines = _end_of(log)
@@ -62,16 +78,19 @@ def log_of(results: Path, run: str) -> Path:
     return results / "logs" / "train" / Path(run).relative_to("runs").with_suffix(".log")
 
 
-def failures(results: Path, runs: Iterable[str]) -> list[str]:
+def failures(results: Path, runs: Iterable[Run]) -> list[str]:
     """Return a line for each of the first runs whose failure would repeat, and one for all others.
 
     Args:
         results: The results folder.
-        runs: Paths below it of records that do not exist.
+        runs: Those whose records do not exist. What a run with a choice was given is not known here.
     """
-    found = [
-        (run, words.text) for run in runs if (words := last_words(log_of(results, run))) and words.for_good
-    ]
+    found = []
+    for run in runs:
+        log = log_of(results, run.path)
+        words = last_words(log) if run.choice or is_of(log, run.specification.digest) else None
+        if words and words.for_good:
+            found.append((run.path, words.text))
     lines = [f"failed: {run}: {reason}" for run, reason in found[:_SHOWN]]
     return lines + ([f"failed: {count(len(found) - _SHOWN, 'more run')}"] if len(found) > _SHOWN else [])
 

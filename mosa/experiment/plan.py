@@ -137,7 +137,7 @@ def _count(config: Mapping[str, Any]) -> _Counted:
     total = _Row()
     for row in rows.values():
         total.add(row)
-    failed = failures(results, [run.path for run in runs if run.path not in there])
+    failed = failures(results, [run for run in runs if run.path not in there])
     return _Counted(dict(rows), total, runs, tasks, failed, lacking(config, results, done))
 
 

@@ -13,7 +13,7 @@ from mosa.data.task import Task
 from mosa.experiment.alive import Sign, name_of, read_signs
 from mosa.experiment.cost import image_passes, searched_options
 from mosa.experiment.expand import Run
-from mosa.experiment.failures import EMPTY, ended_with_error, last_words, log_of
+from mosa.experiment.failures import EMPTY, ended_with_error, is_of, last_words, log_of
 from mosa.experiment.manifest import peek
 from mosa.experiment.plan import Rates, counted, tuning_rows
 from mosa.experiment.stale import why_stale
@@ -110,7 +110,7 @@ def _state(workflow: Workflow, results: Path, record: str, run: Run, signs: Mapp
             path, "silent", f"started on {sign.host}, no sign of life since {_shown(sign.last)}", run
         )
     log, specification = log_of(results, path), Path(workflow.specification_file(run))
-    words = last_words(log) if _is_of(log, specification) else None
+    words = last_words(log) if _is_of(log, specification, meant) else None
     if words is not None and words.text.startswith(_STOPPED):
         return State(path, "silent", words.text, run)
     if words is not None and ended_with_error(log):
@@ -124,10 +124,10 @@ def _state(workflow: Workflow, results: Path, record: str, run: Run, signs: Mapp
     return State(path, "to do", "", run)
 
 
-def _is_of(log: Path, specification: Path) -> bool:
-    """Return whether a log may be of a specification: it is not older than that was written."""
+def _is_of(log: Path, specification: Path, digest: str) -> bool:
+    """Return whether a log may be of a specification: it names no other, nor is it older than its file."""
     try:
-        return log.stat().st_mtime >= specification.stat().st_mtime
+        return log.stat().st_mtime >= specification.stat().st_mtime and is_of(log, digest)
     except OSError:
         return False
 

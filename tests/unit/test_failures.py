@@ -16,7 +16,7 @@ from mosa.engine.diverged import Diverged
 from mosa.engine.machine import Machine
 from mosa.engine.run import execute
 from mosa.experiment.expand import Run
-from mosa.experiment.failures import failed_for_good, failures, last_words, log_of
+from mosa.experiment.failures import failed_for_good, failures, first_words, last_words, log_of
 from mosa.experiment.space import parse_space
 from mosa.experiment.specification import make_specification
 from mosa.search.trials import Search, run_search
@@ -52,14 +52,18 @@ def test_the_last_words_of_a_log_say_what_is_worth_a_retry(text, words, for_good
 
 
 def test_failures_that_would_repeat_are_listed_with_their_reason(tmp_path):
-    runs = [f"runs/demo/digits/m/linear/seed{seed}.json" for seed in range(9)]
-    for run in runs[:8]:
-        log = log_of(tmp_path, run)
+    runs = [Run(make_specification("demo/digits", "linear"), seed) for seed in range(10)]
+    for run in runs[:9]:
+        log = log_of(tmp_path, run.path)
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text("error: the loss is nan\n" if run != runs[1] else "epoch 1\n")
     lines = failures(tmp_path, runs)
-    assert lines[0] == f"failed: {runs[0]}: the loss is nan" and len(lines) == 6
-    assert lines[-1] == "failed: 2 more runs" and not any(runs[1] in line for line in lines)
+    assert lines[0] == f"failed: {runs[0].path}: the loss is nan" and len(lines) == 6
+    assert lines[-1] == "failed: 3 more runs" and not any(runs[1].path in line for line in lines)
+    for seed, digest in ((0, "0" * 64), (2, runs[2].specification.digest)):  # of another, and of this one
+        log_of(tmp_path, runs[seed].path).write_text(f"{first_words(digest)}\nerror: the loss is nan\n")
+    lines = failures(tmp_path, runs)
+    assert lines[0] == f"failed: {runs[2].path}: the loss is nan" and lines[-1] == "failed: 2 more runs"
 
 
 @pytest.mark.parametrize(

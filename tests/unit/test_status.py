@@ -14,6 +14,7 @@ from travelling import write_results
 from mosa.cli.commands import cli
 from mosa.experiment import alive
 from mosa.experiment.config import read_config
+from mosa.experiment.failures import first_words
 from mosa.experiment.plan import plan_data
 from mosa.experiment.status import as_json, as_text, status_of
 from mosa.experiment.workflow import Workflow
@@ -138,8 +139,13 @@ def test_a_log_says_how_a_run_ended(workflow, text, state, reason):
 
 
 def test_the_log_of_another_specification_says_nothing(workflow):
-    os.utime(log("error: no\n"), (1, 1))
+    path = log("error: no\n")
+    os.utime(path, (1, 1))
     assert state_of(workflow)[0] == "to do"
+    path.write_text(f"{first_words('0' * 64)}\nerror: no\n")  # newer, as when a config goes back
+    assert state_of(workflow)[0] == "to do"
+    path.write_text(f"{first_words(digest(workflow))}\nerror: no\n")
+    assert state_of(workflow) == ("failed", "no")
 
 
 def test_a_record_of_another_specification_is_stale(workflow):
