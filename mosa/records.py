@@ -477,7 +477,7 @@ def check_specification(record: Mapping[str, Any], meant: Specification, path: P
     found = Specification.model_validate(record["specification"])
     raise UserError(
         f"{path}: the record of another specification: {describe_differences(found.differences(meant))}; run "
-        "snakemake again, which repeats the run, or take another results folder (paths.results)"
+        "the workflow again, which repeats the run, or take another results folder (paths.results)"
     )
 
 

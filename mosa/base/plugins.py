@@ -234,7 +234,7 @@ def _load(wanted: Wanted) -> Plugin:
     if wanted.sha256 not in ("", digest):
         raise UserError(
             f"plugin {reference}: not the code of the specification (SHA-256 {digest[:16]}, expected "
-            f"{wanted.sha256[:16]}); put that code back, or run snakemake again, which repeats the runs that "
+            f"{wanted.sha256[:16]}); put that code back, or run the workflow again, which repeats runs that "
             "use it"
         )
     if (place, digest) not in _LOADED:

@@ -64,7 +64,7 @@ def _how_it_is_made(pack: Path, frozen: Path) -> list[str]:
         not pack.is_relative_to(workflow.packs)
         or (name := pack.relative_to(workflow.packs).as_posix()) not in workflow.packed
     ):
-        raise UserError(f"{pack}: not a pack of the experiment {frozen}; run snakemake again")
+        raise UserError(f"{pack}: not a pack of the experiment {frozen}; run the workflow again")
     return [workflow.packed[name].task, *workflow.pack_options(name)]
 
 

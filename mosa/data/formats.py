@@ -241,7 +241,7 @@ def check_reader(task: Task) -> None:
     if found != task.reader:
         raise UserError(
             f"{task.full_name}: its layout {task.layout!r} is read by other code than is meant (SHA-256 "
-            f"{found[:16] or 'of no plugin'}, expected {task.reader[:16]}); run snakemake again, which packs "
+            f"{found[:16] or 'of no plugin'}, expected {task.reader[:16]}); run the workflow again, to pack "
             "the images anew"
         )
 

@@ -124,7 +124,7 @@ def _check_model(record: dict[str, Any], source: Path) -> Path:
     if digest is None:
         raise UserError(
             f"{source}: the run kept no model; set keep: {{model: true}}, delete the record, and run "
-            "snakemake again (or `mosa train --keep-model`)"
+            "the workflow again (or `mosa train --keep-model`)"
         )
     if not file.is_file():
         raise UserError(

@@ -235,7 +235,7 @@ def _open(path: Path, specification: Specification) -> Pack:
     if pack.source != specification.data.source:
         raise UserError(
             f"{path}: was made of other files than the specification means (digest {pack.source}, expected "
-            f"{specification.data.source}); run snakemake again, which packs the files as they are"
+            f"{specification.data.source}); run the workflow again, which packs the files as they are"
         )
     return pack
 
@@ -259,7 +259,7 @@ def _build(run: Run, pack: Pack, pack_path: Path) -> tuple[nn.Module, Backbone]:
     if known and backbone.sha256 != wanted.identity:
         raise UserError(
             f"{wanted.weights}: not the weights of the specification (SHA-256 {backbone.sha256}, expected "
-            f"{wanted.identity}); put that file back, or run snakemake again, which takes this one"
+            f"{wanted.identity}); put that file back, or run the workflow again, which takes this one"
         )
     if pack.size != backbone.image_size:
         raise UserError(

@@ -99,7 +99,7 @@ def _check_kept(path: Path, recorded: str, kind: str, problems: list[str], unche
     elif (found := digest_of_file(path)) != recorded:
         problems.append(
             f"{path.name} had the digest {recorded[:16]}, and has {found[:16]}; put that file back, or "
-            "delete the record and run snakemake again"
+            "delete the record and run the workflow again"
         )
 
 
@@ -111,7 +111,7 @@ def _compare(
     elif found != recorded:
         problems.append(
             f"its {what} had the digest {recorded[:16]}, and {place} has {found[:16]}; put that file back, "
-            "or run snakemake again, which repeats the run"
+            "or run the workflow again, which repeats the run"
         )
 
 

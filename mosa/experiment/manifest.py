@@ -125,7 +125,7 @@ def read_manifest(path: Path) -> tuple[dict[str, Any], list[Meant]]:
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
-            f"{path}: not a manifest ({reason_of(error)}); run snakemake again, which writes it"
+            f"{path}: not a manifest ({reason_of(error)}); run the workflow again, which writes it"
         ) from None
     meant = []
     for file, seeds, choice in groups:

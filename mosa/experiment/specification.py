@@ -301,13 +301,13 @@ def read_specification(path: Path) -> Specification:
         found = Specification.model_validate_json(path.read_bytes(), context=STORED)
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read ({error.strerror}); run snakemake again, which writes it"
+            f"{path}: cannot be read ({error.strerror}); run the workflow again, which writes it"
         ) from None
     except ValidationError as error:
         problem = explain(error, (), Places())
         raise UserError(
-            f"{path}: not a specification, {problem}; run snakemake again, which writes it"
+            f"{path}: not a specification, {problem}; run the workflow again, which writes it"
         ) from None
     if len(path.stem) == 16 and found.digest[:16] != path.stem:
-        raise UserError(f"{path}: was changed (its digest is {found.digest[:16]}); run snakemake again")
+        raise UserError(f"{path}: was changed (its digest is {found.digest[:16]}); run the workflow again")
     return found

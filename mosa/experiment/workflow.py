@@ -104,7 +104,7 @@ class Workflow:
             return cls(content["config"], Identities(**content["identities"]))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
-                f"{path}: the frozen experiment cannot be read ({error}); run snakemake again"
+                f"{path}: the frozen experiment cannot be read ({error}); run the workflow again"
             ) from None
 
     def freeze(self) -> Path:

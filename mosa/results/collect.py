@@ -76,7 +76,7 @@ def collect(manifest: Path, output: Path, existing: bool = False) -> tuple[int, 
             stale.append(str(error))
     if not records:
         raise UserError(
-            f"{manifest}: none of its records exists yet ({len(meant)} meant); run snakemake first"
+            f"{manifest}: none of its records exists yet ({len(meant)} meant); run the workflow first"
         )
     frame = to_frame(records)
     write_table(frame.assign(display_name=frame["variant"].replace(head.get("display_names", {}))), output)

@@ -191,7 +191,7 @@ def test_a_record_of_another_specification_is_refused_by_name(tmp_path):
     message = str(error.value)
     assert message.startswith(f"{path}: the record of another specification: ")
     assert "options.experts is 2, expected 4" in message and "training.lr is 0.1, expected 0.2" in message
-    assert "run snakemake again" in message and "epochs" not in message
+    assert "run the workflow again" in message and "epochs" not in message
 
 
 def test_a_record_that_is_older_than_a_metric_has_none(tmp_path):

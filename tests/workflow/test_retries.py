@@ -50,7 +50,7 @@ def log_of(workspace, variant):
         ),
         (
             ["partial"],
-            "partial: none of the records of this config exists yet .2 meant.; run snakemake first",
+            "partial: none of the records of this config exists yet .2 meant.; run the workflow first",
         ),
     ],
 )

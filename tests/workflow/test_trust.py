@@ -103,7 +103,7 @@ def test_records_of_another_specification_are_refused_by_name(workspace):
     assert result.returncode == 2 and not (workspace.folder / "runs.csv").exists()
     assert re.search(r"seed0\.json: the record of another specification: ", result.stderr)
     assert "training.epochs is 1, expected 2" in result.stderr and "lr is 0.03, expected 0.5" in result.stderr
-    assert "run snakemake again" in result.stderr and "Traceback" not in result.stderr
+    assert "run the workflow again" in result.stderr and "Traceback" not in result.stderr
 
 
 def test_a_record_of_another_folder_does_not_pass(workspace):

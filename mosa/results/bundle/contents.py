@@ -77,7 +77,7 @@ def contents_of(
         kept |= dict.fromkeys(_kept(results, one, records[path], predictions, models))
     if not records:
         raise UserError(
-            f"{manifest}: none of its records exists yet ({len(meant)} meant); run snakemake first"
+            f"{manifest}: none of its records exists yet ({len(meant)} meant); run the workflow first"
         )
     # All that the manifest names: it is read as a whole.
     specifications = dict.fromkeys(f"specifications/{one.specification.digest[:16]}.json" for one in meant)
