@@ -218,9 +218,9 @@ def _check_images(task: Task, source: Source, report: Report, threads: int) -> s
                     bar.update()
                     total.update(found.file + entry.label.to_bytes(8, "big"))
                     for note in found.notes:
-                        report.warning(entry.place, f"{entry.image}: {note}")
-                    if found.error is not None:
-                        report.error(entry.place, found.error)
+                        report.warning(entry.place, f"{entry.image}: {note}".removeprefix(f"{entry.place}: "))
+                    if found.error is not None:  # it names the image, which may be the place itself
+                        report.error(entry.place, found.error.removeprefix(f"{entry.place}: "))
                         continue
                     other, first = seen.setdefault(found.pixels, (split, entry))
                     if other != split and not same_file(entry, first):  # which the lists have shown
