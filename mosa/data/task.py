@@ -87,7 +87,8 @@ def pack_name(task: Task, image_size: int, interpolation: str = "bicubic", conte
         name: value
         for name, value in asdict(task).items()
         if name in ("layout", "members", "resize", "version")
-        or (name == "root" and content is None)  # else its content says what it is, wherever it lies
+        # An own task whose content is known is the same wherever it lies.
+        or (name == "root" and (content is None or task.benchmark != OWN))
         or (name == "reader" and value)
         or (name == "augment" and value != "none" and task.benchmark == OWN)  # fixed for all others
     }

@@ -153,7 +153,7 @@ def test_results_shows_the_tables_of_its_runs_and_of_its_search(tmp_path):
 def test_the_demo_page_states_how_far_the_default_has_converged(monkeypatch):
     monkeypatch.syspath_prepend(DOCS.parent / "benchmarks")
     made = runpy.run_path(str(DOCS.parent / "benchmarks" / "convergence.py"))
-    assert made["table"](pd.read_csv(made["SUMMARY"])) in (DOCS / "demo.md").read_text()
+    assert made["table"](made["read"]()) in (DOCS / "demo.md").read_text()
 
 
 TRIAL = {  # a part of the trial, by what its variants' names end in, and what they are compared with
@@ -162,6 +162,8 @@ TRIAL = {  # a part of the trial, by what its variants' names end in, and what t
     "_fraction10": "adapter_fraction10",
     "_fraction20": "adapter_fraction20",
 }
+REGIMES = {"label-noise": "adapter", "strong-features": "adapter"}  # experiments of their own
+EVERY = ("adapter_e25", "adapter_rdrop_e25", "mosa_n4_e25", "mosa_n4_alone_e25")  # beside every-expert
 BESIDE = {"_dropout": ["adapter_e100", "adapter_rdrop_e100", "mosa_n4_e100"]}  # in the same table
 
 
@@ -180,6 +182,12 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
         tables.append(summary["table"](shown, reference))
     for endings in ("_e100", "_dropout", "_fraction[12]0"):
         tables.append(summary["search_table"](trials[trials.variant.str.contains(f"{endings}$")]))
+    for name, reference in REGIMES.items():
+        own, tried = (pd.read_csv(DOCS / "summaries" / f"{name}{part}.csv") for part in ("", "-search"))
+        tables += [summary["table"](own, reference), summary["search_table"](tried)]
+    every, tried = (pd.read_csv(DOCS / "summaries" / f"every-expert{part}.csv") for part in ("", "-search"))
+    beside = runs[runs.variant.isin(EVERY) & runs.task.isin(every.task)]
+    tables += [summary["table"](pd.concat([beside, every]), "adapter_e25"), summary["search_table"](tried)]
     told = page[: page.index("## In a short recipe")]
     for table in tables:
         assert table in page
