@@ -153,7 +153,19 @@ def test_results_shows_the_tables_of_its_runs_and_of_its_search(tmp_path):
 def test_the_demo_page_states_how_far_the_default_has_converged(monkeypatch):
     monkeypatch.syspath_prepend(DOCS.parent / "benchmarks")
     made = runpy.run_path(str(DOCS.parent / "benchmarks" / "convergence.py"))
-    assert made["table"](made["read"]()) in (DOCS / "demo.md").read_text()
+    page = (DOCS / "demo.md").read_text()
+    assert made["table"](pd.read_csv(made["SUMMARY"])) in page
+    summary = runpy.run_path(str(DOCS.parent / "benchmarks" / "summary.py"))
+    again, tried = (pd.read_csv(DOCS / "summaries" / f"twice{part}.csv") for part in ("", "-search"))
+    assert summary["search_table"](tried) in page
+    seeds = again[again.variant == "lora_twice_chosen"].groupby("seed").top1.mean()
+    (lora,) = (
+        one
+        for one in json.loads((DOCS.parent / "configs" / "demo-chosen.json").read_text())
+        if one["variant"] == "lora"
+    )
+    at_once, told = f"{lora['top1']:.1f} ± {lora['standard_error']:.1f}", " ".join(page.split())
+    assert f"have {at_once} there" in told and f"on a CPU they have {summary['spread'](seeds)}" in told
 
 
 TRIAL = {  # a part of the trial, by what its variants' names end in, and what they are compared with
