@@ -7,14 +7,14 @@ from typing import Any
 
 from mosa.data.task import Task
 from mosa.experiment.protocol import STAGES
-from mosa.experiment.specification import Specification
+from mosa.experiment.specification import BUILTIN_CARDS, Specification
 
 _SECOND = ("consistency", "second_pass", "feature_consistency")  # terms of the loss that need a second pass
 ON_FEATURES = ("dtl", "last", "linear", "lst")  # methods that train on kept features of a frozen backbone
 _LARGE = re.compile("large|huge|giant")  # backbones
 _SMALL_IMAGES = 32  # pixels
-_RATE = {"small": 100.0, "base": 2.0, "large": 0.5}  # images per second and core
-_RATE_ON_GPU = {"small": 100.0, "base": 120.0, "large": 30.0}
+_RATE = {"micro": 250.0, "small": 100.0, "base": 2.0, "large": 0.5}  # images per second and core
+_RATE_ON_GPU = {"micro": 250.0, "small": 100.0, "base": 120.0, "large": 30.0}
 
 
 def image_passes(
@@ -66,8 +66,10 @@ def _passes(options: Mapping[str, Any]) -> int:
 
 
 def size_class(specification: Specification) -> str:
-    """Return how large a backbone is: "small", "base" or "large"."""
+    """Return how large a backbone is: "micro" (of this package), "small", "base" or "large"."""
     backbone = specification.backbone
+    if backbone.architecture in BUILTIN_CARDS:
+        return "micro"
     if backbone.image_size is not None and backbone.image_size <= _SMALL_IMAGES:
         return "small"
     return "large" if _LARGE.search(backbone.architecture) else "base"

@@ -8,7 +8,7 @@ from mosa.experiment.cost import assumed_rate, image_passes, searched_options, s
 from mosa.experiment.space import count_trainings
 from mosa.experiment.specification import Specification
 
-_GIGABYTES = {"small": 1, "base": 8, "large": 16}
+_GIGABYTES = {"micro": 1, "small": 1, "base": 8, "large": 16}
 _UNKNOWN = 60  # minutes of a task whose size is not known before it is read
 _START = 10  # minutes, for whatever comes before and after
 

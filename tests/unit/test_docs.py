@@ -175,7 +175,6 @@ TRIAL = {  # a part of the trial, by what its variants' names end in, and what t
     "_fraction20": "adapter_fraction20",
 }
 REGIMES = {"label-noise": "adapter", "strong-features": "adapter"}  # experiments of their own
-EVERY = ("adapter_e25", "adapter_rdrop_e25", "mosa_n4_e25", "mosa_n4_alone_e25")  # beside every-expert
 BESIDE = {"_dropout": ["adapter_e100", "adapter_rdrop_e100", "mosa_n4_e100"]}  # in the same table
 
 
@@ -197,9 +196,6 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
     for name, reference in REGIMES.items():
         own, tried = (pd.read_csv(DOCS / "summaries" / f"{name}{part}.csv") for part in ("", "-search"))
         tables += [summary["table"](own, reference), summary["search_table"](tried)]
-    every, tried = (pd.read_csv(DOCS / "summaries" / f"every-expert{part}.csv") for part in ("", "-search"))
-    beside = runs[runs.variant.isin(EVERY) & runs.task.isin(every.task)]
-    tables += [summary["table"](pd.concat([beside, every]), "adapter_e25"), summary["search_table"](tried)]
     told = page[: page.index("## In a short recipe")]
     for table in tables:
         assert table in page
