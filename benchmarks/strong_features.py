@@ -1,4 +1,4 @@
-"""Two tasks on which linear probing of the micro ViT is above 85 %, as folders of images.
+"""Two tasks that suit the micro ViT: linear probing has 82 and 96 % on them. As folders of images.
 
     python benchmarks/strong_features.py results/strong-features/images
     python benchmarks/side_by_side.py configs/strong-features.yaml
