@@ -39,7 +39,7 @@ def check_partial():
     if not found - EXPERIMENT.stale_records():
         others = f"; of another specification: {len(found)}" if found else ""
         raise UserError(
-            f"partial: none of the records of this config exists yet ({len(RUNS)} meant){others}; run snakemake first"
+            f"partial: none of the records of this config exists yet ({len(RUNS)} meant){others}; run the workflow first"
         )
 
 

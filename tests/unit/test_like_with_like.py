@@ -180,7 +180,7 @@ def test_the_backbones_plot_says_what_changes_beside_the_backbone():
 
 
 def trial(lr, decay, top1, epochs=2):
-    result = {"status": "complete", "epochs": epochs, "top1": top1, "loss": 1, "notes": []}
+    result = {"status": "complete", "epochs": epochs, "score": top1, "top1": top1, "loss": 1, "notes": []}
     return {"options": {}, "training": {"lr": lr, "weight_decay": decay}} | result
 
 
