@@ -319,11 +319,16 @@ def read_table(file: Path, report: Report) -> list[Row] | None:
     text = read_text(file, report, expected)
     if text is None:
         return None
-    reader = csv.reader(io.StringIO(text, newline=""))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    lines, begin = [], 1
     try:
-        lines = [(reader.line_num, cells) for cells in reader if cells]
+        for cells in reader:
+            if cells:
+                lines.append((begin, cells))
+            begin = reader.line_num + 1
     except csv.Error as error:
-        report.error(f"{file}, line {reader.line_num}", f"cannot be read ({error}); {expected}")
+        reason = "a quote is not closed" if "end of data" in str(error) else f"cannot be read: {error}"
+        report.error(f"{file}, line {begin}", f"{reason}; {expected}")
         return None
     head = lines[0][1] if lines else []
     columns = _columns(file, head, lines[1:], report)

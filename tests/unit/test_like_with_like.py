@@ -79,6 +79,21 @@ def test_each_split_stands_beside_the_dense_ones_of_its_own_recipe():
     assert "mosa_bf16 (batch size 32 / 64 against adapter_rdrop)" in text
 
 
+def test_what_the_split_trains_otherwise_is_named():
+    ours = MOSA | {"consistency": 0.0, "every_expert": False, "split_lr": 1.0}
+    frame = runs({
+        "adapter": ("adapter", 75, ADAPTER, {}),
+        "mosa_alone": ("mosa", 66, ours, {}),
+        "mosa_every": ("mosa", 72, ours | {"every_expert": True}, {}),
+        "mosa_fast": ("mosa", 67, ours | {"split_lr": 8.0}, {}),
+    })  # fmt: skip
+    assert pairs_of(frame)[0] == {
+        ("adapter", "mosa_alone"): "",
+        ("adapter", "mosa_every"): "every expert false / true",
+        ("adapter", "mosa_fast"): "split lr 1 / 8",
+    }
+
+
 def test_options_of_every_task_count():
     frame = runs({"adapter": ("adapter", 75, ADAPTER, {}), "mosa": ("mosa", 66, MOSA, {})}, ("cats", "dogs"))
     wide = (frame["variant"] == "mosa") & (frame["task"] == "dogs")

@@ -288,6 +288,9 @@ def test_columns_that_are_not_read_are_said(tmp_path):
         ("path,label\nx.png,01\ny.png,1\nz.png,2\n", "the classes '01', '1' look like one"),
         ("path,label\nx.png,1.0\ny.png,1\nz.png,2\n", "the classes '1', '1.0' look like one"),
         ("path,label\nx.png,\u00e9\ny.png,e\u0301\nz.png,2\n", "the classes .* look like one"),
+        ('path,label\nx.png,1\n"y.png,2\nz.png,3\n', "line 3: a quote is not closed; expected a CSV"),
+        ('path,label\n"x".png,1\ny.png,2\n', "line 2: cannot be read: .* expected after"),
+        ('path,label\n"x.png","a\nb"\nno.png,2\n', "line 4: .*no such image"),
         ("path,label\nx.png," + "1" * 5000 + "\ny.png,2\nz.png,2\n", "line 2: label '1+"),
     ],
 )  # fmt: skip

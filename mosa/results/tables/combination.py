@@ -18,9 +18,10 @@ from mosa.results.tables.render import csv_text, escape_markdown
 # The method that each splits. Their options have the same names, except those of the split. The method
 # `split` names another one, and its options, in two of its own.
 DENSE = {"mosa": "adapter", "mosl": "lora"}
-# In what a pair may differ beside the split: the second pass that comes with it, and the learning rate, which
-# is chosen for each method.
-_ALSO = (*PASSES, "lr")
+# In what a pair may differ beside the split: the passes that come with it, the learning rate, which is chosen
+# for each method, and that of the split weights.
+_OF_THE_SPLIT = ("every_expert", "split_lr")
+_ALSO = (*PASSES, *_OF_THE_SPLIT, "lr")
 
 _NOTE = (
     "Pairs of variants with the same recipe and the same options, except those of the split and what `also "
@@ -62,7 +63,7 @@ def _candidates(section: Section) -> list[Pair]:
     for split, dense in product(settings, settings):
         of, own = _what_is_split(section.methods[split], settings[split])
         if of == section.methods[dense]:
-            also = differing(settings[dense], own)
+            also = differing(settings[dense] | _neutral(section.methods[split]), own)
             if all(key in _ALSO or key in Recipe.model_fields for key in also):
                 found.append(Pair(dense, split, also))
     return found
@@ -78,6 +79,12 @@ def _what_is_split(method: str, settings: Settings) -> tuple[str | None, Setting
     properties = read_schema("methods")["$defs"][of]["properties"]
     defaults = {name: about["default"] for name, about in properties.items() if "default" in about}
     return of, {**defaults, **settings, **own}
+
+
+def _neutral(method: str) -> Settings:
+    """Return the values at which a splitting method's own options of the training change nothing."""
+    properties = read_schema("methods")["$defs"][method]["properties"]
+    return {name: properties[name]["neutral"] for name in _OF_THE_SPLIT}
 
 
 def _left_out(section: Section) -> str:
