@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from mosa.base.errors import UserError
 from mosa.base.words import count
 from mosa.cli.options import ANY, FILE, FOLDER, OneOf, Options, Written, listed, numbers
 from mosa.cli.run_options import keep_options, run_options, take_keep, take_machine, take_specification
@@ -28,6 +29,8 @@ def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -
     machine, _held = take_machine(options)
     keep = take_keep(options)
     specification = take_specification(options, pack)
+    if keep.val and specification.stage == "final":
+        raise UserError("--keep-val: final runs have no curve on val; add --stage selection, or leave it out")
     if choice is not None:
         specification = with_choice(specification, read_choice(choice)["chosen"])
     if not sys.stderr.isatty():  # a log, which `mosa status` reads

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from mosa.base.errors import UserError
+from mosa.base.errors import LISTED, UserError
 from mosa.data.catalogue import list_benchmarks, list_tasks
 from mosa.data.task import OWN, task_from_config
 from mosa.experiment.expand import (
@@ -54,6 +54,7 @@ def load_config(
     config = validated(Experiment, config, (), places).model_dump() | {"plugins": plugins}
     _check_tasks(config, places)
     _check_backbones(config, places)
+    _check_keep(config, places)
     _check_recipe(config["training"], ("training",), places)
     _check_training_by_task(config, places)
     for name in config["variants"]:
@@ -68,6 +69,7 @@ def load_config(
         raise places.error(("backbones",), f"no method fits any backbone: {reasons}; take others")
     meant = list({id(run.specification): run.specification for run in runs}.values())  # seeds share them
     _check_warmups(meant, places)
+    _check_views(config, meant, places)
     check_tune(config, meant, places)
     return config
 
@@ -77,6 +79,26 @@ def _check_warmups(specifications: Iterable[Specification], places: Places) -> N
     for what in specifications:
         if problem := problem_of(vars(what.training)):
             raise places.error(("variants",), f"{what.variant} on {what.task}: {problem[1]}")
+
+
+def _check_keep(config: Mapping[str, Any], places: Places) -> None:
+    if config["keep"]["val"] and config["stage"] == "final":
+        raise places.error(
+            ("keep", "val"), "final runs have no curve on val; add `stage: selection`, or take it out"
+        )
+
+
+def _check_views(config: Mapping[str, Any], specifications: Iterable[Specification], places: Places) -> None:
+    """Refuse a number of views where no image that is trained on is augmented."""
+    augmented = {task.full_name for task in config_tasks(config) if task.augment != "none"}
+    with_views = [what for what in specifications if what.training.views]
+    if with_views and augmented.isdisjoint(what.task for what in with_views):
+        own = [("variants", what.variant, "training", "views") for what in with_views]
+        where = places.strongest(*own, ("training", "views"))
+        tasks = ", ".join(sorted({what.task for what in with_views})[:LISTED])
+        raise places.error(
+            where, f"has no effect, as images are augmented on none of its tasks ({tasks}); take it out"
+        )
 
 
 def _typed(value: Any) -> Any:

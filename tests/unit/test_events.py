@@ -104,6 +104,7 @@ def test_without_tensorboard_one_sentence_names_the_extra(pack, tmp_path, monkey
 def test_no_specification_knows_of_them():
     from test_config import tiny
 
-    plain, kept = (load_config(tiny() | change) for change in ({}, {"keep": {"events": True, "val": True}}))
+    on = {"keep": {"events": True, "val": True}}
+    plain, kept = (load_config(tiny() | {"stage": "selection"} | change) for change in ({}, on))
     digests = [[run.specification.digest for run in expand(config)] for config in (plain, kept)]
     assert digests[0] == digests[1]
