@@ -58,7 +58,7 @@ def plots(
 @shows_records
 @click.option("--title", default="Benchmark", show_default=True, help="Name of the experiment.")
 @click.option("--config", type=FILE, help="Config (YAML) to show.")
-@click.option("--choices", type=FILE, help="What was tuned: the chosen.json of `mosa choices`.")
+@click.option("--choices", type=FILE, help="What was chosen: the chosen.json of `mosa choices`.")
 @click.option("--manifest", type=FILE, help="Manifest of the workflow; records that are missing are listed.")
 @click.option(
     "--results",

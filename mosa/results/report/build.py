@@ -48,7 +48,7 @@ def write_report(
         order: Variants of the comparison in display order; None: all.
         title: Name of the experiment.
         config: The config, as YAML, to be shown.
-        choices: What was tuned, as in tables/chosen.json.
+        choices: What was chosen, as in tables/chosen.json.
         missing: Runs without a record.
         left_out: Why variants have no runs on a backbone, by both.
         reference: Variant to compare the others with; None: see `mosa.results.aggregate.Section.reference`.
