@@ -2,12 +2,9 @@
 
 import json
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import nn
 
 import mosa.backbones.micro_vit  # noqa: F401  registers our architecture with timm
@@ -24,7 +21,7 @@ from mosa.backbones.kinds import (
 from mosa.backbones.own import BACKBONES, build_own
 from mosa.backbones.weights import Loaded, digest_of, load_weights
 from mosa.base.errors import UserError, suggest
-from mosa.base.seeding import generator
+from mosa.base.seeding import derive_seed, drawing, generator
 from mosa.base.timm import timm
 from mosa.data.sources import where
 from mosa.peft.blocks import find_head
@@ -168,7 +165,7 @@ def _build(
 ) -> nn.Module:
     if architecture in BACKBONES:
         rates = {"drop_path": drop_path, "drop_rate": drop_rate}
-        with _drawing(seed):
+        with drawing(derive_seed(seed, "backbone")):
             return build_own(architecture, num_classes, image_size=image_size, **rates)
     options: dict[str, float] = {}
     if drop_path or architecture.startswith("swin"):  # timm's default for Swin is 0.1
@@ -178,21 +175,13 @@ def _build(
         options |= {} if architecture.startswith("swin") else {"pos_drop_rate": drop_rate}
     if image_size is not None and timm.get_pretrained_cfg(architecture).fixed_input_size:
         options["img_size"] = image_size
-    with _drawing(seed):
+    with drawing(derive_seed(seed, "backbone")):
         try:
             return timm.create_model(architecture, num_classes=num_classes, **options)
         except (TypeError, AssertionError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"architecture {architecture!r} cannot be built with {options or 'its defaults'} ({error})"
             ) from None
-
-
-@contextmanager
-def _drawing(seed: int) -> Iterator[None]:
-    """Have the global generator draw the weights of a backbone for a seed, and put it back."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(generator(seed, "backbone").initial_seed())
-        yield
 
 
 def _set_attention_dropout(model: nn.Module, rate: float) -> None:

@@ -9,6 +9,7 @@ from mosa.base.errors import UserError, shown, suggest, unknown
 from mosa.base.timm import get_deprecated_models, timm
 
 HUB = "hub:"
+_FILE = "model.safetensors"  # of a repository of the hub that names no other
 
 
 def check_architecture(name: str) -> None:
@@ -75,7 +76,7 @@ def hub_file(architecture: str, weights: str) -> Path:
     settings += f", and `normalization` to {statistics!r}" if statistics in NORMALIZATIONS else ""
     if not config.hf_hub_id:
         raise UserError(f"weights {weights!r}: are not on the hub; download {config.url}, and {settings}")
-    name = config.hf_hub_filename or "model.safetensors"
+    name = config.hf_hub_filename or _FILE
     try:
         return Path(hf_hub_download(config.hf_hub_id, name))
     except Exception as error:  # the hub's client raises many unrelated types
@@ -83,3 +84,17 @@ def hub_file(architecture: str, weights: str) -> Path:
             f"weights {weights!r}: cannot be downloaded ({type(error).__name__}); where there is a network, "
             f"download {name} of {config.hf_hub_id}, {settings}"
         ) from None
+
+
+def cached_file(architecture: str, weights: str) -> Path | None:
+    """Return the file of a tag of timm's from the local cache; None: there is no such file or tag."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        config = hub_config(architecture, weights)
+    except UserError:
+        return None
+    if not config.hf_hub_id:
+        return None
+    found = try_to_load_from_cache(config.hf_hub_id, config.hf_hub_filename or _FILE)
+    return Path(found) if isinstance(found, str) else None

@@ -48,6 +48,12 @@ def written_atomically(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         temporary = None
     except OSError as error:
+        if (
+            error.filename not in (None, str(path), str(path.parent), str(temporary))
+            and temporary is not None
+        ):
+            reason = error.strerror or error
+            raise UserError(f"{error.filename}: {reason}; {path} is as it was, do this again") from None
         raise _unwritable(path, error) from None
     finally:
         if temporary is not None:

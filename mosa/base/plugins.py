@@ -331,9 +331,10 @@ def _refuse_files_beside(path: Path, before: set[str]) -> None:
 
     Python finds them only where the folder is on its path, such as with `python -m`.
     """
+    folder = path.parent.resolve()
     for name in set(sys.modules) - before:
-        file = getattr(sys.modules[name], "__file__", None) or ""
-        if "." not in name and not _is_ours(name) and path.parent in Path(file).absolute().parents[:2]:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file and "." not in name and not _is_ours(name) and folder in Path(file).resolve().parents[:2]:
             for each in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
                 del sys.modules[each]  # so that it is noticed the next time, too
             raise UserError(

@@ -66,11 +66,11 @@ class OneOf(click.Choice):
 
 
 def numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
-    """Parse whole numbers, comma-separated."""
-    try:
-        return [int(number) for number in value.split(",")]
-    except ValueError:
-        raise click.BadParameter(f"{value!r}: expected whole numbers, such as 0,1,2") from None
+    """Parse whole numbers from 0 on, comma-separated, each once."""
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts) or len(set(map(int, parts))) < len(parts):
+        raise click.BadParameter(f"{value!r}: expected whole numbers from 0 on, each once, such as 0,1,2")
+    return [int(part) for part in parts]
 
 
 def read_text(path: Path) -> str:

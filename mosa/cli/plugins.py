@@ -2,6 +2,7 @@
 
 import json
 import sys
+from keyword import iskeyword
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,8 +46,8 @@ class {title}(Method):
         for block in find_blocks(model):
             mlp = part_of(block, sites_of(block).mlp)
             branch = Branch(self, block_width(block), channel_dim(mlp), rng)
-            block.{name} = branch.to(next(block.parameters()))
-            mlp.register_forward_hook(block.{name}.add_to_output)
+            block.{name}_branch = branch.to(next(block.parameters()))
+            mlp.register_forward_hook(block.{name}_branch.add_to_output)
 
     def block_parameters(self, block: nn.Module) -> int:
         return 2 * block_width(block) * self.rank
@@ -85,7 +86,13 @@ def new_method(name: str, output: Path | None) -> None:
     from mosa.base.files import written_atomically
     from mosa.experiment.specification import list_known
 
-    if not name.isidentifier() or not name.isascii() or name != name.lower() or name.startswith("_"):
+    if (
+        not name.isidentifier()
+        or not name.isascii()
+        or name != name.lower()
+        or name.startswith("_")
+        or iskeyword(name)
+    ):
         raise UserError(
             f"the name {name!r} cannot be that of a method; expected lower-case letters, digits and '_', a "
             "letter first, such as my_method"

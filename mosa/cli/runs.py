@@ -37,9 +37,11 @@ def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -
         click.echo(first_words(specification.digest), err=True)
     record = execute(Run(specification, seed), pack, output, machine, keep)
     metrics, metric = record["metrics"], get_metric(record["metric"])
+    score = metrics[metric.name]
+    reached = "no value" if score is None else f"{metric.shown(score, more=1)} {metric.unit}".rstrip()
     click.echo(
         f"{specification.task} {specification.variant} seed {seed}: {metric.title} "
-        f"{metrics[metric.name]:.2f} {metric.unit} on {record['splits']['eval']} "
+        f"{reached} on {record['splits']['eval']} "
         f"({count(metrics['examples'], 'image')}), {record['seconds']['total']:.1f} s -> {output}"
     )
 
@@ -83,7 +85,7 @@ def predict(
         click.echo(text, nl=False)
     else:
         with written_atomically(output) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_text(text, encoding="utf-8", errors="surrogateescape")  # as files are named
     broken = [one for one in predicted if one.problem]
     for one in broken:
         click.echo(f"left out: {one.problem}", err=True)

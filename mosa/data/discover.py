@@ -247,11 +247,20 @@ def images_below(folder: Path) -> tuple[list[Path], str]:
     """Return the images below a folder, by name, and what to say of other files that may be images.
 
     Args:
-        folder: The folder; links are followed, and hidden files are left out.
+        folder: The folder. Links are followed, but no folder is read twice; what is hidden is left out.
     """
-    found, unread = [], _Unread()
-    for inside, _, names in os.walk(folder, followlinks=True):
-        shown = [name for name in sorted(names) if not name.startswith(".")]
+    found, unread, seen = [], _Unread(), set()
+    for inside, folders, names in os.walk(folder, followlinks=True):
+        place = os.stat(inside)
+        if (place.st_dev, place.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((place.st_dev, place.st_ino))
+        linked = {name: os.path.islink(os.path.join(inside, name)) for name in folders}
+        folders[:] = sorted(
+            (name for name in folders if not hidden(name)), key=lambda name: (linked[name], name)
+        )
+        shown = [name for name in sorted(names) if not hidden(name)]
         found += [Path(inside) / name for name in shown if _is_image(name)]
         _sort_others(os.path.relpath(inside, folder), shown, unread)
     formats = [os.path.normpath(path) for path in unread.formats]

@@ -158,7 +158,10 @@ def _count_lists(root: Path) -> Counts:
     if not os.path.isdir(root):
         return {}
     found = find_lists(root, Report()).items()
-    return {split: Counter(line.split(" ")[-1] for line in _lines(root / name)) for split, name in found}
+    return {
+        split: Counter(line.rstrip().rpartition(" ")[2] for line in _lines(root / name))
+        for split, name in found
+    }
 
 
 def count_own(task: Task) -> dict[str, int]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _PART = 256  # images whose losses are added up in single precision
 _BINS = 15  # of confidence, as in Guo et al. 2017
+SHARES = ("top1", "top5")  # metrics that are shares of the images, with a binomial error
 EXACT = 9  # decimals of a score that count; what follows is the rounding of floating-point sums
 
 

@@ -255,8 +255,8 @@ def _check_backbone(name: str, backbone: Mapping[str, Any], config: Mapping[str,
         )
     except UserError as error:
         first, *table = str(error).split("\n")
-        place, _, message = first.rpartition(": ") if first.startswith(finding.place) else ("", "", first)
-        finding.problems = [Problem("error", place or finding.place, "\n".join([message, *table]))]
+        message = first.removeprefix(f"{finding.place}: ")
+        finding.problems = [Problem("error", finding.place, "\n".join([message, *table]))]
         return finding
     statistics = name_of((built.mean, built.std))
     kind = built.kind or "no file"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from mosa.base.errors import UserError
 from mosa.data import make_pack
 from mosa.data.catalogue import get_task
-from mosa.data.metrics import SHIPPED, get_metric
+from mosa.data.metrics import SHARES, SHIPPED, get_metric
 from mosa.data.task import OWN, task_from_config
 from mosa.engine.machine import Machine
 from mosa.engine.run import execute
@@ -113,8 +113,9 @@ def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> Reproduction:
     """Compare a record with one of the same run that was made anew.
 
-    Seed noise is the spread over the records of other seeds beside the old one, or, where there are fewer
-    than two, the binomial error of an accuracy on so many images.
+    Seed noise is the spread over the records of the run's seeds that lie together, the old one among them;
+    where there are fewer than two, the binomial error of an accuracy on so many images. Of another metric
+    it is not known then, and nothing but an equal score is within it.
 
     Args:
         old: The record.
@@ -131,7 +132,8 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> Repro
     first = f"{key} was {_short(ours)}, and is {_short(theirs)}"
     metric = old["metric"]
     spread, noise = _noise(old, path)
-    near = abs(old["metrics"][metric] - new["metrics"][metric]) <= _NOISE * spread
+    scores = old["metrics"][metric], new["metrics"][metric]
+    near = scores[0] == scores[1] or (None not in scores and abs(scores[0] - scores[1]) <= _NOISE * spread)
     same_data = not any(key.startswith(("data", "backbone", "parameters")) for key in found)
     verdict = "equal within seed noise" if near and same_data else "different"
     return Reproduction(verdict, first, noise, changes, dict(new))
@@ -148,12 +150,17 @@ def _noise(old: Mapping[str, Any], path: Path) -> tuple[float, str]:
             continue
         if record["specification_digest"] == old["specification_digest"]:
             values.append(record["metrics"][metric.name])
+    values = [value for value in values if value is not None]
     if len(values) > 1:
         spread = statistics.stdev(values)
-        return spread, f"{metric.title} has a standard deviation of {spread:.2f} over {len(values)} seeds"
-    share = old["metrics"]["top1"] / 100
-    spread = 100 * math.sqrt(share * (1 - share) / old["metrics"]["examples"])
-    return spread, f"the binomial error of top-1 on {old['metrics']['examples']} images is {spread:.2f}"
+        shown = metric.shown(spread, more=1)
+        return spread, f"{metric.title} has a standard deviation of {shown} over {len(values)} seeds"
+    if metric.name not in SHARES:
+        return 0.0, f"unknown for {metric.title}, as no two records of the run's seeds lie together"
+    share, images = old["metrics"][metric.name] / 100, old["metrics"]["examples"]
+    spread = 100 * math.sqrt(share * (1 - share) / images)
+    shown = metric.shown(spread, more=1)
+    return spread, f"the binomial error of {metric.title} on {images} images is {shown}"
 
 
 def _short(value: Any) -> str:

@@ -84,8 +84,9 @@ class ResumeFile:
         try:
             state = torch.load(self.path, map_location="cpu", weights_only=True)
             reason = self._refusal(state)
-            if not reason and zipfile.ZipFile(self.path).testzip():  # torch does not look at checksums
-                reason = "it is damaged"
+            if not reason:
+                with zipfile.ZipFile(self.path) as archive:
+                    reason = "it is damaged" if archive.testzip() else ""  # torch does not look at checksums
         except Exception as error:  # whatever a broken file makes torch raise
             reason = f"it cannot be read ({type(error).__name__})"
         if reason:

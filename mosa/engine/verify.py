@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mosa.backbones.build import digest_of_weights
+from mosa.backbones.hub import HUB, cached_file
+from mosa.backbones.weights import digest_of
 from mosa.base.errors import UserError
 from mosa.base.plugins import digest_of_plugin
 from mosa.base.words import count
@@ -54,13 +56,16 @@ def verify(records: Iterable[Wanted], packs: Path) -> list[Verdict]:
     Returns:
         A verdict for each record, in their order.
     """
-    digests: dict[str, str | None] = {}
+    digests: dict[str, str | UserError | None] = {}
     weights: dict[tuple[str, str], str | None] = {}
     return [_verify(wanted, packs, digests, weights) for wanted in records]
 
 
 def _verify(
-    wanted: Wanted, packs: Path, digests: dict[str, str | None], weights: dict[tuple[str, str], str | None]
+    wanted: Wanted,
+    packs: Path,
+    digests: dict[str, str | UserError | None],
+    weights: dict[tuple[str, str], str | None],
 ) -> Verdict:
     try:
         record = load_record(wanted.path)
@@ -72,9 +77,11 @@ def _verify(
     data, backbone = record["specification"]["data"], record["specification"]["backbone"]
     if data["pack"] not in digests:
         digests[data["pack"]] = _pack_digest(packs / data["pack"])
-    _compare(
-        digests[data["pack"]], record["data"]["digest"], "pack", packs / data["pack"], problems, unchecked
-    )
+    found = digests[data["pack"]]
+    if isinstance(found, UserError):
+        problems.append(str(found))
+    else:
+        _compare(found, record["data"]["digest"], "pack", packs / data["pack"], problems, unchecked)
     place = (backbone["architecture"], backbone["weights"])
     if record["backbone"]["sha256"] is not None:
         if place not in weights:
@@ -127,17 +134,24 @@ def _plugin_problem(recorded: str, place: str, unchecked: list[str]) -> list[str
     return problems
 
 
-def _pack_digest(path: Path) -> str | None:
-    """Return the digest of a pack's content, computed anew; None: there is no pack."""
+def _pack_digest(path: Path) -> str | UserError | None:
+    """Return the digest of a pack's content, computed anew, or why it cannot be; None: there is no pack."""
     if not path.is_file():
         return None
-    return Pack(path).content_digest()
+    try:
+        return Pack(path).content_digest()
+    except UserError as error:
+        return error
 
 
 def _weights_digest(architecture: str, weights: str) -> str | None:
+    """Return the digest of a file of weights; None: it is not here, nor is it fetched from the hub."""
+    if weights.startswith(HUB):
+        file = cached_file(architecture, weights)
+        return digest_of(file) if file else None
     try:
         return digest_of_weights(architecture, weights)
-    except UserError:  # no such file here
+    except UserError:
         return None
 
 

@@ -1,5 +1,6 @@
 """What runs keep beside their records: where it lies, how much room it takes, and which runs lack it."""
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,14 @@ def lacking(config: Mapping[str, Any], results: Path, done: Iterable[str]) -> li
 
 def predictions_gib(config: Mapping[str, Any], runs: Iterable[Run], tasks: Mapping[str, Task]) -> float:
     """Return about how much room the predictions of runs take, in GiB, where sizes are known."""
+    from mosa.data.predictions import form_of  # which imports numpy
+
     if not config["keep"]["predictions"]:
         return 0.0
     split = "val" if config["stage"] == "selection" else "test"
     shapes = [
         (tasks[run.specification.task].sizes.get(split, 0), tasks[run.specification.task]) for run in runs
     ]
-    return sum(4 * images * (task.num_classes or 0) for images, task in shapes) / 2**30
+    wanted, size = config["keep"]["predictions"], {"float32": 4, "float16": 2, None: 0}
+    forms = [(images, task.num_classes or 0) for images, task in shapes]
+    return sum(size[form_of(*shape, wanted)] * math.prod(shape) for shape in forms) / 2**30

@@ -1,6 +1,7 @@
 """Loading a config: validated, completed with defaults, as plain data."""
 
 import copy
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -134,12 +135,13 @@ def _prepare(config: dict[str, Any], places: Places) -> None:
 def _load_plugins(names: Any, places: Places) -> list[dict[str, Any]]:
     """Use the plugins that a config names; whatever else stands there is refused with the other keys."""
     fits = isinstance(names, list) and all(isinstance(name, str) and name for name in names)
+    given = names if fits else []
     try:
-        return load_plugins(names if fits else [], places.folder_of("plugins"))
+        return load_plugins(given, places.folder_of("plugins"))
     except UserError as error:
-        at = next(
-            (number for number, name in enumerate(names) if f"plugin {Path(name).name}" in str(error)), 0
-        )
+        told = re.match(r"plugin (.+?)(, line \d+)?: ", str(error))
+        blamed = told[1] if told else ""
+        at = next((number for number, name in enumerate(given) if blamed in (name, Path(name).name)), 0)
         raise places.error(("plugins", at), str(error)) from None
 
 

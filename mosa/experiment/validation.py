@@ -256,7 +256,15 @@ class Places:
                 self._refuse_duplicates(tree, file)
                 self.trees.append((file, tree))
 
-    def _refuse_duplicates(self, node: yaml.Node, file: str | Path) -> None:
+    def _refuse_duplicates(
+        self, node: yaml.Node, file: str | Path, within: tuple[yaml.Node, ...] = ()
+    ) -> None:
+        if any(node is one for one in within):
+            raise UserError(
+                f"{file}, line {node.start_mark.line + 1}: not a readable YAML file (an alias within what it "
+                "stands for)"
+            )
+        within = (*within, node)
         if isinstance(node, yaml.MappingNode):
             seen: dict[str, int] = {}
             for key, child in node.value:
@@ -267,10 +275,10 @@ class Places:
                         "keep one"
                     )
                 seen[str(key.value)] = line
-                self._refuse_duplicates(child, file)
+                self._refuse_duplicates(child, file, within)
         elif isinstance(node, yaml.SequenceNode):
             for child in node.value:
-                self._refuse_duplicates(child, file)
+                self._refuse_duplicates(child, file, within)
 
     def error(
         self, path: tuple, message: str, allowed: Iterable[Any] | None = None, got: object = None

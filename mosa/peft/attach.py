@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from mosa.base.errors import UserError, plain, shown, unknown
+from mosa.base.seeding import drawing
 from mosa.base.words import count
 from mosa.peft.blocks import (
     SEPARATE_BIAS,
@@ -148,6 +149,8 @@ def attach(
     """
     refuse_wrapped(model, "attach to")
     _refuse_inference(model)
+    if name == "":
+        raise UserError("name='': expected a name, or None for a model that has one method alone")
     method = _built(method, options)
     whole = Structure(model)
     try:
@@ -243,8 +246,7 @@ def reset_classifier(model: nn.Module, classes: int, seed: int) -> None:
     if not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
         raise UserError(f"num_classes={shown(classes)}: expected a whole number, or 0 for no classifier")
     like = next(model.parameters())
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(seed)
+    with drawing(seed), torch.device("cpu"):
         cast(Any, model).reset_classifier(classes)
     find_head(model).to(like).train(model.training)
 

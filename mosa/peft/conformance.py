@@ -79,7 +79,7 @@ def build(architecture: str = "vit", classes: int = 5, seed: int = 0, dtype=torc
 @cache  # timm takes longer to build one than most checks to use it
 def _built(architecture: str, classes: int, seed: int) -> tuple[nn.Module, Tensor]:
     """Return a model, and the state of torch's generator after it was drawn."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     own = REGISTRIES.get("backbone", {})
     if architecture in ARCHITECTURES:
         model = ARCHITECTURES[architecture](classes)
@@ -124,7 +124,7 @@ def train_steps(
     shape: tuple[int, ...] = (3, 32, 32),
 ) -> None:
     """Train a few AdamW steps with as many passes as the method asks for, and stop in evaluation mode."""
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=lr)
     for step in range(steps):

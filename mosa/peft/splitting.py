@@ -1,5 +1,6 @@
 """Split projections for any method with projections, without code for a particular method."""
 
+from inspect import signature
 from typing import Any, ClassVar, Literal, cast
 
 from pydantic import Field, model_validator
@@ -202,8 +203,9 @@ class Ensemble:
         averaged.set(True)
         if inputs:
             return (repeat_batch(inputs[0], self.experts), *inputs[1:]), named
-        (name, images), *others = named.items()
-        return inputs, {name: repeat_batch(images, self.experts), **dict(others)}
+        first = next(iter(signature(model.forward).parameters), "")
+        name = first if first in named else next(iter(named))
+        return inputs, named | {name: repeat_batch(named[name], self.experts)}
 
     def average(self, model: nn.Module, inputs: Any, output: Tensor | None) -> Tensor | None:
         """Return the mean over the passes, (N batch, classes) -> (batch, classes): a forward hook."""

@@ -144,10 +144,15 @@ def load_tuned(model: nn.Module, path: str | Path) -> nn.Module:
             + "; attach the method with the options of the file, or let from_pretrained do it"
         )
     if merged := merged_into(model):  # which of these weights a merge changes depends on the values
-        known = tuned_state_dict(model)
+        known, before = tuned_state_dict(model), list(merged.places)
         merged.places += [
             place for name, place in tensor_places(bare(model)) if name in state and name not in known
         ]
+        try:
+            return load_tuned_state_dict(model, state)
+        except UserError:
+            merged.places = before
+            raise
     return load_tuned_state_dict(model, state)
 
 

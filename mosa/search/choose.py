@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from mosa.base.errors import UserError, reason_of
 from mosa.base.files import written_atomically
-from mosa.data.metrics import METRICS, Metric
+from mosa.data.metrics import METRICS, SHARES, Metric
 from mosa.experiment.curves import is_number
 from mosa.experiment.declared import Declared, option
 from mosa.experiment.manifest import Meant, with_choice
@@ -21,7 +21,6 @@ from mosa.experiment.specification import Specification
 from mosa.experiment.validation import Places, explain
 
 TRIALS_VERSION = 2
-SHARES = ("top1", "top5")  # metrics that are shares of the images, with a binomial error
 
 
 def metric_of(search: Mapping[str, Any]) -> Metric:

@@ -216,6 +216,7 @@ def test_images_may_be_given_by_name(case):
     train_steps(model)
     images, _ = batch()
     assert torch.equal(model(x=images), model(images))
+    assert torch.equal(model(attn_mask=None, x=images), model(images))
     state = torch.get_rng_state(), copy.deepcopy(model)
     expected = model.train()(images)
     torch.set_rng_state(state[0])

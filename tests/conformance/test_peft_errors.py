@@ -6,6 +6,7 @@ from models import SMALL, attach, build
 from torch import nn
 
 from mosa import peft
+from mosa.backbones.build import build_backbone
 from mosa.base.errors import UserError
 from mosa.base.timm import timm
 
@@ -243,3 +244,23 @@ def test_a_norm_without_a_weight_has_nothing_that_a_scale_merges_into(method):
     model.norm = nn.LayerNorm(32, elementwise_affine=False)
     with pytest.raises(UserError, match="do not merge into the LayerNorm without a weight of VisionTransf"):
         peft.attach(model, method)
+
+
+def test_a_method_has_a_name_or_none():
+    with pytest.raises(UserError, match="name='': expected a name, or None"):
+        peft.attach(build(), "lora", name="")
+
+
+def test_a_placement_of_another_type_is_a_sentence():
+    with pytest.raises(UserError, match="placement"):
+        peft.build_method("adapter", placement=["adaptformer"])
+
+
+def test_generators_of_gpus_are_not_touched(monkeypatch):
+    seeded = []
+    monkeypatch.setattr("torch.cuda.manual_seed_all", seeded.append)
+    model, _ = build_backbone("mosa_vit_micro", "random", 3)
+    peft.attach(model, "mosa", num_classes=7, seed=3)
+    assert not seeded
+    torch.manual_seed(0)
+    assert seeded  # that is what would have been seen

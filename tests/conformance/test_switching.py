@@ -142,6 +142,18 @@ def test_a_method_on_a_merged_one(chain, tmp_path):
         peft.from_pretrained(tmp_path / "merged.safetensors", build(seed=1))
 
 
+def test_a_state_that_is_refused_leaves_a_model_with_merged_methods_as_it_was(tmp_path):
+    for classes, name in ((5, "a"), (7, "b")):
+        model = attached(build(classes=classes), "lora")
+        train_steps(model, steps=1, classes=classes, lr=0.05)
+        peft.save_tuned(peft.merge(model), tmp_path / name)
+    again = peft.merge(attached(build(), "lora"))
+    before = peft.tuned_state_dict(again).keys()
+    with pytest.raises(UserError):
+        peft.load_tuned(again, tmp_path / "b")
+    assert peft.tuned_state_dict(again).keys() == before
+
+
 @cases
 def test_saving_after_merging_keeps_what_was_trained(case, tmp_path):
     model = attached(build(), case)

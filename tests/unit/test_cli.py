@@ -103,6 +103,7 @@ def test_schema_file_is_what_the_registry_says():
     assert json.loads(path.read_text()) == methods_schema(), "run `mosa schema`"
 
 
+TUNE = ["tune", "--task", "demo/digits", "--method", "linear", "--pack", "none", "--space", "{}"]
 TRAIN = ["train", "--task", "demo/digits", "--pack", "none", "--output", "record.json", "--method"]
 
 
@@ -117,6 +118,8 @@ TRAIN = ["train", "--task", "demo/digits", "--pack", "none", "--output", "record
         ([*TRAIN, "linear", "--spec", "x"], "error: --task: the specification says it"),
         ([*TRAIN, "mosa", "--options", "{"], "is not JSON"),
         ([*TRAIN, "mosa", "--options", "[]"], "is not a JSON object"),
+        ([*TUNE, "--seeds", "0,0"], "'0,0': expected whole numbers from 0 on, each once"),
+        ([*TUNE, "--seeds=-1"], "'-1': expected whole numbers from 0 on, each once"),
         (["report", "--records", "x.csv", "--output", "x.csv"], "expected a name that ends with .html"),
         (["collect", "--manifest", "x.json", "--output", "x.json"], "expected a name that ends with .csv"),
         ([*TRAIN, "mosa", "--kind", "npx"], "... (15 in all); did you mean 'npz'?"),

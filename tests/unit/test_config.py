@@ -338,6 +338,12 @@ def test_files_that_are_no_yaml_are_refused_in_our_words(text, words, tmp_path):
     assert "sys." not in str(error.value) and len(str(error.value)) < 300
 
 
+def test_an_alias_within_what_it_stands_for_is_refused(tmp_path):
+    (tmp_path / "config.yaml").write_text("seeds: [0]\nname: &a [1, *a]\n")
+    with pytest.raises(UserError, match=r"config\.yaml, line 2: not a readable YAML file .an alias within"):
+        read_config(tmp_path / "config.yaml")
+
+
 def test_a_name_that_no_disk_can_hold_is_refused(tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(changed(("variants", "a" * 300), {"method": "linear"})))

@@ -89,6 +89,17 @@ def test_a_full_disk_is_worth_a_retry_and_a_forbidden_one_is_not(number, kind, t
     assert type(error.value) is kind
 
 
+def test_another_file_that_fails_while_one_is_written_is_named(tmp_path):
+    (tmp_path / "x").write_text("old")
+    with (
+        pytest.raises(UserError, match=f"^{tmp_path}/source: No such file") as error,
+        written_atomically(tmp_path / "x"),
+    ):
+        (tmp_path / "source").read_text()
+    assert type(error.value) is UserError and (tmp_path / "x").read_text() == "old"
+    assert os.listdir(tmp_path) == ["x"]
+
+
 def test_no_room_on_a_gpu_is_worth_a_retry(pack, tmp_path, monkeypatch):
     def full(*arguments):
         raise torch.OutOfMemoryError("none left")

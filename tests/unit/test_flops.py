@@ -49,6 +49,9 @@ def test_counting_leaves_the_model_and_the_generators_alone(method):
     modes = [module.training for module in model.modules()]
     inference_flops(model, 32)
     assert [module.training for module in model.modules()] == modes
+    with pytest.raises(AssertionError, match="doesn't match model"):
+        inference_flops(model, 17)
+    assert [module.training for module in model.modules()] == modes
 
 
 @pytest.mark.parametrize("method", ["linear", "full", "adapter", "lora", "mosa", "vpt"])

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,9 @@ from mosa.peft.conformance import check
 from mosa.records import load_record
 from mosa.results.aggregate import Results
 from mosa.results.collect import collect
-from mosa.results.frame import read_table
+from mosa.results.frame import load_records, read_table
 from mosa.results.registry import registered
+from mosa.results.report.data import run_data
 from mosa.results.tables.write import write_tables
 
 PAGE = Path(__file__).parents[2] / "docs" / "plugins.md"
@@ -309,6 +311,29 @@ def test_a_metric_of_older_code_has_no_value(tmp_path, pack, monkeypatch):
         assert column.isna().all() if value == "0.25" else column.tolist() == [0.5]
 
 
+def test_a_run_whose_metric_has_no_value_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("m.py").write_text(METRIC.format(value="float('nan')").replace("sure", "5shot"))
+    for split, name in product(("train", "val", "test"), ("cat", "dog")):
+        Path(split, name).mkdir(parents=True)
+        Image.fromarray(np.full((32, 32, 3), len(split) + 99 * (name == "cat"), np.uint8)).save(
+            Path(split, name, "one.png")
+        )
+    tasks = {"pets": {"layout": "folder", "root": ".", "metric": "5shot"}}
+    config = write_config(tmp_path, ["m.py"], {"linear": {}}, benchmarks={"own": "all"}, tasks=tasks)
+    workflow = Workflow.of(read_config(config))
+    (packed,), (run,) = workflow.packed.values(), workflow.runs.values()
+    make_pack(workflow.tasks["own/pets"], Path("pack"), image_size=32, content=packed.data.source)
+    use(())
+    assert workflow.manifest  # which writes the specifications
+    where = ["--spec", workflow.specification_file(run), "--pack", "pack"]
+    result = run_mosa(tmp_path, "train", *where, "--output", "run.json")
+    assert result.returncode == 0 and "5shot no value on test (2 images)" in result.stdout, result.stderr
+    with using(Wanted("m.py")):
+        data = run_data(load_records([Path("run.json")]), [METRICS["5shot"], METRICS["top1"]])
+    assert data["metrics"] == ["5shot", "top-1 (%)"] and data["runs"][0][2][0] == "—"
+
+
 def test_a_metric_that_cannot_be_computed_is_told_before_training(tmp_path, pack):
     (tmp_path / "m.py").write_text(METRIC.format(value="logits.sum() / nothing"))
     (run,) = expand(read_config(write_config(tmp_path, ["m.py"], {"linear": {}})))
@@ -558,11 +583,18 @@ def test_the_template_passes_as_it_is_written(tmp_path):
     assert result.returncode == 1 and "counts by formula" in result.stdout
 
 
+def test_the_template_passes_whatever_its_name(tmp_path):
+    run_mosa(tmp_path, "new", "method", "mlp")
+    result = run_mosa(tmp_path, "conformance", "mlp.py:Mlp", "--architecture", "vit_avgpool")
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["new", "method", "lora"], "there is a method 'lora' already"),
         (["new", "method", "My-Method"], "expected lower-case letters"),
+        (["new", "method", "lambda"], "expected lower-case letters"),
         (["conformance", "none.py:Mine"], "none.py: no such file"),
         (["conformance", "m.py:Other"], "unknown method of m.py 'Other': expected one of Mine"),
         (["conformance", "m.py:Mine", "--architecture", "vitt"], "unknown architecture 'vitt'"),
@@ -643,3 +675,22 @@ def test_a_file_that_imports_one_beside_it_is_refused(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.raises(UserError, match="imports 'helper_of_mine', which lies beside it"):
             use([Wanted("mine.py", tmp_path)])
+    (tmp_path / "inside").mkdir()
+    with pytest.raises(UserError, match="imports 'helper_of_mine', which lies beside it"):
+        use([Wanted("../mine.py", tmp_path / "inside")])
+
+
+def test_a_module_without_a_file_lies_beside_nothing(tmp_path, monkeypatch):
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+    (tmp_path / "mine.py").write_text(f"import xxsubtype\n{MINE}")
+    monkeypatch.delitem(sys.modules, "xxsubtype", raising=False)
+    assert use([Wanted("../mine.py")])[0].names("method") == ["mine"]
+
+
+def test_the_plugin_that_is_at_fault_is_named_with_its_line(tmp_path):
+    (tmp_path / "good.py").write_text(MINE)
+    config = write_config(tmp_path, ["good.py", "below/missing.py"], {"linear": {}})
+    line = config.read_text().splitlines().index("- below/missing.py") + 1
+    with pytest.raises(UserError, match=f"line {line}: plugins.1: plugin below/missing.py: no such file"):
+        read_config(config)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -24,7 +25,7 @@ from mosa.data.metrics import METRICS
 from mosa.data.packs import Pack
 from mosa.data.task import kept_path, task_from_config
 from mosa.engine.keep import Evaluated, Keep, keep_files
-from mosa.engine.predict import load_classifier
+from mosa.engine.predict import find_images, load_classifier
 from mosa.engine.run import execute
 from mosa.records import load_record
 from mosa.results.predictions import NotKept, read
@@ -302,3 +303,30 @@ def test_the_demo_has_a_name_for_every_class():
         petals, form = flowers._PETALS[label % 4], flowers._FORMS[label // 4 % 3]
         assert name.split()[1:] == [str(petals), form]
     assert known_classes("vtab1k/cifar") == ()
+
+
+def test_no_image_is_predicted_twice_and_none_that_is_hidden(tmp_path):
+    for name in ("a.png", "b/c.png", ".hidden/d.png", "__MACOSX/e.png", ".f.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "b" / "loop").symlink_to(tmp_path)
+    (tmp_path / "again").symlink_to(tmp_path / "b")
+    found, others = find_images([tmp_path])
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.png", "b/c.png"] and not others
+
+
+def test_a_name_that_is_no_utf8_is_written_as_the_file_has_it(animals, tmp_path):
+    folder, record = animals
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        shutil.copy(folder / "images/cat/0.png", tmp_path / name)
+    except OSError:
+        pytest.skip("a file system that takes UTF-8 alone")
+    for kind in ("csv", "json"):
+        output = tmp_path / f"found.{kind}"
+        done = CliRunner().invoke(
+            cli, ["predict", str(record), str(tmp_path / name), "--output", str(output)]
+        )
+        assert done.exit_code == 0, done.output
+        assert b"caf\xe9.png" in output.read_bytes()

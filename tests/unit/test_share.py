@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from travelling import write_results
 
 from mosa.base.errors import UserError
+from mosa.base.files import WORKFLOW
 from mosa.cli.commands import cli
 from mosa.engine.verify import Wanted, verify
 from mosa.experiment.config import read_config
@@ -21,7 +22,7 @@ from mosa.experiment.manifest import read_manifest
 from mosa.experiment.workflow import Workflow
 from mosa.results.bundle.contents import METADATA, contents_of
 from mosa.results.bundle.crate import digests_of
-from mosa.results.bundle.export import write_bundle
+from mosa.results.bundle.export import SOURCES, _workflow, write_bundle
 from mosa.results.bundle.read import import_bundle, unpacked
 from mosa.results.collect import collect
 from mosa.results.frame import find_records
@@ -297,3 +298,12 @@ def test_the_commands_as_typed(lab, tmp_path):
         assert re.search(r"--models: (\d+) of \1 runs kept no model", done.output)
     assert (tmp_path / "both.csv").read_text().startswith("benchmark,backbone,variant,task,source,")
     assert (tmp_path / "lab" / RECORD).is_file()
+
+
+def test_an_installed_package_has_the_workflow_to_export(tmp_path, monkeypatch):
+    monkeypatch.setattr("mosa.results.bundle.export.SOURCES", tmp_path)  # as `mosa/workflow` in a wheel
+    (tmp_path / "rules").mkdir()
+    for name in ("Snakefile", "rules/train.smk"):
+        (tmp_path / name).touch()
+    assert _workflow() == {f"workflow/{name}": tmp_path / name for name in ("Snakefile", "rules/train.smk")}
+    assert SOURCES == WORKFLOW

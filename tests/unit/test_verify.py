@@ -1,6 +1,8 @@
 """Verifying and reproducing records: what is not in order is named, and a run comes out again bit by bit."""
 
+import hashlib
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -17,7 +19,7 @@ from mosa.data.packs import Pack
 from mosa.engine.keep import Keep
 from mosa.engine.reproduce import compare, reproduce
 from mosa.engine.run import execute
-from mosa.engine.verify import Wanted, describe, verify
+from mosa.engine.verify import Wanted, _weights_digest, describe, verify
 from mosa.experiment.protocol import PRESETS
 from mosa.experiment.specification import Specification, make_specification
 from mosa.records import load_record, seal
@@ -145,6 +147,20 @@ def test_what_differs_is_reported(folder):
     assert "binomial error of top-1 on 30 images" in compare(old, new, path).noise
 
 
+@pytest.mark.parametrize(
+    ("again", "verdict"), [(7.6, "equal within seed noise"), (7.7, "different"), (None, "different")]
+)
+def test_the_noise_of_a_metric_that_is_no_accuracy_is_not_that_of_one(folder, again, verdict):
+    path = folder / "runs" / "alone.json"
+    old = load_record(folder / "runs" / "seed0.json")
+    old["metric"], old["metrics"]["nll"] = "nll", 7.6
+    new = json.loads(json.dumps(old))
+    new["metrics"] |= {"ece": 1.5, "nll": again}
+    (folder / "runs" / "seed0.json").unlink()
+    found = compare(old, new, path)
+    assert found.verdict == verdict and found.noise.startswith("unknown for NLL, as no two records")
+
+
 def test_another_version_of_the_protocol_is_refused(folder, monkeypatch):
     monkeypatch.setitem(PRESETS, "demo", replace(PRESETS["demo"], version=99))
     with pytest.raises(UserError, match=r"version \d+ of the protocol, and this code has 99; check out"):
@@ -180,3 +196,24 @@ def test_what_a_run_kept_is_verified_too(pack, tmp_path):
     lines, good = describe(verdicts(tmp_path))
     assert not good and "seed0.predictions.safetensors had the digest" in lines[0]
     assert lines[1] == "1 record: its model could not be compared, as the file is not here"
+
+
+def test_a_damaged_pack_is_a_finding_of_the_records_that_use_it(folder, pack):
+    execute(spec("linear", seed=5), pack, folder / "runs" / "other.json")
+    (folder / "packs" / "given").write_bytes(b"no pack")
+    lines, good = describe(verdicts(folder))
+    assert not good and lines[-1] == "0 of 3 records are in order"
+    assert all(re.search(r"\.json: .*packs/given: ", line) for line in lines[:3])
+
+
+def test_weights_of_the_hub_are_compared_with_the_file_in_its_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.file_download.HF_HUB_CACHE", str(tmp_path), raising=False)
+    assert _weights_digest("vit_base_patch16_224", "hub:mae") is None
+    assert _weights_digest("vit_base_patch16_224", "hub:none") is None
+    folder = tmp_path / "models--timm--vit_base_patch16_224.mae"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("abc")
+    (folder / "snapshots" / "abc" / "model.safetensors").write_bytes(b"weights")
+    assert _weights_digest("vit_base_patch16_224", "hub:mae") == hashlib.sha256(b"weights").hexdigest()

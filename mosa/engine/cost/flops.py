@@ -77,10 +77,12 @@ def inference_flops(model: nn.Module, image_size: int) -> float:
     """
     training = {module for module in model.modules() if module.training}
     model.eval()
-    with sdpa_kernel(SDPBackend.MATH), Counter() as counter:
-        model(_images(model, image_size))
-    for module in training:
-        module.training = True
+    try:
+        with sdpa_kernel(SDPBackend.MATH), Counter() as counter:
+            model(_images(model, image_size))
+    finally:
+        for module in training:
+            module.training = True
     return counter.total / IMAGES
 
 

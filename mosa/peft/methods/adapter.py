@@ -81,7 +81,7 @@ class Adapter(Method):
     @classmethod
     def _resolve_activation(cls, options: dict[str, Any]) -> dict[str, Any]:
         placement = options.get("placement", "adaptformer")
-        if options.get("activation") is None and placement in USUAL_ACTIVATION:
+        if options.get("activation") is None and isinstance(placement, str) and placement in USUAL_ACTIVATION:
             options = options | {"activation": USUAL_ACTIVATION[placement]}
         return options
 

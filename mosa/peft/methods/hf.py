@@ -55,7 +55,7 @@ class HuggingFacePeft(Method):
         return None
 
     def apply(self, model: nn.Module, seed: int) -> None:
-        torch.manual_seed(derive_seed(seed, "peft"))
+        torch.default_generator.manual_seed(derive_seed(seed, "peft"))  # which `attach` puts back
         self._inject(model)
 
     def fold(self, model: nn.Module) -> Method | None:

@@ -5,7 +5,8 @@ import zipfile
 from pathlib import Path
 
 from mosa.base.errors import UserError
-from mosa.base.files import PACKAGE, written_atomically
+from mosa.base.files import WORKFLOW as SOURCES
+from mosa.base.files import written_atomically
 from mosa.data.predictions import digest_of_file
 from mosa.results.bundle.contents import METADATA, WORKFLOW, Contents
 from mosa.results.bundle.crate import metadata_of
@@ -45,9 +46,9 @@ def write_bundle(contents: Contents, config: Path, output: Path, license_: str =
 
 def _workflow() -> dict[str, Path]:
     """Return the files of the workflow that made the records."""
-    root = PACKAGE.parent
-    rules = sorted((root / "rules").glob("*.smk"))
-    return {f"{WORKFLOW}{path.relative_to(root).as_posix()}": path for path in [root / "Snakefile", *rules]}
+    rules = sorted((SOURCES / "rules").glob("*.smk"))
+    files = [SOURCES / "Snakefile", *rules]
+    return {f"{WORKFLOW}{path.relative_to(SOURCES).as_posix()}": path for path in files}
 
 
 def _entry(path: str) -> zipfile.ZipInfo:

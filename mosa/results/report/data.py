@@ -9,7 +9,7 @@ from scipy import stats
 
 from mosa.data.metrics import METRICS, Metric
 from mosa.experiment.curves import is_number
-from mosa.results.aggregate import Results, Section, shown_names
+from mosa.results.aggregate import MISSING, Results, Section, shown_names
 from mosa.results.choices import scope_of
 from mosa.results.costs import COSTS, MIB, about_features, measured
 from mosa.results.learned import COLUMN
@@ -262,7 +262,8 @@ def run_data(frame: pd.DataFrame, metrics: Sequence[Metric]) -> dict[str, Any]:
     shared: dict[str, int] = {}
     names: dict[str, int] = {}
     runs = []
-    for row in frame.itertuples(index=False):
+    columns = {name: list(frame[name]) for name in (metric.name for metric in metrics)}
+    for number, row in enumerate(frame.itertuples(index=False)):
         common = {
             "method": row.method, "options": row.options, "training": row.recipe, "data": row.data_digest,
             "weights": row.weights_sha256 if isinstance(row.weights_sha256, str) else row.weights,
@@ -276,7 +277,7 @@ def run_data(frame: pd.DataFrame, metrics: Sequence[Metric]) -> dict[str, Any]:
             [names.setdefault(text, len(names)) for text in texts],
             row.seed,
             # One digit more than in the tables of means.
-            [metric.shown(getattr(row, metric.name), more=1) for metric in metrics],
+            [_score(metric, columns[metric.name][number]) for metric in metrics],
             f"{row.lr:g}",
             [float(f"{loss:.4g}") for loss in row.train_loss],
             [round(value, 2) for value in (row.prepare_seconds, row.train_seconds, row.eval_seconds)],
@@ -293,6 +294,10 @@ def run_data(frame: pd.DataFrame, metrics: Sequence[Metric]) -> dict[str, Any]:
         "names": list(names),
         "shared": [json.loads(text) for text in shared],
     }
+
+
+def _score(metric: Metric, value: float) -> str:
+    return MISSING if pd.isna(value) else metric.shown(value, more=1)
 
 
 def _curves(row: Any) -> list[dict[str, Any]]:
