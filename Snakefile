@@ -28,8 +28,11 @@ rule all:
 # Where another workflow uses this one, its own handler counts.
 onsuccess:
     if any(job.rule.name == "write_report" for job in workflow.dag.jobs):
-        print(f"table: {RESULTS}/tables/comparison.txt", file=sys.stderr)
-        print(f"report, for a browser: {REPORT}", file=sys.stderr)
+        if Path(REPORT).is_file():
+            print(f"table: {RESULTS}/tables/comparison.txt", file=sys.stderr)
+            print(f"report, for a browser: {REPORT}", file=sys.stderr)
+        else:  # such as after a pack that was interrupted: Snakemake makes it, and stops there
+            print("not everything is made yet: run the same command again", file=sys.stderr)
 
 
 # Seconds on few records: not worth a job of a cluster.

@@ -46,6 +46,7 @@ from mosa.experiment.specification import Fold, Specification
 from mosa.peft import Chosen, Method, attach, build_method, count_parameters, merge
 from mosa.peft.blocks import find_head
 from mosa.peft.choice import digest_of_choice
+from mosa.peft.routing import is_stochastic
 from mosa.peft.side import OnTrunk
 from mosa.records import SCHEMA_VERSION, check_metric_names, write_record
 
@@ -215,10 +216,22 @@ def _attach(ready: Prepared) -> None:
     own = bool(ready.run.specification.plugins)  # of which no test proves anything
     verify = own or family_of(ready.backbone.architecture) not in PROVED
     attach(model, method, seed=seed, verify=verify, restorable=False, data=data)
+    if method.passes > 1 and not own and not _draws(model):
+        raise UserError(
+            f"{ready.run.specification.variant}: nothing is drawn in training, so its passes are equal and a "
+            "second one changes nothing; give it dropout, or set consistency, second_pass and "
+            "feature_consistency to 0"
+        )
     ready.train_flops = training_flops(model, ready.backbone.image_size)
     ready.machine.place(model)
     ready.trained = count_parameters(model).total
     ready.choice = digest_of_choice(model, method)
+
+
+def _draws(model: nn.Module) -> bool:
+    """Return whether two passes of a model differ in training: by dropout, or by their experts."""
+    several = getattr(model.peft.method, "experts", 1) > 1
+    return several or any(is_stochastic(module) for module in model.modules())
 
 
 def _batches_in_any_order(ready: Prepared) -> Iterator[tuple[Tensor, Tensor]]:

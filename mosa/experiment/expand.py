@@ -65,9 +65,13 @@ def identify(config: Mapping[str, Any]) -> Identities:
         for task in config_tasks(config)
         if task.on_disk
     }
-    files = {entry["weights"] for entry in config["backbones"].values()} - {"builtin", "random"}
-    weights = {file: file_content(Path(file), cache) for file in files if not file.startswith("hub:")}
-    return Identities(sources, weights)
+    files = set(filter(is_file_of_weights, (entry["weights"] for entry in config["backbones"].values())))
+    return Identities(sources, {file: file_content(Path(file), cache) for file in files})
+
+
+def is_file_of_weights(weights: str) -> bool:
+    """Return whether `weights` names a file; else they are builtin, random, or of the hub."""
+    return weights not in ("builtin", "random") and not weights.startswith("hub:")
 
 
 def expand(config: Mapping[str, Any], identities: Identities | None = None) -> list[Run]:
@@ -224,12 +228,18 @@ def sweep_variants(config: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, A
             base = config["variants"][name]
             for option, values in options.items():
                 for index, value in enumerate(values):
-                    if value != base["options"][option]:
+                    if not _has_itself(base, option, value):
                         variant = base | {"options": base["options"] | {option: value}}
                         variant["by_task"] = _without(base["by_task"], option)
                         variant["display_name"] = None  # it is the name of the base alone
                         made_by = ("sweeps", sweep, name, option, index)
                         yield f"{name}_{option}{value}".lower(), variant, made_by
+
+
+def _has_itself(variant: Mapping[str, Any], option: str, value: Any) -> bool:
+    """Return whether a variant has a value of an option on every task."""
+    own = [variant["options"], *(changes["options"] for changes in variant["by_task"].values())]
+    return all(options.get(option, value) == value for options in own)
 
 
 def _without(by_task: Mapping[str, Any], option: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mosa.experiment.expand import (
     config_tasks,
     display_names,
     expand,
+    is_file_of_weights,
     left_out,
     sweep_variants,
 )
@@ -71,6 +72,7 @@ def load_config(
     meant = list({id(run.specification): run.specification for run in runs}.values())  # seeds share them
     _check_warmups(meant, places)
     _check_views(config, meant, places)
+    _check_taken(config, meant, places)
     check_tune(config, meant, places)
     return config
 
@@ -102,6 +104,30 @@ def _check_views(config: Mapping[str, Any], specifications: Iterable[Specificati
         )
 
 
+def _check_taken(config: Mapping[str, Any], meant: list[Specification], places: Places) -> None:
+    """Refuse a value of the recipe that no run takes, as a weaker file gives every variant one of its own."""
+    sections = {("training",): meant} | {
+        ("training_by_task", task): [one for one in meant if task in (one.task, one.task.partition("/")[0])]
+        for task in config["training_by_task"]
+    }
+    for where, concerned in sections.items():
+        for key in dict.fromkeys([*places.keys_of(*where), *places.overridden(where)]):
+            path = (*where, key)
+            given = config["training"] if len(where) == 1 else config["training_by_task"][where[1]]
+            if not concerned or any(getattr(one.training, key) == given[key] for one in concerned):
+                continue
+            own = [
+                other
+                for name in dict.fromkeys(one.variant for one in concerned)
+                for other in places.paths_of(("variants", name), ("training", key))
+            ]
+            if own and places.rank(path) > max(map(places.rank, own)):
+                raise places.error(
+                    path,
+                    f"has no effect, as every variant has a value of its own ({'.'.join(own[0])}, ...)",
+                )
+
+
 def _typed(value: Any) -> Any:
     """Read the texts that Snakemake leaves inside values of the command line."""
     if isinstance(value, dict):
@@ -116,8 +142,8 @@ def _typed(value: Any) -> Any:
 
 def _prepare(config: dict[str, Any], places: Places) -> None:
     """Drop the entries that are null, and put the others in the order of the files."""
-    for section in ("tasks", "benchmarks", "backbones", "variants"):
-        _check_nulls(config, section, places)
+    for path in _droppable(config):
+        _check_nulls(config, path, places)
     for section in ("tasks", "benchmarks", "backbones", "training_by_task", "variants", "sweeps"):
         _drop_nulls(config, section)
         _order_as_files(config, section, places)
@@ -130,6 +156,18 @@ def _prepare(config: dict[str, Any], places: Places) -> None:
                 _drop_nulls(variant, "by_task")
     if isinstance(config.get("tune"), dict):
         _drop_nulls(config["tune"], "variants")
+
+
+def _droppable(config: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the keys that lead to mappings in which null drops an entry of another file."""
+    yield from (
+        (key,) for key in ("tasks", "benchmarks", "backbones", "training_by_task", "variants", "sweeps")
+    )
+    for key in ("sweeps", "variants"):
+        entries = config.get(key)
+        for name in entries if isinstance(entries, dict) else ():
+            yield (key, name) if key == "sweeps" else (key, name, "by_task")
+    yield "tune", "variants"
 
 
 def _load_plugins(names: Any, places: Places) -> list[dict[str, Any]]:
@@ -170,6 +208,11 @@ def _check_backbones(config: Mapping[str, Any], places: Places) -> None:
                 "give it `weights` (a file or `random`), or take one that has",
                 BUILTIN_CARDS,
                 backbone["architecture"],
+            )
+        if backbone["kind"] != "auto" and not is_file_of_weights(backbone["weights"]):
+            raise places.error(
+                ("backbones", name, "kind"),
+                f"is the format of a file, and `weights` is {backbone['weights']!r}; leave it out",
             )
         _check_image_size(config, name, places)
 
@@ -326,14 +369,18 @@ def _order_as_files(parent: dict[str, Any], key: str, places: Places) -> None:
         parent[key] = dict(sorted(parent[key].items(), key=lambda item: rank.get(str(item[0]), len(rank))))
 
 
-def _check_nulls(config: Mapping[str, Any], section: str, places: Places) -> None:
+def _check_nulls(config: Mapping[str, Any], path: tuple[str, ...], places: Places) -> None:
     """Refuse a null that drops nothing: a misspelt name, or an entry that was left empty."""
-    given = places.keys_of(section, null=False)
-    entries = config.get(section)
-    for name, value in entries.items() if isinstance(entries, dict) and given else ():
+    given, entries = places.keys_of(*path, null=False), config
+    for key in path:
+        entries = entries.get(key) if isinstance(entries, dict) else None
+    for name, value in entries.items() if isinstance(entries, dict) and places.trees else ():
         if value is None and name not in given:
             raise places.error(
-                (section, name), "is empty, and null drops what another file has of this name", given, name
+                (*path, name),
+                "is empty, and null drops what another file has of this name",
+                given or None,
+                name,
             )
 
 
@@ -372,6 +419,10 @@ def _check_sweep(variants: Mapping, sweep: str, name: str, options: Mapping, pla
             )
         for index, value in enumerate(values):
             values[index] = check_option(model, option, value, (*where, option, index), places)
+            if isinstance(value, dict):
+                raise places.error(
+                    (*where, option, index), "a mapping makes no name; give each value a variant of its own"
+                )
 
 
 def _check_names(config: Mapping[str, Any], places: Places) -> None:

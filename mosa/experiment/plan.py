@@ -237,7 +237,7 @@ def tuning_rows(
         if not done and task.sizes:
             epochs, space = what.training.epochs, searched_options(tune, what.variant)
             epoch = image_passes(what, task, "selection", tune["folds"], space) / epochs
-            trainings = count_trainings(tune, what.variant, epochs)
+            trainings = count_trainings(tune, what)
             row.add(rates.row(what, sum(epoch * models * epochs for models, epochs in trainings)))
         elif not done:
             row.add(_Row(unknown=True))

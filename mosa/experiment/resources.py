@@ -35,7 +35,7 @@ def search_minutes(
 ) -> float:
     """Return the time that all trials of a search ask for."""
     epochs = specification.training.epochs
-    trainings = count_trainings(tune, specification.variant, epochs)
+    trainings = count_trainings(tune, specification)
     share = sum(models * length for models, length in trainings) / epochs
     space = searched_options(tune, specification.variant)
     return _START + attempt * 2 * share * _minutes(specification, task, gpu, space)

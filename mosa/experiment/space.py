@@ -69,7 +69,7 @@ def check_tune(config: Mapping[str, Any], meant: Iterable[Specification], places
                 ("tune", "variants"),
                 f"{name!r} has no entry; give every variant one, so that the comparison is fair",
             )
-    _check_budget(tune, places)
+    _check_budget(config, places)
     if tune["extend"] and (tune["search"] != "grid" or tune["per"] == "benchmark"):
         raise places.error(
             ("tune", "extend"),
@@ -79,6 +79,13 @@ def check_tune(config: Mapping[str, Any], meant: Iterable[Specification], places
     _check_sweeps(config, places)
     for what in meant:
         _check_warmup(what, tune["variants"].get(what.variant), places)
+        if tune["halving"] and tune["halving"]["min_epochs"] >= what.training.epochs:
+            raise places.error(
+                ("tune", "halving", "min_epochs"),
+                f"is no shorter than the {what.training.epochs} epochs of {what.variant} on {what.task}, so "
+                "that nothing is dropped; take fewer, or leave halving out",
+            )
+    _check_extend(config, places)
     if tune["per"] == "benchmark":
         _check_metrics(config, places)
         _check_lengths(meant, places)
@@ -87,6 +94,19 @@ def check_tune(config: Mapping[str, Any], meant: Iterable[Specification], places
             ("tune", "halving"),
             "drops trials by one task, and a choice per benchmark needs them on all; set `per: task`",
         )
+
+
+def _check_extend(config: Mapping[str, Any], places: Places) -> None:
+    """Refuse a grid that is to grow where it cannot: the step is a ratio of positive numbers."""
+    tune = config["tune"]
+    for name, space in tune["variants"].items() if tune["extend"] else ():
+        lists = [values for section in ("training", "options") for values in space[section].values()]
+        if not any(len(values) > 1 and all(is_positive(one) for one in values) for values in lists):
+            raise places.error(
+                ("tune", "extend"),
+                f"{name} has no list of two or more positive numbers that could grow; give it one, or leave "
+                "extend out",
+            )
 
 
 def _check_metrics(config: Mapping[str, Any], places: Places) -> None:
@@ -162,32 +182,61 @@ def _check_values(
         raise places.error(where, f"log: true needs low above 0, got {values['low']}")
 
 
-def _check_budget(tune: Mapping[str, Any], places: Places) -> None:
-    if tune["search"] != "grid":
-        if tune["trials"] is None:
+def _check_budget(config: Mapping[str, Any], places: Places) -> None:
+    tune = config["tune"]
+    if tune["search"] == "grid":
+        if tune["trials"] is not None:
             raise places.error(
-                ("tune", "search"), f"{tune['search']!r} needs `trials`: how many each variant gets"
+                ("tune", "trials"), "a grid has as many trials as its lists make; leave it out"
             )
-        return
-    if tune["trials"] is not None:
-        raise places.error(("tune", "trials"), "a grid has as many trials as its lists make; leave it out")
-    sizes = {name: grid_size(space) for name, space in tune["variants"].items()}
+        if tune["seed"]:
+            raise places.error(("tune", "seed"), "a grid draws nothing; leave it out")
+    elif tune["trials"] is None:
+        raise places.error(
+            ("tune", "search"), f"{tune['search']!r} needs `trials`: how many each variant gets"
+        )
+    sizes = {name: count_trials(tune, name, config["variants"][name]["method"]) for name in tune["variants"]}
     if len(set(sizes.values())) > 1:
         counts = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise places.error(
-            ("tune", "variants"), f"give every variant the same number of trials; they have {counts}"
+            ("tune", "variants"),
+            f"give every variant the same number of different trials; they have {counts}",
         )
 
 
-def count_trainings(tune: Mapping[str, Any], variant: str, epochs: int) -> list[tuple[int, int]]:
-    """Return what a search of a variant trains at most: in each round, how many models for how many epochs.
+def count_trials(tune: Mapping[str, Any], variant: str, method: str) -> int:
+    """Return the number of different trials of a variant.
+
+    Where a number is continuous, no two of a sample are alike; otherwise the sample is made, and counted.
 
     Args:
         tune: The `tune` section of a loaded config.
         variant: Name of the variant.
-        epochs: Epochs of a full training.
+        method: Name of its method.
     """
-    trials = tune["trials"] or grid_size(tune["variants"][variant])
+    space, models = tune["variants"][variant], _models(method)
+    if tune["search"] == "grid":
+        return grid_size(space)
+    ranges = [
+        models[section].model_fields[key]
+        for section in models
+        for key, values in space[section].items()
+        if not isinstance(values, list)
+    ]
+    if any(field.annotation is not int for field in ranges):
+        return tune["trials"]
+    return len(make_trials(space, method, tune["search"], tune["trials"], tune["seed"]))
+
+
+def count_trainings(tune: Mapping[str, Any], specification: Specification) -> list[tuple[int, int]]:
+    """Return what a search trains at most: in each round, how many models for how many epochs.
+
+    Args:
+        tune: The `tune` section of a loaded config.
+        specification: The run that is searched for.
+    """
+    epochs = specification.training.epochs
+    trials = count_trials(tune, specification.variant, specification.method)
     halving = tune["halving"] or {"min_epochs": epochs, "factor": 2}
     each = len(tune["seeds"]) * (tune["folds"] or 1)
     rounds = [
@@ -301,7 +350,7 @@ def beyond(trials: list[Trial], best: Trial, method: str) -> Trial | None:
     for section, model in _models(method).items():
         for key, value in getattr(best, section).items():
             tried = {getattr(trial, section)[key] for trial in trials}
-            if len(tried) < 2 or not all(isinstance(one, int | float) and one > 0 for one in tried):
+            if len(tried) < 2 or not all(map(is_positive, tried)):
                 continue
             ordered = sorted(tried, key=lambda one: abs(math.log(one / value)))  # from the best value on
             if value not in (min(tried), max(tried)):
@@ -316,6 +365,11 @@ def beyond(trials: list[Trial], best: Trial, method: str) -> Trial | None:
             if trial not in trials:
                 return trial
     return None
+
+
+def is_positive(value: Any) -> bool:
+    """Return whether a value is a number above 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
 def _unit_cube(search: str, rows: int, columns: int, seed: int) -> list[list[float]]:

@@ -1,7 +1,10 @@
 """Values against declarations: a problem is one sentence, with file, line, allowed values and a near miss."""
 
 import json
+import math
+import re
 from collections.abc import Iterable, Mapping
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union
@@ -203,13 +206,14 @@ def _wrong_form(got: str, pattern: str) -> str:
 
 def _hint(kind: str, got: Any) -> str:
     """Help with values that YAML reads as another type than they look."""
-    if kind == "string_type":
+    if kind == "string_type" and isinstance(got, bool | int | float | date):
         return "; put it in quotes"
     if kind == "float_type" and isinstance(got, str):
         try:
-            return f"; YAML reads it as text, write {float(got)!r}"
+            number = float(got)
         except ValueError:
             return ""
+        return f"; YAML reads it as text, write {number!r}" if math.isfinite(number) else ""
     return ""
 
 
@@ -222,18 +226,27 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _stands(tree: yaml.Node, path: tuple) -> bool:
-    """Return whether a file has a whole path."""
+def _ending(node: yaml.Node, end: tuple) -> list[tuple]:
+    """Return the paths below a node that end with some keys."""
+    here = [end] if _at(node, end) is not None else []
+    pairs = [(key.value, child) for key, child in node.value] if isinstance(node, yaml.MappingNode) else []
+    return here + [(key, *path) for key, child in pairs for path in _ending(child, end)]
+
+
+def _at(tree: yaml.Node, path: tuple) -> yaml.Node | None:
+    """Return what a file has at a path; None: the file lacks it."""
     node = tree
     for key in path:
         step = _step(node, key)
         if step is None:
-            return False
+            return None
         _, node = step
-    return True
+    return node
 
 
 _NULL = "tag:yaml.org,2002:null"
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_OTHER_BASE = re.compile(r"[-+]?0[0-9_]+|.*:.*")  # octal, and base 60
 
 
 class Places:
@@ -279,6 +292,12 @@ class Places:
         elif isinstance(node, yaml.SequenceNode):
             for child in node.value:
                 self._refuse_duplicates(child, file, within)
+        elif node.tag in _NUMBERS and _OTHER_BASE.fullmatch(node.value):
+            number = yaml.safe_load(node.value)
+            raise UserError(
+                f"{file}, line {node.start_mark.line + 1}: YAML reads {node.value} as {number}; write that "
+                "number, or put it in quotes"
+            )
 
     def error(
         self, path: tuple, message: str, allowed: Iterable[Any] | None = None, got: object = None
@@ -289,22 +308,43 @@ class Places:
             message += f": {expected(got, allowed)}"
         return UserError(f"{self._locate(path)}{where}: {message}")
 
-    def keys_of(self, section: str, null: bool = True) -> list[str]:
+    def keys_of(self, *path: str, null: bool = True) -> list[str]:
         """Return the keys that the files have in a section, each once, those of the weakest file first.
 
         Args:
-            section: The section.
+            path: Keys that lead to the section.
             null: Whether keys count that no file gives a value.
         """
-        found = [step[1] for _, tree in self.trees if (step := _step(tree, section)) is not None]
+        found = [node for _, tree in self.trees if (node := _at(tree, path)) is not None]
         nodes = [node for node in found if isinstance(node, yaml.MappingNode)]
         pairs = [(str(key.value), value) for node in nodes for key, value in node.value]
         return list(dict.fromkeys(name for name, value in pairs if null or value.tag != _NULL))
 
+    def rank(self, path: tuple) -> int:
+        """Return the place of the strongest file that has a path, the command line last; -1: none has it."""
+        if path[-1] in self.overridden(path[:-1]):
+            return len(self.trees)
+        return max((number for number, (_, tree) in enumerate(self.trees) if _at(tree, path)), default=-1)
+
+    def overridden(self, path: tuple) -> Mapping[str, Any]:
+        """Return what the command line sets in a section."""
+        found: Any = self.overrides
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+        return found if isinstance(found, dict) else {}
+
+    def paths_of(self, section: tuple, end: tuple) -> list[tuple]:
+        """Return the paths below a section that end with some keys, those of the weakest file first."""
+        found: list[tuple] = []
+        for _, tree in self.trees:
+            node = _at(tree, section)
+            found += [(*section, *path) for path in _ending(node, end)] if node is not None else []
+        return list(dict.fromkeys(found))
+
     def strongest(self, *paths: tuple) -> tuple:
         """Return the path that stands in the strongest file; of several in one, or of none, the last."""
         for _, tree in reversed(self.trees):
-            found = [path for path in paths if _stands(tree, path)]
+            found = [path for path in paths if _at(tree, path) is not None]
             if found:
                 return found[-1]
         return paths[-1]

@@ -331,7 +331,9 @@ def linear_per_pass(x: Tensor, weights: Tensor, biases: Tensor | None) -> Tensor
 
 
 def is_stochastic(module: nn.Module) -> bool:
-    """Return whether a module of a backbone draws random numbers in training."""
+    """Return whether a module draws random numbers in training, other than experts."""
+    if getattr(module, "draws", False):
+        return True
     if isinstance(module, nn.modules.dropout._DropoutNd):
         return module.p > 0
     if isinstance(module, DropPath):

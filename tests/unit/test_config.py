@@ -277,6 +277,7 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
         (("training_by_task",), {"own/a": {"epochs": 2}}, "unknown task 'own/a'"),
         (("variants", "mosa", "by_task"), {"demo": {"options": {"expert": 2}}}, "unknown key 'expert'"),
         (("variants", "mosa", "by_task"), {"demo": {"training": {"lr": -1}}}, "lr: -1 is not above 0"),
+        (("backbones", "micro_vit", "kind"), "mae", "kind: is the format of a file, .* 'builtin'"),
         (("keep",), {"val": True}, "keep.val: final runs have no curve on val; add `stage: selection`"),
         (("training", "views"), 4, "training.views: has no effect, .* none of its tasks .demo/count, "),
         (("variants", "mosa", "training", "views"), 4, "mosa.training.views: has no effect, .*demo/"),
@@ -338,6 +339,63 @@ def test_files_that_are_no_yaml_are_refused_in_our_words(text, words, tmp_path):
     assert "sys." not in str(error.value) and len(str(error.value)) < 300
 
 
+@pytest.mark.parametrize(
+    ("number", "read"),
+    [("010", 8), ("-0_10", -8), ("1:30", 90), ("1:30.5", 90.5), ("0o10", None), ("0", None)],
+)
+def test_numbers_that_yaml_reads_in_another_base_are_refused(tmp_path, number, read):
+    (tmp_path / "config.yaml").write_text(f"seeds: [0]\nname: x\ntraining: {{epochs: {number}}}\n")
+    words = rf"config\.yaml, line 3: YAML reads {number} as {read}; write that" if read else "is missing|o10"
+    with pytest.raises(UserError, match=words):
+        read_config(tmp_path / "config.yaml")
+
+
+def test_a_sweep_over_mappings_is_refused():
+    pytest.importorskip("peft")
+    config = changed(("variants", "linear"), {"method": "peft"})
+    config["sweeps"] = {"s": {"linear": {"config": [{"r": 4}, {"r": 8}]}}}
+    with pytest.raises(UserError, match=r"s\.linear\.config\.0: a mapping makes no name; give each value"):
+        load_config(config)
+
+
+def test_a_sweep_knows_what_its_base_has_on_some_tasks():
+    config = changed(("variants", "mosa", "by_task"), {"demo/count": {"options": {"bottleneck": 8}}})
+    found = {run.specification.variant for run in expand(load_config(config))}
+    assert found == {"linear", "mosa", "mosa_bottleneck2", "mosa_bottleneck4", "mosa_bottleneck8"}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "refused"),
+    [
+        ("training: {lr: 0.5}", "training.lr"),
+        ("training_by_task: {demo: {lr: 0.5}}", "training_by_task.demo.lr"),
+        ("training_by_task: {demo/count: {lr: 0.5}}", "training_by_task.demo/count.lr"),
+        ("training: {epochs: 2}", ""),  # which `linear` takes
+        ("training: {lr: 0.5}\nvariants: {mosa: {training: {lr: 0.1}}}", ""),
+    ],
+)
+def test_a_recipe_that_no_variant_takes_is_refused(tmp_path, overlay, refused):
+    base, file = tmp_path / "base.yaml", tmp_path / "overlay.yaml"
+    base.write_text(TINY.replace("{method: linear}", "{method: linear, training: {lr: 0.1}}"))
+    file.write_text(overlay + "\n")
+    if refused:
+        with pytest.raises(
+            UserError, match=f"line 1: {refused}: has no effect, as every variant has a value"
+        ):
+            read_config(base, file)
+    else:
+        assert read_config(base, file)
+
+
+def test_a_recipe_on_the_command_line_that_no_variant_takes_is_refused(tmp_path):
+    (tmp_path / "base.yaml").write_text(TINY.replace("  linear: {method: linear}\n", ""))
+    with pytest.raises(
+        UserError, match=r"^--config training\.lr: has no effect, as every variant has a value"
+    ):
+        read_config(tmp_path / "base.yaml", overrides={"training": {"lr": 0.5}})
+    assert read_config(tmp_path / "base.yaml", overrides={"training": {"epochs": 2}})
+
+
 def test_an_alias_within_what_it_stands_for_is_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("seeds: [0]\nname: &a [1, *a]\n")
     with pytest.raises(UserError, match=r"config\.yaml, line 2: not a readable YAML file .an alias within"):
@@ -367,15 +425,31 @@ def test_what_a_second_file_adds_stands_last(tmp_path):
 def test_a_second_file_changes_and_drops(tmp_path):
     base, overlay = tmp_path / "base.yaml", tmp_path / "overlay.yaml"
     base.write_text(TINY)
-    overlay.write_text("seeds: [5]\nvariants: {linear: null}\nsweeps: {size: null}\ntraining: {lr: 0.5}\n")
+    overlay.write_text(
+        "seeds: [5]\nvariants: {linear: null}\nsweeps: {size: null}\ntraining: {weight_decay: 0.5}\n"
+    )
     config = read_config(base, overlay)
     assert config["seeds"] == [5] and list(config["variants"]) == ["mosa"] and not config["sweeps"]
-    assert config["training"]["lr"] == 0.5 and config["training"]["epochs"] == 1
+    assert config["training"]["weight_decay"] == 0.5 and config["training"]["epochs"] == 1
     base.write_text(TINY + "    linear: {consistency: [1.0]}\n")
     overlay.write_text("variants: {linear: null}\nsweeps: {size: {linear: null}}\n")
     assert read_config(base, overlay)["sweeps"] == {"size": {"mosa": {"bottleneck": [2, 4, 8]}}}
-    for section, name, nearest in (("variants", "liner", "linear"), ("backbones", "micro_vti", "micro_vit")):
-        overlay.write_text(f"{section}: {{{name}: null}}\n")
+    base.write_text(TINY + "training_by_task: {demo/digits: {epochs: 2}}\n")
+    base.write_text(
+        base.read_text().replace("{lr: 0.01}", "{lr: 0.01}\n    by_task: {demo: {training: {epochs: 3}}}")
+    )
+    for section, name, nearest in (
+        ("variants", "liner", "linear"),
+        ("backbones", "micro_vti", "micro_vit"),
+        ("training_by_task", "demo/digts", "demo/digits"),
+        ("sweeps", "sise", "size"),
+        ("sweeps.size", "msoa", "mosa"),
+        ("variants.mosa.by_task", "dmeo", "demo"),
+    ):
+        text = f"{{{name}: null}}"
+        for key in reversed(section.split(".")):
+            text = f"{{{key}: {text}}}"
+        overlay.write_text(f"{text}\n")
         words = rf"line 1: {section}\.{name}: is empty, and null drops .*did you mean '{nearest}'"
         with pytest.raises(UserError, match=words):
             read_config(base, overlay)

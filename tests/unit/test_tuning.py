@@ -123,7 +123,8 @@ def test_samples_are_seeded_in_range_and_begin_with_shorter_ones(kind):
     ("path", "value", "words"),
     [
         (("variants", "linear", "training", "lr"), [0.1], "they have linear 1, adapter 3"),
-        (("variants", "linear"), None, "'linear' has no entry"),
+        (("variants", "linear"), KeyError, "'linear' has no entry"),
+        (("variants", "linear"), None, "variants.linear: is empty, and null drops what another file has"),
         (("variants", "mosa"), {"training": {"lr": [1]}}, "unknown variant 'mosa'"),
         (("variants", "linear", "training", "rate"), [1], "unknown key 'rate'"),
         (("variants", "linear", "options", "bottleneck"), [1, 2, 3], "unknown key 'bottleneck'"),
@@ -138,6 +139,7 @@ def test_samples_are_seeded_in_range_and_begin_with_shorter_ones(kind):
         (("search",), "bayes", "expected one of grid, random, sobol"),
         (("halving",), {"min_epochs": 1}, "set `per: task`"),
         (("extend",), 2, "needs `search: grid` and `per: task`"),
+        (("seed",), 3, "a grid draws nothing"),
     ],
 )  # fmt: skip
 def test_unfair_or_meaningless_searches_are_refused(tmp_path, path, value, words):
@@ -147,6 +149,8 @@ def test_unfair_or_meaningless_searches_are_refused(tmp_path, path, value, words
     for key in path[:-1]:
         node = node.setdefault(key, {})
     node[path[-1]] = value
+    if value is KeyError:
+        del node[path[-1]]
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config))
     with pytest.raises(UserError) as error:
@@ -696,12 +700,64 @@ def test_the_standard_error_of_a_choice(tmp_path):
     assert choose([old])["standard_error"] is None
 
 
+@pytest.mark.parametrize(
+    ("values", "trials"),
+    [
+        ({"lr": {"low": 0.001, "high": 0.1, "log": True}}, 16),
+        ({"lr": [0.1, 1.0, 10]}, 3),
+        ({"batch_size": {"low": 16, "high": 18}}, 3),
+    ],
+)
+@pytest.mark.parametrize("search", ["random", "sobol"])
+def test_samples_with_fewer_different_trials_are_refused(search, values, trials):
+    config = copy.deepcopy(CONFIG)
+    full = {"training": {"lr": {"low": 0.001, "high": 0.1, "log": True}}}
+    space = {"linear": {"training": values}, "adapter": full}
+    config["tune"] = {"search": search, "trials": 16, "seed": 3, "variants": space}
+    if trials == 16:
+        assert (
+            count_trainings(load_config(config)["tune"], expand(load_config(config))[0].specification)[0][0]
+            == 16
+        )
+    else:
+        with pytest.raises(
+            UserError, match=f"same number of different trials; they have linear {trials}, adapter 16"
+        ):
+            load_config(config)
+        for each in space:
+            space[each] = {"training": values}
+        loaded = load_config(config)
+        assert count_trainings(loaded["tune"], expand(loaded)[0].specification)[0][0] == trials
+
+
+@pytest.mark.parametrize(
+    ("tune", "words"),
+    [
+        ({"halving": {"min_epochs": 4}}, "is no shorter than the 4 epochs of linear on demo/"),
+        (
+            {"extend": 2, "variants": {"weight_decay": [0, 0.01, 0.1]}},
+            "linear has no list of two or more positive",
+        ),
+    ],
+)
+def test_what_a_search_cannot_do_is_refused(tune, words):
+    config = copy.deepcopy(CONFIG)
+    config["tune"] |= tune | {"per": "task"}
+    if values := tune.get("variants"):
+        config["tune"]["variants"] = {name: {"training": values} for name in ("linear", "adapter")}
+    config["training"]["epochs"] = 4
+    with pytest.raises(UserError, match=words):
+        load_config(config)
+
+
 def test_a_config_with_folds_says_so_to_every_search(tmp_path):
     config = copy.deepcopy(CONFIG)
     config["tune"]["folds"] = 5
     loaded = load_config(config)
-    assert count_trainings(loaded["tune"], "linear", 4) == [(15, 4)]
-    assert count_trainings(loaded["tune"] | {"extend": 2}, "linear", 4) == [(15, 4), (10, 4)]
+    what = next(run.specification for run in expand(loaded) if run.specification.variant == "linear")
+    epochs = what.training.epochs
+    assert count_trainings(loaded["tune"], what) == [(15, epochs)]
+    assert count_trainings(loaded["tune"] | {"extend": 2}, what) == [(15, epochs), (10, epochs)]
     settings = search_settings(loaded["tune"], expand(loaded)[0].specification)
     assert settings["folds"] == 5
     config["tune"]["folds"] = 1

@@ -54,6 +54,8 @@ class DropConnectLinear(nn.Linear):
         (passes * batch, ..., in) -> (passes * batch, ..., out).
     """
 
+    draws = True  # see mosa.peft.routing.is_stochastic
+
     def __init__(self, linear: nn.Linear, rate: float, passes: Passes) -> None:
         super().__init__(linear.in_features, linear.out_features, device="meta")
         self.weight, self.bias = linear.weight, linear.bias

@@ -113,7 +113,6 @@ def config_text(name: str) -> str:
         "    weights: weights/ViT-B_16.npz",
         "    kind: npz",
         f"    normalization: {normalization}",
-        "sweeps: {size: null}",
         "variants:",
         *(f"  {dropped}: null" for dropped in ("linear", "full", "adapter", "lora", "mosa")),
     ]
