@@ -16,7 +16,7 @@ SCHEMAS = PACKAGE / "schemas"
 # Where Snakefile, rules, profiles and configs are: below the package in a wheel, otherwise beside it.
 WORKFLOW = PACKAGE / "workflow" if (PACKAGE / "workflow" / "Snakefile").is_file() else PACKAGE.parent
 # Errors of a disk that pass: no room, no quota, a server or a device that does not answer.
-_PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
+PASSING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT)
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def written_atomically(path: Path) -> Iterator[Path]:
         ):
             reason = error.strerror or error
             raise UserError(f"{error.filename}: {reason}; {path} is as it was, do this again") from None
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -75,14 +75,15 @@ def locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise _unwritable(path, error) from None
+        raise unwritable(path, error) from None
     try:
         yield
     finally:
         lock.release()
 
 
-def _unwritable(path: Path, error: OSError) -> UserError:
-    kind = Shortage if error.errno in _PASSING else UserError
+def unwritable(path: Path, error: OSError) -> UserError:
+    """Return the error for a file or folder that cannot be written: a `Shortage` where that may pass."""
+    kind = Shortage if error.errno in PASSING else UserError
     reason = error.strerror or error
     return kind(f"{path}: cannot be written ({reason}); make room, or choose another folder")

@@ -4,6 +4,7 @@ Each verb imports what it needs when it runs, so that help and tables do not wai
 """
 
 import sys
+from io import TextIOWrapper
 
 import click
 
@@ -44,6 +45,9 @@ cli.add("For developers", [data.pretrain, reference.schema])
 
 def run() -> None:
     """Run the command line; a `UserError` ends it with one sentence, and its status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # of any encoding
+            stream.reconfigure(errors="backslashreplace")
     try:
         cli()
     except UserError as error:

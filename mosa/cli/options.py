@@ -1,7 +1,7 @@
 """What the verbs share: types of arguments, and options that several take."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,22 @@ class OneOf(click.Choice):
     def get_invalid_choice_message(self, value, ctx):
         """Return what is said of another name."""
         return f"{value!r}: {expected(value, self.choices)}"
+
+
+def refuse_to_overwrite(output: Path, read: Iterable[Path]) -> None:
+    """Refuse an output that is one of the files that a command reads, or a record.
+
+    Raises:
+        UserError: It is.
+    """
+    from mosa.experiment.manifest import peek
+
+    if not output.exists():
+        return
+    if any(one.exists() and one.samefile(output) for one in read):
+        raise UserError(f"--output {output}: is a file that is read; take another name")
+    if output.suffix == ".json" and peek(output) is not None:
+        raise UserError(f"--output {output}: is the record of a run; take another name")
 
 
 def numbers(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:

@@ -7,7 +7,7 @@ import click
 
 from mosa.base.errors import UserError
 from mosa.base.words import count
-from mosa.cli.options import ANY, FILE, FOLDER, OneOf, Options, Written, listed, numbers
+from mosa.cli.options import ANY, FILE, FOLDER, OneOf, Options, Written, listed, numbers, refuse_to_overwrite
 from mosa.cli.run_options import keep_options, run_options, take_keep, take_machine, take_specification
 
 
@@ -72,20 +72,25 @@ def predict(
     Ends with status 1 if an image cannot be read; the others are classified.
     """
     from mosa.base.files import written_atomically
+    from mosa.data.task import kept_path
     from mosa.engine.devices import choose_device
     from mosa.engine.machine import Machine
     from mosa.engine.predict import as_text, classify, find_images, load_classifier
 
     found, unread = find_images(images)
+    if output is not None:
+        refuse_to_overwrite(output, [model, kept_path(model, "model"), *found])
     chosen, _held = choose_device(device)
     classifier = load_classifier(model, Machine(device=chosen, threads=threads))
     predicted = list(classify(classifier, found, top, batch_size, threads))
-    text = as_text(predicted, form or ("json" if output and output.suffix == ".json" else "csv"))
+    form = form or ("json" if output and output.suffix == ".json" else "csv")
+    text = as_text(predicted, form)
     if output is None:
         click.echo(text, nl=False)
     else:
         with written_atomically(output) as temporary:
-            temporary.write_text(text, encoding="utf-8", errors="surrogateescape")  # as files are named
+            as_named = "backslashreplace" if form == "json" else "surrogateescape"  # names that are no UTF-8
+            temporary.write_text(text, encoding="utf-8", errors=as_named)
     broken = [one for one in predicted if one.problem]
     for one in broken:
         click.echo(f"left out: {one.problem}", err=True)

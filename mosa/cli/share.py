@@ -5,7 +5,18 @@ from pathlib import Path
 import click
 
 from mosa.base.words import count
-from mosa.cli.options import ALONE, CONFIGFILE, FILE, FOLDER, METRIC, REFERENCE, VARIANTS, OneOf, config_of
+from mosa.cli.options import (
+    ALONE,
+    CONFIGFILE,
+    FILE,
+    FOLDER,
+    METRIC,
+    REFERENCE,
+    VARIANTS,
+    OneOf,
+    config_of,
+    refuse_to_overwrite,
+)
 
 
 @click.command()
@@ -33,6 +44,8 @@ def compare(
     from mosa.base.files import written_atomically
     from mosa.results.side_by_side import opened, rendered, side_by_side
 
+    if output is not None:
+        refuse_to_overwrite(output, [Path(source.rpartition("=")[2]) for source in sources])
     with opened(sources) as found:
         text = rendered(side_by_side(found, variants, metric, reference), form)
     if output is None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -268,17 +269,20 @@ class _Writer:
 
     def __init__(self, file) -> None:
         self.file, self.tensors, self.position = file, {}, 0
+        self.sums: dict[str, int] = {}
         self.digest = hashlib.sha256()
         file.seek(8 + _HEADER)
 
     def add(self, name: str, dtype: str, shape: tuple[int, ...] | None, chunks: Iterable[np.ndarray]) -> None:
         """Write one tensor; without a shape it is flat, and as long as its chunks are."""
         self.digest.update(json.dumps([name, dtype, shape]).encode())
-        start = self.position
+        start, sum_ = self.position, 0
         for chunk in chunks:
             data = np.ascontiguousarray(chunk, dtype=dtype).data.cast("B") if chunk.size else b""
             self.digest.update(data)
+            sum_ = zlib.crc32(data, sum_)
             self.position += self.file.write(data)
+        self.sums[name] = sum_
         shape = (self.position - start,) if shape is None else shape
         self.tensors[name] = {
             "dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [start, self.position]
@@ -294,7 +298,7 @@ class _Writer:
 
     def finish(self, metadata: dict[str, str]) -> None:
         """Write the header, padded with spaces as the format allows."""
-        metadata = metadata | {"digest": self.digest.hexdigest()}
+        metadata = metadata | {"digest": self.digest.hexdigest(), "sums": json.dumps(self.sums)}
         header = json.dumps({"__metadata__": metadata, **self.tensors}).encode()
         if len(header) > _HEADER:
             raise ValueError(f"a header of {len(header)} bytes; room was kept for {_HEADER}")

@@ -4,6 +4,7 @@ import hashlib
 import json
 import operator
 import os
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mosa.data.task import PACK_FORMAT, Task
 SPLITS = ("train", "val", "test", "trainval")
 PARTS = ("test", "train", "val")  # sorted: their order in the file and in the digest
 DTYPES = {"uint8": "U8", "int32": "I32", "int64": "I64"}
+SUMMED = 2 << 30  # bytes of a tensor up to which its checksum is compared whenever it is read
 NAMES = "names"  # what tensors with names end with, or are called: of images by split, and of classes
 
 
@@ -72,6 +74,7 @@ class Pack:
             self.packed: bool = json.loads(metadata.get("packed", "true"))
             self.source: str | None = json.loads(metadata.get("source", "null"))
             self.digest = metadata["digest"]
+            self._sums: dict[str, int] = json.loads(metadata.get("sums", "{}"))  # of packs that have them
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(
                 f"{path}: its description is damaged ({error!r}); delete it and make it with `mosa make-data`"
@@ -134,9 +137,7 @@ class Pack:
             dtype = {code: dtype for dtype, code in DTYPES.items()}[described["dtype"]]
             shape = None if flat else described["shape"]
             total.update(json.dumps([name, dtype, shape]).encode())
-            total.update(
-                np.ascontiguousarray(self._map(name)).data.cast("B") if np.prod(described["shape"]) else b""
-            )
+            total.update(_bytes(self._mapped(name)))
         return total.hexdigest()
 
     def names(self, split: str) -> list[str] | None:
@@ -172,6 +173,20 @@ class Pack:
         return stratified(self._map("train.labels"), fraction, seed)
 
     def _map(self, name: str) -> np.ndarray:
+        """Return a tensor, mapped.
+
+        Raises:
+            UserError: It is not what was written.
+        """
+        tensor, wanted = self._mapped(name), self._sums.get(name)
+        if wanted is not None and tensor.nbytes <= SUMMED and zlib.crc32(_bytes(tensor)) != wanted:
+            raise UserError(
+                f"{self.path}: {name} is damaged (its checksum is another); delete the pack and run the "
+                "workflow again, which makes it anew and repeats no run"
+            )
+        return tensor
+
+    def _mapped(self, name: str) -> np.ndarray:
         described = self._tensors[name]
         start, end = described["data_offsets"]
         dtype = {code: dtype for dtype, code in DTYPES.items()}[described["dtype"]]
@@ -179,3 +194,7 @@ class Pack:
             return np.empty(described["shape"], dtype)
         place, shape = self._start + start, tuple(described["shape"])
         return np.memmap(self.path, dtype, "r", offset=place, shape=shape)
+
+
+def _bytes(tensor: np.ndarray) -> memoryview | bytes:
+    return np.ascontiguousarray(tensor).data.cast("B") if tensor.size else b""

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mosa.base.errors import UserError
+from mosa.base.files import unwritable
 
 
 def folder_of(record: Path) -> Path:
@@ -24,7 +25,7 @@ def drop_events(folder: Path) -> None:
         for path in folder.glob("events.out.tfevents.*"):
             path.unlink()
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
+        raise unwritable(folder, error) from None
 
 
 class Events:
@@ -54,7 +55,7 @@ class Events:
         try:
             self._writer = self._open(str(self.folder), purge_step=epoch)
         except OSError as error:
-            raise UserError(f"{self.folder}: cannot be written ({error.strerror})") from None
+            raise unwritable(self.folder, error) from None
 
     def epoch(
         self, epoch: int, loss: float, terms: Mapping[str, float], lr: float, val: Mapping[str, float | None]
@@ -67,14 +68,23 @@ class Events:
             terms: What it is the sum of, by name.
             lr: Learning rate of its first step.
             val: Metrics of val by name; empty where there is none.
+
+        Raises:
+            UserError: It cannot be written.
         """
         scalars = {"loss/train": loss, "lr": lr} | {f"loss/{name}": value for name, value in terms.items()}
         scalars |= {f"val/{name}": value for name, value in val.items() if value is not None}
-        for name, value in scalars.items():
-            self._writer.add_scalar(name, value, epoch)
-        self._writer.flush()
+        try:
+            for name, value in scalars.items():
+                self._writer.add_scalar(name, value, epoch)
+            self._writer.flush()
+        except OSError as error:
+            raise unwritable(self.folder, error) from None
 
     def close(self) -> None:
         """Close the file."""
         if self._writer is not None:
-            self._writer.close()
+            try:
+                self._writer.close()
+            except OSError as error:
+                raise unwritable(self.folder, error) from None

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,8 @@ from mosa.peft.blocks import find_head
 from mosa.peft.routing import is_stochastic
 from mosa.peft.side import Side
 
-FORMAT = 3
+FORMAT = 4
+_SUM = 4  # bytes at the end of a file: the CRC-32 of its numbers
 KEPT_BYTES = 8 << 30  # of the features that a network beside a trunk reads; more is computed in every epoch
 Read = Callable[[nn.Module, Tensor], Tensor]
 _OF_TIMM = ("forward_features", "forward_head", "get_classifier")  # what features are computed by
@@ -97,7 +100,7 @@ def pre_logits(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def compute_features(model: nn.Module, images: Images, path: Path, read: Read, precision: str) -> None:
-    """Write what is read of each view and image to a file, (views, images, ...), float32.
+    """Write what is read of each view and image to a file, (views, images, ...), float32, and its checksum.
 
     Images that are not augmented, or not in training, have one view. One batch at a time is in memory.
     """
@@ -105,6 +108,7 @@ def compute_features(model: nn.Module, images: Images, path: Path, read: Read, p
     views = images.views or 1
 
     def compute(size: int) -> None:
+        sum_ = 0
         with torch.inference_mode(), autocast(images.device, precision), path.open("wb") as file:
             for view in range(views):
                 for batch, _ in images.batches(size, epoch=view):
@@ -114,6 +118,8 @@ def compute_features(model: nn.Module, images: Images, path: Path, read: Read, p
                         header = {"descr": "<f4", "fortran_order": False, "shape": shape}
                         np.lib.format.write_array_header_1_0(file, header)
                     file.write(part.data)
+                    sum_ = zlib.crc32(part.data, sum_)
+            file.write(sum_.to_bytes(_SUM, "little"))
 
     in_large_batches(compute)
 
@@ -179,10 +185,13 @@ def cached_features(
 
 
 def _load(path: Path, shape: tuple[int, int]) -> Tensor | None:
-    """Return the features of a file; None: it is not there, or not whole, and is made again."""
+    """Return the features of a file; None: it is not there, or not as it was written, and is made again."""
     try:
         features = np.load(path, mmap_mode="c", allow_pickle=False)
+        with path.open("rb") as file:
+            file.seek(-_SUM, os.SEEK_END)
+            wanted = int.from_bytes(file.read(), "little")
     except Exception:  # whatever a broken file makes numpy raise
         return None
     whole = features.dtype == np.float32 and features.shape[:2] == shape
-    return torch.from_numpy(features) if whole else None
+    return torch.from_numpy(features) if whole and zlib.crc32(features.data) == wanted else None

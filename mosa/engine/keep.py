@@ -74,6 +74,11 @@ def unmerged(model: nn.Module, keep: Keep) -> bytes:
     """Return the file of `save_tuned` of a model that is about to be merged; nothing if no model is kept."""
     if not keep.model:
         return b""
+    return _saved(model)
+
+
+def _saved(model: nn.Module) -> bytes:
+    """Return the file of `save_tuned`."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tuned.safetensors"
         save_tuned(model, path)
@@ -112,10 +117,8 @@ def keep_files(
     if keep.model:
         path = kept_path(record, "model")
         with written_atomically(path) as temporary:
-            if hasattr(model, "peft"):
-                save_tuned(model, temporary)
-            else:  # merging left nothing but changed weights of the backbone, which take more room
-                temporary.write_bytes(before)
+            # Without a method, merging left nothing but weights of the backbone, which take more room.
+            temporary.write_bytes(_saved(model) if hasattr(model, "peft") else before)
             kept["model"] = digest_of_file(temporary)
     return kept
 

@@ -6,6 +6,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -73,8 +74,10 @@ class ResumeFile:
         Raises:
             UserError: The file cannot be written.
         """
+        written = BytesIO()  # as torch's own error for a full disk is none of the system's
+        torch.save({"digest": self.digest, "torch": str(torch.__version__), **state}, written)
         with written_atomically(self.path) as temporary:
-            torch.save({"digest": self.digest, "torch": str(torch.__version__), **state}, temporary)
+            temporary.write_bytes(written.getbuffer())
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Any] | None:

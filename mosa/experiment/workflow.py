@@ -303,7 +303,7 @@ class Workflow:
             return False
         records = [(Path(path), found[1]) for path in self.runs if (found := peek(Path(path)))]
         try:
-            return made_from.read_text(encoding="utf-8").strip() != digest_of_collected(
+            return made_from.read_text(encoding="utf-8").partition("\n")[0] != digest_of_collected(
                 Path(self.manifest), records
             )
         except OSError:

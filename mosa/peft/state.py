@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mosa.base.errors import LISTED, UserError, unknown
+from mosa.base.files import unwritable
 from mosa.base.tensors import misfit
 from mosa.base.words import count
 from mosa.peft.attach import attachment, dumped, merged_into, tuned_parameters
@@ -111,7 +112,7 @@ def write(model: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> No
         # Not by save_file, whose error for a full disk is none of the system's.
         Path(path).write_bytes(save(state, metadata=metadata))
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+        raise unwritable(Path(path), error) from None
 
 
 def load_tuned(model: nn.Module, path: str | Path) -> nn.Module:

@@ -6,6 +6,7 @@ from typing import Any
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.data.metrics import SHIPPED
+from mosa.data.predictions import digest_of_file
 from mosa.experiment.manifest import SHOWN, Meant, digest_of_collected, read_manifest
 from mosa.experiment.specification import Specification
 from mosa.records import check_specification, load_record
@@ -56,7 +57,8 @@ def collect(manifest: Path, output: Path, existing: bool = False) -> tuple[int, 
 
     Args:
         manifest: The manifest.
-        output: The CSV to write; beside it, runs.made-from has a digest of what it was made from.
+        output: The CSV to write; beside it, runs.made-from has a digest of what it was made from, and one of
+            the CSV.
         existing: Leave out what is missing or is not what is meant, instead of refusing it.
 
     Returns:
@@ -82,5 +84,5 @@ def collect(manifest: Path, output: Path, existing: bool = False) -> tuple[int, 
     write_table(frame.assign(display_name=frame["variant"].replace(head.get("display_names", {}))), output)
     made_from = digest_of_collected(manifest, ((path, record["digest"]) for record, path in records))
     with written_atomically(output.with_suffix(".made-from")) as temporary:
-        temporary.write_text(f"{made_from}\n", encoding="utf-8")
+        temporary.write_text(f"{made_from}\n{digest_of_file(output)}\n", encoding="utf-8")
     return len(records), len(meant), [problem for problem in stale if not problem.endswith(": missing")]

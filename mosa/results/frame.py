@@ -11,6 +11,7 @@ import pandas as pd
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.data.metrics import METRICS, SHIPPED
+from mosa.data.predictions import digest_of_file
 from mosa.experiment.declared import Declared
 from mosa.experiment.recipe import Recipe
 from mosa.records import Record, columns_of, load_record
@@ -136,7 +137,9 @@ def find_records(directory: Path) -> list[Path]:
     Raises:
         UserError: There is none.
     """
-    paths = sorted(path for path in Path(directory).rglob("seed*.json") if path.is_file())
+    found = ((path, path.relative_to(directory)) for path in Path(directory).rglob("seed*.json"))
+    inside = (path for path, below in found if not any(part.startswith(".") for part in below.parts))
+    paths = sorted(path for path in inside if path.is_file())
     if not paths:
         raise UserError(f"{directory}: no records below it; expected .../<variant>/seed<n>.json, one per run")
     return paths
@@ -151,6 +154,17 @@ def write_table(frame: pd.DataFrame, output: Path) -> None:
         written.to_csv(temporary, index=False)
 
 
+def _check_digest(source: Path) -> None:
+    """Refuse a CSV that is not the one that `mosa collect` wrote, where the digest lies beside it."""
+    made_from = source.with_suffix(".made-from")
+    lines = made_from.read_text(encoding="utf-8").split() if made_from.is_file() else []
+    if len(lines) > 1 and source.is_file() and digest_of_file(source) != lines[1]:
+        raise UserError(
+            f"{source}: was changed since `mosa collect` wrote it; collect the records again, or give a "
+            "table of your own another name"
+        )
+
+
 def read_table(source: Path) -> pd.DataFrame:
     """Read records from a directory of them, or from a CSV of `write_table`.
 
@@ -159,6 +173,7 @@ def read_table(source: Path) -> pd.DataFrame:
     """
     if source.is_dir():
         return load_records(find_records(source))
+    _check_digest(source)
     try:
         # A name such as "NA" or a digest of digits alone must stay what it is.
         text = {name: "str" for name in (*COLUMNS, "path") if name not in NUMBERS}
@@ -181,6 +196,9 @@ def read_table(source: Path) -> pd.DataFrame:
                 raise ValueError(f"{wrong[0]!r} in column {name!r}")
         for name in (*NUMBERS, *own_metrics()):
             frame[name] = pd.to_numeric(frame[name])
+        for path in frame["path"]:
+            if not isinstance(path, str) or not path.endswith(".json"):
+                raise ValueError(f"{path!r} in column 'path'")
     except (TypeError, ValueError, RecursionError) as error:
         raise UserError(
             f"{source}: damaged ({error}); collect the records again with `mosa collect`"

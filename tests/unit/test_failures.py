@@ -14,6 +14,7 @@ from mosa.cli import commands as cli
 from mosa.engine import provenance
 from mosa.engine.diverged import Diverged
 from mosa.engine.machine import Machine
+from mosa.engine.resume import ResumeFile
 from mosa.engine.run import execute
 from mosa.experiment.expand import Run
 from mosa.experiment.failures import failed_for_good, failures, first_words, last_words, log_of
@@ -87,6 +88,20 @@ def test_a_full_disk_is_worth_a_retry_and_a_forbidden_one_is_not(number, kind, t
     with pytest.raises(UserError, match="cannot be written") as error, written_atomically(tmp_path / "x"):
         raise OSError(number, os.strerror(number))
     assert type(error.value) is kind
+
+
+def test_no_room_for_a_resume_file_is_worth_a_retry(tmp_path, monkeypatch):
+    resume = ResumeFile(tmp_path / "run.pt", "digest", 0)
+    resume.save({"model": {}})
+    before = resume.path.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(Shortage, match=r"run\.pt: cannot be written .No space left"):
+        resume.save({"model": {"more": torch.zeros(9)}})
+    assert resume.path.read_bytes() == before and os.listdir(tmp_path) == ["run.pt"]
 
 
 def test_another_file_that_fails_while_one_is_written_is_named(tmp_path):

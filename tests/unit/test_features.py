@@ -171,3 +171,13 @@ def test_features_have_the_interface_of_images(pack, tmp_path):
     views = [torch.cat([x for x, _ in data.batches(16, epoch=epoch)])[0].item() for epoch in range(4)]
     assert views == [0, 40, 0, 40]
     assert copy.copy(data).split is images.split
+
+
+def test_features_that_changed_on_disk_are_made_again(pack, tmp_path):
+    first = execute(spec("linear"), pack, tmp_path / "first.json", Machine(features=tmp_path / "f"))
+    files = sorted((tmp_path / "f").glob("*.npy"))
+    before = [path.read_bytes() for path in files]
+    for path, content in zip(files, before, strict=True):
+        path.write_bytes(content[:-2000] + bytes(1000) + content[-1000:])
+    again = execute(spec("linear"), pack, tmp_path / "again.json", Machine(features=tmp_path / "f"))
+    assert again["metrics"] == first["metrics"] and [path.read_bytes() for path in files] == before

@@ -1,5 +1,6 @@
 """Packs survive a crowd, a kill, too little room, and damage."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -18,7 +19,7 @@ from mosa.base.errors import UserError
 from mosa.data import make_pack, packing
 from mosa.data.catalogue import get_task
 from mosa.data.content import task_content
-from mosa.data.packs import Pack
+from mosa.data.packs import PARTS, Pack
 from mosa.engine.batches import RESIDENT_SHARE, Images, lies_on_device
 
 TASK = get_task("vtab1k/cifar")
@@ -258,3 +259,23 @@ def test_augmentation_repeats_by_seed_and_differs_between_epochs(flowers):
     assert torch.equal(torch.cat(rest), torch.cat([images for images, _ in data.batches(8, epoch=2)][2:]))
     plain = Images(split, (0, 0, 0), (1, 1, 1), torch.device("cpu"))
     assert torch.equal(next(plain.batches(8))[0], next(plain.batches(8))[0])
+
+
+@pytest.mark.parametrize("name", ["test.labels", "train.images", "val.labels"])
+def test_a_byte_that_changed_on_disk_is_noticed_when_it_is_read(pack, tmp_path, name):
+    path = shutil.copy(pack, tmp_path / "pack")
+    content = bytearray(path.read_bytes())
+    length = int.from_bytes(content[:8], "little")
+    start, _ = json.loads(content[8 : 8 + length])[name]["data_offsets"]
+    content[8 + length + start] ^= 1
+    path.write_bytes(content)
+    damaged = Pack(path)
+    for split in PARTS:
+        if name.startswith(split):
+            with pytest.raises(
+                UserError, match=f"{name} is damaged .its checksum is another.; delete the pack"
+            ):
+                damaged.split(split)
+        else:
+            assert len(damaged.split(split))
+    assert damaged.content_digest() != damaged.digest == Pack(pack).digest

@@ -329,4 +329,25 @@ def test_a_name_that_is_no_utf8_is_written_as_the_file_has_it(animals, tmp_path)
             cli, ["predict", str(record), str(tmp_path / name), "--output", str(output)]
         )
         assert done.exit_code == 0, done.output
-        assert b"caf\xe9.png" in output.read_bytes()
+        if kind == "csv":
+            assert b"caf\xe9.png" in output.read_bytes()
+        else:
+            assert json.loads(output.read_text())[0]["image"] == str(tmp_path / name)
+
+
+def test_nothing_that_is_read_is_overwritten(animals, tmp_path):
+    folder, record = animals
+    copied = shutil.copytree(record.parent, tmp_path / "run") / record.name
+    image = shutil.copy(folder / "images/cat/0.png", tmp_path / "cat.png")
+    model = copied.with_name("seed0.model.safetensors")
+    other = shutil.copy(copied, tmp_path / "seed1.json")
+    for path, words in (
+        (copied, "is read"),
+        (image, "is read"),
+        (model, "is read"),
+        (other, "the record of a run"),
+    ):
+        before = path.read_bytes()
+        done = CliRunner().invoke(cli, ["predict", str(copied), str(image), "--output", str(path)])
+        assert isinstance(done.exception, UserError) and words in str(done.exception)
+        assert path.read_bytes() == before

@@ -4,6 +4,7 @@ import builtins
 import contextlib
 import gzip
 import json
+import os
 import re
 import shutil
 import zipfile
@@ -25,7 +26,7 @@ from mosa.results.bundle.crate import digests_of
 from mosa.results.bundle.export import SOURCES, _workflow, write_bundle
 from mosa.results.bundle.read import import_bundle, unpacked
 from mosa.results.collect import collect
-from mosa.results.frame import find_records
+from mosa.results.frame import find_records, read_table
 from mosa.results.predictions import read
 
 RECORD = "runs/demo/digits/micro_vit/mosa/seed1.json"
@@ -307,3 +308,39 @@ def test_an_installed_package_has_the_workflow_to_export(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     assert _workflow() == {f"workflow/{name}": tmp_path / name for name in ("Snakefile", "rules/train.smk")}
     assert SOURCES == WORKFLOW
+
+
+def test_a_source_is_not_overwritten_by_the_comparison(lab, tmp_path):
+    bundle = shutil.copy(lab / "lab.zip", tmp_path / "lab.zip")
+    done = CliRunner().invoke(cli, ["compare", f"a={lab}/results", f"b={bundle}", "--output", str(bundle)])
+    assert isinstance(done.exception, UserError) and "is a file that is read" in str(done.exception)
+    assert bundle.read_bytes() == (lab / "lab.zip").read_bytes()
+
+
+def test_what_a_killed_import_left_is_no_result(lab, tmp_path):
+    left = tmp_path / ".bundle-left" / RECORD
+    left.parent.mkdir(parents=True)
+    shutil.copy(lab / "results" / RECORD, left)
+    os.utime(tmp_path / ".bundle-left", (0, 0))
+    with pytest.raises(UserError, match="no records below it"):
+        find_records(tmp_path)
+    import_bundle(lab / "lab.zip", tmp_path)
+    assert not left.exists() and (tmp_path / RECORD).is_file() and not list(tmp_path.glob(".bundle-*"))
+
+
+def test_a_collected_table_that_was_changed_is_refused(lab, tmp_path):
+    found = import_bundle(lab / "lab.zip", tmp_path / "in")
+    table, own = tmp_path / "in" / "runs.csv", tmp_path / "own.csv"
+    collect(found.manifest, table)
+    text = table.read_text()
+    assert len(read_table(table)) == 8
+    for changed in (text.replace("66.0", "99.0"), "".join(text.splitlines(keepends=True)[:-1])):
+        table.write_text(changed)
+        with pytest.raises(UserError, match=r"runs\.csv: was changed since `mosa collect` wrote it; collect"):
+            read_table(table)
+    own.write_text(changed)
+    assert len(read_table(own)) == 7
+    for cut in (20, 60):
+        own.write_text(text[:-cut])
+        with pytest.raises(UserError, match=r"own\.csv: "):
+            read_table(own)

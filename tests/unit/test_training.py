@@ -10,6 +10,7 @@ from models import METHODS, SMALL, attach, build, spec
 from torch import nn
 
 from mosa import peft
+from mosa.base.errors import UserError
 from mosa.base.timm import timm
 from mosa.data.packs import Pack
 from mosa.data.splits import DataSplit, FixedStore
@@ -280,6 +281,31 @@ def test_wrong_specs(pack, tmp_path, changes, words):
     with pytest.raises(UserError, match=words):
         execute(spec(**changes), pack, tmp_path / "record.json")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "training", "refused"),
+    [
+        ("linear", {"consistency": 1.0}, {}, True),
+        ("lora", {"rank": 2, "second_pass": 1.0}, {}, True),
+        ("adapter", {"bottleneck": 2, "consistency": 1.0, "dropout": 0.0}, {}, True),
+        ("mosa", {"bottleneck": 2, "experts": 1, "dropout": 0.0}, {}, True),
+        ("adapter", {"bottleneck": 2, "consistency": 1.0}, {}, False),
+        ("lora", {"rank": 2, "consistency": 1.0}, {"drop_rate": 0.1}, False),
+        ("mosa", {"bottleneck": 2, "dropout": 0.0}, {}, False),
+        ("dropconnect", {"bottleneck": 2, "dropout": 0.0, "consistency": 1.0}, {}, False),
+        ("adamix", {"bottleneck": 2, "dropout": 0.0}, {}, False),
+    ],
+)
+def test_a_second_pass_that_is_the_first_again_is_refused(pack, tmp_path, method, options, training, refused):
+    run = spec(method, options=options, weights="random", training={"epochs": 1, "batch_size": 16} | training)
+    if refused:
+        with pytest.raises(
+            UserError, match=f"{method}: nothing is drawn in training, so its passes are equal"
+        ):
+            execute(run, pack, tmp_path / "run.json")
+    else:
+        assert execute(run, pack, tmp_path / "run.json")["metrics"]["top1"] >= 0
 
 
 def test_label_noise_is_in_the_training_labels_alone(pack, tmp_path):

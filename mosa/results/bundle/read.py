@@ -3,14 +3,18 @@
 import gzip
 import hashlib
 import os
+import shutil
 import tempfile
+import time
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from mosa.base.errors import UserError, plain, shown
+from mosa.base.files import PASSING, unwritable
 from mosa.base.words import count
 from mosa.data.predictions import LARGEST_NAMES, digest_of_file, read_images
 from mosa.results.bundle.contents import CONFIG, IMAGES, MANIFEST, METADATA, WORKFLOW, Contents, contents_of
@@ -20,6 +24,8 @@ LIMIT_GIB = 16.0  # of all files together, unpacked
 _LARGEST_TEXT = LARGEST_NAMES  # bytes of a file that is read into memory as a whole
 _MOST_FILES = 500_000
 _CHUNK = 1 << 20
+_PREFIX = ".bundle-"  # of the folders in which bundles are unpacked
+_ABANDONED = 3600.0  # seconds after which such a folder is of a process that was killed
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     NotImplementedError,
@@ -27,7 +33,7 @@ _ZIP_ERRORS = (
     EOFError,
     ValueError,
     gzip.BadGzipFile,
-    zipfile.zlib.error,
+    zlib.error,
 )
 
 
@@ -67,9 +73,12 @@ def unpacked(bundle: Path, limit_gib: float = LIMIT_GIB, folder: Path | None = N
         UserError: It is no bundle, is too large, or something in it is not what a digest says.
     """
     try:
-        temporary = tempfile.TemporaryDirectory(prefix=".bundle-", dir=folder)
+        temporary = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder)
     except OSError as error:
-        raise UserError(f"{bundle}: cannot be unpacked ({error.strerror})") from None
+        raise unwritable(folder or Path(tempfile.gettempdir()), error) from None
+    for left in folder.glob(f"{_PREFIX}*") if folder else ():
+        if time.time() - left.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(left, ignore_errors=True)
     with temporary:
         _unpack(bundle, Path(temporary.name), limit_gib)
         yield Path(temporary.name)
@@ -93,7 +102,7 @@ def import_bundle(bundle: Path, into: Path, limit_gib: float = LIMIT_GIB) -> Imp
         with unpacked(bundle, limit_gib, into) as folder:
             return _move(bundle, folder, into)
     except OSError as error:
-        raise UserError(f"{into}: cannot be written ({error.strerror or error})") from None
+        raise unwritable(into, error) from None
     finally:
         if new and into.is_dir() and not any(into.iterdir()):
             into.rmdir()
@@ -141,6 +150,8 @@ def _unpack(bundle: Path, folder: Path, limit_gib: float) -> None:
     except _ZIP_ERRORS as error:
         raise UserError(f"{bundle}: not a bundle, or damaged ({plain(str(error))}); get it again") from None
     except OSError as error:
+        if error.errno in PASSING:
+            raise unwritable(folder.parent, error) from None
         raise UserError(f"{bundle}: cannot be unpacked ({error.strerror or error})") from None
     _verify(bundle, folder, set(wanted))
 
