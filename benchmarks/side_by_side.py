@@ -29,10 +29,11 @@ from mosa.data import make_pack
 from mosa.engine import run as engine
 from mosa.engine.cost.flops import inference_flops, training_flops
 from mosa.engine.diverged import Diverged
-from mosa.engine.machine import COMPILE, Machine
+from mosa.engine.machine import Machine
 from mosa.experiment.declared import digest_of_data
 from mosa.experiment.expand import Run
 from mosa.experiment.manifest import peek, with_choice
+from mosa.experiment.recipe import COMPILE
 from mosa.experiment.space import make_trials
 from mosa.experiment.workflow import Workflow
 from mosa.peft.routing import is_stochastic

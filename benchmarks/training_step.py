@@ -32,8 +32,9 @@ from torch.profiler import ProfilerActivity, profile
 from mosa.backbones.build import build_backbone
 from mosa.cli.options import config_of
 from mosa.engine.loop import autocast
-from mosa.engine.machine import COMPILE, Machine
+from mosa.engine.machine import Machine
 from mosa.engine.step_graph import WARM_UP, StepGraph, use_device_lr
+from mosa.experiment.recipe import COMPILE
 from mosa.peft import attach, example_batches, list_methods, tuned_state_dict
 from mosa.peft.losses import tuning_loss
 

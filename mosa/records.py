@@ -18,9 +18,9 @@ from mosa.base.errors import UserError, expected, reason_of
 from mosa.base.files import written_atomically
 from mosa.base.plugins import in_use
 from mosa.data.metrics import SHIPPED
-from mosa.data.task import INTERPOLATIONS
+from mosa.data.task import AUGMENTATIONS, INTERPOLATIONS, RESIZES
 from mosa.experiment.declared import STORED, Declared, digest_of_data, option
-from mosa.experiment.recipe import Recipe
+from mosa.experiment.recipe import COMPILE, Recipe
 from mosa.experiment.specification import Specification, complete
 from mosa.experiment.validation import Places, explain
 
@@ -44,7 +44,7 @@ class Splits(Declared):
         description="Split that was trained on.", json_schema_extra=column("train_split")
     )
     eval: Literal["val", "test"] = option(
-        description="Split that was evaluated, once, after the last epoch.",
+        description="Split that the metrics are of, evaluated once, after the last epoch.",
         json_schema_extra=column("eval_split"),
     )
 
@@ -99,13 +99,13 @@ class DataFound(Declared):
     )
     train_examples: int = option(ge=1, description="Number of training images.", json_schema_extra=column())
     eval_examples: int = option(ge=1, description="Number of evaluated images.", json_schema_extra=column())
-    resize: Literal["direct", "shorter"] = option(
+    resize: Literal[RESIZES] = option(
         description="Straight to the square, or the shorter side and then a crop."
     )
     interpolation: Literal[INTERPOLATIONS] | None = option(
-        description="Of the resizing; null where images are rendered."
+        description="Interpolation used for resizing; null where images are rendered."
     )
-    augment: Literal["none", "crop_flip"] = option(description="Augmentation while training.")
+    augment: Literal[AUGMENTATIONS] = option(description="Augmentation while training.")
     notes: list[str] = option(
         description="What was decided for the user, such as a hold-out of val.",
         json_schema_extra=column("data_notes"),
@@ -120,7 +120,7 @@ class Steps(Declared):
         1,
         ge=1,
         optional=True,
-        description="In how many parts a step was done, where it did not fit into the GPU's memory at once.",
+        description="Number of parts that a step was split into, where it did not fit into the GPU's memory.",
     )
     choice: Digest | None = option(
         None,
@@ -236,7 +236,7 @@ class Device(Declared):
     type: str = option(description="cpu or cuda.", json_schema_extra=column("device_type"))
     name: str = option(description="Name of the processor or device.", json_schema_extra=column("device"))
     threads: int = option(ge=1, description="CPU threads of torch.")
-    compile: Literal["none", "blocks", "step_graph"] = option(
+    compile: Literal[COMPILE] = option(
         "none", optional=True, description="What was compiled, or replayed as a graph."
     )
     channels_last: bool = option(

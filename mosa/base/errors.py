@@ -38,7 +38,7 @@ class UserError(Exception):
 class Shortage(UserError):
     """What a machine lacks: memory, room on its disk, a GPU. The same command may succeed elsewhere or later.
 
-    A workflow with retries does such a job again, and one that ends with another `UserError` not
+    A workflow with retries runs such a job again; a job that ends with any other `UserError` is not retried
     (`mosa.experiment.failures`).
     """
 

@@ -1,4 +1,4 @@
-"""What the library does without, and which extra of the package installs it. Standard library only."""
+"""Optional dependencies, and the extra that installs each. Standard library only."""
 
 from collections.abc import Iterable
 from importlib.util import find_spec

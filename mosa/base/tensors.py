@@ -9,7 +9,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 def unusable(value: object) -> str | None:
     """Return why something that a file holds cannot be copied from at all; None: it is a plain tensor."""
     if not isinstance(value, Tensor):
-        return f"is no tensor but a {type(value).__name__}"
+        return f"is of type {type(value).__name__}, not a tensor"
     if value.is_nested or value.layout != torch.strided:
         return "is a sparse tensor"
     if value.is_quantized:

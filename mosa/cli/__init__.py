@@ -5,7 +5,7 @@ import sys
 
 
 def main() -> None:
-    """Be `mosa`: where MOSA_WARM is set, by a server that has the imports done (see `mosa.cli.warm`)."""
+    """Run `mosa`: where MOSA_WARM is set, in a server that has the imports done (see `mosa.cli.warm`)."""
     if os.environ.get("MOSA_WARM") and sys.argv[1:] and sys.argv[1] != "run":
         from mosa.cli.warm import run_warm
 

@@ -20,7 +20,7 @@ _REPORTING = {"all", "report", "write_report", "partial"}  # rules that need the
 
 
 def run_workflow(words: Sequence[str], files: Sequence[Path] = ()) -> NoReturn:
-    """Be `snakemake` with the workflow of this package; ends with its exit status.
+    """Run `snakemake` with the workflow of this package in this process; ends with its exit status.
 
     Args:
         words: Targets and options of Snakemake.

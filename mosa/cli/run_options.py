@@ -11,6 +11,7 @@ from mosa.base.plugins import in_use
 from mosa.cli.options import FILE, FOLDER, PLUGIN, OneOf, Options
 from mosa.experiment.plugins import describe, use_for, used_by
 from mosa.experiment.protocol import PRESETS
+from mosa.experiment.recipe import COMPILE
 from mosa.experiment.specification import (
     BackboneUsed,
     Specification,
@@ -55,7 +56,7 @@ _MACHINE = [
     click.option(
         "--compile",
         envvar="MOSA_COMPILE",
-        type=OneOf(["none", "blocks", "step_graph"]),
+        type=OneOf(COMPILE),
         default="none",
         show_default=True,
         help="Compile every block, or replay whole steps as CUDA graphs, on a GPU.",

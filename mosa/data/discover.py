@@ -275,9 +275,7 @@ def _other_formats(files: list[str]) -> str:
 
 def _tell_unread(root: Path, unread: _Unread, report: Report) -> None:
     if unread.dead:
-        report.error(
-            root, f"{_files(unread.dead)}: a link to what is not there; copy the file, or delete the link"
-        )
+        report.error(root, f"{_files(unread.dead)}: a broken link; copy the file, or delete the link")
     if unread.outside:
         report.warning(root, f"{_files(unread.outside)}: not read, as it lies in no folder of a class")
     if unread.formats:

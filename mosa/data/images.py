@@ -129,7 +129,7 @@ def decode(path: Path, notes: list[str] | None = None) -> Image.Image:
             f"{path}: is not there; if its folder was moved, delete the task's pack, which lists the images"
         ) from None
     except PermissionError:
-        raise UserError(f"{path}: cannot be read (Permission denied); give yourself the right to") from None
+        raise UserError(f"{path}: cannot be read (Permission denied); change its permissions") from None
     except Exception as error:  # Pillow's plugins raise whatever their parsing runs into
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(f"{path}: cannot be decoded ({reason}); {_ANEW}") from None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _PART = 256  # images whose losses are added up in single precision
-_BINS = 15  # of confidence, as in Guo et al. 2017
+BINS = 15  # of confidence, as in Guo et al. 2017
 SHARES = ("top1", "top5")  # metrics that are shares of the images, with a binomial error
 EXACT = 9  # decimals of a score that count; what follows is the rounding of floating-point sums
 
@@ -47,7 +47,7 @@ class Metric:
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
     def shown(self, score: float, more: int = 0, signed: bool = False) -> str:
-        """Return a score, a spread or a difference as it is printed. No other function rounds one.
+        """Return a score, a spread or a difference as it is printed.
 
         Scores that are equal to `EXACT` decimals are printed alike, and a better score is never printed as a
         worse one. Halves go where Python's `format` takes them.
@@ -97,8 +97,8 @@ def ece(logits: "Tensor", labels: "Tensor") -> float:
     """Return the expected calibration error over 15 equal bins of confidence, in percent."""
     confidence, predicted = logits.double().softmax(-1).nan_to_num().max(-1)
     hits = (predicted == labels).double()
-    bins = (confidence * _BINS).ceil().clamp(1, _BINS).long() - 1  # bin b holds (b / 15, (b + 1) / 15]
-    gaps = bins.bincount(weights=hits - confidence, minlength=_BINS)
+    bins = (confidence * BINS).ceil().clamp(1, BINS).long() - 1  # bin b holds (b / 15, (b + 1) / 15]
+    gaps = bins.bincount(weights=hits - confidence, minlength=BINS)
     return 100 * gaps.abs().sum().item() / len(labels)
 
 

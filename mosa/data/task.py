@@ -10,6 +10,8 @@ from typing import Any
 from mosa.base.errors import UserError
 
 PACK_FORMAT = "mosa-pack-2"
+RESIZES = ("direct", "shorter")
+AUGMENTATIONS = ("none", "crop_flip")
 INTERPOLATIONS = ("bicubic", "bilinear", "legacy_bilinear")  # the last without antialiasing
 OWN = "own"  # the benchmark of the tasks that a config defines
 

@@ -20,7 +20,7 @@ class Images:
     """A split, normalised on the device as it is drawn.
 
     A small split lies on the device as a whole: one of a single size, and on a GPU also one of which crops
-    are drawn. Of another, batches are read from disk while the model computes. What is drawn is the same.
+    are drawn. Batches of other splits are read from disk while the model computes. What is drawn is the same.
 
     Args:
         split: The images.

@@ -45,7 +45,7 @@ def take_gpu(gpus: Sequence[str], runs_per_gpu: int = 1, folder: Path | None = N
                 return gpu, lock
         if not waits:
             waits = True
-            print(f"waits for a free GPU of {', '.join(gpus)}", file=sys.stderr, flush=True)
+            print(f"waiting for a free GPU among {', '.join(gpus)}", file=sys.stderr, flush=True)
         time.sleep(_WAIT)
 
 

@@ -47,7 +47,7 @@ class Progress:
         val: Metrics of val after each epoch, by name, where they were asked for.
         images: Images seen, counted once per step whatever the number of passes.
         seconds: Wall time of the loop.
-        accumulation: In how many parts a step is done, as they do not fit into memory together.
+        accumulation: Number of parts that a step is split into, as they do not fit into memory together.
     """
 
     train_loss: list[float] = field(default_factory=list)
@@ -342,7 +342,7 @@ def in_large_batches(compute: Callable[[int], T]) -> T:
                 ) from None
         torch.cuda.empty_cache()
         size //= 2
-        print(f"out of memory; batches of {size} are evaluated", file=sys.stderr)
+        print(f"out of memory; trying batches of {size}", file=sys.stderr)
 
 
 def lr_factor(step: int, steps: int, warmup: int) -> float:
@@ -379,7 +379,7 @@ def evaluate(
 
 
 def predict(model: nn.Module, data: Images, precision: str = "float32") -> tuple[Tensor, Tensor]:
-    """Return what a model says of a split, in evaluation mode.
+    """Return a model's logits on a split, in evaluation mode.
 
     Returns:
         Logits, float32 (images, classes), and labels, int64 (images,), both on the CPU.

@@ -11,9 +11,9 @@ from torch import nn
 
 from mosa.base.errors import UserError
 from mosa.engine.resume import EVERY
+from mosa.experiment.recipe import COMPILE
 from mosa.peft.blocks import is_block
 
-COMPILE = ("none", "blocks", "step_graph")
 _VARIANTS_OF_A_BLOCK = 64  # a Swin's blocks differ in width, heads and shift; each is compiled once
 
 

@@ -8,9 +8,10 @@ from pydantic_core import PydanticCustomError
 from mosa.backbones.kinds import KINDS, NORMALIZATIONS
 from mosa.data.formats import own_layouts
 from mosa.data.metrics import METRICS
+from mosa.data.task import AUGMENTATIONS, RESIZES
 from mosa.experiment.declared import Declared, Name, OneOf, Seeds, Unique, option
-from mosa.experiment.protocol import PRESETS
-from mosa.experiment.recipe import Recipe
+from mosa.experiment.protocol import PRESETS, STAGES
+from mosa.experiment.recipe import COMPILE, Recipe
 
 DROPPABLE = {"droppable": True}  # entries that `null` in a later file removes
 
@@ -102,13 +103,13 @@ class OwnTask(Declared):
     )
     root: Text = option(description="The folder, or the CSV file.")
     group: Name = option("own", description="Group of tasks that are averaged together.")
-    resize: Literal["direct", "shorter"] = option(
+    resize: Literal[RESIZES] = option(
         "shorter",
         description="`direct`: straight to the square; `shorter`: the shorter side to 256/224 of the size, "
         "then "
         "a crop.",
     )
-    augment: Literal["none", "crop_flip"] = option(
+    augment: Literal[AUGMENTATIONS] = option(
         "none",
         description="While training: `crop_flip` takes a random crop and flips it at random; it needs resize "
         "`shorter`.",
@@ -289,7 +290,7 @@ class Experiment(Declared):
         "results "
         "of different protocols never share a table.",
     )
-    stage: Literal["final", "selection"] = option(
+    stage: Literal[tuple(STAGES)] = option(
         "final",
         description="`final` trains on train + val (FGVC: on train) and evaluates on test, once, after the "
         "last "
@@ -300,7 +301,7 @@ class Experiment(Declared):
     runs_per_gpu: int = option(
         1, ge=1, description="Runs that share a GPU of a workstation with several; see docs/cluster.md."
     )
-    compile: Literal["none", "blocks", "step_graph"] = option(
+    compile: Literal[COMPILE] = option(
         "none",
         description="`blocks`: torch.compile of every block; `step_graph`: nothing is compiled, and "
         "whole training steps are replayed as CUDA graphs. "

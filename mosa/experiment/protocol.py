@@ -14,7 +14,7 @@ class Preset:
 
     Attributes:
         normalization: "weights" (as the backbone was pre-trained) or "imagenet".
-        interpolation: Of the resizing, see `mosa.data.task.INTERPOLATIONS`.
+        interpolation: Used for resizing, see `mosa.data.task.INTERPOLATIONS`.
         version: Of the rules, in every specification: raise it when a change of the code changes results,
             and all runs of the protocol are done again.
         description: What it is, in one sentence.

@@ -6,6 +6,8 @@ from typing import Any, Literal
 from mosa.base.words import count
 from mosa.experiment.declared import Declared, option
 
+COMPILE = ("none", "blocks", "step_graph")  # no part of it, as results differ by float error at most
+
 
 class Recipe(Declared):
     """The recipe, which all methods share except for the values that a config gives them."""

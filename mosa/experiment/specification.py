@@ -16,7 +16,7 @@ from mosa.backbones.kinds import KINDS, NORMALIZATIONS
 from mosa.base.errors import UserError, unknown
 from mosa.base.files import PACKAGE, written_atomically
 from mosa.experiment.declared import STORED, Declared, decisive, differences, digest_of_data, option
-from mosa.experiment.protocol import get_preset
+from mosa.experiment.protocol import STAGES, get_preset
 from mosa.experiment.recipe import Recipe, problem_of
 from mosa.experiment.validation import (
     Places,
@@ -116,7 +116,7 @@ class Specification(Declared):
     method: str = option(min_length=1, description="Name in the registry of methods.")
     options: dict[str, Any] = option(description="All options of the method.")
     training: Recipe = option(description="The recipe.")
-    stage: Literal["final", "selection"] = option(
+    stage: Literal[tuple(STAGES)] = option(
         description="final: trained on train + val, evaluated on test; selection: on train, and on val."
     )
     protocol: ProtocolUsed = option(description="The protocol.")

@@ -22,7 +22,7 @@ M = TypeVar("M", bound=Declared)
 
 @cache
 def read_schema(name: str) -> dict[str, Any]:
-    """Return one of the package's generated schemas, by its name: config, methods, record, outputs."""
+    """Return one of the package's generated schemas, by its name: config, methods or record."""
     return json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
 
 

@@ -172,7 +172,7 @@ def _attach(
     restorable: bool,
     data: Batches | Mapping[str, Tensor] | None,
 ) -> None:
-    """Attach a method to a backbone, as `attach` says. If it raises, the model is anyhow."""
+    """Attach a method to a backbone, as `attach` says. If it raises, the caller restores the model."""
     before = Structure(model)
     find_head(model)
     if reason := method.unfit(model):

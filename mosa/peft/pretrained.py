@@ -216,7 +216,7 @@ def _load(
     head: bool,
     name: str | None,
 ) -> nn.Module:
-    """Attach the method of a file to a backbone, and load it. If it raises, the model is anyhow."""
+    """Attach the method of a file to a backbone, and load it. If it raises, the caller restores the model."""
     _check_architecture(path, model, about)
     if saved.get("merged") and (list_adapters(model) or merged_into(model)):
         raise UserError(

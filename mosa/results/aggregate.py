@@ -191,7 +191,7 @@ def compare(
     """Summarise the variants of the main comparison.
 
     Args:
-        frame: One row per run, as from `mosa.records`; the order of the rows does not matter.
+        frame: One row per run, as from `mosa.results.frame`; the order of the rows does not matter.
         order: The variants to compare, in display order; one without any run is shown as missing.
             None: every variant of the frame.
         metric: Name of the metric to compare by; None: the one that the tasks of a section report.
@@ -254,7 +254,7 @@ class Results:
     """What every table and plot is made from.
 
     Attributes:
-        frame: One row per run, as from `mosa.records`; the order of the rows does not matter.
+        frame: One row per run, as from `mosa.results.frame`; the order of the rows does not matter.
         order: Variants of the main comparison in display order; None: all.
         metric: Name of the metric to compare by; None: the one that the tasks of a section report.
         reference: Variant of the main comparison to compare the others with; None: see `Section.reference`.

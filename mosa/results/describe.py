@@ -16,7 +16,7 @@ def record_schema() -> dict[str, Any]:
 def records_page() -> str:
     """Return the documentation of a record and of the table of records, in Markdown."""
     derived = {name: "`specification.task`" for name in DERIVED}
-    derived[COLUMN] = f"by what the run is no better than a guess, else empty: {RULE}"
+    derived[COLUMN] = f"why the run counts as no better than a guess, else empty: {RULE}"
     columns = (f"| `{name}` | {derived.get(name, f'`{where}`')} |" for name, where in COLUMNS.items())
     lines = [
         "# Records",

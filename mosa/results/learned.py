@@ -22,7 +22,7 @@ _SHOWN = 3  # runs that a note names
 
 
 def learned_nothing(record: Mapping[str, Any]) -> str:
-    """Return by what a run is no better than a guess; "": by nothing.
+    """Return why a run counts as no better than a guess; "": it does not.
 
     A guess is a model that gives every class the same probability, or the same class to every image.
 

@@ -6,10 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
-from mosa.data.metrics import SHIPPED
+from mosa.data.metrics import BINS, SHIPPED
 from mosa.results.stats import CONFIDENCE
 
-BINS = 15  # of confidence, as in Guo et al. 2017 and in the metric `ece`
 RESAMPLES = 9999  # of a bootstrap
 
 

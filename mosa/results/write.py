@@ -27,7 +27,7 @@ def write_outputs(
     Args:
         kind: "tables" or "plots".
         save: Writes what a registered function made to a path, in the format of a suffix.
-        frame: One row per run, as from `mosa.records`; the order of the rows does not matter.
+        frame: One row per run, as from `mosa.results.frame`; the order of the rows does not matter.
         directory: Where to write; it is made if need be.
         order: Variants of the comparison in display order; None: all. A sweep has every variant.
         metric: Name of the metric to compare by; None: the one that the tasks report.

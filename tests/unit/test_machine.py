@@ -233,7 +233,7 @@ def test_what_does_not_fit_is_evaluated_in_smaller_batches(capsys):
 
     assert in_large_batches(compute) == "result"
     assert tried == [EVALUATION_BATCH, EVALUATION_BATCH // 2, EVALUATION_BATCH // 4]
-    assert f"batches of {EVALUATION_BATCH // 4} are evaluated" in capsys.readouterr().err
+    assert f"trying batches of {EVALUATION_BATCH // 4}\n" in capsys.readouterr().err
 
 
 def test_not_even_one_image_is_an_error():

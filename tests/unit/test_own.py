@@ -241,7 +241,7 @@ def test_links_are_said_or_followed(tmp_path):
     assert sum(told.counts.values()) == 20
     assert "warning .*'cat/more': not read, as links to folders are followed for classes only" in told
     (tmp_path / "root" / "cat" / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    assert "error .*'cat/gone.png': a link to what is not there" in of_folder(tmp_path / "root")
+    assert "error .*'cat/gone.png': a broken link" in of_folder(tmp_path / "root")
 
 
 def test_images_that_no_list_names_are_said(tmp_path):

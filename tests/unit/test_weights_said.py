@@ -98,7 +98,7 @@ STATES = {
     "sparse": (lambda v: v.to_sparse(), "is a sparse tensor"),
     "meta": (lambda v: v.to("meta"), "has a shape but no values"),
     "not a number": (lambda v: v * float("nan"), "has values that are not finite"),
-    "no tensor": (lambda v: v.tolist(), "is no tensor but a list"),
+    "no tensor": (lambda v: v.tolist(), "is of type list, not a tensor"),
 }
 
 

@@ -7,6 +7,7 @@ from mosa.data.formats import LAYOUTS
 from mosa.data.layouts import own
 from mosa.data.layouts.checks import check_source
 from mosa.data.layouts.source import Entry, Report, Source
+from mosa.data.naming import SPLITS
 from mosa.data.problems import Problem
 from mosa.data.task import OWN, Task
 
@@ -41,7 +42,7 @@ def _read_union(task: Task, root: Path, report: Report) -> Source | None:
     sources = [read_source(member, root, report) for member in members]
     if any(source is None for source in sources):
         return None
-    splits: dict[str, list[Entry]] = {split: [] for split in ("train", "val", "test")}
+    splits: dict[str, list[Entry]] = {split: [] for split in SPLITS}
     sizes: dict[str, list[int]] = {split: [] for split in splits}
     first = 0
     for source in sources:

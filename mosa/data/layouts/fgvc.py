@@ -7,10 +7,9 @@ from mosa.base.errors import shown
 from mosa.base.words import count
 from mosa.data.formats import FGVC_IMAGES
 from mosa.data.layouts.source import Entry, Report, Source, find_folder, find_image
+from mosa.data.naming import SPLITS
 from mosa.data.task import Task
 from mosa.data.texts import Listed, read_object
-
-_SPLITS = ("train", "val", "test")
 
 
 def read_fgvc(task: Task, root: Path, report: Report) -> Source | None:
@@ -22,7 +21,7 @@ def read_fgvc(task: Task, root: Path, report: Report) -> Source | None:
     folder = find_folder(task, root, report)
     if folder is None:
         return None
-    files = {split: _read_ids(folder / f"{split}.json", report) for split in _SPLITS}
+    files = {split: _read_ids(folder / f"{split}.json", report) for split in SPLITS}
     if any(file is None for file in files.values()):
         return None
     known = {split: set(file.content.values()) for split, file in files.items()}

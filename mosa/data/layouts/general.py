@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mosa.base.errors import shown
 from mosa.data.layouts.source import Entry, Report, Source, find_folder, find_image, held_out_note, hold_out
+from mosa.data.naming import SPLITS
 from mosa.data.task import Task
 from mosa.data.texts import read_lines, read_object
 
@@ -19,7 +20,7 @@ def read_aircraft(task: Task, root: Path, report: Report) -> Source | None:
     if label_of is None:
         return None
     splits: dict[str, list[Entry]] = {}
-    for split in ("train", "val", "test"):
+    for split in SPLITS:
         splits[split], first = [], {}
         for place, line in read_lines(data / f"images_variant_{split}.txt", report) or ():
             image_id, _, variant = line.strip().partition(" ")

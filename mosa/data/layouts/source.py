@@ -104,7 +104,7 @@ def find_image(base: Path, relative: str, place: str, report: Report) -> Path | 
             continue
     if denied:
         report.error(
-            place, f"{path}: cannot be read (Permission denied); give yourself the right to its folder"
+            place, f"{path}: cannot be read (Permission denied); change the permissions of its folder"
         )
     elif "\\" in relative:
         report.error(place, f"{path}: no such image; write / between folders, not a backslash")

@@ -31,7 +31,6 @@ class Contents:
         records: The verified records.
         kept: Predictions, names of images and tuned models.
         missing: Records that are meant and do not exist.
-        size: Bytes of the kept files, by path.
     """
 
     results: Path

@@ -43,7 +43,7 @@ def write_report(
     """Write the report. The same records give the same bytes.
 
     Args:
-        frame: One row per run, as from `mosa.records.read_table`.
+        frame: One row per run, as from `mosa.results.frame.read_table`.
         output: The HTML file.
         order: Variants of the comparison in display order; None: all.
         title: Name of the experiment.
