@@ -1,4 +1,7 @@
-"""Numbers in sentences."""
+"""Words that several modules use in sentences."""
+
+import json
+from collections.abc import Mapping
 
 
 def count(number: int, noun: str, plural: str = "") -> str:
@@ -10,3 +13,9 @@ def count(number: int, noun: str, plural: str = "") -> str:
         plural: Of none or several; "": the noun with an s.
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def lacks(option: str, others: Mapping[str, object]) -> str:
+    """Say of an option of a method that it has no effect, and what it needs."""
+    needed = " and ".join(f"{name}: {json.dumps(value)}" for name, value in others.items())
+    return f"{option} has no effect without {needed}; set that, or leave it out"

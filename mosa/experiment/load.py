@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from mosa.base.errors import LISTED, UserError
+from mosa.base.words import lacks
 from mosa.data.catalogue import list_benchmarks, list_tasks
 from mosa.data.task import OWN, task_from_config
 from mosa.experiment.expand import (
@@ -291,7 +292,12 @@ def _with_shared(
 def _check_together(
     config: Mapping[str, Any], method: str, options: Mapping[str, Any], where: tuple, places: Places
 ) -> None:
-    """Have a plugin's method validate its options itself: its class is imported already."""
+    """Refuse options without an effect; a plugin's class, which is imported already, validates its own."""
+    for name, schema in method_schemas()[method]["properties"].items():
+        needed = schema.get("needs", {})
+        lacking = {key: value for key, value in needed.items() if options[key] != value}
+        if lacking and options[name] != schema["default"]:
+            raise places.error((*where, name), lacks(name, lacking))
     if any(method in one["methods"] for one in config["plugins"]):
         from mosa.peft.method import build_method
 

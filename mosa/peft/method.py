@@ -1,19 +1,26 @@
 """What a method is: a frozen, validated set of options that knows how to modify a model."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError, unknown
 from mosa.base.families import ANY_MODEL, misfit
 from mosa.base.plugins import Registry, use_installed
+from mosa.base.words import lacks
 from mosa.peft.blocks import DESCRIBED, FAMILIES, families_of, find_blocks, no_known_block
 
 _REGISTRY: Registry[type["Method"]] = Registry("method")
 TRAINING: dict[str, JsonValue] = {"training": True}  # of an option that only training reads
+_NEEDS = "needs"
 Batches = Iterable[tuple[Tensor, Tensor]]  # of images and their labels
+
+
+def needs(**others: JsonValue) -> dict[str, JsonValue]:
+    """Return what an option declares that has an effect only where others have these values."""
+    return {_NEEDS: others}
 
 
 class BranchShape(NamedTuple):
@@ -72,6 +79,16 @@ class Method(BaseModel):
         super().__pydantic_init_subclass__(**kwargs)
         if "name" in cls.__dict__:  # a shared base has none
             _REGISTRY.add(cls.name, cls, cls.__module__)
+
+    @model_validator(mode="after")
+    def _has_an_effect(self) -> "Method":
+        for name, field in type(self).model_fields.items():
+            extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+            others = cast("dict[str, JsonValue]", extra.get(_NEEDS, {}))
+            lacking = {key: value for key, value in others.items() if getattr(self, key) != value}
+            if lacking and getattr(self, name) != field.default:
+                raise ValueError(lacks(name, lacking))
+        return self
 
     @property
     def passes(self) -> int:

@@ -281,6 +281,14 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
         (("keep",), {"val": True}, "keep.val: final runs have no curve on val; add `stage: selection`"),
         (("training", "views"), 4, "training.views: has no effect, .* none of its tasks .demo/count, "),
         (("variants", "mosa", "training", "views"), 4, "mosa.training.views: has no effect, .*demo/"),
+        (
+            ("variants", "linear"), {"method": "dtl", "options": {"kernel": 5}},
+            "variants.linear.options.kernel: kernel has no effect without plus: true; set that",
+        ),
+        (
+            ("variants", "mosa", "options"), {"norm": False, "norm_eps": 1e-6},
+            "mosa.options.norm_eps: norm_eps has no effect without norm: true",
+        ),
         (("name",), "../x", "name: the name '../x' cannot be part of a path"),
         (("paths",), {"results": "out/{x}"}, "paths.results: got 'out/{x}', expected a path without braces"),
         (("paths",), {"packs": "{packs}"}, "paths.packs: got '{packs}', expected a path without braces"),

@@ -19,7 +19,7 @@ from mosa.peft.blocks import (
     stream_of,
     with_stream,
 )
-from mosa.peft.method import TRAINING, BranchShape, Method
+from mosa.peft.method import TRAINING, BranchShape, Method, needs
 from mosa.peft.routing import repeat_batch
 
 ACTIVATIONS = {"gelu": nn.GELU, "relu": nn.ReLU, "silu": nn.SiLU}
@@ -69,7 +69,7 @@ class Adapter(Method):
         default=1e-5,
         gt=0,
         description="Term added to the variance in that LayerNorm; 1e-6 in MoSA's released code.",
-        json_schema_extra={"neutral": 1e-5},
+        json_schema_extra={"neutral": 1e-5, **needs(norm=True)},
     )
     activation: Literal["gelu", "relu", "silu"] | None = Field(
         default=None,

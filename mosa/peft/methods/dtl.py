@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from mosa.peft.method import needs
 from mosa.peft.side import Side, SideNetwork, draw, model_width
 
 
@@ -33,7 +34,9 @@ class Dtl(Side):
     )
     beta: float = Field(default=100.0, gt=0, description="Steepness of theta.")
     plus: bool = Field(default=False, description="DTL+: convolve what is fed back.")
-    kernel: int = Field(default=3, ge=1, description="Side k of the filters of DTL+, odd.")
+    kernel: int = Field(
+        default=3, ge=1, description="Side k of the filters of DTL+, odd.", json_schema_extra=needs(plus=True)
+    )
 
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mosa.base.errors import UserError
 from mosa.peft.blocks import BlockView, backbone_modules
 from mosa.peft.choice import gradients, taken
-from mosa.peft.method import TRAINING, Batches, Chosen, above
+from mosa.peft.method import TRAINING, Batches, Chosen, above, needs
 
 
 class Gps(Chosen):
@@ -44,7 +44,10 @@ class Gps(Chosen):
         json_schema_extra=TRAINING,
     )
     temperature: float = Field(
-        default=0.07, gt=0, description="Temperature t of the contrastive loss.", json_schema_extra=TRAINING
+        default=0.07,
+        gt=0,
+        description="Temperature t of the contrastive loss.",
+        json_schema_extra={**TRAINING, **needs(loss="contrastive")},
     )
 
     def unfit(self, model: nn.Module) -> str | None:
