@@ -169,6 +169,7 @@ def test_the_demo_page_states_how_far_the_default_has_converged(monkeypatch):
 
 
 TRIAL = {  # a part of the trial, by what its variants' names end in, and what they are compared with
+    "_e25": "adapter_e25",
     "_e100": "adapter_e100",
     "_dropout": "adapter_dropout",
     "_fraction10": "adapter_fraction10",
@@ -191,7 +192,7 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
         names = {name for name in runs.variant if name.endswith(ending)}
         shown = runs[runs.variant.isin(names | set(BESIDE.get(ending, [])))]
         tables.append(summary["table"](shown, reference))
-    for endings in ("_e100", "_dropout", "_fraction[12]0"):
+    for endings in ("_e25", "_e100", "_dropout", "_fraction[12]0"):
         tables.append(summary["search_table"](trials[trials.variant.str.contains(f"{endings}$")]))
     for name, reference in REGIMES.items():
         own, tried = (pd.read_csv(DOCS / "summaries" / f"{name}{part}.csv") for part in ("", "-search"))
@@ -208,9 +209,15 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
     ]
     follows = {round(mean[one] - mean[other], 1) for one, other in pairs}
     seeds = runs.groupby(["variant", "seed"]).top1.mean()
-    for one, other in (("adapter_e25", "mosa_n4_e100"), ("mosa_fraction20", "adapter_rdrop_fraction20")):
+    for one, other in (
+        ("adapter_e25", "mosa_n4_e100"),
+        ("mosa_fraction20", "adapter_rdrop_fraction20"),
+        ("mosa_every_e25", "mosa_n4_alone_e25"),
+    ):
         interval = summary["interval"](seeds[one] - seeds[other])
         follows |= {abs(float(number)) for number in re.findall(r"\d+\.\d+", interval)}
+    cost = runs.groupby("variant").train_flops.mean()
+    follows.add(round(cost["mosa_every_e25"] / cost["adapter_e25"], 1))
     readme = re.search(r"at the paper's 100 .*?\)\.", (DOCS.parent / "README.md").read_text(), re.DOTALL)[0]
     known = {abs(float(number)) for table in tables for number in re.findall(r"\d+\.\d+", table)}
     known |= follows
