@@ -4,6 +4,7 @@ Each verb imports what it needs when it runs, so that help and tables do not wai
 """
 
 import sys
+from contextlib import suppress
 from io import TextIOWrapper
 
 import click
@@ -46,8 +47,9 @@ cli.add("For developers", [data.pretrain, reference.schema])
 def run() -> None:
     """Run the command line; a `UserError` ends it with one sentence, and its status."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # of any encoding
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            with suppress(OSError):  # of a pipe that was handed over
+                stream.reconfigure(errors="backslashreplace")
     try:
         cli()
     except UserError as error:

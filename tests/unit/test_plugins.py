@@ -489,7 +489,7 @@ BROKEN = {
     "wrong merge": (
         [("class Branch", """    def fold(self, model):
         for block in find_blocks(model):
-            block.mine.scale *= 2
+            block.mine_branch.scale *= 2
         return self
 
 
@@ -507,11 +507,11 @@ class Branch""")],
     "missing gradient": (
         [("self.a(m.movedim(self.dim, -1))", "self.a(m.movedim(self.dim, -1)).detach()")],
         "attach: mine does not fit VisionTransformer: 3 of 8 tuned tensors do not act on the output, such as "
-        "'blocks.0.mine.a.weight'",
+        "'blocks.0.mine_branch.a.weight'",
     ),
     "attached and bypassed": (
-        [("            mlp.register_forward_hook(block.mine.add_to_output)\n", "")],
-        "attach: .*because Block never calls 'blocks.0.mine'",
+        [("            mlp.register_forward_hook(block.mine_branch.add_to_output)\n", "")],
+        "attach: .*because Block never calls 'blocks.0.mine_branch'",
     ),
     "writes to the images": (
         [("rng = gen", """model.register_forward_pre_hook(
@@ -535,7 +535,7 @@ class Branch""")],
     "merges by the order in memory": (
         [("class Branch", """    def fold(self, model):
         for block in find_blocks(model):
-            for layer in (block.mine.a, block.mine.b):
+            for layer in (block.mine_branch.a, block.mine_branch.b):
                 weight = layer.weight.data
                 weight.copy_(weight.as_strided(weight.shape, (weight.shape[1], 1)).clone())
         return self

@@ -548,7 +548,7 @@ def test_trials_of_other_images_are_trained_again(pack, tmp_path, capsys):
     other = tmp_path / "other.safetensors"
     with safe_open(pack, framework="numpy") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no mapping
-        metadata = file.metadata() | {"digest": "0" * 64}
+        metadata = file.metadata() | {"digest": "0" * 64, "sums": "{}"}
     save_file(tensors | {"train.images": 255 - tensors["train.images"]}, other, metadata)
     first = run_search(RUN, GRID, pack, tmp_path / "records", tmp_path / "a.json")
     second = run_search(RUN, GRID, other, tmp_path / "records", tmp_path / "b.json")
