@@ -26,7 +26,15 @@ from mosa.experiment.plugins import load_plugins
 from mosa.experiment.recipe import Recipe, problem_of
 from mosa.experiment.space import check_tune
 from mosa.experiment.specification import BUILTIN_CARDS, Specification
-from mosa.experiment.validation import Places, check_option, merge, method_schemas, model_of, validated
+from mosa.experiment.validation import (
+    OTHER_BASE,
+    Places,
+    check_option,
+    merge,
+    method_schemas,
+    model_of,
+    validated,
+)
 
 
 def load_config(
@@ -136,9 +144,12 @@ def _typed(value: Any) -> Any:
     if isinstance(value, list):
         return [_typed(child) for child in value]
     try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
+        read = yaml.safe_load(value) if isinstance(value, str) else value
     except (yaml.YAMLError, ValueError, RecursionError):
         return value
+    if isinstance(value, str) and isinstance(read, int | float) and OTHER_BASE.fullmatch(value):
+        raise UserError(f"--config: YAML reads {value} as {read}; write that number, or put it in quotes")
+    return read
 
 
 def _prepare(config: dict[str, Any], places: Places) -> None:

@@ -246,7 +246,7 @@ def _at(tree: yaml.Node, path: tuple) -> yaml.Node | None:
 
 _NULL = "tag:yaml.org,2002:null"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
-_OTHER_BASE = re.compile(r"[-+]?0[0-9_]+|.*:.*")  # octal, and base 60
+OTHER_BASE = re.compile(r"[-+]?0[0-9_]+|.*:.*")  # octal, and base 60
 
 
 class Places:
@@ -292,7 +292,7 @@ class Places:
         elif isinstance(node, yaml.SequenceNode):
             for child in node.value:
                 self._refuse_duplicates(child, file, within)
-        elif node.tag in _NUMBERS and _OTHER_BASE.fullmatch(node.value):
+        elif node.tag in _NUMBERS and OTHER_BASE.fullmatch(node.value):
             number = yaml.safe_load(node.value)
             raise UserError(
                 f"{file}, line {node.start_mark.line + 1}: YAML reads {node.value} as {number}; write that "

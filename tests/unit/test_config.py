@@ -402,6 +402,8 @@ def test_a_recipe_on_the_command_line_that_no_variant_takes_is_refused(tmp_path)
     ):
         read_config(tmp_path / "base.yaml", overrides={"training": {"lr": 0.5}})
     assert read_config(tmp_path / "base.yaml", overrides={"training": {"epochs": 2}})
+    with pytest.raises(UserError, match="--config: YAML reads 010 as 8; write that number"):
+        read_config(tmp_path / "base.yaml", overrides={"training": {"epochs": "010"}})
 
 
 def test_an_alias_within_what_it_stands_for_is_refused(tmp_path):
