@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib import pyplot as plt
 
+from mosa.base.grid import markdown_table
 from mosa.records import load_record
 from mosa.results.frame import find_records
 from mosa.results.style import METHOD_STYLES
@@ -56,10 +57,8 @@ def lost(runs: pd.DataFrame, seeds_together: bool, tasks_together: bool) -> pd.S
 def table(runs: pd.DataFrame) -> str:
     """Return what choices lose, by what they see, in Markdown: mean and most, in points of test top-1."""
     methods = [method for method in METHOD_STYLES if method in set(runs.method)]
-    lines = [
-        "| a choice sees | images of val | " + " | ".join(f"{method}: loses" for method in methods) + " |",
-        "| :-- | --: |" + " :-- |" * len(methods),
-    ]
+    header = ["a choice sees", "images of val", *(f"{method}: loses" for method in methods)]
+    rows = []
     tasks, seeds = runs.task.nunique(), runs.seed.nunique()
     for tasks_together in (False, True):
         for seeds_together in (False, True):
@@ -69,8 +68,8 @@ def table(runs: pd.DataFrame) -> str:
             )
             losses = [lost(runs[runs.method == method], seeds_together, tasks_together) for method in methods]
             cells = [f"{one.mean():.1f}, at most {one.max():.1f} ({len(one)})" for one in losses]
-            lines.append(f"| {sees} | {200 * (tasks if tasks_together else 1)} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            rows.append([sees, str(200 * (tasks if tasks_together else 1)), *cells])
+    return markdown_table(header, rows, "lrl")
 
 
 def draw(runs: pd.DataFrame) -> None:

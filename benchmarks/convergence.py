@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 from summary import interval, spread
 
+from mosa.base.grid import markdown_table
 from mosa.experiment.config import read_config
 from mosa.experiment.expand import expand
 
@@ -27,7 +28,7 @@ def table(runs: pd.DataFrame) -> str:
     config = read_config(ROOT / "config.yaml", ROOT / "configs" / "demo-convergence.yaml")
     made = {run.specification.variant: run.specification for run in expand(config)}
     means = runs.pivot_table(index="seed", columns="variant", values="top1", aggfunc="mean")
-    lines = ["| variant | epochs | top-1 | at twice the epochs | change |", "| :-- | --: | --: | --: | --: |"]
+    rows = []
     for name in (name for name in made if not name.endswith("_twice")):
         once, twice = made[name], made[f"{name}_twice"]
         longer = {"epochs": 2 * once.training.epochs, "warmup_epochs": 2 * once.training.warmup_epochs}
@@ -35,8 +36,8 @@ def table(runs: pd.DataFrame) -> str:
         assert twice.training == once.training.model_copy(update=longer), f"{name}: nothing else differs"
         cells = [name, f"{once.training.epochs}", spread(means[name]), spread(means[f"{name}_twice"])]
         cells.append(interval(means[f"{name}_twice"] - means[name]))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(("variant", "epochs", "top-1", "at twice the epochs", "change"), rows, "lr")
 
 
 if __name__ == "__main__":

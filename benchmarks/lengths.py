@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator
 from scipy import stats
 from summary import interval, spread
 
+from mosa.base.grid import markdown_table
 from mosa.results.stats import holm
 from mosa.results.style import METHOD_STYLES, MethodStyle
 
@@ -71,12 +72,11 @@ def tables(means: pd.DataFrame) -> tuple[str, str, str]:
         return interval(cells[key].top1 - cells[REFERENCE, key[1]].top1) + star
 
     def table(title: str, names: list[str], known: Container, cell: Callable[[tuple[str, int]], str]) -> str:
-        lines = [f"| {title} | {' | '.join(f'{epochs} epochs' for epochs in lengths)} |"]
-        lines.append("| :-- |" + " --: |" * len(lengths))
-        for name in names:
-            row = [cell((name, epochs)) if (name, epochs) in known else "" for epochs in lengths]
-            lines.append(f"| {name} | {' | '.join(row)} |")
-        return "\n".join(lines)
+        rows = [
+            [name, *(cell((name, epochs)) if (name, epochs) in known else "" for epochs in lengths)]
+            for name in names
+        ]
+        return markdown_table([title, *(f"{epochs} epochs" for epochs in lengths)], rows, "lr")
 
     return (
         table("top-1", names, cells, lambda key: spread(cells[key].top1)),

@@ -19,6 +19,7 @@ import click
 
 from mosa.backbones.build import build_backbone
 from mosa.base.errors import UserError
+from mosa.base.grid import markdown_table
 from mosa.data import make_pack
 from mosa.data.catalogue import list_tasks
 from mosa.data.packs import Pack
@@ -87,15 +88,12 @@ def run(task: str, method: str, weights: str, lr: float, seed: int, stage: str) 
 
 def print_table(tasks: list[str], results: dict[tuple[str, str, str], list[float]]) -> None:
     columns = list(product(RATES, WEIGHTS))
-    print("| task | linear, random | linear, pre-trained | full, from scratch | full, pre-trained |")
-    print("|---|---|---|---|---|")
-    for task in tasks:
-        cells = [results[task, *column] for column in columns]
-        print(f"| {task} | " + " | ".join(show(cell) for cell in cells) + " |")
+    header = ("task", "linear, random", "linear, pre-trained", "full, from scratch", "full, pre-trained")
+    rows = [[task, *(show(results[task, *column]) for column in columns)] for task in tasks]
     seeds = [
         [statistics.mean(s) for s in zip(*(results[t, *c] for t in tasks), strict=True)] for c in columns
     ]
-    print("| mean | " + " | ".join(show(cell) for cell in seeds) + " |")
+    print(markdown_table(header, [*rows, ["mean", *map(show, seeds)]]))
     print(json.dumps({"seeds": SEEDS, "recipe": RECIPE, "rates": RATES}))
 
 

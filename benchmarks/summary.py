@@ -20,6 +20,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
+from mosa.base.grid import markdown_table
 from mosa.records import load_record
 from mosa.results.frame import find_records
 from mosa.results.stats import holm
@@ -58,10 +59,8 @@ def table(runs: pd.DataFrame, reference: str) -> str:
     compared = [variant for variant in means if variant != reference]
     tests = [stats.ttest_rel(means[variant], means[reference]).pvalue for variant in compared]
     corrected = dict(zip(compared, holm(tests), strict=True))
-    lines = [
-        f"| variant | lr | {' | '.join(tasks)} | mean | - {reference} | p | NLL | train loss |",
-        "| :-- | --: |" + " --: |" * (len(tasks) + 5),
-    ]
+    header = ["variant", "lr", *tasks, "mean", f"- {reference}", "p", "NLL", "train loss"]
+    rows = []
     for variant in means.mean().sort_values(ascending=False, kind="stable").index:
         own = runs[runs.variant == variant]
         cells = [spread(own[own.task == task].top1) for task in tasks]
@@ -71,8 +70,8 @@ def table(runs: pd.DataFrame, reference: str) -> str:
         else:
             cells += [interval(means[variant] - means[reference]), p_value(corrected[variant])]
         cells += [f"{own.nll.mean():.2f}", f"{own.train_loss.mean():.3f}"]
-        lines.append(f"| {variant} | {own.lr.iloc[0]:g} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([variant, f"{own.lr.iloc[0]:g}", *cells])
+    return markdown_table(header, rows, "lr")
 
 
 def pair_table(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
@@ -88,16 +87,14 @@ def pair_table(runs: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> str:
     corrected = holm([stats.ttest_rel(means[split], means[dense]).pvalue for dense, split in pairs])
     rates = runs.groupby("variant").lr.first()
     loss = runs.groupby("variant").train_ce.mean()
-    lines = [
-        "| dense | split | dense | split | split - dense | p | lr | train CE |",
-        "| :-- | :-- | --: | --: | --: | --: | --: | --: |",
-    ]
+    header = ("dense", "split", "dense", "split", "split - dense", "p", "lr", "train CE")
+    rows = []
     for (dense, split), p in zip(pairs, corrected, strict=True):
         cells = [dense, split, spread(means[dense]), spread(means[split])]
         cells += [interval(means[split] - means[dense]), p_value(p)]
         cells += [f"{rates[dense]:g}, {rates[split]:g}", f"{loss[dense]:.2f}, {loss[split]:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(header, rows, "llr")
 
 
 def cost_table(runs: pd.DataFrame, steps: pd.DataFrame, trials: pd.DataFrame, base: str = "adapter") -> str:
@@ -112,10 +109,11 @@ def cost_table(runs: pd.DataFrame, steps: pd.DataFrame, trials: pd.DataFrame, ba
     means = runs.pivot_table(index="seed", columns="variant", values="top1", aggfunc="mean")
     first, costs = runs.groupby("variant").first(), steps.set_index("variant")
     tried = trials.groupby("variant").lr.agg(["min", "max"])
-    lines = [
-        "| variant | top-1 | NLL | lr | tuned (k) | training FLOPs | step time | peak memory |",
-        "| :-- | --: | --: | --: | --: | --: | --: | --: |",
-    ]
+    header = (
+        *("variant", "top-1", "NLL", "lr", "tuned (k)"),
+        *("training FLOPs", "step time", "peak memory"),
+    )
+    rows = []
     for variant in means.mean().sort_values(ascending=False, kind="stable").index:
         own, cost = first.loc[variant], costs.loc[variant]
         edge = variant in tried.index and own.lr in tuple(tried.loc[variant])
@@ -123,8 +121,8 @@ def cost_table(runs: pd.DataFrame, steps: pd.DataFrame, trials: pd.DataFrame, ba
         cells += [f"{own.lr:g}{'†' if edge else ''}", f"{own.tuned / 1000:.1f}"]
         cells += [f"{own.train_flops / first.loc[base].train_flops:.2f}"]
         cells += [f"{cost.step_time:.2f}", f"{cost.peak_memory:.2f}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append(cells)
+    return markdown_table(header, rows, "lr")
 
 
 def spread(values: pd.Series) -> str:
@@ -181,17 +179,14 @@ def added(new: pd.DataFrame, file: Path) -> pd.DataFrame:
 def search_table(trials: pd.DataFrame) -> str:
     """Return the table of a search of rates: top-1 on val, with the standard error of the choice."""
     rates = sorted(trials.lr.unique())
-    lines = [
-        f"| variant | {' | '.join(f'{rate:g}' for rate in rates)} |",
-        "| :-- |" + " --: |" * len(rates),
-    ]
+    rows = []
     for variant, own in trials.groupby("variant", sort=False):
         cells = dict.fromkeys(rates, "")
         for trial in own.itertuples():
             score = "diverged" if pd.isna(trial.top1) else f"{trial.top1:.1f}"
             cells[trial.lr] = f"**{score} ± {trial.standard_error:.1f}**" if trial.chosen else score
-        lines.append(f"| {variant} | {' | '.join(cells.values())} |")
-    return "\n".join(lines)
+        rows.append([variant, *cells.values()])
+    return markdown_table(["variant", *(f"{rate:g}" for rate in rates)], rows, "lr")
 
 
 def main() -> None:

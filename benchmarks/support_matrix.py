@@ -20,6 +20,7 @@ import torch  # noqa: E402
 from architectures import modules, refusal, representatives  # noqa: E402
 from models import SMALL  # noqa: E402
 
+from mosa.base.grid import markdown_table  # noqa: E402
 from mosa.base.timm import timm  # noqa: E402
 from mosa.peft import list_methods  # noqa: E402
 
@@ -69,26 +70,21 @@ def page(rows: list[dict]) -> str:
         "",
         f"{len(tried) * len(methods):,} pairs were tried: {sum(fits.values()):,} fit, the others do not.",
         "",
-        "| architecture | " + " | ".join(f"[`{method}`](methods.md#{method})" for method in methods) + " |",
-        "|---|" + ":-:|" * len(methods),
-        f"| fits, of {len(tried)} | " + " | ".join(str(fits[method]) for method in methods) + " |",
     ]
+    table = [[f"fits, of {len(tried)}", *(str(fits[method]) for method in methods)]]
     for row in tried:
         outcomes = (row["methods"][method] for method in methods)
         cells = ["yes" if one is None else "WRONG" if one.startswith("WRONG") else "no" for one in outcomes]
-        lines.append(f"| {row['name']} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "## Reasons",
-        "",
-        "| method | architectures | reason, as one of them has it |",
-        "|---|--:|---|",
-    ]
+        table.append([row["name"], *cells])
+    header = ["architecture", *(f"[`{method}`](methods.md#{method})" for method in methods)]
+    lines += [markdown_table(header, table, "lc"), "", "## Reasons", ""]
+    table = []
     for method in methods:
         reasons = [row["methods"][method] for row in tried if row["methods"][method]]
         examples = {_kind(reason): reason for reason in reversed(reasons)}
         counts = Counter(map(_kind, reasons)).most_common()
-        lines += [f"| `{method}` | {count} | {examples[kind]} |" for kind, count in counts]
+        table += [[f"`{method}`", str(count), examples[kind]] for kind, count in counts]
+    lines.append(markdown_table(("method", "architectures", "reason, as one of them has it"), table, "lrl"))
     large = sorted(row["module"] for row in rows if not row["name"])
     left = sorted({*modules()} - {row["module"] for row in rows})
     for why, without in (("none of them is small enough", large), ("their turn has not come", left)):

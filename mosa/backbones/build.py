@@ -19,8 +19,9 @@ from mosa.backbones.kinds import (
     name_of,
 )
 from mosa.backbones.own import BACKBONES, build_own
-from mosa.backbones.weights import Loaded, digest_of, load_weights
+from mosa.backbones.weights import Loaded, load_weights
 from mosa.base.errors import UserError, suggest
+from mosa.base.files import digest_of_file
 from mosa.base.seeding import derive_seed, drawing, generator
 from mosa.base.timm import timm
 from mosa.data.sources import where
@@ -100,7 +101,7 @@ def build_backbone(
     config = model.pretrained_cfg
     if weights != "random":
         path = _weights_path(architecture, weights)
-        digest = digest_of(path)
+        digest = digest_of_file(path)
         if weights == "builtin" and digest != json.loads(path.with_suffix(".json").read_text())["sha256"]:
             raise UserError(
                 f"{path}: is not the file that {path.stem}.json describes; install the package again"
@@ -202,7 +203,7 @@ def digest_of_weights(architecture: str, weights: str) -> str | None:
     """
     if weights == "random" or weights.startswith(HUB):
         return None
-    return digest_of(_weights_path(architecture, weights))
+    return digest_of_file(_weights_path(architecture, weights))
 
 
 def _weights_path(architecture: str, weights: str) -> Path:

@@ -1,6 +1,5 @@
 """Weights files of the field's formats, loaded strictly: all of the backbone, or an error."""
 
-import hashlib
 import math
 import re
 import sys
@@ -38,19 +37,6 @@ class Loaded:
     kind: str
     notes: tuple[str, ...] = ()
     bare: bool = False
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file, read piece by piece.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); see to its permissions") from None
 
 
 def load_weights(model: nn.Module, path: Path, kind: str = "auto") -> Loaded:

@@ -1,6 +1,7 @@
 """Writing files so that they appear complete or not at all."""
 
 import errno
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -80,6 +81,22 @@ def locked(path: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file, read piece by piece, as hexadecimal digits.
+
+    Raises:
+        UserError: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"{path}: cannot be read ({reason}); see to its permissions, or copy it again"
+        ) from None
 
 
 def unwritable(path: Path, error: OSError) -> UserError:

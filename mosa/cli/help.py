@@ -5,6 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from mosa.base.grid import markdown_table
+
 # Commands as a user types them, by verb. A test parses every one.
 EXAMPLES = {
     "make-data": ["mosa make-data demo/digits --image-size 32 --output digits.safetensors"],
@@ -95,11 +97,10 @@ def _described(command: click.Command) -> Iterator[str]:
     yield from ("", "```text", " ".join(usage), "```")
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     if options:
-        yield from ("", "| option | meaning |", "|---|---|")
-        for option in options:
-            name, text = option.get_help_record(ctx) or ("", "")
-            cells = (" ".join(cell.split()).replace("|", "\\|") for cell in (f"`{name}`", text))
-            yield f"| {' | '.join(cells)} |"
+        named = (option.get_help_record(ctx) or ("", "") for option in options)
+        rows = ((f"`{name}`", text) for name, text in named)
+        cells = ([" ".join(cell.split()).replace("|", "\\|") for cell in row] for row in rows)
+        yield from ("", markdown_table(("option", "meaning"), cells))
     if examples := EXAMPLES.get(command.name or ""):
         yield from ("", *(f"    {line}" for line in examples))
 
@@ -109,9 +110,16 @@ _COMPLETION = [
     "",
     "Verbs, options and their choices are completed by the shell with one line in its start-up file:",
     "",
-    "| shell | file | line |",
-    "|---|---|---|",
-    '| bash | `~/.bashrc` | `eval "$(_MOSA_COMPLETE=bash_source mosa)"` |',
-    '| zsh | `~/.zshrc`, after `compinit` | `eval "$(_MOSA_COMPLETE=zsh_source mosa)"` |',
-    "| fish | `~/.config/fish/completions/mosa.fish` | `_MOSA_COMPLETE=fish_source mosa \\| source` |",
+    markdown_table(
+        ("shell", "file", "line"),
+        (
+            ("bash", "`~/.bashrc`", '`eval "$(_MOSA_COMPLETE=bash_source mosa)"`'),
+            ("zsh", "`~/.zshrc`, after `compinit`", '`eval "$(_MOSA_COMPLETE=zsh_source mosa)"`'),
+            (
+                "fish",
+                "`~/.config/fish/completions/mosa.fish`",
+                r"`_MOSA_COMPLETE=fish_source mosa \| source`",
+            ),
+        ),
+    ),
 ]

@@ -19,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mosa.base.errors import UserError, plain
-from mosa.base.files import locked, written_atomically
+from mosa.base.files import digest_of_file, locked, written_atomically
 from mosa.data.images import read_image
 from mosa.data.layouts.source import Entry, Source
 from mosa.data.packs import DTYPES, NAMES, PARTS, Pack
@@ -97,7 +97,7 @@ def pack_source(
 
     def read(entry: Entry) -> np.ndarray:
         if not packed:
-            return np.frombuffer(_sha256(entry.image), np.uint8)
+            return np.frombuffer(bytes.fromhex(digest_of_file(entry.image)), np.uint8)
         notes: list[str] = []
         try:
             pixels = read_image(entry.image, size, task.resize, interpolation, notes)
@@ -231,14 +231,6 @@ def _noting(images: Iterable[np.ndarray], sizes: list[tuple[int, int]]) -> Itera
     for image in images:
         sizes.append(image.shape[:2])
         yield image
-
-
-def _sha256(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error}); copy it again") from None
 
 
 def _write(

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from mosa.base.errors import UserError, reason_of
-from mosa.base.files import written_atomically
+from mosa.base.files import digest_of_file, written_atomically
 
 FORMAT = "mosa-predictions-1"
 SMALL = 50 << 20  # bytes of logits that a run keeps unasked
@@ -187,12 +187,6 @@ def write_predictions(
         # Not by safetensors' own writer, whose error for a full disk is none of the system's.
         temporary.write_bytes(save(tensors, metadata={_KEY: json.dumps(described, sort_keys=True)}))
         return digest_of_file(temporary)
-
-
-def digest_of_file(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_predictions(path: Path) -> Predictions:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mosa.base.errors import UserError
+from mosa.base.grid import markdown_table
 
 SOURCES = Path(__file__).parent / "sources.csv"
 LOOKED_UP = "2026-11-27"
@@ -63,13 +64,12 @@ def where(kind: str, name: str) -> str:
 def with_sources(page: str, kind: str) -> str:
     """Return a page of documentation with the table of its sources written again between its two marks."""
     before, _, rest = page.partition(_BEGIN)
-    return "\n".join([before + _BEGIN, "", *_table(kind), "", _END + rest.partition(_END)[2]])
+    header = (*(("for", "files") if kind == "data" else ("file", "checksum")), "licence", "read in")
+    table = markdown_table(header, _rows(kind))
+    return "\n".join([before + _BEGIN, "", table, "", _END + rest.partition(_END)[2]])
 
 
-def _table(kind: str) -> Iterator[str]:
-    first, second = ("for", "files") if kind == "data" else ("file", "checksum")
-    yield f"| {first} | {second} | licence | read in |"
-    yield "|---|---|---|---|"
+def _rows(kind: str) -> Iterator[tuple[str, ...]]:
     for (name, page), group in groupby(
         (row for row in read_sources() if row.kind == kind), lambda row: (row.name, row.page)
     ):
@@ -77,7 +77,7 @@ def _table(kind: str) -> Iterator[str]:
         linked = f"[{name}]({page})" if page else name
         files = "; ".join(_shown(row) for row in rows) if kind == "data" else rows[0].checksum or "—"
         sources = "; ".join(dict.fromkeys(row.source for row in rows))
-        yield f"| {linked} | {files} | {rows[0].licence or 'see its page'} | {sources} |"
+        yield linked, files, rows[0].licence or "see its page", sources
 
 
 def _shown(row: Origin) -> str:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError
-from mosa.base.files import written_atomically
+from mosa.base.files import digest_of_file, written_atomically
 from mosa.data.metrics import METRICS
 from mosa.data.predictions import (
     SMALL,
-    digest_of_file,
     form_of,
     rounded,
     write_images,

@@ -18,10 +18,11 @@ from tqdm import tqdm
 
 from mosa.backbones.build import build_backbone
 from mosa.base.errors import UserError
+from mosa.base.files import digest_of_file
 from mosa.data.discover import images_below
 from mosa.data.images import read_image
 from mosa.data.naming import IMAGE_SUFFIXES
-from mosa.data.predictions import digest_of_file, read_images
+from mosa.data.predictions import read_images
 from mosa.data.splits import draw_crop
 from mosa.data.task import kept_path
 from mosa.engine.loop import autocast

@@ -19,6 +19,7 @@ from torch import nn
 from tqdm import tqdm
 
 from mosa.base.errors import UserError
+from mosa.base.grid import aligned
 from mosa.base.plugins import blamed
 from mosa.base.words import count
 from mosa.data.images import decode_for
@@ -307,11 +308,7 @@ def table(findings: list[Finding]) -> str:
     """Return the findings as one table, and below it the problems of each, with what to do, and notes."""
     rows = [("", "name", "found", "digest", "place")]
     rows += [(f.state, f.name, f.summary or "-", f.digest or "-", f.place) for f in findings]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = [
-        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip()
-        for row in rows
-    ]
+    lines = aligned(rows)
     for finding in findings:
         for severity in ("error", "warning", "note"):
             problems = [problem for problem in finding.problems if problem.severity == severity]

@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 from mosa.backbones.build import digest_of_weights
 from mosa.backbones.hub import HUB, cached_file
-from mosa.backbones.weights import digest_of
 from mosa.base.errors import UserError
+from mosa.base.files import digest_of_file
 from mosa.base.plugins import digest_of_plugin
 from mosa.base.words import count
 from mosa.data.packs import Pack
-from mosa.data.predictions import digest_of_file
 from mosa.data.task import kept_path
 from mosa.experiment.specification import Specification
 from mosa.records import check_specification, load_record
@@ -148,7 +147,7 @@ def _weights_digest(architecture: str, weights: str) -> str | None:
     """Return the digest of a file of weights; None: it is not here, nor is it fetched from the hub."""
     if weights.startswith(HUB):
         file = cached_file(architecture, weights)
-        return digest_of(file) if file else None
+        return digest_of_file(file) if file else None
     try:
         return digest_of_weights(architecture, weights)
     except UserError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
+from mosa.base.grid import aligned
 from mosa.base.words import count
 from mosa.data.formats import count_own
 from mosa.data.task import OWN, Task
@@ -80,7 +81,7 @@ def plan(config: Mapping[str, Any]) -> str:
     rows, total = what.rows, what.total
     lines = [("backbone", "variant", "runs", "done", "image-passes to do", "hours")]
     lines += [(*names, *row.cells()) for names, row in rows.items()] + [("all", "", *total.cells())]
-    text = [*_aligned(lines), "", *_explained(total, config, what.tasks)]
+    text = [*aligned(lines, "llr"), "", *_explained(total, config, what.tasks)]
     text += what.failed + what.lacking
     text += [f"left out: {pair}: {reason}" for pair, reason in left_out(config).items()]
     return "\n".join([*text, *_disk(config, what.runs, what.tasks)]) + "\n"
@@ -172,17 +173,6 @@ def _to_do(rates: Rates, specification: Specification, task: Task, searched: Map
     if not task.sizes:
         return _Row(unknown=True)
     return rates.row(specification, image_passes(specification, task, space=searched))
-
-
-def _aligned(lines: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(line[column]) for line in lines) for column in range(6)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
 
 
 def _explained(total: _Row, config: Mapping[str, Any], tasks: Mapping[str, Task]) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from mosa.base.grid import markdown_table
 from mosa.experiment.models import Experiment
 
 
@@ -69,26 +70,28 @@ def configuration_page() -> str:
         "nothing, or a value of `training` where a weaker file gives every variant one of its own.",
         "`snakemake --config 'seeds=[0,1,2]'` sets a single key over all files.",
         "",
-        "| key | type | default | meaning |",
-        "|---|---|---|---|",
-        *(f"| {row} |" for row in rows(config_schema(), "")),
+        keys_table(config_schema()),
         "",
         "Options of the methods: [methods.md](methods.md).",
     ]
     return "\n".join(lines) + "\n"
 
 
-def rows(schema: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """Yield "key | type | default | meaning" for every key of a schema, also inside others."""
+def keys_table(schema: Mapping[str, Any]) -> str:
+    """Return a table of every key of a schema, also inside others, in Markdown."""
+    return markdown_table(("key", "type", "default", "meaning"), _rows(schema, ""))
+
+
+def _rows(schema: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, ...]]:
     for key, child in schema.get("properties", {}).items():
         default = f"`{json.dumps(child['default'])}`" if _is_short(child) else ""
         required = "required" if key in schema.get("required", []) else default
         inner = next((part for part in child.get("anyOf", [child]) if part.get("type") != "null"), child)
         choices = f" One of {', '.join(f'`{c}`' for c in inner['enum'])}." if "enum" in inner else ""
-        yield f"`{prefix}{key}` | {_kind(child)} | {required} | {child['description']}{choices}"
-        yield from rows(inner, f"{prefix}{key}.")
+        yield f"`{prefix}{key}`", _kind(child), required, f"{child['description']}{choices}"
+        yield from _rows(inner, f"{prefix}{key}.")
         for entries in _entries(inner):
-            yield from rows(entries, f"{prefix}{key}.<name>.")
+            yield from _rows(entries, f"{prefix}{key}.<name>.")
 
 
 def _is_short(child: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mosa.base.grid import aligned
 from mosa.base.words import count
 from mosa.data.task import Task
 from mosa.experiment.alive import Sign, name_of, read_signs
@@ -213,11 +214,4 @@ def _table(title: str, runs: Iterable[State], key: Any) -> list[str]:
         (*names, str(found.total()), *(str(found[state] or "-") for state in STATES))
         for names, found in counts.items()
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    return aligned(rows, "llr")

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 
 from mosa.base.errors import UserError, reason_of
 from mosa.base.files import written_atomically
+from mosa.base.grid import markdown_table
 from mosa.experiment.declared import option
 from mosa.experiment.validation import Places, explain
 from mosa.results.tables.render import escape_markdown
@@ -167,12 +168,13 @@ def _markdown(choices: list[dict[str, Any]]) -> str:
             f"({_score(choice)})".replace("*", "\\*")
             for choice in mine
         }
-        lines = [["variant", *map(escape_markdown, scopes), "trials"], [":--"] * (len(scopes) + 1) + ["--:"]]
+        rows = []
         for variant in variants:
             count = {len(choice["trials"]) for choice in mine if choice["variant"] == variant}
             shown = [cells.get((variant, scope), "") for scope in scopes]
-            lines.append([escape_markdown(variant), *shown, "-".join(map(str, sorted(count)))])
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            rows.append([escape_markdown(variant), *shown, "-".join(map(str, sorted(count)))])
+        header = ["variant", *map(escape_markdown, scopes), "trials"]
+        table = markdown_table(header, rows, "l" * (len(scopes) + 1) + "r")
         title = f"## Chosen hyper-parameters, {escape_markdown(backbone)}"
         how = " or ".join(dict.fromkeys(map(how_compared, mine)))
         metrics = " or ".join(dict.fromkeys(metric_of(choice["search"]).title for choice in mine))

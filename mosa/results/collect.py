@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from mosa.base.errors import UserError
-from mosa.base.files import written_atomically
+from mosa.base.files import digest_of_file, written_atomically
 from mosa.data.metrics import SHIPPED
-from mosa.data.predictions import digest_of_file
 from mosa.experiment.manifest import SHOWN, Meant, digest_of_collected, read_manifest
 from mosa.experiment.specification import Specification
 from mosa.records import check_specification, load_record

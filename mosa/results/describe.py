@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from mosa.experiment.schema import model_schema, rows
+from mosa.base.grid import markdown_table
+from mosa.experiment.schema import keys_table, model_schema
 from mosa.records import Record
 from mosa.results.frame import COLUMNS, DERIVED
 from mosa.results.learned import COLUMN, RULE
@@ -17,7 +18,7 @@ def records_page() -> str:
     """Return the documentation of a record and of the table of records, in Markdown."""
     derived = {name: "`specification.task`" for name in DERIVED}
     derived[COLUMN] = f"why the run counts as no better than a guess, else empty: {RULE}"
-    columns = (f"| `{name}` | {derived.get(name, f'`{where}`')} |" for name, where in COLUMNS.items())
+    columns = ((f"`{name}`", derived.get(name, f"`{where}`")) for name, where in COLUMNS.items())
     lines = [
         "# Records",
         "",
@@ -29,16 +30,12 @@ def records_page() -> str:
         "`mosa reproduce RECORD` trains the run again from the record alone. Predictions and the tuned model",
         "lie beside it where they are kept: [predictions.md](predictions.md).",
         "",
-        "| key | type | default | meaning |",
-        "|---|---|---|---|",
-        *(f"| {row} |" for row in rows(record_schema(), "")),
+        keys_table(record_schema()),
         "",
         "## The table of records",
         "",
         "`results/tables/runs.csv` has one row per run, and these columns:",
         "",
-        "| column | key of the record |",
-        "|---|---|",
-        *columns,
+        markdown_table(("column", "key of the record"), columns),
     ]
     return "\n".join(lines) + "\n"

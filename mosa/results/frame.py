@@ -9,9 +9,8 @@ from typing import Any, get_args, get_origin
 import pandas as pd
 
 from mosa.base.errors import UserError
-from mosa.base.files import written_atomically
+from mosa.base.files import digest_of_file, written_atomically
 from mosa.data.metrics import METRICS, SHIPPED
-from mosa.data.predictions import digest_of_file
 from mosa.experiment.declared import Declared
 from mosa.experiment.recipe import Recipe
 from mosa.records import Record, columns_of, load_record

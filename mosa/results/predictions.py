@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 from mosa.base.errors import UserError, reason_of
-from mosa.data.predictions import NotKept, Predictions, digest_of_file, read_predictions
+from mosa.base.files import digest_of_file
+from mosa.data.predictions import NotKept, Predictions, read_predictions
 from mosa.data.task import kept_path
 
 __all__ = ["NotKept", "Predictions", "read"]

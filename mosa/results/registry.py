@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mosa.base.files import PACKAGE
+from mosa.base.grid import markdown_table
 from mosa.base.plugins import Registry
 from mosa.experiment.outputs import CONDITIONS, KINDS, Output
 
@@ -108,13 +109,13 @@ def outputs_data() -> dict[str, Any]:
 
 def outputs_table() -> str:
     """Return the tables and plots as a Markdown table, for the documentation."""
-    lines = ["| file | shows |", "| :-- | :-- |"]
+    rows = []
     for kind in KINDS:
         for output, _ in registered(kind):
             first, *others = output.formats
             files = ", ".join([f"`{output.name}.{first}`", *(f"`.{suffix}`" for suffix in others)])
-            lines.append(f"| {files} | {output.described} |")
-    return "\n".join(lines) + "\n"
+            rows.append((files, output.described))
+    return markdown_table(("file", "shows"), rows) + "\n"
 
 
 def generated_files() -> dict[Path, str]:

@@ -1,21 +1,10 @@
-"""Names that are longer than their place: their width, and where they are broken."""
+"""Names that are longer than their place: where they are broken."""
 
 import re
-import unicodedata
+
+from mosa.base.grid import display_width
 
 NAME = 30  # columns of a name in a plot, after which it is broken
-
-
-def display_width(text: str) -> int:
-    """Return how many columns text takes where characters have one width; wide ones (CJK) take two."""
-    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
-    return len(text) + wide - sum(bool(unicodedata.combining(character)) for character in text)
-
-
-def pad(text: str, width: int, left: bool = True) -> str:
-    """Return text with spaces after it, or before it, up to a width in columns."""
-    spaces = " " * (width - display_width(text))
-    return text + spaces if left else spaces + text
 
 
 def wrapped(text: str, width: int = NAME) -> list[str]:

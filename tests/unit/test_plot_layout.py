@@ -6,13 +6,14 @@ import matplotlib.style
 import pytest
 from test_analysis import make_frame
 
+from mosa.base.grid import display_width
 from mosa.results.aggregate import Results, compare
 from mosa.results.plots.comparison import comparison_figure
 from mosa.results.plots.figures import STYLE
 from mosa.results.plots.ranks import rank_figure
 from mosa.results.plots.scaling import scaling_figure
 from mosa.results.tables.render import latex_section, terminal_section
-from mosa.results.wrap import display_width, wrapped
+from mosa.results.wrap import wrapped
 
 LONG = "a_variant_whose_name_says_every_one_of_its_options_such_as_bottleneck_{}_and_experts_and_merge_mean"
 CASES = {

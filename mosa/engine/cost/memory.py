@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from mosa.backbones.build import build_backbone
 from mosa.base.errors import UserError
+from mosa.base.grid import aligned
 from mosa.engine.batches import RESIDENT_SHARE
 from mosa.engine.loop import autocast
 from mosa.engine.machine import Machine
@@ -144,20 +145,12 @@ def memory_table(config: Mapping[str, Any], machine: Machine) -> str:
     found: dict[tuple[str, str], Specification] = {}
     for run in expand(config):
         found.setdefault((run.specification.backbone.name, run.specification.variant), run.specification)
-    head = ("backbone", "variant", "precision", "batch", "GiB", *(f"{card} GB" for card in CARDS))
-    lines = [head]
+    lines = [("backbone", "variant", "precision", "batch", "GiB", *(f"{card} GB" for card in CARDS))]
     for number, specification in enumerate(found.values(), start=1):
         name = f"{specification.backbone.name}, {specification.variant}"
         print(f"counting {number} of {len(found)}: {name}", file=sys.stderr, flush=True)
         lines.append(_memory_row(specification, classes, machine))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
-    text = [
-        "  ".join(
-            cell.ljust(width) if column < 3 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    ]
+    text = aligned(lines, "lllr")
     checkpointing = ", with gradient checkpointing" if machine.gradient_checkpointing else ""
     text += ["", f"GiB: of a step of `batch` images{checkpointing}. Last columns: images of a step that fit."]
     text += [f"{RESERVED:g} GiB of a card is left for CUDA's context and workspaces. A small set of images"]

@@ -7,7 +7,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mosa.base.errors import UserError
-from mosa.data.predictions import digest_of_file, read_images
+from mosa.base.files import digest_of_file
+from mosa.data.predictions import read_images
 from mosa.data.task import kept_path
 from mosa.experiment.manifest import Meant, read_manifest
 from mosa.results.collect import load_meant

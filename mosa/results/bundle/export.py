@@ -6,8 +6,7 @@ from pathlib import Path
 
 from mosa.base.errors import UserError
 from mosa.base.files import WORKFLOW as SOURCES
-from mosa.base.files import written_atomically
-from mosa.data.predictions import digest_of_file
+from mosa.base.files import digest_of_file, written_atomically
 from mosa.results.bundle.contents import METADATA, WORKFLOW, Contents
 from mosa.results.bundle.crate import metadata_of
 

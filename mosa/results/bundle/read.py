@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from mosa.base.errors import UserError, plain, shown
-from mosa.base.files import PASSING, unwritable
+from mosa.base.files import PASSING, digest_of_file, unwritable
 from mosa.base.words import count
-from mosa.data.predictions import LARGEST_NAMES, digest_of_file, read_images
+from mosa.data.predictions import LARGEST_NAMES, read_images
 from mosa.results.bundle.contents import CONFIG, IMAGES, MANIFEST, METADATA, WORKFLOW, Contents, contents_of
 from mosa.results.bundle.crate import digests_of
 

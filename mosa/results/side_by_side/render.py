@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from mosa.base.grid import aligned, display_width, markdown_table
 from mosa.base.words import count
 from mosa.data.metrics import Metric
 from mosa.results.aggregate import MISSING
@@ -15,7 +16,6 @@ from mosa.results.side_by_side.mistakes import Tested
 from mosa.results.side_by_side.scores import MEAN, Score, SideBySide
 from mosa.results.stats import CONFIDENCE
 from mosa.results.tables.render import WIDTH, csv_text, escape_markdown
-from mosa.results.wrap import display_width, pad
 
 _LISTED = 4  # tasks that a difference of specifications lists
 _NOTE = (
@@ -44,14 +44,18 @@ def _text(found: SideBySide) -> str:
         found,
         lambda text: " ".join(text.split()),
         lambda title: [title, "-" * display_width(title)],
-        _aligned,
+        aligned,
         lambda note: textwrap.wrap(note, WIDTH),
     )
 
 
 def _markdown(found: SideBySide) -> str:
     return _document(
-        found, escape_markdown, lambda title: [f"## {title}"], _markdown_table, lambda note: [note]
+        found,
+        escape_markdown,
+        lambda title: [f"## {title}"],
+        lambda rows: [markdown_table(rows[0], rows[1:])],
+        lambda note: [note],
     )
 
 
@@ -228,18 +232,6 @@ def _origins(found: SideBySide) -> Rows:
     return rows + [
         [fact, *("; ".join(one) or MISSING for one in values)] for fact, values in found.origins.items()
     ]
-
-
-def _aligned(rows: Rows) -> list[str]:
-    widths = [max(map(display_width, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(pad(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-
-
-def _markdown_table(rows: Rows) -> list[str]:
-    titles, *body = rows
-    return [f"| {' | '.join(row)} |" for row in (titles, [":--"] * len(titles), *body)]
 
 
 FORMATS = {"text": _text, "md": _markdown, "csv": _csv, "json": _json}

@@ -9,7 +9,7 @@ from mosa.results.per_image import agreement, mcnemar_p, percent, smallest_mcnem
 from mosa.results.registry import table
 from mosa.results.stats import CONFIDENCE, holm
 from mosa.results.tables.classes import in_sections
-from mosa.results.tables.render import csv_text, escape_markdown, markdown_table
+from mosa.results.tables.render import csv_text, escape_markdown, escaped_table
 
 _BEST = 5  # ensembles that are listed
 
@@ -47,7 +47,7 @@ def _agreement_text(section: Section) -> list[str]:
         "over the tasks and seeds that both have. On the diagonal: a variant with itself, over pairs "
         "of its seeds, as a measure of what the seed alone does."
     )
-    return [markdown_table(["", *names], rows), about, *_together(section)]
+    return [escaped_table(["", *names], rows), about, *_together(section)]
 
 
 def _cell(value: float) -> str:
@@ -79,7 +79,7 @@ def _together(section: Section) -> list[str]:
         "expected on others."
     )
     header = ["pair", "better one", "averaged", "gain", "oracle", "gain"]
-    return [markdown_table(header, rows), note]
+    return [escaped_table(header, rows), note]
 
 
 @table(
@@ -153,7 +153,7 @@ def _mcnemar_text(section: Section) -> list[str]:
         "seeds are paired; the tests of several seeds share these images, so they are no independent "
         "evidence. The CSV has each test."
     )
-    return [markdown_table(["variant", *tasks], rows), note]
+    return [escaped_table(["variant", *tasks], rows), note]
 
 
 def _tested(rows: pd.DataFrame | None) -> str:

@@ -16,7 +16,7 @@ from mosa.results.per_image import (
 )
 from mosa.results.registry import table
 from mosa.results.tables.columns import heading
-from mosa.results.tables.render import csv_text, escape_markdown, markdown_table
+from mosa.results.tables.render import csv_text, escape_markdown, escaped_table
 
 _SHOWN = 20  # classes of a task in Markdown; the CSV has all
 _PAIRS = 5
@@ -90,7 +90,7 @@ def _classes_text(section: Section) -> list[str]:
         ]
         header = ["class", "images", *map(section.name, variants)]
         few = f", the {_SHOWN} hardest of {len(present)}" if len(present) > _SHOWN else ", hardest first"
-        parts += [f"**{escape_markdown(of_task.task)}**{few}", markdown_table(header, rows)]
+        parts += [f"**{escape_markdown(of_task.task)}**{few}", escaped_table(header, rows)]
     return [*parts, "Accuracy within the class (%), mean over seeds. The CSV has every class."]
 
 
@@ -151,7 +151,7 @@ def _intervals_text(section: Section) -> list[str]:
         "seeds, and two variants whose intervals overlap may still differ, as they saw the same images: "
         "see `mcnemar`. The CSV has the bootstrap's interval and the ECE, too."
     )
-    return [markdown_table(header, rows), note]
+    return [escaped_table(header, rows), note]
 
 
 @table(
@@ -203,7 +203,7 @@ def _confused_text(section: Section) -> list[str]:
         title = f"**{escape_markdown(of_task.task)}**, {escape_markdown(section.name(best))}"
         none = "No image is classified wrong."
         header = ["class", "taken for", "images", "of the class", "such as"]
-        parts += [title, markdown_table(header, rows) if rows else none]
+        parts += [title, escaped_table(header, rows) if rows else none]
     note = (
         "Of the variant with the highest accuracy on the task; images are counted per seed and averaged. "
         "The CSV has every variant."

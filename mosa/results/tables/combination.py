@@ -13,7 +13,7 @@ from mosa.results.paired import Difference, difference, paired_scores
 from mosa.results.registry import table
 from mosa.results.settings import PASSES, Settings, differing, in_words, section_settings
 from mosa.results.tables.columns import heading
-from mosa.results.tables.render import csv_text, escape_markdown
+from mosa.results.tables.render import csv_text, escape_markdown, escaped_table
 
 # The method that each splits. Their options have the same names, except those of the split. The method
 # `split` names another one, and its options, in two of its own.
@@ -127,8 +127,8 @@ def combination_text(sections: list[Section]) -> str:
     parts = []
     for section in sections:
         label = section.metric.label
-        lines = [["without the split", label, "with it", label, "difference", "better on", "also different"]]
-        lines.append([":--", "--:", ":--", "--:", "--:", "--:", ":--"])
+        header = ["without the split", label, "with it", label, "difference", "better on", "also different"]
+        rows = []
         for dense, split, also in pairs(section):
             means = _means(section, dense, split)
             scores = [MISSING if pd.isna(mean) else section.shown(mean) for mean in means]
@@ -136,10 +136,10 @@ def combination_text(sections: list[Section]) -> str:
             on = f"{found.better} of {found.tasks}" if found.seeds else MISSING
             names = [section.name(variant) for variant in (dense, split)]
             cells = [names[0], scores[0], names[1], scores[1], found.shown_with_caveat, on, in_words(also)]
-            lines.append([*map(escape_markdown, cells)])
+            rows.append(cells)
         about = [escape_markdown(_left_out(section))]
-        if len(lines) > 2:
-            about = ["\n".join(f"| {' | '.join(line)} |" for line in lines), _NOTE, *about]
+        if rows:
+            about = [escaped_table(header, rows, "lrlrrrl"), _NOTE, *about]
         if any(about):
             title = f"## {escape_markdown(heading(section))}: with the split"
             parts.append("\n\n".join(filter(None, [title, *about])) + "\n")

@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 
+from mosa.base.grid import markdown_table
 from mosa.base.words import count
 from mosa.results.aggregate import Results, Section
 from mosa.results.paired import MIN_SEEDS, MIN_TASKS, Difference, differences, named
@@ -68,9 +69,8 @@ def _statistics(found: list[Difference]) -> list[str]:
     if any(not math.isnan(one.holm_p) for one in known):
         columns["Wilcoxon p"] = lambda one: f"{one.wilcoxon_p:.2g}"
         columns["Holm p"] = lambda one: f"{one.holm_p:.2g}"
-    lines = [[*columns], [":--", *["--:"] * (len(columns) - 1)]]
-    lines += [[show(one) for show in columns.values()] for one in known]
-    return [f"| {' | '.join(line)} |" for line in lines] if known else []
+    rows = [[show(one) for show in columns.values()] for one in known]
+    return [markdown_table([*columns], rows, "lr")] if known else []
 
 
 def _about_test(section: Section, found: list[Difference]) -> str:

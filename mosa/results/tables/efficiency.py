@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from mosa.base.grid import markdown_table
 from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Results, Section
 from mosa.results.costs import BACKBONE_IS_ONE, COSTS, about_features
 from mosa.results.registry import table
@@ -96,13 +97,14 @@ def efficiency_text(sections: list[Section]) -> str:
     for section in sections:
         table = efficiency_table([section])
         columns = efficiency_columns(section)
-        lines = [["variant", *(title for title, _ in columns.values())], [":--", *["--:"] * len(columns)]]
+        rows = []
         for row in table.to_dict("records"):
             cells = [_cell(row[name], form) for name, (_, form) in columns.items()]
-            lines.append([escape_markdown(section.name(row["variant"])), *cells])
-        table_lines = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            rows.append([escape_markdown(section.name(row["variant"])), *cells])
+        header = ["variant", *(title for title, _ in columns.values())]
         parts.append(
-            f"## {escape_markdown(heading(section))}: efficiency\n\n{table_lines}\n\n{_note(section)}\n"
+            f"## {escape_markdown(heading(section))}: efficiency\n\n{markdown_table(header, rows, 'lr')}\n\n"
+            f"{_note(section)}\n"
         )
     return "\n".join(parts)
 

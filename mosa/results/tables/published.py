@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from mosa.base.grid import markdown_table
 from mosa.data.catalogue import get_task, list_tasks
 from mosa.experiment.curves import ByTask
 from mosa.results.aggregate import MISSING, Key, Results, Section
@@ -148,7 +149,7 @@ def published_text(sections: list[Section]) -> str:
         groups = [key for key in keys if key[0] == "group"]
         keys = [key for key in keys if len(groups) > 1 or key == ("overall", "mean over tasks")]
         header = ["variant", "published as", "family", *(key[1] for key in keys), "differs in", "source"]
-        lines = [header, [":--"] * 3 + ["--:"] * len(keys) + [":--"] * 2]
+        lines = []
         for (variant, name, family), rows in mine.groupby(["variant", "published_as", "family"], sort=False):
             cells = [_cell(rows, key) for key in keys]
             if any(cells):
@@ -158,9 +159,9 @@ def published_text(sections: list[Section]) -> str:
                 texts = (section.name(variant), name, family, others, sources)
                 texts = [escape_markdown(text) for text in texts]
                 lines.append([*texts[:3], *cells, *texts[3:]])
-        table_lines = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        shown_table = markdown_table(header, lines, "lll" + "r" * len(keys) + "l")
         parts.append(
-            f"## {escape_markdown(heading(section))}: published\n\n{table_lines}\n\n{_about(section)}\n"
+            f"## {escape_markdown(heading(section))}: published\n\n{shown_table}\n\n{_about(section)}\n"
         )
     return "\n".join(parts) or "No measured variant has a published counterpart (docs/published.md).\n"
 

@@ -10,6 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 from pandas.io.formats.style import Styler
 
+from mosa.base.grid import display_width, markdown_table, pad
 from mosa.base.words import count
 from mosa.results.aggregate import MISSING, Section
 from mosa.results.provenance import short_notes
@@ -24,7 +25,7 @@ from mosa.results.tables.columns import (
     overview,
 )
 from mosa.results.tables.tidy import tidy_table
-from mosa.results.wrap import display_width, pad, wrapped
+from mosa.results.wrap import wrapped
 
 WIDTH = 120  # characters of a table as plain text
 
@@ -79,7 +80,7 @@ def terminal_section(section: Section, width: int) -> str:
         for block in _blocks(widths, width):
             lines.append("")
             for row in rows:
-                others = "".join(" " + pad(row[i], widths[i], left=False) for i in block)
+                others = "".join(" " + pad(row[i], widths[i], "r") for i in block)
                 line = pad(row[0], widths[0]) + others
                 lines.append(line.rstrip())
     spread = ("± sample sd over " if section.full_n > 1 else "") + count(section.full_n, "seed") + "; "
@@ -106,11 +107,10 @@ def escape_markdown(text: str) -> str:
     return re.sub(r"([\\`*|<>\[\]~&$]|\b_|_\b)", r"\\\1", _one_line(text))
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Return a table in Markdown, its first column to the left; all texts are escaped."""
-    lines = [[*map(escape_markdown, header)], [":--", *["--:"] * (len(header) - 1)]]
-    lines += [[*map(escape_markdown, row)] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def escaped_table(header: Sequence[str], rows: Iterable[Sequence[str]], sides: str = "lr") -> str:
+    """Return `markdown_table` of texts that are not escaped yet."""
+    header, *rows = ([*map(escape_markdown, row)] for row in (header, *rows))
+    return markdown_table(header, rows, sides)
 
 
 def _markdown(cell: Cell) -> str:
@@ -129,8 +129,7 @@ def markdown_section(section: Section) -> str:
                 header[0],
                 *(f"{t} ({escape_markdown(c.group)})" for t, c in zip(header[1:], columns, strict=True)),
             ]
-        lines = [header, [":--", *["--:"] * len(columns)], *rows]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts.append(markdown_table(header, rows, "lr"))
     parts.append(escape_markdown(caption(section)))
     return "\n\n".join(parts) + "\n"
 
