@@ -6,7 +6,7 @@ from torch import nn
 from mosa import peft
 from mosa.experiment.expand import Run
 from mosa.experiment.specification import make_specification
-from mosa.peft.conformance import ARCHITECTURES, batch, build, train_steps
+from mosa.peft.subject import ARCHITECTURES, batch, build, train_steps
 
 __all__ = ["ARCHITECTURES", "batch", "build", "train_steps"]
 

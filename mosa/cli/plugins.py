@@ -146,7 +146,8 @@ def conformance(method: str, architectures: tuple[str, ...], options: dict[str, 
     """
     from mosa.base.plugins import Wanted, use
     from mosa.experiment.plugins import describe
-    from mosa.peft.conformance import ARCHITECTURES, check
+    from mosa.peft.conformance import check
+    from mosa.peft.subject import ARCHITECTURES
 
     reference, _, wanted = method.partition(":")
     (plugin,) = use([Wanted(reference)])

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from mosa.base.errors import UserError, unknown
 from mosa.base.plugins import Registry, in_use
 from mosa.data.digests import File, look_up
-from mosa.data.discover import ALL, find_lists, held_out_of_train, read_table, read_tree, share_of
+from mosa.data.discover import ALL, read_tree
+from mosa.data.held_out import held_out_of_train, share_of
+from mosa.data.listed import find_lists, read_table
 from mosa.data.naming import IMAGE_SUFFIXES, SPLITS
 from mosa.data.problems import Report
 from mosa.data.task import Task

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mosa.experiment.recipe import Recipe
-from mosa.peft.attach import attachment
+from mosa.peft.attached import attachment
 
 
 def build_optimizer(model: nn.Module, options: Recipe) -> torch.optim.Optimizer:

@@ -16,7 +16,7 @@ from torch import nn
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.base.tensors import misfit
-from mosa.peft.attach import attachment
+from mosa.peft.attached import attachment
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 EVERY = 60.0  # seconds between saves at epoch ends

@@ -10,7 +10,6 @@ from mosa.experiment.protocol import STAGES
 from mosa.experiment.specification import BUILTIN_CARDS, Specification
 
 _SECOND = ("consistency", "second_pass", "feature_consistency")  # terms of the loss that need a second pass
-ON_FEATURES = ("dtl", "last", "linear", "lst")  # methods that train on kept features of a frozen backbone
 _LARGE = re.compile("large|huge|giant")  # backbones
 _SMALL_IMAGES = 32  # pixels
 _RATE = {"micro": 250.0, "small": 100.0, "base": 2.0, "large": 0.5}  # images per second and core

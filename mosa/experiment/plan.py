@@ -13,12 +13,13 @@ from mosa.base.grid import aligned
 from mosa.base.words import count
 from mosa.data.formats import count_own
 from mosa.data.task import OWN, Task
-from mosa.experiment.cost import ON_FEATURES, assumed_rate, image_passes, searched_options
+from mosa.experiment.cost import assumed_rate, image_passes, searched_options
 from mosa.experiment.expand import Run, config_tasks, expand, left_out
 from mosa.experiment.failures import failures
 from mosa.experiment.kept import lacking, predictions_gib
 from mosa.experiment.space import count_trainings, search_path
 from mosa.experiment.specification import Specification
+from mosa.experiment.validation import methods_that
 from mosa.experiment.workflow import Workflow
 
 _ASSUMED = "~"  # before hours at an assumed rate
@@ -236,6 +237,7 @@ def tuning_rows(
 
 def _measured_rates(results: Path, runs: list[Run]) -> dict[tuple[str, str], float]:
     """Return the median image-passes per second, by backbone and variant, and by backbone alone."""
+    on_features = methods_that("on_features")
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for run in runs:
         try:
@@ -245,7 +247,7 @@ def _measured_rates(results: Path, runs: list[Run]) -> dict[tuple[str, str], flo
             continue  # the workflow reports a broken record
         backbone = run.specification.backbone.name
         found[backbone, run.specification.variant].append(rate)
-        if run.specification.method not in ON_FEATURES:  # whose rate says nothing of others
+        if run.specification.method not in on_features:  # whose rate says nothing of others
             found[backbone, ""].append(rate)
     return {key: median(values) for key, values in found.items()}
 

@@ -14,8 +14,8 @@ import yaml
 from mosa.base.errors import UserError, plain
 from mosa.base.files import SCHEMAS, WORKFLOW, written_atomically
 from mosa.base.words import count
-from mosa.data.discover import find_lists
 from mosa.data.layouts import Report, Source, read_source
+from mosa.data.listed import find_lists
 from mosa.data.metrics import get_metric
 from mosa.data.naming import SPLITS, split_named
 from mosa.data.problems import why_absent

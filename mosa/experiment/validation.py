@@ -37,6 +37,11 @@ def method_schemas() -> dict[str, Any]:
     return read_schema("methods")["$defs"] | {name: options_schema(cls) for name, cls in added.items()}
 
 
+def methods_that(declare: str) -> set[str]:
+    """Return the names of the methods that declare something of themselves, such as `on_features`."""
+    return {name for name, schema in method_schemas().items() if schema[declare]}
+
+
 def model_of(method: str, schema: Mapping[str, Any] | None = None) -> type[Declared]:
     """Return a model of a method's options.
 

@@ -11,25 +11,18 @@ One file per method in `mosa.peft.methods`; a new file that defines a `Method` r
 """
 
 import mosa.peft.methods  # noqa: F401  every file there registers a method
-from mosa.peft.attach import (
-    ParameterCount,
-    attach,
-    attachment,
-    count_parameters,
-    detach,
-    forward_passes,
-    list_adapters,
-    merge,
-    set_active,
-)
+from mosa.peft.attach import attach
+from mosa.peft.attached import ParameterCount, attachment, count_parameters, forward_passes, list_adapters
 from mosa.peft.choice import example_batches
 from mosa.peft.losses import passes_loss, tuning_loss
+from mosa.peft.merge import merge
 from mosa.peft.method import Chosen, Method, build_method, get_method, list_methods
 from mosa.peft.own_blocks import describe_blocks
 from mosa.peft.pretrained import from_pretrained, get_label_names, save_pretrained
 from mosa.peft.split import SplitLinear
 from mosa.peft.splitting import Splitting
 from mosa.peft.state import load_tuned, load_tuned_state_dict, save_tuned, tuned_state_dict
+from mosa.peft.switch import detach, set_active
 
 __all__ = [
     "Chosen",

@@ -25,15 +25,19 @@ def methods_schema() -> dict[str, Any]:
 
 
 def options_schema(cls: type[Method]) -> dict[str, Any]:
-    """Return the schema of a method: its first line, its families, and its options."""
+    """Return the schema of a method: its first line, what it declares of itself, and its options."""
     properties = cls.model_json_schema()["properties"]
     for option in properties.values():
         option.pop("title", None)
+    dense: Any = getattr(cls, "dense", None)  # of the method `split`, an option says it
     return {
         "type": "object",
         "description": (cls.__doc__ or "").partition("\n")[0],
         "reference": cls.reference,
         "families": list(cls.families),
+        "splits": dense.name if isinstance(dense, type) else None,
+        "merges_away": cls.merges_away,
+        "on_features": cls.on_features,
         "additionalProperties": False,
         "properties": properties,
     }

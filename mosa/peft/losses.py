@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError
-from mosa.peft.attach import attachment, forward_passes
+from mosa.peft.attached import attachment, forward_passes
 
 
 def tuning_loss(

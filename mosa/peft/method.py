@@ -46,6 +46,8 @@ class Method(BaseModel):
 
     `families` declares the families of architectures that the method fits, or `ANY_MODEL`;
     `families_reason` says why it fits no others. `unfit` also reports other misfits, such as a size.
+    `merges_away` declares that nothing of it is left in a merged model but other values of the backbone's
+    own weights, and `on_features` that it trains on outputs of frozen layers, which a run computes once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants")
@@ -54,6 +56,8 @@ class Method(BaseModel):
     reference: ClassVar[str]
     families: ClassVar[tuple[str, ...]] = tuple(FAMILIES)
     families_reason: ClassVar[str] = ""
+    merges_away: ClassVar[bool] = False
+    on_features: ClassVar[bool] = False
 
     consistency: float = Field(
         default=0.0,
@@ -193,6 +197,7 @@ class Selection(Method):
     """Base of the methods that insert nothing: they tune parameters that the backbone has."""
 
     families: ClassVar[tuple[str, ...]] = (ANY_MODEL,)
+    merges_away: ClassVar[bool] = True
 
     def selected(self, model: nn.Module) -> list[nn.Parameter]:
         """Return the tuned parameters of a model, without the classifier's."""

@@ -11,15 +11,8 @@ from torch import Tensor, nn
 from mosa.base.errors import UserError, plain, shown
 from mosa.base.timm import timm
 from mosa.base.words import count
-from mosa.peft.attach import (
-    Merged,
-    attach,
-    attachment,
-    list_adapters,
-    merged_into,
-    reset_classifier,
-    tuned_parameters,
-)
+from mosa.peft.attach import attach, reset_classifier
+from mosa.peft.attached import Merged, attachment, list_adapters, merged_into, tuned_parameters
 from mosa.peft.blocks import find_head
 from mosa.peft.method import build_method
 from mosa.peft.parallel import bare, refuse_wrapped

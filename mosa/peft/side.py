@@ -23,6 +23,7 @@ class Side(Method):
     """
 
     families: ClassVar[tuple[str, ...]] = ("ViT",)
+    on_features: ClassVar[bool] = True
     families_reason: ClassVar[str] = "the network beside the blocks needs tokens of one width and number"
 
     def unfit(self, model: nn.Module) -> str | None:

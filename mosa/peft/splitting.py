@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mosa.base.errors import UserError
 from mosa.base.seeding import generator
-from mosa.peft.attach import attachment
+from mosa.peft.attached import attachment
 from mosa.peft.blocks import find_blocks
 from mosa.peft.method import TRAINING, Method
 from mosa.peft.routing import Passes, Router, repeat_batch

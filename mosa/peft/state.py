@@ -15,7 +15,7 @@ from mosa.base.errors import LISTED, UserError, unknown
 from mosa.base.files import unwritable
 from mosa.base.tensors import misfit
 from mosa.base.words import count
-from mosa.peft.attach import attachment, dumped, merged_into, tuned_parameters
+from mosa.peft.attached import attachment, dumped, merged_into, tuned_parameters
 from mosa.peft.method import get_method
 from mosa.peft.parallel import bare
 from mosa.peft.structure import tensor_places

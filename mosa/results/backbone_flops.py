@@ -1,18 +1,14 @@
 """What inference takes with the backbone alone, the unit of every variant's inference FLOPs."""
 
 import json
-from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 import pandas as pd
 
 from mosa.base.files import SCHEMAS
+from mosa.experiment.validation import methods_that
 
 COUNTED = SCHEMAS / "backbone_flops.json"  # written by `mosa schema`, see mosa.engine.cost.flops
-# Methods whose merged model is the backbone with a classifier, and no module more.
-PLAIN = ("linear", "full", "partial", "bias", "norm", "lora", "mosl", "ssf", "repadapter", "gps", "spt")
-PLAIN += ("rlrr", "arc", "bi_lora", "fact", "difffit", "hydra", "dora")
 _NEEDED = ["benchmark", "task", "backbone", "method", "options", "inference_flops_per_image"]
 _COUNTED_BY = ["architecture", "image_size", "head_parameters"]
 
@@ -31,17 +27,14 @@ def backbone_flops(frame: pd.DataFrame) -> pd.Series:
     """
     if not set(_NEEDED) <= set(frame.columns):
         return pd.Series(float("nan"), frame.index)
-    plain = frame[[_is_plain(*pair) for pair in zip(frame["method"], frame["options"], strict=True)]]
+    ensembles = frame["options"].map(lambda options: options.get("merge") == "ensemble")
+    plain = frame[frame["method"].isin(methods_that("merges_away")) & ~ensembles]
     place = ["benchmark", "task", "backbone"]
     measured = plain.groupby(place)["inference_flops_per_image"].min().rename("flops")
     found = frame[place].join(measured, on=place)["flops"].astype(float)
     if set(_COUNTED_BY) <= set(frame.columns):
         found = found.fillna(pd.Series(map(_counted, *map(frame.get, _COUNTED_BY)), frame.index, dtype=float))
     return found
-
-
-def _is_plain(method: str, options: Mapping[str, Any]) -> bool:
-    return method in PLAIN and options.get("merge") != "ensemble"
 
 
 def _counted(architecture: str, image_size: float, head_parameters: float) -> float:

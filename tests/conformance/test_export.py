@@ -11,7 +11,7 @@ from models import CASES, attach, batch, train_steps
 
 from mosa import peft
 from mosa.base.timm import timm
-from mosa.peft.conformance import SMALLER
+from mosa.peft.subject import SMALLER
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 SIZES = (2, 3, 1)

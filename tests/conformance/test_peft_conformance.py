@@ -13,8 +13,8 @@ from mosa.base.families import ANY_MODEL
 from mosa.base.timm import timm
 from mosa.peft import conformance
 from mosa.peft.blocks import FAMILIES, families_of
-from mosa.peft.conformance import Subject
 from mosa.peft.routing import is_stochastic
+from mosa.peft.subject import Subject
 
 cases = pytest.mark.parametrize("case", ALL_CASES)
 # Options that are not common, and seven of eight pairs with another architecture than the ViT: their

@@ -15,8 +15,8 @@ from mosa.base.timm import timm
 from mosa.engine.loop import lr_factor
 from mosa.engine.optimizer import build_optimizer
 from mosa.experiment.recipe import Recipe
-from mosa.peft.conformance import VIT
 from mosa.peft.losses import tuning_loss
+from mosa.peft.subject import VIT
 
 ROOT = Path(__file__).parents[2]
 BATCH, STEPS, WARMUP = 8, 20, 2

@@ -10,9 +10,9 @@ from test_analysis import make_frame
 
 from mosa.base.timm import timm
 from mosa.engine.cost.flops import count_backbones, inference_flops
-from mosa.peft import attach, example_batches, list_methods, merge
+from mosa.peft import attach, example_batches, get_method, list_methods, merge
 from mosa.results.aggregate import compare
-from mosa.results.backbone_flops import COUNTED, PLAIN
+from mosa.results.backbone_flops import COUNTED
 from mosa.results.costs import COSTS
 from mosa.results.report.sections import page_section
 from mosa.results.tables.efficiency import efficiency_table, efficiency_text
@@ -66,7 +66,7 @@ def test_the_counted_backbones_are_those_of_the_configs_and_their_counts_are_cur
 
 
 @pytest.mark.parametrize("method", list_methods())
-def test_plain_methods_are_those_that_leave_the_backbone_as_it_was(method):
+def test_methods_that_merge_away_leave_the_backbone_as_it_was(method):
     if method == "peft":
         pytest.importorskip("peft")
     model = timm.create_model("mosa_vit_micro", num_classes=5)
@@ -75,7 +75,7 @@ def test_plain_methods_are_those_that_leave_the_backbone_as_it_was(method):
     attach(model, method, verify=False, data=example_batches(model))
     merge(model)
     same = inference_flops(model, 32) == backbone
-    assert same == (method in PLAIN) or method == "peft"  # which merges some of its types only
+    assert same == get_method(method).merges_away or method == "peft"  # which merges some of its types only
 
 
 def test_one_text_says_what_the_unit_is():

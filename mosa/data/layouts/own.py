@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mosa.base.words import count
-from mosa.data.discover import ALL, find_lists, held_out_of_train, read_table, read_tree, unlisted
+from mosa.data.discover import ALL, read_tree
+from mosa.data.held_out import held_out_of_train
 from mosa.data.layouts.lists import read_list
 from mosa.data.layouts.source import (
     Entry,
@@ -19,6 +20,7 @@ from mosa.data.layouts.source import (
     hold_out,
     without_mistyped,
 )
+from mosa.data.listed import find_lists, read_table, unlisted
 from mosa.data.naming import SPLITS, few
 from mosa.data.problems import why_absent
 from mosa.data.task import Task

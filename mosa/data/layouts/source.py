@@ -12,7 +12,7 @@ import numpy as np
 
 from mosa.base.errors import shown
 from mosa.base.words import count as counted
-from mosa.data.discover import HOLD_OUT, share_of
+from mosa.data.held_out import HOLD_OUT, share_of
 from mosa.data.naming import IMAGE_SUFFIXES
 from mosa.data.problems import Report, why_absent
 from mosa.data.sources import where

@@ -12,6 +12,7 @@ class Linear(Selection):
 
     name: ClassVar[str] = "linear"
     reference: ClassVar[str] = "linear probing, the field's common baseline"
+    on_features: ClassVar[bool] = True
 
     def selected(self, model: nn.Module) -> list[nn.Parameter]:
         return []  # the classifier is unfrozen for every method

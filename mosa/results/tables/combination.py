@@ -7,7 +7,7 @@ import pandas as pd
 
 from mosa.experiment.curves import ByTask
 from mosa.experiment.recipe import Recipe
-from mosa.experiment.validation import read_schema
+from mosa.experiment.validation import method_schemas
 from mosa.results.aggregate import MEAN_OVER_TASKS, MISSING, Results, Section
 from mosa.results.paired import Difference, difference, paired_scores
 from mosa.results.registry import table
@@ -15,9 +15,6 @@ from mosa.results.settings import PASSES, Settings, differing, in_words, section
 from mosa.results.tables.columns import heading
 from mosa.results.tables.render import csv_text, escape_markdown, escaped_table
 
-# The method that each splits. Their options have the same names, except those of the split. The method
-# `split` names another one, and its options, in two of its own.
-DENSE = {"mosa": "adapter", "mosl": "lora"}
 # In what a pair may differ beside the split: the passes that come with it, the learning rate, which is chosen
 # for each method, and that of the split weights.
 _OF_THE_SPLIT = ("every_expert", "split_lr")
@@ -70,20 +67,24 @@ def _candidates(section: Section) -> list[Pair]:
 
 
 def _what_is_split(method: str, settings: Settings) -> tuple[str | None, Settings]:
-    """Return the method that another one splits, or None, and the settings of both in one."""
+    """Return the method that another one splits, or None, and the settings of both in one.
+
+    Their options have the same names, except those of the split. The method `split` names another one, and
+    its options, in two of its own.
+    """
     if method != "split":
-        return DENSE.get(method), settings
+        return method_schemas().get(method, {}).get("splits"), settings
     of, own = settings.get("of"), settings.get("of_options", {})
     if isinstance(of, ByTask) or isinstance(own, ByTask):
         return None, settings
-    properties = read_schema("methods")["$defs"][of]["properties"]
+    properties = method_schemas()[of]["properties"]
     defaults = {name: about["default"] for name, about in properties.items() if "default" in about}
     return of, {**defaults, **settings, **own}
 
 
 def _neutral(method: str) -> Settings:
     """Return the values at which a splitting method's own options of the training change nothing."""
-    properties = read_schema("methods")["$defs"][method]["properties"]
+    properties = method_schemas()[method]["properties"]
     return {name: properties[name]["neutral"] for name in _OF_THE_SPLIT}
 
 
