@@ -29,13 +29,13 @@ def options_schema(cls: type[Method]) -> dict[str, Any]:
     properties = cls.model_json_schema()["properties"]
     for option in properties.values():
         option.pop("title", None)
-    dense: Any = getattr(cls, "dense", None)  # of the method `split`, an option says it
+    dense = getattr(cls, "dense", None)  # of the method `split`, an option says it
     return {
         "type": "object",
         "description": (cls.__doc__ or "").partition("\n")[0],
         "reference": cls.reference,
         "families": list(cls.families),
-        "splits": dense.name if isinstance(dense, type) else None,
+        "splits": getattr(dense, "name", None),
         "merges_away": cls.merges_away,
         "on_features": cls.on_features,
         "additionalProperties": False,
