@@ -172,8 +172,8 @@ class Curves(Declared):
     val: dict[str, Curve] = option(
         {},
         optional=True,
-        description="With keep.val, where val is not trained on: the task's metric and the NLL of val "
-        "after each epoch; null: not finite.",
+        description="With keep.val, where val is not trained on: the task's metric and the NLL of val after "
+        "each epoch; null: not finite.",
         json_schema_extra=column("val_curves"),
     )
 
@@ -191,8 +191,7 @@ class Parameters(Declared):
     total: Count = option(description="adapter + head.", json_schema_extra=column("total_parameters"))
     trained: Count = option(
         description="Parameters tuned while training, classifier included; more than total where experts "
-        "hold "
-        "biases of their own.",
+        "hold biases of their own.",
         json_schema_extra=column("trained_parameters"),
     )
     model: Count = option(
@@ -414,8 +413,7 @@ def load_record(path: Path) -> dict[str, Any]:
     if isinstance(record, dict) and record.get("schema_version") in (1, 2, 3):
         raise UserError(
             f"{path}: was written by an earlier version of this project and carries no specification; "
-            "delete it "
-            "and run again, or take another results folder"
+            "delete it and run again, or take another results folder"
         )
     found = _validated(record, str(path))
     if seal(record)["digest"] != found["digest"]:

@@ -141,8 +141,8 @@ def _statistics(
     else:
         guess, why = own, f"timm has it for {architecture}"
     return guess, (
-        f"the file does not say how its images were normalised; {name_of(guess)} is a guess, as {why}: "
-        f"set `normalization` ({', '.join(NORMALIZATIONS)}), or `kind` if the file is of one"
+        f"the file does not say how its images were normalised; {name_of(guess)} is a guess, as {why}: set "
+        f"`normalization` ({', '.join(NORMALIZATIONS)}), or `kind` if the file is of one"
     )
 
 

@@ -174,8 +174,8 @@ def _choose(parts: list[Part], path: Path) -> Part:
     labels = ", ".join(part.label for part in parts[:LISTED])
     if len(chosen) > 1:
         raise UserError(
-            f"{path}: holds {len(parts)} sets of weights that the architecture could take ({labels}); "
-            "save the one that you mean alone"
+            f"{path}: holds {len(parts)} sets of weights that the architecture could take ({labels}); save "
+            "the one that you mean alone"
         )
     (part,) = chosen
     if len(parts) > 1:

@@ -172,8 +172,8 @@ def load_files(found: Sequence[Path], overrides: dict[str, Any] | None = None) -
     except UserError as error:
         if "is missing" in str(error) and not (found[0].parent / "config.yaml").is_file():
             raise UserError(
-                f"{error} ({found[0]} stands alone, as there is no config.yaml here to merge it over; "
-                "`mosa init` writes one)"
+                f"{error} ({found[0]} stands alone, as there is no config.yaml here to merge it over; `mosa "
+                "init` writes one)"
             ) from None
         ours = [file for file in found if file.absolute().is_relative_to(WORKFLOW / "configs")]
         if not ours or found[0].samefile(WORKFLOW / "config.yaml") or found[0] in ours:

@@ -106,13 +106,9 @@ def new_method(name: str, output: Path | None) -> None:
     with written_atomically(path) as temporary:
         temporary.write_text(_TEMPLATE.format(name=name, title=title), encoding="utf-8")
     click.echo(
-        f"wrote {path}\n\n"
-        f"Check it:   mosa conformance {path}:{title}\n"
-        f"Read it:    mosa methods --plugin {path}\n"
-        f"Compare it: in a config,\n\n"
-        f"    plugins: [{path}]\n"
-        f"    variants:\n"
-        f"      {name}: {{method: {name}, options: {{rank: 4}}}}"
+        f"wrote {path}\n\nCheck it:   mosa conformance {path}:{title}\nRead it:    mosa methods --plugin "
+        f"{path}\nCompare it: in a config,\n\n    plugins: [{path}]\n    variants:\n      {name}: "
+        f"{{method: {name}, options: {{rank: 4}}}}"
     )
 
 

@@ -40,9 +40,9 @@ def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -
     score = metrics[metric.name]
     reached = "no value" if score is None else f"{metric.shown(score, more=1)} {metric.unit}".rstrip()
     click.echo(
-        f"{specification.task} {specification.variant} seed {seed}: {metric.title} "
-        f"{reached} on {record['splits']['eval']} "
-        f"({count(metrics['examples'], 'image')}), {record['seconds']['total']:.1f} s -> {output}"
+        f"{specification.task} {specification.variant} seed {seed}: {metric.title} {reached} on "
+        f"{record['splits']['eval']} ({count(metrics['examples'], 'image')}), "
+        f"{record['seconds']['total']:.1f} s -> {output}"
     )
 
 

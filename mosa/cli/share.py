@@ -123,6 +123,6 @@ def import_(bundle: Path, into: Path | None, limit_gib: float) -> None:
     missing = f" of {found.records + found.missing}" if found.missing else ""
     click.echo(f"{found.records}{missing} records verified{there} -> {folder}")
     click.echo(
-        f"tables: mosa collect --manifest {found.manifest} --existing --output {folder}/tables/runs.csv &&"
-        f" mosa tables --records {folder}/tables/runs.csv --output {folder}/tables"
+        f"tables: mosa collect --manifest {found.manifest} --existing --output {folder}/tables/runs.csv && "
+        f"mosa tables --records {folder}/tables/runs.csv --output {folder}/tables"
     )

@@ -172,7 +172,7 @@ class _Cache:
 @once
 def _warn_unwritable(folder: Path) -> None:
     print(
-        f"warning: {folder} cannot be written, so images and weights are read again each time "
-        "to identify them",
+        f"warning: {folder} cannot be written, so images and weights are read again each time to identify "
+        "them",
         file=sys.stderr,
     )

@@ -213,9 +213,8 @@ class _Training:
         value = loss.item()  # the host waits for the GPU here, with all of the step in its queue
         if not math.isfinite(value):
             raise Diverged(
-                f"{self.label}: the loss is {value} at epoch {epoch}, "
-                f"step {self.schedule.last_epoch + 1} of {self.steps} "
-                f"(lr {self.schedule.get_last_lr()[0]:.3g}, last losses "
+                f"{self.label}: the loss is {value} at epoch {epoch}, step {self.schedule.last_epoch + 1} "
+                f"of {self.steps} (lr {self.schedule.get_last_lr()[0]:.3g}, last losses "
                 f"{', '.join(f'{previous:.4g}' for previous in self.recent) or 'none'}); try a smaller lr"
             )
         self.schedule.step()
@@ -486,8 +485,8 @@ class Display:
             elapsed = time.perf_counter() - self.start
             left = elapsed / epoch * (self.epochs - epoch)
             print(
-                f"{self.label}: epoch {epoch}/{self.epochs}, loss {loss:.4f}, "
-                f"{images / elapsed:.0f} images/s, {left:.0f} s left",
+                f"{self.label}: epoch {epoch}/{self.epochs}, loss {loss:.4f}, {images / elapsed:.0f} "
+                f"images/s, {left:.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )

@@ -124,8 +124,8 @@ def _check_model(record: dict[str, Any], source: Path) -> Path:
     digest, file = record["kept"]["model"], kept_path(source, "model")
     if digest is None:
         raise UserError(
-            f"{source}: the run kept no model; set keep: {{model: true}}, delete the record, and run "
-            "the workflow again (or `mosa train --keep-model`)"
+            f"{source}: the run kept no model; set keep: {{model: true}}, delete the record, and run the "
+            "workflow again (or `mosa train --keep-model`)"
         )
     if not file.is_file():
         raise UserError(

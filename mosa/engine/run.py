@@ -392,9 +392,9 @@ def _measure(ready: Prepared, found: Evaluated, progress: Progress) -> dict[str,
     metrics = measure(found.logits, found.labels, found.sets, found.set_names, metric)
     if not math.isfinite(metrics["nll"]):
         raise Diverged(
-            f"{ready.label}: the loss on {found.split} is {metrics['nll']} after the last epoch "
-            f"(peak lr {ready.run.specification.training.lr:.3g}, last epoch's loss "
-            f"{progress.train_loss[-1]:.4g}); try a smaller lr"
+            f"{ready.label}: the loss on {found.split} is {metrics['nll']} after the last epoch (peak lr "
+            f"{ready.run.specification.training.lr:.3g}, last epoch's loss {progress.train_loss[-1]:.4g}); "
+            "try a smaller lr"
         )
     return metrics | {"train_loss": progress.train_loss}
 

@@ -216,8 +216,8 @@ def _check_backbones(config: Mapping[str, Any], places: Places) -> None:
         if backbone["weights"] == "builtin" and backbone["architecture"] not in BUILTIN_CARDS:
             raise places.error(
                 ("backbones", name, "architecture"),
-                f"{backbone['architecture']!r} has no builtin weights; "
-                "give it `weights` (a file or `random`), or take one that has",
+                f"{backbone['architecture']!r} has no builtin weights; give it `weights` (a file or "
+                "`random`), or take one that has",
                 BUILTIN_CARDS,
                 backbone["architecture"],
             )

@@ -106,8 +106,7 @@ class OwnTask(Declared):
     resize: Literal[RESIZES] = option(
         "shorter",
         description="`direct`: straight to the square; `shorter`: the shorter side to 256/224 of the size, "
-        "then "
-        "a crop.",
+        "then a crop.",
     )
     augment: Literal[AUGMENTATIONS] = option(
         "none",
@@ -127,8 +126,7 @@ class BackboneEntry(Declared):
     weights: Text = option(
         "builtin",
         description="`builtin` (shipped with the package), `random` (a control), a file, or `hub:` and a "
-        "tag of "
-        "timm's, such as hub:orig_in21k.",
+        "tag of timm's, such as hub:orig_in21k.",
     )
     kind: Literal[KINDS] = option("auto", description="Format of the file, see docs/weights.md.")
     image_size: Annotated[int, Field(ge=1)] | None = option(
@@ -265,8 +263,7 @@ class Tune(Declared):
         min_length=1,
         json_schema_extra=DROPPABLE,
         description="What is tried for each variant; every variant has an entry. Variants of a sweep take "
-        "the "
-        "choice of the one they are made from. `null` drops one that another config file defines.",
+        "the choice of the one they are made from. `null` drops one that another config file defines.",
     )
 
 
@@ -287,15 +284,13 @@ class Experiment(Declared):
     protocol: Literal[tuple(PRESETS)] = option(
         "demo",
         description="Preset of normalisation and resizing (docs/protocols.md), written into every record; "
-        "results "
-        "of different protocols never share a table.",
+        "results of different protocols never share a table.",
     )
     stage: Literal[tuple(STAGES)] = option(
         "final",
         description="`final` trains on train + val (FGVC: on train) and evaluates on test, once, after the "
-        "last "
-        "epoch; `selection` trains on train and evaluates on val, and never opens test. Give a selection "
-        "experiment its own `paths.results`.",
+        "last epoch; `selection` trains on train and evaluates on val, and never opens test. Give a "
+        "selection experiment its own `paths.results`.",
     )
     device: Literal["cpu", "cuda"] = option("cpu", description="What trains: `cuda` gives every run a GPU.")
     runs_per_gpu: int = option(
@@ -303,22 +298,19 @@ class Experiment(Declared):
     )
     compile: Literal[COMPILE] = option(
         "none",
-        description="`blocks`: torch.compile of every block; `step_graph`: nothing is compiled, and "
-        "whole training steps are replayed as CUDA graphs. "
-        "Changes results by float error at most, and repeats no run; see docs/performance.md for what it "
-        "gains.",
+        description="`blocks`: torch.compile of every block; `step_graph`: nothing is compiled, and whole "
+        "training steps are replayed as CUDA graphs. Changes results by float error at most, and repeats no "
+        "run; see docs/performance.md for what it gains.",
     )
     channels_last: bool = option(
         False,
         description="Keep images and the weights of convolutions with channels last. Changes results by "
-        "float "
-        "error at most, and repeats no run.",
+        "float error at most, and repeats no run.",
     )
     gradient_checkpointing: bool = option(
         False,
         description="Compute activations again in the backward instead of keeping them: large backbones fit "
-        "into "
-        "less memory, for about half as much time again. Results are the same, and no run is repeated.",
+        "into less memory, for about half as much time again. Results are the same, and no run is repeated.",
     )
     plugins: Annotated[list[Text], Unique] = option(
         [],
@@ -336,8 +328,7 @@ class Experiment(Declared):
         {},
         json_schema_extra=DROPPABLE,
         description="Your own tasks, by name; they form the benchmark `own`. `null` drops one that another "
-        "config "
-        "file defines.",
+        "config file defines.",
     )
     benchmarks: dict[str, Tasks] = option(
         min_length=1, description="Tasks by benchmark (see `mosa tasks`): a list of names, or `all`."
@@ -362,8 +353,7 @@ class Experiment(Declared):
         min_length=1,
         json_schema_extra=DROPPABLE,
         description="The rows of the comparison, by name, in the order of the table. `null` drops one that "
-        "another "
-        "config file defines.",
+        "another config file defines.",
     )
     reference: str | None = option(
         None,
@@ -373,8 +363,7 @@ class Experiment(Declared):
     tune: Tune | None = option(
         None,
         description="Choose hyper-parameters before the final runs: trained on train, compared on val, test "
-        "never "
-        "opened; the same number of trials for every variant. See docs/tuning.md.",
+        "never opened; the same number of trials for every variant. See docs/tuning.md.",
     )
     sweeps: dict[
         Name,
@@ -391,10 +380,8 @@ class Experiment(Declared):
     ] = option(
         {},
         json_schema_extra=DROPPABLE,
-        description="Variants derived from others by changing one option, for the scaling plot. "
-        "Sweep: {variant: {option: [values]}}; each value makes a variant named like adapter_bottleneck4, "
-        "and a "
+        description="Variants derived from others by changing one option, for the scaling plot. Sweep: "
+        "{variant: {option: [values]}}; each value makes a variant named like adapter_bottleneck4, and a "
         "value that the variant has itself makes none. `null` drops a sweep, or one variant of it, that "
-        "another "
-        "config file defines.",
+        "another config file defines.",
     )

@@ -194,8 +194,8 @@ def _explained(total: _Row, config: Mapping[str, Any], tasks: Mapping[str, Task]
     for task in tasks.values():
         if not task.sizes:
             lines.append(
-                f"{task.full_name}: not counted, as no images for train are found in {task.root}; "
-                "`mosa check` says why"
+                f"{task.full_name}: not counted, as no images for train are found in {task.root}; `mosa "
+                "check` says why"
             )
     return lines
 

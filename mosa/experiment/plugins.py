@@ -93,8 +93,8 @@ def _schema(plugin: Plugin, name: str) -> dict[str, Any]:
     for option, content in schema["properties"].items():
         if "default" not in content:
             raise UserError(
-                f"plugin {plugin.name}: option {option!r} of method {name!r} has no default; give it "
-                "one that JSON can hold, as a config need not name every option"
+                f"plugin {plugin.name}: option {option!r} of method {name!r} has no default; give it one "
+                "that JSON can hold, as a config need not name every option"
             )
         if not content.get("description"):
             raise UserError(

@@ -53,8 +53,8 @@ class Recipe(Declared):
         ge=0,
         lt=1,
         neutral=None,
-        description="Rate of the backbone's own dropout in attention's output; null: that of `drop_rate`. "
-        "0 in the released code of VPT and MoSA.",
+        description="Rate of the backbone's own dropout in attention's output; null: that of `drop_rate`. 0 "
+        "in the released code of VPT and MoSA.",
     )
     fraction: float = option(
         1.0,
@@ -69,8 +69,8 @@ class Recipe(Declared):
         ge=0,
         lt=1,
         neutral=0.0,
-        description="Share of the training images that get the label of another class, drawn by the seed "
-        "of the run.",
+        description="Share of the training images that get the label of another class, drawn by the seed of "
+        "the run.",
     )
     precision: Literal["float32", "bfloat16"] = option(
         "float32",
@@ -83,8 +83,7 @@ class Recipe(Declared):
         ge=0,
         neutral=0,
         description="For augmented tasks: random crops and flips that each image has in all, which epochs "
-        "show "
-        "in turn, so that linear probing computes their features once; 0: new ones in every epoch.",
+        "show in turn, so that linear probing computes their features once; 0: new ones in every epoch.",
     )
 
 

@@ -77,8 +77,8 @@ class BackboneUsed(Declared):
     image_size: int | None = option(None, description="Side of the square input, in pixels; null: timm's.")
     normalization: Literal["weights", *NORMALIZATIONS] = option(
         "weights",
-        description="Statistics of the input; `weights`: as the weights were trained, `none`: pixels in "
-        "0 ... 1.",
+        description="Statistics of the input; `weights`: as the weights were trained, `none`: pixels in 0 "
+        "... 1.",
     )
 
 

@@ -96,8 +96,7 @@ class Workflow:
         if not path:
             raise UserError(
                 f"{FROZEN} is not set in the environment of this job, so what it was meant to do is not "
-                "known; "
-                "let the cluster pass the environment of the head process on (Slurm: --export=ALL)"
+                "known; let the cluster pass the environment of the head process on (Slurm: --export=ALL)"
             )
         try:
             content = json.loads(Path(path).read_text(encoding="utf-8"))

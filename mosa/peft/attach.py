@@ -206,8 +206,8 @@ def _refuse_inference(model: nn.Module) -> None:
 def _refuse_meta(model: nn.Module) -> None:
     if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
         raise UserError(
-            f"{type(model).__name__} is on the meta device, where tensors have no values: build and load "
-            f"it on a CPU or a GPU before a method is attached"
+            f"{type(model).__name__} is on the meta device, where tensors have no values: build and load it "
+            "on a CPU or a GPU before a method is attached"
         )
 
 
@@ -293,9 +293,9 @@ def _check_backbone(model: nn.Module, images: Tensor) -> None:
             blank_copy(model, images.device).train()(images)
         except Exception as error:
             raise UserError(
-                f"{type(model).__name__} itself cannot be run on images of {tuple(images.shape[1:])}, "
-                f"to see that all that is tuned has an effect: {type(error).__name__}: "
-                f"{plain(str(error))}; attach with verify=False, and test the gradients on your data"
+                f"{type(model).__name__} itself cannot be run on images of {tuple(images.shape[1:])}, to "
+                f"see that all that is tuned has an effect: {type(error).__name__}: {plain(str(error))}; "
+                "attach with verify=False, and test the gradients on your data"
             ) from error
 
 

@@ -96,8 +96,8 @@ def attachment(model: nn.Module) -> Attachment:
     if merged := merged_into(model):
         names = [each["method"] for each in merged.methods]
         raise UserError(
-            f"{kind} has no method attached: {' and '.join(names)} was merged "
-            f"into its weights, which save_tuned and save_pretrained still save; attach another to train on"
+            f"{kind} has no method attached: {' and '.join(names)} was merged into its weights, which "
+            "save_tuned and save_pretrained still save; attach another to train on"
         )
     raise UserError(f"{kind} has no method attached: call mosa.peft.attach first")
 

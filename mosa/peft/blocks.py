@@ -237,9 +237,9 @@ def families_of(model: nn.Module) -> list[str]:
 def no_known_block(model: nn.Module) -> str:
     """Return the message for a model without a block of a known type."""
     return (
-        f"{type(model).__name__} has no block that this method understands: expected a timm model "
-        f"of one of the families {', '.join(FAMILIES)}; describe the blocks of your own model with "
-        f"mosa.peft.describe_blocks, or use 'full' or 'linear', which work on any model with a classifier"
+        f"{type(model).__name__} has no block that this method understands: expected a timm model of one of "
+        f"the families {', '.join(FAMILIES)}; describe the blocks of your own model with "
+        "mosa.peft.describe_blocks, or use 'full' or 'linear', which work on any model with a classifier"
     )
 
 

@@ -158,9 +158,9 @@ def survives_saving(subject: Subject, folder: Path | None = None) -> Problem:
         return None
     difference = max((output - expected).abs().max().item() for output in found)
     return (
-        f"after saving and loading, the output differs by up to {difference:.2g}: something that it "
-        "learns or draws is neither a parameter that requires a gradient nor a buffer of a "
-        "module that it inserts (a plain tensor is not saved: register_buffer)"
+        f"after saving and loading, the output differs by up to {difference:.2g}: something that it learns "
+        "or draws is neither a parameter that requires a gradient nor a buffer of a module that it inserts "
+        "(a plain tensor is not saved: register_buffer)"
     )
 
 

@@ -73,10 +73,9 @@ def load_into(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, T
     for kind, names in (("lacks", own.keys() - state.keys()), ("has", state.keys() - own.keys())):
         if names:
             raise UserError(
-                f"the state does not fit {attached}: it {kind} "
-                f"{count(len(names), 'tensor')} that the model "
-                f"{'needs' if kind == 'lacks' else 'does not have'}, such as {min(names)!r}; "
-                f"attach the method and options that the state was made with"
+                f"the state does not fit {attached}: it {kind} {count(len(names), 'tensor')} that the model "
+                f"{'needs' if kind == 'lacks' else 'does not have'}, such as {min(names)!r}; attach the "
+                "method and options that the state was made with"
             )
     for key, value in state.items():
         reason = misfit(value, own[key])

@@ -122,8 +122,8 @@ def tell_overlaps(task: Task, source: Source, overlaps: Iterable[Overlap], repor
         if 2 * len(found) > sizes[0] or 2 * firsts > sizes[1]:
             report.error(
                 source.root,
-                f"{len(found):,} of {sizes[0]:,} images of {split} are in {other} too, so {split} "
-                "measures what was trained on; take them out of one of the two",
+                f"{len(found):,} of {sizes[0]:,} images of {split} are in {other} too, so {split} measures "
+                "what was trained on; take them out of one of the two",
             )
         tell = report.error if task.benchmark == OWN else report.warning
         for overlap in found:

@@ -32,8 +32,8 @@ def read_fgvc(task: Task, root: Path, report: Report) -> Source | None:
             some = ", ".join(map(str, strange[:5]))
             report.error(
                 folder / f"{split}.json",
-                f"has {count(len(strange), 'class id')} that train.json lacks ({some}); take all files "
-                "from one copy",
+                f"has {count(len(strange), 'class id')} that train.json lacks ({some}); take all files from "
+                "one copy",
             )
     if len(ids) != task.num_classes:
         report.error(folder, f"{count(len(ids), 'class id')} in its splits, expected {task.num_classes}")

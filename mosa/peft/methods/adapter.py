@@ -73,8 +73,8 @@ class Adapter(Method):
     )
     activation: Literal["gelu", "relu", "silu"] | None = Field(
         default=None,
-        description="Activation of the branch; null: the placement's usual one (gelu for adaptformer "
-        "and sequential, relu for pfeiffer, silu for houlsby and residuals).",
+        description="Activation of the branch; null: the placement's usual one (gelu for adaptformer and "
+        "sequential, relu for pfeiffer, silu for houlsby and residuals).",
     )
 
     @model_validator(mode="before")

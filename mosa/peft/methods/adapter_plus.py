@@ -23,8 +23,8 @@ class AdapterPlus(Method):
 
     name: ClassVar[str] = "adapter_plus"
     reference: ClassVar[str] = (
-        "Steitz & Roth, Adapters strike back, CVPR 2024, arXiv 2406.06820, section 3; "
-        "defaults: its released code"
+        "Steitz & Roth, Adapters strike back, CVPR 2024, arXiv 2406.06820, section 3; defaults: its "
+        "released code"
     )
 
     bottleneck: int = Field(default=8, ge=1, description="Channels b between the two projections.")

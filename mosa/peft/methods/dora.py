@@ -20,8 +20,8 @@ class Dora(Lora):
 
     name: ClassVar[str] = "dora"
     reference: ClassVar[str] = (
-        "Liu et al., DoRA, ICML 2024, arXiv 2402.09353, eq. 5 and 11; "
-        "defaults: those of lora, so that the two compare"
+        "Liu et al., DoRA, ICML 2024, arXiv 2402.09353, eq. 5 and 11; defaults: those of lora, so that the "
+        "two compare"
     )
 
     def apply(self, model: nn.Module, seed: int) -> None:

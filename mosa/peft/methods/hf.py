@@ -97,7 +97,7 @@ class HuggingFacePeft(Method):
             raise UserError(
                 f"type {self.type} of Hugging Face PEFT does not fit {type(model).__name__} with targets "
                 f"{', '.join(self.targets)} and config {self.config}: {message}; take other targets (timm's "
-                f"attention has qkv, one layer, and proj; its MLP fc1 and fc2) or another type"
+                "attention has qkv, one layer, and proj; its MLP fc1 and fc2) or another type"
             ) from None
 
 

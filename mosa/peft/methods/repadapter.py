@@ -74,8 +74,8 @@ class RepAdapter(LinearAdapters):
 
     name: ClassVar[str] = "repadapter"
     reference: ClassVar[str] = (
-        "Luo et al., Towards Efficient Visual Adaption via Structural Re-parameterization, arXiv 2302.08106;"
-        " defaults: its released code"
+        "Luo et al., Towards Efficient Visual Adaption via Structural Re-parameterization, arXiv "
+        "2302.08106; defaults: its released code"
     )
     attribute: ClassVar[str] = "rep"
 

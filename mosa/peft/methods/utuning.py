@@ -27,8 +27,8 @@ class UTuning(Method):
     name: ClassVar[str] = "utuning"
     reference: ClassVar[str] = (
         "Jiang et al., Rethinking efficient tuning methods from a unified perspective, 2023, arXiv "
-        "2303.00690, with its parallel adapter as the tuner; the defaults are ours, as no "
-        "code of the authors was found"
+        "2303.00690, with its parallel adapter as the tuner; the defaults are ours, as no code of the "
+        "authors was found"
     )
     families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
     families_reason: ClassVar[str] = "it stands beside the attention"

@@ -99,8 +99,8 @@ class Vpt(Method):
 def _prompts_between_blocks(*args: Any, **kwargs: Any) -> None:
     """Take the place of timm's `forward_intermediates`, which would return the prompts as image tokens."""
     raise UserError(
-        "forward_intermediates: the tokens between blocks hold the prompts of deep=false; "
-        "call forward_features, or take deep=true, whose prompts end in each block"
+        "forward_intermediates: the tokens between blocks hold the prompts of deep=false; call "
+        "forward_features, or take deep=true, whose prompts end in each block"
     )
 
 
