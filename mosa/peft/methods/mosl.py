@@ -1,6 +1,8 @@
 """MoSL: LoRA whose projections are split among stochastically activated sparse experts."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+from pydantic import Field
 
 from mosa.peft.methods.lora import Lora
 from mosa.peft.splitting import Splitting
@@ -15,3 +17,5 @@ class Mosl(Splitting, Lora):
     name: ClassVar[str] = "mosl"
     reference: ClassVar[str] = "Zhang et al., MoSA, 2023, arXiv 2312.02923, combination with LoRA"
     dense: ClassVar = Lora
+
+    split_bias: Literal[False] = Field(default=False, description="Always false: LoRA's layers have no bias.")
