@@ -3,6 +3,7 @@
 Each verb imports what it needs when it runs, so that help and tables do not wait for torch.
 """
 
+import os
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
@@ -10,8 +11,9 @@ from io import TextIOWrapper
 import click
 
 from mosa import __version__
-from mosa.base.errors import UserError
+from mosa.base.errors import Shortage, UserError
 from mosa.base.extras import missing_module
+from mosa.base.files import PASSING
 from mosa.cli import data, experiment, plugins, reference, results, runs, share, workflow
 from mosa.cli.help import Sections, examples
 
@@ -61,6 +63,16 @@ def run() -> None:
             raise
         click.echo(f"{lacking.label}: {lacking}", err=True)
         sys.exit(lacking.status)
+    except OSError as error:
+        if error.errno not in PASSING or error.filename is not None:
+            raise
+        # What could not be written is still in the stream, which Python would write once more as it ends.
+        with suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        click.echo(
+            f"{Shortage.label}: output cannot be written ({error.strerror}); make room for it", err=True
+        )
+        sys.exit(Shortage.status)
     except Exception as error:
         number = getattr(error, "stopped_by", None)  # mosa.engine.resume.Interrupted, which needs torch
         if number is None:

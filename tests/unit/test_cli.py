@@ -58,6 +58,16 @@ def test_help_of_a_verb_ends_with_examples():
     assert "\n    mosa check --configfile configs/vtab1k.yaml\n" in mosa("check", "--help").stdout
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("verb", ["tasks", "--help"])
+def test_output_without_room_ends_with_one_sentence(verb):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "mosa.cli", verb]
+        result = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert result.returncode == 75 and result.stderr.count("\n") == 1
+    assert "output cannot be written (No space left on device); make room for it" in result.stderr
+
+
 def test_words_are_completed():
     """As the shells do that the documentation names: verbs, options, and the values of a choice."""
     complete = BashComplete(cli, {}, "mosa", "_MOSA_COMPLETE").get_completions
