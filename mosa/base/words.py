@@ -16,6 +16,6 @@ def count(number: int, noun: str, plural: str = "") -> str:
 
 
 def lacks(option: str, others: Mapping[str, object]) -> str:
-    """Say of an option of a method that it has no effect, and what it needs."""
+    """Say what an option of a method needs of others, which have other values."""
     needed = " and ".join(f"{name}: {json.dumps(value)}" for name, value in others.items())
-    return f"{option} has no effect without {needed}; set that, or leave it out"
+    return f"{option} needs {needed}; set that, or leave it out"

@@ -303,7 +303,7 @@ def _with_shared(
 def _check_together(
     config: Mapping[str, Any], method: str, options: Mapping[str, Any], where: tuple, places: Places
 ) -> None:
-    """Refuse options without an effect; a plugin's class, which is imported already, validates its own."""
+    """Refuse options that lack what they need; a plugin's class, imported already, validates its own."""
     for name, schema in method_schemas()[method]["properties"].items():
         needed = schema.get("needs", {})
         lacking = {key: value for key, value in needed.items() if options[key] != value}

@@ -19,7 +19,10 @@ Batches = Iterable[tuple[Tensor, Tensor]]  # of images and their labels
 
 
 def needs(**others: JsonValue) -> dict[str, JsonValue]:
-    """Return what an option declares that has an effect only where others have these values."""
+    """Return what an option declares that can be set only where others have these values.
+
+    Elsewhere it would have no effect, or contradict them; its default always can be.
+    """
     return {_NEEDS: others}
 
 
@@ -85,7 +88,7 @@ class Method(BaseModel):
             _REGISTRY.add(cls.name, cls, cls.__module__)
 
     @model_validator(mode="after")
-    def _has_an_effect(self) -> "Method":
+    def _has_what_it_needs(self) -> "Method":
         for name, field in type(self).model_fields.items():
             extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
             others = cast("dict[str, JsonValue]", extra.get(_NEEDS, {}))

@@ -3,14 +3,14 @@
 from inspect import signature
 from typing import Any, ClassVar, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.peft.attached import attachment
 from mosa.peft.blocks import find_blocks
-from mosa.peft.method import TRAINING, Method
+from mosa.peft.method import TRAINING, Method, needs
 from mosa.peft.routing import Passes, Router, repeat_batch
 from mosa.peft.split import Merge, SplitLinear, Structure, averaged, too_many_experts
 
@@ -53,8 +53,12 @@ class Splitting(Method):
     every_expert: bool = Field(
         default=False,
         description="Train every expert in every step: N passes, of which each has another expert in each "
-        "projection, and the mean of their cross-entropies; a control, which needs consistency 0.",
-        json_schema_extra={"neutral": False, **TRAINING},
+        "projection, and the mean of their cross-entropies: no two are compared. A control.",
+        json_schema_extra={
+            "neutral": False,
+            **TRAINING,
+            **needs(consistency=0.0, second_pass=0.0, feature_consistency=0.0),
+        },
     )
     consistency: float = Field(
         default=1.0,
@@ -62,15 +66,6 @@ class Splitting(Method):
         description="Weight of the symmetric KL term between the outputs of two forward passes.",
         json_schema_extra=TRAINING,
     )
-
-    @model_validator(mode="after")
-    def _compares_two_passes(self) -> "Splitting":
-        if self.every_expert and super().passes > 1:
-            raise ValueError(
-                "with every_expert, set consistency, second_pass and feature_consistency to 0: each pass has "
-                "its cross-entropy, and no two are compared"
-            )
-        return self
 
     @property
     def passes(self) -> int:

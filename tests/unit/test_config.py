@@ -283,12 +283,17 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
         (("variants", "mosa", "training", "views"), 4, "mosa.training.views: has no effect, .*demo/"),
         (
             ("variants", "linear"), {"method": "dtl", "options": {"kernel": 5}},
-            "variants.linear.options.kernel: kernel has no effect without plus: true; set that",
+            "variants.linear.options.kernel: kernel needs plus: true; set that",
         ),
         (
             ("variants", "mosa", "options"), {"norm": False, "norm_eps": 1e-6},
-            "mosa.options.norm_eps: norm_eps has no effect without norm: true",
+            "mosa.options.norm_eps: norm_eps needs norm: true; set that",
         ),
+        (
+            ("variants", "mosa", "options"), {"every_expert": True},
+            "mosa.options.every_expert: every_expert needs consistency: 0.0; set that",
+        ),
+        (("variants", "mosa"), {"method": "mosl", "options": {"split_bias": True}}, "split_bias: True"),
         (("name",), "../x", "name: the name '../x' cannot be part of a path"),
         (("paths",), {"results": "out/{x}"}, "paths.results: got 'out/{x}', expected a path without braces"),
         (("paths",), {"packs": "{packs}"}, "paths.packs: got '{packs}', expected a path without braces"),
