@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from mosa.base.families import misfit
+from mosa.base.methods import misfit
 from mosa.experiment.validation import method_schemas
 
 # Starts of timm's names, by the family of the blocks that these architectures are made of.

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, create_model
 
 from mosa.base.errors import LISTED, UserError, expected, shown
 from mosa.base.files import SCHEMAS
+from mosa.base.methods import holds
 from mosa.base.plugins import in_use
 from mosa.experiment.declared import Declared, option
 
@@ -40,6 +41,19 @@ def method_schemas() -> dict[str, Any]:
 def methods_that(declare: str) -> set[str]:
     """Return the names of the methods that declare something of themselves, such as `on_features`."""
     return {name for name, schema in method_schemas().items() if schema[declare]}
+
+
+def merges_away(schema: Mapping[str, Any] | None, options: Mapping[str, Any]) -> bool:
+    """Return whether a merged model has the backbone's modules alone.
+
+    Args:
+        schema: The schema of the method; None: it is not known, so this is not, either.
+        options: Its options; those that are missing have their defaults.
+    """
+    if schema is None:
+        return False
+    defaults = {name: about.get("default") for name, about in schema["properties"].items()}
+    return holds(schema["merges_away"], defaults | options)
 
 
 def model_of(method: str, schema: Mapping[str, Any] | None = None) -> type[Declared]:

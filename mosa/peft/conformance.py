@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mosa.base.errors import UserError, plain
+from mosa.base.methods import holds
 from mosa.base.timm import timm
 from mosa.base.words import count
 from mosa.peft.attached import count_parameters, forward_passes
@@ -191,26 +192,27 @@ def merging_of(model: nn.Module, architecture: str, shape: tuple[int, ...] = (3,
     """Merge a model that was trained, and say what is wrong with the result."""
     images, _ = batch(seed=9, shape=shape)
     expected = model(images)
-    formula = model.peft.method.parameters(model)
+    method = model.peft.method
+    formula, away = method.parameters(model), holds(method.merges_away, method.model_dump())
     if merge(model) is not model:
         return "merge returns another model"
     difference = (model(images) - expected).abs().max().item()
     if not difference <= 1e-5:
         return f"merging changes the output by up to {difference:.2g}: is fold what the forward computes?"
+    backbone = build(architecture)
+    modules = [[type(module) for module in each.modules()] for each in (model, backbone)]
+    if away and modules[0] != modules[1]:
+        return "merges_away is declared, and the merged model has other modules than the backbone"
     if hasattr(model, "peft"):
-        left = model.peft.method
-        if left.merges_away and getattr(left, "merge", None) != "ensemble":
-            return "merges_away is declared, and fold returns a method that stays in the model"
         found = count_parameters(model).adapter
         if found != formula:
             return (
                 f"after merging {found:,} parameters are left, and the formula (parameters) says {formula:,}"
             )
         return None
-    backbone = build(architecture)
     if list(model.state_dict()) != list(backbone.state_dict()):
         return "fold returns None, and the merged model has other tensors than the backbone"
-    if [type(m) for m in model.modules()] != [type(m) for m in backbone.modules()]:
+    if modules[0] != modules[1]:
         return "fold returns None, and the merged model has other modules than the backbone"
     return None
 

@@ -1,13 +1,13 @@
 """What a method is: a frozen, validated set of options that knows how to modify a model."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, cast
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError, unknown
-from mosa.base.families import ANY_MODEL, misfit
+from mosa.base.methods import ANY_MODEL, misfit
 from mosa.base.plugins import Registry, use_installed
 from mosa.base.words import lacks
 from mosa.peft.blocks import DESCRIBED, FAMILIES, families_of, find_blocks, no_known_block
@@ -49,8 +49,9 @@ class Method(BaseModel):
 
     `families` declares the families of architectures that the method fits, or `ANY_MODEL`;
     `families_reason` says why it fits no others. `unfit` also reports other misfits, such as a size.
-    `merges_away` declares that nothing of it is left in a merged model but other values of the backbone's
-    own weights, and `on_features` that it trains on outputs of frozen layers, which a run computes once.
+    `merges_away` declares that a merged model has the backbone's modules and no others: always, or with
+    these values of options. `on_features` declares that it trains on outputs of frozen layers, which a run
+    computes once.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants")
@@ -59,7 +60,7 @@ class Method(BaseModel):
     reference: ClassVar[str]
     families: ClassVar[tuple[str, ...]] = tuple(FAMILIES)
     families_reason: ClassVar[str] = ""
-    merges_away: ClassVar[bool] = False
+    merges_away: ClassVar[bool | Mapping[str, Sequence[JsonValue]]] = False
     on_features: ClassVar[bool] = False
 
     consistency: float = Field(
@@ -200,7 +201,7 @@ class Selection(Method):
     """Base of the methods that insert nothing: they tune parameters that the backbone has."""
 
     families: ClassVar[tuple[str, ...]] = (ANY_MODEL,)
-    merges_away: ClassVar[bool] = True
+    merges_away: ClassVar[bool | Mapping[str, Sequence[JsonValue]]] = True
 
     def selected(self, model: nn.Module) -> list[nn.Parameter]:
         """Return the tuned parameters of a model, without the classifier's."""

@@ -6,7 +6,7 @@ from functools import cache
 import pandas as pd
 
 from mosa.base.files import SCHEMAS
-from mosa.experiment.validation import methods_that
+from mosa.experiment.validation import merges_away, method_schemas
 
 COUNTED = SCHEMAS / "backbone_flops.json"  # written by `mosa schema`, see mosa.engine.cost.flops
 _NEEDED = ["benchmark", "task", "backbone", "method", "options", "inference_flops_per_image"]
@@ -27,8 +27,9 @@ def backbone_flops(frame: pd.DataFrame) -> pd.Series:
     """
     if not set(_NEEDED) <= set(frame.columns):
         return pd.Series(float("nan"), frame.index)
-    ensembles = frame["options"].map(lambda options: options.get("merge") == "ensemble")
-    plain = frame[frame["method"].isin(methods_that("merges_away")) & ~ensembles]
+    schemas = method_schemas()
+    pairs = zip(map(schemas.get, frame["method"]), frame["options"], strict=True)
+    plain = frame[[merges_away(*pair) for pair in pairs]]
     place = ["benchmark", "task", "backbone"]
     measured = plain.groupby(place)["inference_flops_per_image"].min().rename("flops")
     found = frame[place].join(measured, on=place)["flops"].astype(float)

@@ -11,7 +11,7 @@ from models import CASES, attach, batch, train_steps
 
 from mosa import peft
 from mosa.base.timm import timm
-from mosa.peft.subject import SMALLER
+from mosa.peft.subject import VIT
 
 ONNX = ("onnx", "onnxscript", "onnxruntime")
 SIZES = (2, 3, 1)
@@ -20,7 +20,7 @@ SIZES = (2, 3, 1)
 @cache
 def trained(case):
     torch.manual_seed(0)
-    model = timm.create_model("vit_tiny_patch16_224", num_classes=5, **SMALLER | {"embed_dim": 32})
+    model = timm.create_model("vit_tiny_patch16_224", num_classes=5, **VIT)
     method, options = CASES[case]
     attach(model, method, **options)
     train_steps(model, steps=1, lr=0.1)

@@ -9,7 +9,7 @@ from models import ALL_CASES, ARCHITECTURES, CASES, COMMON, DECLARED, attach, bu
 
 from mosa import peft
 from mosa.base.errors import UserError
-from mosa.base.families import ANY_MODEL
+from mosa.base.methods import ANY_MODEL
 from mosa.base.timm import timm
 from mosa.peft import conformance
 from mosa.peft.blocks import FAMILIES, families_of

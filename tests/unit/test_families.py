@@ -9,7 +9,7 @@ import torch
 
 import mosa.backbones.micro_vit  # noqa: F401  registers our architecture with timm
 from mosa import peft
-from mosa.base.families import ANY_MODEL
+from mosa.base.methods import ANY_MODEL
 from mosa.base.timm import timm
 from mosa.experiment.families import PREFIXES, family_of, unfit
 from mosa.peft.blocks import FAMILIES, families_of

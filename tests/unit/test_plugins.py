@@ -545,8 +545,8 @@ class Branch""")],
         "merges: merging changes the output by up to .* where weights lie in memory in another order",
     ),
     "stays, and declares that it merges away": (
-        [("    def apply", "    merges_away: ClassVar[bool] = True\n\n    def apply")],
-        "merges: merges_away is declared, and fold returns a method that stays in the model",
+        [("    def apply", "    merges_away: ClassVar = True\n\n    def apply")],
+        "merges: merges_away is declared, and the merged model has other modules than the backbone",
     ),
     "options without bounds": (
         [("Field(default=8, ge=1, ", "Field(default=8, ")],

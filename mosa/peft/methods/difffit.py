@@ -25,7 +25,7 @@ class DiffFit(Method):
         "Xie et al., DiffFit, ICCV 2023, arXiv 2304.06648, section 3.2, where the model is a diffusion "
         "transformer; scales per channel: the implementation mkshing/DiffFit-pytorch"
     )
-    merges_away: ClassVar[bool] = True
+    merges_away: ClassVar = True
     families: ClassVar[tuple[str, ...]] = ("ViT", "Swin", "ConvNeXt")
     families_reason: ClassVar[str] = "its scales stand in the blocks of these families"
 

@@ -32,7 +32,7 @@ class Fact(Method):
         "Jie & Deng, FacT, AAAI 2023, arXiv 2212.03145, FacT-TT and FacT-TK; initial values and dropout: "
         "its released code, which takes rank and scale from a file for each data set"
     )
-    merges_away: ClassVar[bool] = True
+    merges_away: ClassVar = True
     families: ClassVar[tuple[str, ...]] = ("ViT",)
     families_reason: ClassVar[str] = "its factors are shared by all blocks, which need the same width"
 

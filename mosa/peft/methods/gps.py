@@ -32,7 +32,7 @@ class Gps(Chosen):
         "NeurIPS 2020, arXiv 2004.11362, eq. 2. Defaults: its released code, but each image is seen once, "
         "as the data have it and in evaluation mode, instead of in two augmented views in training mode"
     )
-    merges_away: ClassVar[bool] = True
+    merges_away: ClassVar = True
     families: ClassVar[tuple[str, ...]] = ("ViT", "Swin", "ConvNeXt")
     families_reason: ClassVar[str] = "it replaces weights of layers that are called"
     chosen: ClassVar[tuple[str, ...]] = ("places",)

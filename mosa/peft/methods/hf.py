@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from mosa.base.errors import UserError, unknown
-from mosa.base.families import ANY_MODEL
+from mosa.base.methods import ANY_MODEL
 from mosa.base.seeding import derive_seed
 from mosa.peft.blocks import find_head
 from mosa.peft.method import Method

@@ -27,7 +27,7 @@ class Hydra(Method):
         "Kim et al., Hydra, 2023, arXiv 2309.06922; defaults: its released code for VTAB-1k, which takes "
         "scale and dropout from a file for each data set"
     )
-    merges_away: ClassVar[bool] = True
+    merges_away: ClassVar = True
     families: ClassVar[tuple[str, ...]] = ("ViT", "Swin", "ConvNeXt")
 
     rank: int = Field(default=2, ge=1, description="Rank r of each branch.")

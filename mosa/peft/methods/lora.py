@@ -27,7 +27,7 @@ class Lora(Method):
     reference: ClassVar[str] = (
         "Hu et al., LoRA, ICLR 2022, arXiv 2106.09685, eq. 3. Defaults: rank and targets as in MoSA's paper"
     )
-    merges_away: ClassVar[bool] = True
+    merges_away: ClassVar = True
     rank: int = Field(default=16, ge=1, description="Rank r of the change.")
     targets: list[Target] = Field(
         default=["q", "v"],

@@ -17,5 +17,6 @@ class Mosl(Splitting, Lora):
     name: ClassVar[str] = "mosl"
     reference: ClassVar[str] = "Zhang et al., MoSA, 2023, arXiv 2312.02923, combination with LoRA"
     dense: ClassVar = Lora
+    merges_away: ClassVar = {"merge": ["mean", "sum", "single"]}
 
     split_bias: Literal[False] = Field(default=False, description="Always false: LoRA's layers have no bias.")

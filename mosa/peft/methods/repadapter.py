@@ -18,7 +18,7 @@ class LinearAdapters(Method):
     """
 
     attribute: ClassVar[str]
-    merges_away: ClassVar[bool] = True
+    merges_away: ClassVar = True
     families: ClassVar[tuple[str, ...]] = (
         *("ViT", "PostNormViT", "Swin", "EVA", "BEiT", "SwinV2", "RelPos", "XCiT", "Hiera"),
     )

@@ -44,7 +44,7 @@ class Spt(Chosen):
     reference: ClassVar[str] = (
         "He et al., SPT, ICCV 2023, arXiv 2303.08566, section 3; defaults: its released code for VTAB"
     )
-    merges_away: ClassVar[bool] = True
+    merges_away: ClassVar = {"form": ["lora"]}
     families: ClassVar[tuple[str, ...]] = ("ViT", "Swin")
     families_reason: ClassVar[str] = "it changes the matrices of attention and MLP"
     chosen: ClassVar[tuple[str, ...]] = ("weight_places", "bias_places", "low_rank")

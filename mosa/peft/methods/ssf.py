@@ -29,7 +29,7 @@ class Ssf(Method):
     reference: ClassVar[str] = (
         "Lian et al., SSF, NeurIPS 2022, arXiv 2210.08823, eq. 3-4; defaults: its released code"
     )
-    merges_away: ClassVar[bool] = True
+    merges_away: ClassVar = True
 
     spread: float = Field(
         default=0.02,
