@@ -213,6 +213,12 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
         ("adapter_e25", "mosa_n4_e100"),
         ("mosa_fraction20", "adapter_rdrop_fraction20"),
         ("mosa_every_e25", "mosa_n4_alone_e25"),
+        ("mosa_scale4_e25", "mosa_n4_e25"),
+        ("mosa_scale4_e25", "adapter_scale4_e25"),
+        ("mosa_split_lr8_e25", "mosa_n4_e25"),
+        ("dropconnect_e25", "mosa_n4_alone_e25"),
+        ("dropconnect_e8", "mosa_n4_alone_e8"),
+        ("adamix_e25", "mosa_n4_e25"),
     ):
         interval = summary["interval"](seeds[one] - seeds[other])
         follows |= {abs(float(number)) for number in re.findall(r"\d+\.\d+", interval)}
