@@ -31,19 +31,24 @@ _BRACES = _expected(
     "a path without braces, which Snakemake would read as wildcards",
     lambda value: not isinstance(value, str) or not set(value) & set("{}"),
 )
+_HOME = _expected(
+    "a path that is written out, as nothing here replaces ~",
+    lambda value: not isinstance(value, str) or not value.startswith("~"),
+)
 _YES_NO_AUTO = _expected(
     "`true`, `false` or `auto`", lambda value: isinstance(value, bool) or value == "auto"
 )
-Folder = Annotated[str, Field(min_length=1), _BRACES]
 Text = Annotated[str, Field(min_length=1)]
+Place = Annotated[Text, _HOME]
+Folder = Annotated[Place, _BRACES]
 
 
 class DataFolders(Declared):
     """Folders of the benchmarks that lie on disk."""
 
-    vtab1k: Text = option("data/vtab-1k", description="Folder with a folder for each task of VTAB-1k.")
-    fgvc: Text = option("data/fgvc", description="Folder with the five FGVC archives.")
-    general: Text = option(
+    vtab1k: Place = option("data/vtab-1k", description="Folder with a folder for each task of VTAB-1k.")
+    fgvc: Place = option("data/fgvc", description="Folder with the five FGVC archives.")
+    general: Place = option(
         "data/general", description="Folder with cifar-100-python, fgvc-aircraft-2013b and food-101."
     )
 
@@ -101,7 +106,7 @@ class OwnTask(Declared):
     layout: Annotated[str, OneOf(own_layouts)] = option(
         description="; ".join(f"`{name}`: {description}" for name, description in own_layouts().items()) + "."
     )
-    root: Text = option(description="The folder, or the CSV file.")
+    root: Place = option(description="The folder, or the CSV file.")
     group: Name = option("own", description="Group of tasks that are averaged together.")
     resize: Literal[RESIZES] = option(
         "shorter",
@@ -123,7 +128,7 @@ class BackboneEntry(Declared):
     """An architecture with its weights."""
 
     architecture: Text = option(description="Name of a timm architecture.")
-    weights: Text = option(
+    weights: Place = option(
         "builtin",
         description="`builtin` (shipped with the package), `random` (a control), a file, or `hub:` and a "
         "tag of timm's, such as hub:orig_in21k.",

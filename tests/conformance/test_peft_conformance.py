@@ -14,7 +14,7 @@ from mosa.base.timm import timm
 from mosa.peft import conformance
 from mosa.peft.blocks import FAMILIES, families_of
 from mosa.peft.routing import is_stochastic
-from mosa.peft.subject import Subject
+from mosa.peft.subject import VIT, Subject
 
 cases = pytest.mark.parametrize("case", ALL_CASES)
 # Options that are not common, and seven of eight pairs with another architecture than the ViT: their
@@ -120,9 +120,9 @@ def test_method_on_architecture(pair, check):
 
 def test_a_kernel_that_torch_takes_for_frozen_weights_is_no_change(monkeypatch):
     """The one query of attention pooling: torch multiplies it in another way where it is frozen."""
-    pooled = dict(conformance.VIT, global_pool="map", class_token=False)
+    pooled = dict(VIT, global_pool="map", class_token=False)
     monkeypatch.setitem(
-        conformance.ARCHITECTURES,
+        ARCHITECTURES,
         "map_pool",
         lambda classes: timm.create_model("vit_tiny_patch16_224", num_classes=classes, **pooled),
     )

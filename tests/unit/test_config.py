@@ -296,6 +296,9 @@ def test_specification_has_what_changes_the_result_and_nothing_else():
         (("variants", "mosa"), {"method": "mosl", "options": {"split_bias": True}}, "split_bias: True"),
         (("name",), "../x", "name: the name '../x' cannot be part of a path"),
         (("paths",), {"results": "out/{x}"}, "paths.results: got 'out/{x}', expected a path without braces"),
+        (("paths",), {"packs": "~/packs"}, "paths.packs: got '~/packs', expected a path that is written out"),
+        (("paths",), {"data": {"fgvc": "~ann/x"}}, "paths.data.fgvc: got '~ann/x', expected a path that is"),
+        (("backbones", "micro_vit", "weights"), "~/w.pth", "weights: got '~/w.pth', expected a path that is"),
         (("paths",), {"packs": "{packs}"}, "paths.packs: got '{packs}', expected a path without braces"),
     ],
 )  # fmt: skip
