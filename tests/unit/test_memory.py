@@ -46,20 +46,23 @@ def measured(model, size: int) -> int:
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_count_is_what_the_profiler_measures_and_nothing_of_a_step_is_left_after_it(method):
-    """Under checkpointing, too, where a tensor that a module holds on to holds the whole recomputation."""
+    """Under checkpointing, too, where a tensor that a module holds on to holds the whole recomputation.
+
+    64 images, as the scratch of a convolution has a fixed size, and is not counted.
+    """
     model = build()
     model.blocks = model.blocks[:2]
     attach(model, method, **SMALL.get(method, {}))
     before = {name: p.clone() for name, p in model.named_parameters()}
     tuned = sum(p.nbytes for p in model.parameters() if p.requires_grad)
     resting = sum(t.nbytes for t in (*model.parameters(), *model.buffers())) + 2 * tuned  # AdamW's two
-    resting += 16 * 3 * 32**2 * 4  # images
-    plain, checkpointing = (step_memory(model, 32, 16, RECIPE, m) for m in (CPU, CHECKPOINTING))
+    resting += 64 * 3 * 32**2 * 4  # images
+    plain, checkpointing = (step_memory(model, 32, 64, RECIPE, m) for m in (CPU, CHECKPOINTING))
     for counted in (plain, checkpointing):
         # A tensor of tokens may be left: a block's first input.
-        assert counted.resting == pytest.approx(resting, abs=16 * 17 * 32 * 4)
+        assert counted.resting == pytest.approx(resting, abs=64 * 17 * 32 * 4)
     assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-    assert plain.peak == pytest.approx(measured(model, 16), rel=0.03)
+    assert plain.peak == pytest.approx(measured(model, 64), rel=0.003)
 
 
 def test_checkpointing_and_bfloat16_take_less():

@@ -231,8 +231,10 @@ def test_the_record_counts_parameters_and_no_memory_is_read_before_it_is_written
     assert counts["head"] == 96 * 10 + 10
     assert counts["total"] == counts["adapter"] + counts["head"]
     assert record["data"]["train_examples"] == 60 and record["data"]["eval_examples"] == 30
-    # mosa: three more up biases in each of the four blocks; adamix: three more of both projections.
-    extra = {"mosa": 3 * 96 * 4, "adamix": 3 * (2 * 96 * 8 + 96 + 8) * 4}.get(method, 0)
+    # mosa, and split of an adapter: three more up biases in each of the four blocks; adamix: three more of
+    # both projections.
+    biases = 3 * 96 * 4
+    extra = {"mosa": biases, "split": biases, "adamix": 3 * (2 * 96 * 8 + 96 + 8) * 4}.get(method, 0)
     assert counts["trained"] == counts["total"] + extra
     assert record["flops"]["train_per_image"] > record["flops"]["inference_per_image"] > 0
     assert record["steps"]["passes"] == peft.build_method(method, **SMALL.get(method, {})).passes
