@@ -6,6 +6,7 @@ Each verb imports what it needs when it runs, so that help and tables do not wai
 import os
 import sys
 from contextlib import suppress
+from errno import EDQUOT, ENOSPC
 from io import TextIOWrapper
 
 import click
@@ -13,7 +14,6 @@ import click
 from mosa import __version__
 from mosa.base.errors import Shortage, UserError
 from mosa.base.extras import missing_module
-from mosa.base.files import PASSING
 from mosa.cli import data, experiment, plugins, reference, results, runs, share, workflow
 from mosa.cli.help import Sections, examples
 
@@ -64,7 +64,7 @@ def run() -> None:
         click.echo(f"{lacking.label}: {lacking}", err=True)
         sys.exit(lacking.status)
     except OSError as error:
-        if error.errno not in PASSING or error.filename is not None:
+        if error.errno not in (ENOSPC, EDQUOT) or error.filename is not None:
             raise
         # What could not be written is still in the stream, which Python would write once more as it ends.
         with suppress(OSError), open(os.devnull, "w") as nowhere:

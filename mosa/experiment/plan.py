@@ -19,7 +19,7 @@ from mosa.experiment.failures import failures
 from mosa.experiment.kept import lacking, predictions_gib
 from mosa.experiment.space import count_trainings, search_path
 from mosa.experiment.specification import Specification
-from mosa.experiment.validation import methods_that
+from mosa.experiment.validation import methods_on_features
 from mosa.experiment.workflow import Workflow
 
 _ASSUMED = "~"  # before hours at an assumed rate
@@ -237,7 +237,7 @@ def tuning_rows(
 
 def _measured_rates(results: Path, runs: list[Run]) -> dict[tuple[str, str], float]:
     """Return the median image-passes per second, by backbone and variant, and by backbone alone."""
-    on_features = methods_that("on_features")
+    on_features = methods_on_features()
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for run in runs:
         try:

@@ -38,9 +38,9 @@ def method_schemas() -> dict[str, Any]:
     return read_schema("methods")["$defs"] | {name: options_schema(cls) for name, cls in added.items()}
 
 
-def methods_that(declare: str) -> set[str]:
-    """Return the names of the methods that declare something of themselves, such as `on_features`."""
-    return {name for name, schema in method_schemas().items() if schema[declare]}
+def methods_on_features() -> set[str]:
+    """Return the names of the methods that train on outputs of frozen layers."""
+    return {name for name, schema in method_schemas().items() if schema["on_features"]}
 
 
 def merges_away(schema: Mapping[str, Any] | None, options: Mapping[str, Any]) -> bool:

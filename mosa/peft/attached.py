@@ -8,9 +8,7 @@ from torch.utils.hooks import RemovableHandle
 
 from mosa.base.errors import UserError
 from mosa.base.words import count
-from mosa.peft.blocks import (
-    find_head,
-)
+from mosa.peft.blocks import find_head
 from mosa.peft.method import Method
 from mosa.peft.parallel import bare, check_known
 from mosa.peft.routing import Passes, repeat_batch

@@ -5,9 +5,7 @@ from torch import Tensor, nn
 
 from mosa.base.errors import UserError
 from mosa.peft.attached import Attachment, Merged, attachment, dumped, list_adapters, tuned_parameters
-from mosa.peft.blocks import (
-    SEPARATE_BIAS,
-)
+from mosa.peft.blocks import SEPARATE_BIAS
 from mosa.peft.method import Method
 from mosa.peft.parallel import refuse_wrapped
 from mosa.peft.proof import blank_copy

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from mosa.experiment.validation import methods_that
+from mosa.experiment.validation import methods_on_features
 from mosa.results.aggregate import MEAN_OVER_TASKS, Section
 
 MIB = 2**20
@@ -43,7 +43,7 @@ def measured(runs: pd.DataFrame, column: str) -> pd.Series:
 
 def about_features(methods: Iterable[str]) -> str:
     """Return a sentence on the methods whose seconds are without the backbone's; empty if there is none."""
-    found = sorted(set(methods) & methods_that("on_features"))
+    found = sorted(set(methods) & methods_on_features())
     if not found:
         return ""
     return (

@@ -17,7 +17,7 @@ from mosa.base.files import PACKAGE
 from mosa.cli.commands import cli
 from mosa.data.predictions import write_predictions
 from mosa.data.task import kept_path
-from mosa.experiment.validation import methods_that
+from mosa.experiment.validation import methods_on_features
 from mosa.records import write_record
 from mosa.results.aggregate import Results, compare
 from mosa.results.answers import answers, matrix
@@ -165,7 +165,11 @@ def test_what_is_not_measured_of_a_run_is_not_compared(frame, tmp_path):
 
 
 def test_methods_that_train_on_features_are_those_with_a_fixed_trunk():
-    assert methods_that("on_features") == {"linear", "dtl", "last", "lst"}
+    from mosa.peft import get_method, list_methods
+    from mosa.peft.side import Side
+
+    beside = [name for name in list_methods() if issubclass(get_method(name), Side)]
+    assert len(beside) == 3 and methods_on_features() == {"linear", *beside}
 
 
 def test_own_data_say_what_they_are_and_only_what_is_shown_is_cited(frame, tmp_path):
