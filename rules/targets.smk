@@ -56,6 +56,10 @@ if workflow.is_main_process and IS_MAIN and "snakemake" in sys.argv[0] and len(s
             for name in names or ():
                 check_name(name)
         check_rules(given)
+        if "gpu" in given.resources and not GPU:
+            raise UserError(
+                "resources: gpu is given, and the config says `device: cpu`; set `device: cuda`, or take another profile"
+            )
         if "partial" in given.targets:
             check_partial()
     except UserError as error:

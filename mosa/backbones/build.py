@@ -186,11 +186,11 @@ def _build(
 
 
 def _set_attention_dropout(model: nn.Module, rate: float) -> None:
-    found = [module.attn.proj_drop for module in model.modules() if hasattr(module, "attn")]
-    if not found:
-        raise UserError(
-            f"attention_drop_rate={rate:g}: {type(model).__name__} has no attention; leave it null"
-        )
+    blocks = [module.attn for module in model.modules() if hasattr(module, "attn")]
+    found = [block.proj_drop for block in blocks if isinstance(getattr(block, "proj_drop", None), nn.Dropout)]
+    if not blocks or len(found) < len(blocks):
+        lacks = "no attention" if not blocks else "attention whose output has no dropout"
+        raise UserError(f"attention_drop_rate={rate:g}: {type(model).__name__} has {lacks}; leave it null")
     for dropout in found:
         dropout.p = rate
 

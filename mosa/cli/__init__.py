@@ -6,7 +6,8 @@ import sys
 
 def main() -> None:
     """Run `mosa`: where MOSA_WARM is set, in a server that has the imports done (see `mosa.cli.warm`)."""
-    if os.environ.get("MOSA_WARM") and sys.argv[1:] and sys.argv[1] != "run":
+    warm = os.environ.get("MOSA_WARM", "").lower() not in ("", "0", "false", "no", "off")
+    if warm and sys.argv[1:] and sys.argv[1] != "run":
         from mosa.cli.warm import run_warm
 
         status = run_warm(sys.argv[1:])

@@ -125,35 +125,38 @@ def collect(manifest: Path, existing: bool, output: Path) -> None:
 @click.argument("records", type=FILE, nargs=-1)
 @CONFIGFILE
 @ALONE
-@click.option("--packs", type=FOLDER, default="results/packs", show_default=True, help="Folder of the packs.")
+@click.option(
+    "--packs", type=FOLDER, help="Folder of the packs; default: that of the config, or results/packs."
+)
 @JSON
 def verify(
-    records: tuple[Path, ...], files: tuple[Path, ...], alone: bool, packs: Path, as_json: bool
+    records: tuple[Path, ...], files: tuple[Path, ...], alone: bool, packs: Path | None, as_json: bool
 ) -> None:
     """Verify RECORDS, or all that a config has: digests, specification, pack and weights.
 
-    Those of a config are also compared with the specification that it means. Ends with status 1 if one is
-    not in order.
+    Those of a config are also compared with the specification that it means, and so are RECORDS if a config
+    is given. Ends with status 1 if one is not in order.
     """
     from mosa.engine.verify import Wanted, describe, verify
     from mosa.experiment.workflow import Workflow
     from mosa.search.choose import meant_specification
 
-    if records:
+    if records and not (files or alone):
         wanted = [Wanted(path) for path in records]
     else:
         workflow = Workflow.of(config_of(files, alone))
-        packs = Path(workflow.packs)
-        wanted = [
-            Wanted(meant.path, meant_specification(meant))
-            for meant in workflow.meant()
-            if meant.path.exists()
-        ]
+        packs = packs or Path(workflow.packs)
+        of_config = {meant.path.resolve(): meant for meant in workflow.meant()}
+        for path in records:
+            if path.resolve() not in of_config:
+                raise UserError(f"{path}: is no record of this config; leave --configfile out, or the record")
+        chosen = [path.resolve() for path in records] or [path for path in of_config if path.exists()]
+        wanted = [Wanted(of_config[path].path, meant_specification(of_config[path])) for path in chosen]
         if not wanted:
             raise UserError(
                 f"{workflow.results}: has none of the records of this config ({len(workflow.runs)} meant)"
             )
-    verdicts = verify(wanted, packs)
+    verdicts = verify(wanted, packs or Path("results/packs"))
     lines, good = describe(verdicts)
     if as_json:
         echo_json(verdicts)

@@ -137,7 +137,7 @@ def predict(
 @click.option(
     "--min-epochs", type=click.IntRange(min=1), help="Successive halving: epochs of the first round."
 )
-@click.option("--factor", type=click.IntRange(min=2), default=2, show_default=True, help="Of halving.")
+@click.option("--factor", type=click.IntRange(min=2), help="Of halving: 2, if not given.")
 @click.option("--folder", type=FOLDER, required=True, help="Where the records of the trainings are kept.")
 @click.option(
     "--output", type=Written(".json"), required=True, help="Results of the trials to write (.json)."
@@ -154,6 +154,13 @@ def tune(pack: Path, folder: Path, output: Path, **options) -> None:
     names = ("trials", "seeds", "folds", "extend", "min_epochs", "factor", "metric")
     how = {name: options.pop(name) for name in names}
     get_metric(how["metric"])  # refused before anything is trained
+    if options["search"] == "grid" and options["search_seed"]:
+        raise UserError("--search-seed: a grid draws nothing; leave it out")
+    if options["search"] != "grid" and how["extend"]:
+        raise UserError("--extend: grows a grid; leave it out, or set --search grid")
+    if how["factor"] is not None and how["min_epochs"] is None:
+        raise UserError("--factor: is that of successive halving, which needs --min-epochs")
+    how["factor"] = how["factor"] or 2
     space = parse_space(options["space"], specification.method, options["search"], how["trials"])
     search = Search(space, options["search"], seed=options["search_seed"], **how)
     result = run_search(Run(specification), search, pack, folder, output, machine)

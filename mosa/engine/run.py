@@ -188,6 +188,10 @@ def _prepare(run: Run, pack_path: Path, machine: Machine) -> Prepared:
     model, backbone = _build(run, pack, pack_path)
     split = _training_split(pack, splits[0], specification, run.seed)
     augment = derive_seed(run.seed, "augment") if pack.task.augment == "crop_flip" else None
+    if training.views and augment is None:
+        raise UserError(
+            f"{specification.task}: its images are not augmented, so `views` has no effect; take it out"
+        )
     train = Images(
         split, backbone.mean, backbone.std, place, augment, training.views,
         channels_last=machine.channels_last, workers=machine.threads,
@@ -230,7 +234,8 @@ def _attach(ready: Prepared) -> None:
 
 def _draws(model: nn.Module) -> bool:
     """Return whether two passes of a model differ in training: by dropout, or by their experts."""
-    several = getattr(model.peft.method, "experts", 1) > 1
+    router = getattr(model, "router", None)
+    several = router is not None and any(layer.experts > 1 for layer in router.projections)
     return several or any(is_stochastic(module) for module in model.modules())
 
 

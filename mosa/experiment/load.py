@@ -26,6 +26,7 @@ from mosa.experiment.plugins import load_plugins
 from mosa.experiment.recipe import Recipe, problem_of
 from mosa.experiment.space import check_tune
 from mosa.experiment.specification import BUILTIN_CARDS, Specification
+from mosa.experiment.taken import check_taken, check_tuned
 from mosa.experiment.validation import (
     OTHER_BASE,
     Places,
@@ -66,8 +67,12 @@ def load_config(
     _check_tasks(config, places)
     _check_backbones(config, places)
     _check_keep(config, places)
+    if config["runs_per_gpu"] > 1 and config["device"] == "cpu":
+        raise places.error(("runs_per_gpu",), "has no effect with `device: cpu`; set cuda, or leave it out")
     _check_recipe(config["training"], ("training",), places)
     _check_training_by_task(config, places)
+    check_taken(config, places)
+    check_tuned(config, places)
     for name in config["variants"]:
         _complete_variant(config, name, places)
     for sweep, changes in config["sweeps"].items():
@@ -81,7 +86,6 @@ def load_config(
     meant = list({id(run.specification): run.specification for run in runs}.values())  # seeds share them
     _check_warmups(meant, places)
     _check_views(config, meant, places)
-    _check_taken(config, meant, places)
     check_tune(config, meant, places)
     return config
 
@@ -103,6 +107,14 @@ def _check_keep(config: Mapping[str, Any], places: Places) -> None:
 def _check_views(config: Mapping[str, Any], specifications: Iterable[Specification], places: Places) -> None:
     """Refuse a number of views where no image that is trained on is augmented."""
     augmented = {task.full_name for task in config_tasks(config) if task.augment != "none"}
+    tuned = config["tune"]["variants"] if config["tune"] else {}
+    for name, space in tuned.items():
+        tasks = {what.task for what in specifications if what.variant == name}
+        if "views" in space["training"] and augmented.isdisjoint(tasks):
+            raise places.error(
+                ("tune", "variants", name, "training", "views"),
+                "has no effect, as images are augmented on none of its tasks; take it out",
+            )
     with_views = [what for what in specifications if what.training.views]
     if with_views and augmented.isdisjoint(what.task for what in with_views):
         own = [("variants", what.variant, "training", "views") for what in with_views]
@@ -111,30 +123,6 @@ def _check_views(config: Mapping[str, Any], specifications: Iterable[Specificati
         raise places.error(
             where, f"has no effect, as images are augmented on none of its tasks ({tasks}); take it out"
         )
-
-
-def _check_taken(config: Mapping[str, Any], meant: list[Specification], places: Places) -> None:
-    """Refuse a value of the recipe that no run takes, as a weaker file gives every variant one of its own."""
-    sections = {("training",): meant} | {
-        ("training_by_task", task): [one for one in meant if task in (one.task, one.task.partition("/")[0])]
-        for task in config["training_by_task"]
-    }
-    for where, concerned in sections.items():
-        for key in dict.fromkeys([*places.keys_of(*where), *places.overridden(where)]):
-            path = (*where, key)
-            given = config["training"] if len(where) == 1 else config["training_by_task"][where[1]]
-            if not concerned or any(getattr(one.training, key) == given[key] for one in concerned):
-                continue
-            own = [
-                other
-                for name in dict.fromkeys(one.variant for one in concerned)
-                for other in places.paths_of(("variants", name), ("training", key))
-            ]
-            if own and places.rank(path) > max(map(places.rank, own)):
-                raise places.error(
-                    path,
-                    f"has no effect, as every variant has a value of its own ({'.'.join(own[0])}, ...)",
-                )
 
 
 def _typed(value: Any) -> Any:

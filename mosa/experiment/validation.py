@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -245,13 +245,6 @@ def merge(base: Mapping[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-def _ending(node: yaml.Node, end: tuple) -> list[tuple]:
-    """Return the paths below a node that end with some keys."""
-    here = [end] if _at(node, end) is not None else []
-    pairs = [(key.value, child) for key, child in node.value] if isinstance(node, yaml.MappingNode) else []
-    return here + [(key, *path) for key, child in pairs for path in _ending(child, end)]
-
-
 def _at(tree: yaml.Node, path: tuple) -> yaml.Node | None:
     """Return what a file has at a path; None: the file lacks it."""
     node = tree
@@ -264,6 +257,7 @@ def _at(tree: yaml.Node, path: tuple) -> yaml.Node | None:
 
 
 _NULL = "tag:yaml.org,2002:null"
+_MERGE = "tag:yaml.org,2002:merge"
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 OTHER_BASE = re.compile(r"[-+]?0[0-9_]+|.*:.*")  # octal, and base 60
 
@@ -335,8 +329,7 @@ class Places:
             null: Whether keys count that no file gives a value.
         """
         found = [node for _, tree in self.trees if (node := _at(tree, path)) is not None]
-        nodes = [node for node in found if isinstance(node, yaml.MappingNode)]
-        pairs = [(str(key.value), value) for node in nodes for key, value in node.value]
+        pairs = [(str(key.value), value) for node in found for key, value in _pairs(node)]
         return list(dict.fromkeys(name for name, value in pairs if null or value.tag != _NULL))
 
     def rank(self, path: tuple) -> int:
@@ -351,14 +344,6 @@ class Places:
         for key in path:
             found = found.get(key) if isinstance(found, dict) else None
         return found if isinstance(found, dict) else {}
-
-    def paths_of(self, section: tuple, end: tuple) -> list[tuple]:
-        """Return the paths below a section that end with some keys, those of the weakest file first."""
-        found: list[tuple] = []
-        for _, tree in self.trees:
-            node = _at(tree, section)
-            found += [(*section, *path) for path in _ending(node, end)] if node is not None else []
-        return list(dict.fromkeys(found))
 
     def strongest(self, *paths: tuple) -> tuple:
         """Return the path that stands in the strongest file; of several in one, or of none, the last."""
@@ -394,9 +379,21 @@ class Places:
         return place
 
 
+def _pairs(node: yaml.Node) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+    """Yield the keys and values of a mapping, its own before those that `<<` takes over."""
+    if not isinstance(node, yaml.MappingNode):
+        return
+    yield from ((key, child) for key, child in node.value if key.tag != _MERGE)
+    for child in [child for key, child in node.value if key.tag == _MERGE]:
+        for taken in child.value if isinstance(child, yaml.SequenceNode) else [child]:
+            yield from _pairs(taken)
+
+
 def _step(node: yaml.Node, key: object) -> tuple[yaml.Mark, yaml.Node] | None:
     if isinstance(node, yaml.MappingNode):
-        return next(((name.start_mark, child) for name, child in node.value if name.value == str(key)), None)
+        return next(
+            ((name.start_mark, child) for name, child in _pairs(node) if name.value == str(key)), None
+        )
     if isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
         return node.value[key].start_mark, node.value[key]
     return None

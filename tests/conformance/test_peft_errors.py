@@ -168,6 +168,16 @@ def test_the_bridge_copies_no_weights(monkeypatch):
     peft.attach(model, method)
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [({"inference_mode": True}, "tunes nothing"), ({"modules_to_save": ["norm"]}, "modules_to_save")],
+)
+def test_a_config_of_the_library_that_would_do_something_else_is_refused(config, words):
+    pytest.importorskip("peft")
+    with pytest.raises(UserError, match=words):
+        peft.attach(build(), "peft", config={"r": 2} | config)
+
+
 def test_attaching_again_after_lora_was_merged():
     model = peft.merge(peft.attach(build(), "lora", rank=2))
     assert peft.attach(model, "mosa", bottleneck=8).peft.method.name == "mosa"

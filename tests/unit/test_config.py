@@ -386,8 +386,10 @@ def test_a_sweep_knows_what_its_base_has_on_some_tasks():
         ("training: {lr: 0.5}", "training.lr"),
         ("training_by_task: {demo: {lr: 0.5}}", "training_by_task.demo.lr"),
         ("training_by_task: {demo/count: {lr: 0.5}}", "training_by_task.demo/count.lr"),
+        ("training: {lr: 0.1}", "training.lr"),  # which `linear` has of its own
         ("training: {epochs: 2}", ""),  # which `linear` takes
-        ("training: {lr: 0.5}\nvariants: {mosa: {training: {lr: 0.1}}}", ""),
+        ("training: {lr: 0.5}\nvariants: {mosa: {training: {lr: 0.1}}}", "training.lr"),
+        ("training: {lr: 0.5}\nvariants: {linear: null, mosa: {training: {lr: 0.1}}}", ""),
     ],
 )
 def test_a_recipe_that_no_variant_takes_is_refused(tmp_path, overlay, refused):
@@ -401,6 +403,37 @@ def test_a_recipe_that_no_variant_takes_is_refused(tmp_path, overlay, refused):
             read_config(base, file)
     else:
         assert read_config(base, file)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "refused"),
+    [
+        ("{training: {epochs: 2}}", "training.epochs"),
+        ("{options: {bottleneck: 2}}", "options.bottleneck"),
+        ("{options: {bottleneck: 8}}", ""),  # what it has there
+        ("{by_task: {demo/count: {training: {epochs: 2}}}}", ""),
+        ("{training: {epochs: 2}, by_task: {demo: {training: {epochs: 2}}}}", ""),
+        ("{training: {epochs: 2}, by_task: {demo: null}}", ""),
+        ("{training: {lr: 0.2}}", ""),
+    ],
+)
+def test_a_value_of_a_variant_that_gives_way_to_a_weaker_file_is_refused(tmp_path, overlay, refused):
+    own = "by_task: {demo: {options: {bottleneck: 8}, training: {epochs: 3}}}"
+    base, file = tmp_path / "base.yaml", tmp_path / "overlay.yaml"
+    base.write_text(TINY.replace("{method: linear}", f"{{method: adapter, {own}}}"))
+    file.write_text(f"variants: {{linear: {overlay}}}\n")
+    if refused:
+        words = f"overlay.yaml, line 1: variants.linear.{refused}: has no effect, as `by_task` counts more"
+        with pytest.raises(UserError, match=words):
+            read_config(base, file)
+    else:
+        assert read_config(base, file)
+
+
+def test_runs_that_share_a_gpu_need_one():
+    with pytest.raises(UserError, match="runs_per_gpu: has no effect with `device: cpu`"):
+        load_config(changed(("runs_per_gpu",), 2))
+    assert load_config(changed(("runs_per_gpu",), 2) | {"device": "cuda"})
 
 
 def test_a_recipe_on_the_command_line_that_no_variant_takes_is_refused(tmp_path):

@@ -82,11 +82,12 @@ def test_what_fits_is_what_the_count_says():
     assert images_in(0) == 0
 
 
-def test_every_variant_has_a_row(monkeypatch, tmp_path):
+def test_every_variant_has_a_row_and_one_for_each_task_that_differs(monkeypatch, tmp_path):
     """The first one's count stands for all."""
     sizes = tmp_path / "sizes.yaml"
     swept = "adapter: {bottleneck: [4]}, lora: {rank: [2]}, mosa: {bottleneck: [4]}"
-    sizes.write_text(f"sweeps: {{size: {{{swept}}}}}")
+    larger = "adapter: {by_task: {demo/count: {training: {batch_size: 64}}}}"
+    sizes.write_text(f"sweeps: {{size: {{{swept}}}}}\nvariants: {{{larger}}}")
     kept = {}
 
     def count(model, image_size, images, *how):
@@ -97,11 +98,14 @@ def test_every_variant_has_a_row(monkeypatch, tmp_path):
     monkeypatch.setattr(memory, "step_memory", count)
     done = CliRunner().invoke(cli.cli, ["memory", "--configfile", str(sizes)])
     assert done.exit_code == 0, done.output
-    rows = [line.split()[:2] for line in done.stdout.splitlines() if line.startswith("micro_vit")]
-    assert [variant for _, variant in rows] == [
-        *("linear", "full", "adapter", "lora", "mosa"),
-        *("adapter_bottleneck4", "lora_rank2", "mosa_bottleneck4"),
+    rows = re.findall(r"^micro_vit +(\S+(?: \(\S+\))?) +float32 +(\d+)", done.stdout, re.MULTILINE)
+    assert rows == [
+        *((name, "32") for name in ("linear", "full")),
+        *(("adapter (demo/digits)", "32"), ("adapter (demo/count)", "64")),
+        *((name, "32") for name in ("lora", "mosa")),
+        *(("adapter_bottleneck4 (demo/digits)", "32"), ("adapter_bottleneck4 (demo/count)", "64")),
+        *((name, "32") for name in ("lora_rank2", "mosa_bottleneck4")),
     ]
-    assert re.findall(r"^counting (\d) of 8: micro_vit, (\w+)$", done.stderr, re.MULTILINE) == [
-        (str(number), variant) for number, (_, variant) in enumerate(rows, start=1)
+    assert re.findall(r"^counting (\d+) of 10: micro_vit, (.+)$", done.stderr, re.MULTILINE) == [
+        (str(number), variant) for number, (variant, _) in enumerate(rows, start=1)
     ]

@@ -60,6 +60,16 @@ def images(root, *folders, number=10, suffix="png"):
             save(root / folder / f"{index}.{suffix}", image(rng))
 
 
+def test_the_five_best_of_few_classes_are_no_metric(tmp_path):
+    images(tmp_path, "cat", "dog")
+    entry = {"layout": "folder", "root": str(tmp_path), "metric": "top5"}
+    report = Report()
+    read_source(task_from_config("mine", entry), tmp_path, report)
+    assert [one.message for one in report.errors] == [
+        "top5 of 2 classes is 100 in any case; set metric: top1"
+    ]
+
+
 def of_folder(root, **options):
     return Told(own("folder", root), root, **options)
 

@@ -292,6 +292,7 @@ def test_wrong_specs(pack, tmp_path, changes, words):
         ("lora", {"rank": 2, "second_pass": 1.0}, {}, True),
         ("adapter", {"bottleneck": 2, "consistency": 1.0, "dropout": 0.0}, {}, True),
         ("mosa", {"bottleneck": 2, "experts": 1, "dropout": 0.0}, {}, True),
+        ("gated", {"bottleneck": 2, "consistency": 1.0, "dropout": 0.0}, {}, True),
         ("adapter", {"bottleneck": 2, "consistency": 1.0}, {}, False),
         ("lora", {"rank": 2, "consistency": 1.0}, {"drop_rate": 0.1}, False),
         ("mosa", {"bottleneck": 2, "dropout": 0.0}, {}, False),

@@ -21,7 +21,7 @@ from mosa.cli.commands import cli
 from mosa.data.layouts.source import deal
 from mosa.data.packs import Pack
 from mosa.engine import run as running
-from mosa.experiment.config import Run, expand, load_config
+from mosa.experiment.config import Run, expand, load_config, read_config
 from mosa.experiment.plan import plan
 from mosa.experiment.space import Trial, beyond, count_trainings, grid_size, make_trials, search_settings
 from mosa.experiment.specification import Specification, make_specification
@@ -748,6 +748,59 @@ def test_what_a_search_cannot_do_is_refused(tune, words):
     config["training"]["epochs"] = 4
     with pytest.raises(UserError, match=words):
         load_config(config)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "words"),
+    [
+        (
+            "variants: {adapter: {by_task: {demo/count: {training: {lr: 0.5}}}}}",
+            r"by_task\.demo/count\.training",
+        ),
+        ("variants: {adapter: {training: {lr: 0.5}}}", r"variants\.adapter\.training"),
+        ("variants: {adapter: {by_task: {demo: {options: {scale: 2}}}}}", ""),
+    ],
+)
+def test_a_value_of_what_is_tuned_is_refused(tmp_path, overlay, words):
+    base, file = tmp_path / "base.yaml", tmp_path / "overlay.yaml"
+    base.write_text(yaml.safe_dump(CONFIG))
+    file.write_text(overlay)
+    if words:
+        with pytest.raises(UserError, match=rf"overlay.yaml, line 1: {words}|.*\.lr: is tuned, too \(tune"):
+            read_config(base, file)
+    else:
+        assert read_config(base, file)
+
+
+def test_shared_values_of_what_all_tune_are_refused():
+    config = copy.deepcopy(CONFIG) | {"training_by_task": {"demo": {"lr": 0.5}}}
+    with pytest.raises(UserError, match=r"training_by_task\.demo\.lr: is tuned for every variant"):
+        load_config(config)
+    del config["tune"]["variants"]["linear"]["training"]["lr"]
+    config["tune"]["variants"]["linear"]["training"]["weight_decay"] = [0, 0.1, 0.2]
+    assert load_config(config)
+
+
+def test_views_are_not_tuned_where_no_image_is_augmented():
+    config = copy.deepcopy(CONFIG)
+    config["tune"]["variants"]["adapter"] = {"training": {"views": [1, 2, 4]}}
+    with pytest.raises(UserError, match=r"adapter\.training\.views: has no effect"):
+        load_config(config)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--search-seed", "7"], "--search-seed: a grid draws nothing"),
+        (["--search", "sobol", "--trials", "2", "--extend", "3"], "--extend: grows a grid"),
+        (["--factor", "5"], "--factor: .* needs --min-epochs"),
+    ],
+)
+def test_options_of_another_search_are_refused(pack, tmp_path, arguments, words):
+    given = ["--task", "demo/digits", "--pack", pack, "--method", "linear", "--folder", tmp_path]
+    given += ["--space", '{"training": {"lr": [0.1, 0.2]}}', "--output", tmp_path / "found.json"]
+    done = CliRunner().invoke(cli, ["tune", *map(str, given), *arguments])
+    assert done.exit_code and re.search(words, str(done.exception))
 
 
 def test_a_config_with_folds_says_so_to_every_search(tmp_path):

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +107,31 @@ def test_a_record_of_another_specification_is_named(folder):
     meant = spec("linear", weights="builtin", training={"epochs": 3, "batch_size": 16}).specification
     lines, good = describe(verdicts(folder, meant))
     assert not good and "training.epochs is 2, expected 3" in lines[0]
+
+
+def test_records_that_are_named_are_compared_with_a_config_that_is_named(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    weights = "{architecture: mosa_vit_micro, weights: builtin}"
+    config = f"""
+        name: tiny
+        benchmarks: {{demo: [digits]}}
+        backbones: {{micro_vit: {weights}}}
+        seeds: [0]
+        training: {{epochs: 3, batch_size: 16}}
+        variants: {{linear: {{method: linear}}}}
+        """
+    (folder / "tiny.yaml").write_text(config)
+    record = Path("results/runs/demo/digits/micro_vit/linear/seed0.json")
+    record.parent.mkdir(parents=True)
+    shutil.copy("runs/seed0.json", record)
+    alone = ["verify", str(record), "--packs", "packs"]
+    assert CliRunner().invoke(cli, alone).exit_code == 0
+    for command in (alone, ["verify", "--packs", "packs"]):  # its own packs, not those of the config
+        done = CliRunner().invoke(cli, [*command, "--alone", "--configfile", "tiny.yaml"])
+        assert done.exit_code == 1 and "training.epochs is 2, expected 3" in done.output
+        assert "no pack" not in done.output
+    done = CliRunner().invoke(cli, ["verify", "runs/seed1.json", "--alone", "--configfile", "tiny.yaml"])
+    assert "runs/seed1.json: is no record of this config" in str(done.exception)
 
 
 def test_what_does_not_lie_here_is_said(folder):

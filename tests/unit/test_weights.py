@@ -236,5 +236,7 @@ def test_normalisation_may_be_named_and_rates_are_our_own():
         assert {m.p for m in model.modules() if type(m) is torch.nn.Dropout} >= {0.1}
     with pytest.raises(UserError, match="attention_drop_rate=0: ConvNeXt has no attention"):
         build_backbone(CONVNEXT, "random", 3, attention_drop_rate=0.0)
+    with pytest.raises(UserError, match="attention_drop_rate=0: Hiera has attention whose output has no"):
+        build_backbone("hiera_tiny_224", "random", 3, attention_drop_rate=0.0)
     with pytest.raises(UserError, match="'convnext_atto' cannot be built with"):
         build_backbone(CONVNEXT, "random", 3, drop_rate=0.1)

@@ -48,6 +48,7 @@ def log_of(workspace, variant):
             [f"results/runs/{RUNS}/linaer/seed0.json"],
             f"no rule makes .*did you mean 'results/runs/{RUNS}/linear/",
         ),
+        (["--resources", "gpu=2"], "gpu is given, and the config says `device: cpu`; set `device: cuda`"),
         (
             ["partial"],
             "partial: none of the records of this config exists yet .2 meant.; run the workflow first",

@@ -42,6 +42,10 @@ def check_source(task: Task, source: Source, report: Report) -> None:
             source.root,
             f"train / val / test have {counts} images, the literature {literature}; say so with your results",
         )
+    if task.metric == "top5" and source.num_classes <= 5:
+        report.error(
+            source.root, f"top5 of {source.num_classes} classes is 100 in any case; set metric: top1"
+        )
     _check_classes(task, source, report)
     if task.layout != "union":  # whose members are checked
         tell_overlaps(task, source, _same_files(source), report)

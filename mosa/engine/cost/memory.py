@@ -142,14 +142,18 @@ def memory_table(config: Mapping[str, Any], machine: Machine) -> str:
         UserError: A method does not fit a backbone.
     """
     classes = max(task.num_classes or 0 for task in config_tasks(config)) or 100
-    found: dict[tuple[str, str], Specification] = {}
+    found: dict[tuple[str, str], list[Specification]] = {}
     for run in expand(config):
-        found.setdefault((run.specification.backbone.name, run.specification.variant), run.specification)
+        alike = found.setdefault((run.specification.backbone.name, run.specification.variant), [])
+        if all(_what_counts(run.specification) != _what_counts(other) for other in alike):
+            alike.append(run.specification)
     lines = [("backbone", "variant", "precision", "batch", "GiB", *(f"{card} GB" for card in CARDS))]
-    for number, specification in enumerate(found.values(), start=1):
-        name = f"{specification.backbone.name}, {specification.variant}"
-        print(f"counting {number} of {len(found)}: {name}", file=sys.stderr, flush=True)
-        lines.append(_memory_row(specification, classes, machine))
+    rows = [(one, len(alike) > 1) for alike in found.values() for one in alike]
+    for number, (specification, by_task) in enumerate(rows, start=1):
+        name = f"{specification.variant} ({specification.task})" if by_task else specification.variant
+        said = f"{specification.backbone.name}, {name}"
+        print(f"counting {number} of {len(rows)}: {said}", file=sys.stderr, flush=True)
+        lines.append((specification.backbone.name, name, *_memory_cells(specification, classes, machine)))
     text = aligned(lines, "lllr")
     checkpointing = ", with gradient checkpointing" if machine.gradient_checkpointing else ""
     text += ["", f"GiB: of a step of `batch` images{checkpointing}. Last columns: images of a step that fit."]
@@ -158,7 +162,13 @@ def memory_table(config: Mapping[str, Any], machine: Machine) -> str:
     return "\n".join(text) + "\n"
 
 
-def _memory_row(specification: Specification, classes: int, machine: Machine) -> tuple[str, ...]:
+def _what_counts(specification: Specification) -> tuple[Any, ...]:
+    """Return what may differ between tasks and changes the memory of a step."""
+    training = specification.training
+    return specification.options, training.batch_size, training.precision, training.drop_rate
+
+
+def _memory_cells(specification: Specification, classes: int, machine: Machine) -> list[str]:
     backbone, training = specification.backbone, specification.training
     model, built = build_backbone(backbone.architecture, "random", classes, image_size=backbone.image_size)
     try:
@@ -170,4 +180,4 @@ def _memory_row(specification: Specification, classes: int, machine: Machine) ->
     fits = [images_in(1e9 * card - 2**30 * RESERVED) for card in CARDS]
     size = f"{size_of(training.batch_size) / 2**30:.2f}"
     cells = [training.precision, training.batch_size, size, *fits]
-    return backbone.name, specification.variant, *map(str, cells)
+    return list(map(str, cells))

@@ -92,6 +92,12 @@ class HuggingFacePeft(Method):
             tuners[kind](model, config, "default")
             del model.peft_config
             _refuse_other_layers(model)
+            if any(isinstance(module, library.utils.ModulesToSaveWrapper) for module in model.modules()):
+                raise ValueError(
+                    "modules_to_save trains whole modules beside it; use `attach` and unfreeze them"
+                )
+            if not _tuned(model):
+                raise ValueError("it tunes nothing (is there `inference_mode`?)")
         except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
             message = " ".join(str(error).split())
             raise UserError(
@@ -110,6 +116,13 @@ def _library() -> ModuleType:
             "'mosa-benchmark[peft]'`, or take another method"
         ) from None
     return peft
+
+
+def _tuned(model: nn.Module) -> bool:
+    """Return whether the library's layers have a parameter that is trained."""
+    return any(
+        parameter.requires_grad for layer in _tuner_layers(model).values() for parameter in layer.parameters()
+    )
 
 
 def _refuse_other_layers(model: nn.Module) -> None:
