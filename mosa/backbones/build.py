@@ -178,11 +178,24 @@ def _build(
         options["img_size"] = image_size
     with drawing(derive_seed(seed, "backbone")):
         try:
-            return timm.create_model(architecture, num_classes=num_classes, **options)
+            model = timm.create_model(architecture, num_classes=num_classes, **options)
         except (TypeError, AssertionError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"architecture {architecture!r} cannot be built with {options or 'its defaults'} ({error})"
             ) from None
+    _without_own_rates(model, drop_path, drop_rate)
+    return model
+
+
+def _without_own_rates(model: nn.Module, drop_path: float, drop_rate: float) -> None:
+    """Set what the recipe has at 0 to 0, as some of timm's models have rates of their own by default."""
+    for module in model.modules():
+        if not drop_path and isinstance(getattr(module, "drop_prob", None), float):
+            module.drop_prob = 0.0
+        if not drop_rate and isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if not drop_rate and isinstance(getattr(module, "drop_rate", None), float):
+            module.drop_rate = 0.0
 
 
 def _set_attention_dropout(model: nn.Module, rate: float) -> None:

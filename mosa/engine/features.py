@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mosa.base.files import locked, written_atomically
 from mosa.engine.batches import RESIDENT_SHARE, Images
 from mosa.engine.loop import autocast, in_large_batches
-from mosa.engine.provenance import versions
+from mosa.engine.provenance import code_digest, describe_device, versions
 from mosa.peft import attachment
 from mosa.peft.blocks import find_head
 from mosa.peft.routing import is_stochastic
@@ -172,7 +172,7 @@ def cached_features(
     Raises:
         UserError: The folder cannot be written.
     """
-    how = [FORMAT, versions(), images.device.type, torch.get_num_threads(), decides]
+    how = [FORMAT, versions(), code_digest(), describe_device(images.device), decides]
     digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode()).hexdigest()
     path = folder / f"{digest[:32]}.npy"
     with locked(path):

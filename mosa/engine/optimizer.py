@@ -8,6 +8,7 @@ from torch import nn
 
 from mosa.experiment.recipe import Recipe
 from mosa.peft.attached import attachment
+from mosa.peft.methods.bias import BIASES
 
 
 def build_optimizer(model: nn.Module, options: Recipe) -> torch.optim.Optimizer:
@@ -39,7 +40,7 @@ def parameter_groups(model: nn.Module, options: Recipe) -> list[dict[str, Any]]:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             large = parameter.ndim >= 2
-            decayed = large or (options.decay == "weights" and "bias" not in name.split("."))
+            decayed = large or (options.decay == "weights" and not BIASES & set(name.split(".")))
             key = (decayed and name not in excluded, factor_of.get(parameter, 1.0))
             groups.setdefault(key, []).append(parameter)
     return [

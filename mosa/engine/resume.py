@@ -16,7 +16,7 @@ from torch import nn
 from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.base.tensors import misfit
-from mosa.peft.attached import attachment
+from mosa.peft.attached import tuned_buffers
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 EVERY = 60.0  # seconds between saves at epoch ends
@@ -120,7 +120,7 @@ def trained_state(model: nn.Module) -> dict[str, Any]:
 def _hidden(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the buffers of the method that the model's state dict leaves out."""
     known = model.state_dict().keys()
-    buffers = {name: model.get_buffer(name) for name in attachment(model).buffers if name not in known}
+    buffers = {name: model.get_buffer(name) for name in tuned_buffers(model) if name not in known}
     return {name: buffer for name, buffer in buffers.items() if buffer is not None}
 
 

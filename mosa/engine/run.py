@@ -336,6 +336,7 @@ def _decides_features(ready: Prepared) -> list[Any]:
     own_seed = ready.run.seed if ready.backbone.sha256 is None else None
     what = ready.run.specification
     decides = [ready.pack.digest, asdict(ready.backbone), own_seed, what.training.precision]
+    decides.append(ready.machine.describe())
     if what.plugins:  # the user's own code may change what is before the classifier, and train nothing of it
         decides += [[one.sha256 for one in what.plugins], what.method, what.options]
     return decides if what.fold is None else [*decides, what.fold.model_dump()]
@@ -347,7 +348,8 @@ def _resume_file(ready: Prepared) -> ResumeFile | None:
     if machine.resume_folder is None:
         return None
     decides = [ready.run.specification.digest, ready.run.seed, ready.pack.digest]
-    digest = digest_of_data([*decides, asdict(ready.backbone), ready.on_features])
+    how = [provenance.code_digest(), provenance.versions(), ready.on_features]
+    digest = digest_of_data([*decides, asdict(ready.backbone), *how])
     return ResumeFile(machine.resume_folder / f"{digest[:16]}.pt", digest, machine.save_every)
 
 

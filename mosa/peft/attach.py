@@ -130,7 +130,14 @@ def _attach(
     try:
         if num_classes is not None:
             reset_classifier(model, num_classes, seed)
+        parameters = {parameter: name for name, parameter in model.named_parameters()}
         _insert(model, method, seed, find_head(model), choice_of(model, method, data, seed))
+        kept = set(model.parameters())
+        if lost := [name for parameter, name in parameters.items() if parameter not in kept]:
+            raise UserError(
+                f"{method.name} does not fit {type(model).__name__}: what it inserts would replace "
+                f"{lost[0]!r}; give the model's own module another name"
+            )
         reason = None if images is None else _fault(model, images)
     except StepError as error:
         reason = str(error)

@@ -12,6 +12,7 @@ from mosa.peft.blocks import find_head
 from mosa.peft.method import Method
 from mosa.peft.parallel import bare, check_known
 from mosa.peft.routing import Passes, repeat_batch
+from mosa.peft.statistics import has_statistics, is_frozen
 from mosa.peft.structure import Change, Place
 
 DEFAULT = "default"  # the name of a method that is given none
@@ -49,6 +50,19 @@ class Attachment:
     label_names: list[str] | None = None
     merged: bool = False
     backbone: dict[str, Place] = field(default_factory=dict)
+
+
+def tuned_buffers(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the buffers of the tuned state, also those of norms unfrozen since `attach`."""
+    known = attachment(model).buffers
+    norms = [(name, module) for name, module in model.named_modules() if has_statistics(module)]
+    found = [
+        f"{prefix}.{name}" if prefix else name
+        for prefix, norm in norms
+        if not is_frozen(norm)
+        for name, _ in norm.named_buffers(recurse=False)
+    ]
+    return tuple(dict.fromkeys([*known, *found]))
 
 
 @dataclass

@@ -4,7 +4,15 @@ import torch
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError
-from mosa.peft.attached import Attachment, Merged, attachment, dumped, list_adapters, tuned_parameters
+from mosa.peft.attached import (
+    Attachment,
+    Merged,
+    attachment,
+    dumped,
+    list_adapters,
+    tuned_buffers,
+    tuned_parameters,
+)
 from mosa.peft.blocks import SEPARATE_BIAS
 from mosa.peft.method import Method
 from mosa.peft.parallel import refuse_wrapped
@@ -93,8 +101,9 @@ def become_backbone(model: nn.Module, changed: list[Place]) -> None:
     record.label_names = state.label_names
     known = {place.value for place in record.places} | {place.value for place in changed}
     record.places += changed
+    buffers = tuned_buffers(model)
     for name, place in tensor_places(model):
-        tuned = place.value.requires_grad or name in state.tuned or name in state.buffers
+        tuned = place.value.requires_grad or name in state.tuned or name in buffers
         if tuned and place.value not in known:
             record.places.append(place)
     for hook in state.hooks:

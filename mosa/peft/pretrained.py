@@ -12,7 +12,7 @@ from mosa.base.errors import UserError, plain, shown
 from mosa.base.timm import timm
 from mosa.base.words import count
 from mosa.peft.attach import attach, reset_classifier
-from mosa.peft.attached import Merged, attachment, list_adapters, merged_into, tuned_parameters
+from mosa.peft.attached import Merged, attachment, list_adapters, merged_into, tuned_buffers, tuned_parameters
 from mosa.peft.blocks import find_head
 from mosa.peft.method import build_method
 from mosa.peft.parallel import bare, refuse_wrapped
@@ -265,7 +265,7 @@ def _backbone(model: nn.Module) -> dict[str, Place]:
 def _changed(model: nn.Module) -> set[str]:
     """Return the backbone's names of what is tuned, or has something merged into it, and of the head."""
     merged = merged_into(model)
-    buffers = attachment(model).buffers if hasattr(model, "peft") else ()
+    buffers = tuned_buffers(model) if hasattr(model, "peft") else ()
     own = {id(each) for each in find_head(model).parameters()} | {
         id(model.get_buffer(each)) for each in buffers
     }

@@ -12,10 +12,10 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from mosa.base.errors import LISTED, UserError, unknown
-from mosa.base.files import unwritable
+from mosa.base.files import unwritable, written_atomically
 from mosa.base.tensors import misfit
 from mosa.base.words import count
-from mosa.peft.attached import attachment, dumped, merged_into, tuned_parameters
+from mosa.peft.attached import attachment, dumped, merged_into, tuned_buffers, tuned_parameters
 from mosa.peft.method import get_method
 from mosa.peft.parallel import bare
 from mosa.peft.structure import tensor_places
@@ -39,7 +39,7 @@ def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
     model = bare(model)
     merged = merged_into(model)
     attached = merged is None or hasattr(model, "peft")
-    buffers = attachment(model).buffers if attached else ()
+    buffers = tuned_buffers(model) if attached else ()
     trained = tuned_parameters(model) if attached else {}
     changed = {id(place.value) for place in merged.places} if merged else set()
     tuned = {
@@ -109,7 +109,8 @@ def write(model: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> No
     metadata[_CONTENT] = digest_of_tensors(state, json.dumps(metadata, sort_keys=True))
     try:
         # Not by save_file, whose error for a full disk is none of the system's.
-        Path(path).write_bytes(save(state, metadata=metadata))
+        with written_atomically(Path(path)) as temporary:
+            temporary.write_bytes(save(state, metadata=metadata))
     except OSError as error:
         raise unwritable(Path(path), error) from None
 

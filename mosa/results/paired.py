@@ -176,7 +176,7 @@ def difference(section: Section, variant: str, reference: str) -> Difference:
         worse=int((gain < 0).sum()),
         wilcoxon_p=wilcoxon_p(by_task) if len(tasks) >= MIN_TASKS else np.nan,
         improvement=probability_of_improvement(
-            [section.sign * ours[task].to_numpy() for task in tasks],
-            [section.sign * theirs[task].to_numpy() for task in tasks],
+            [section.sign * ours[task].round(EXACT).to_numpy() for task in tasks],
+            [section.sign * theirs[task].round(EXACT).to_numpy() for task in tasks],
         ),
     )

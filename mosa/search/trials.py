@@ -198,7 +198,7 @@ def _try(
                 Run(specification, seed), pack, path, machine
             )
         except Diverged as error:
-            nothing = dict.fromkeys(("score", "top1", "loss"))
+            nothing = dict.fromkeys(("score", "top1", "loss")) | {"scores": [], "examples": 0}
             return {"status": "diverged", "note": str(error), "epochs": epochs} | nothing
         scores.append(_score(record, search.metric, path))
         top1.append(record["metrics"]["top1"])

@@ -205,6 +205,15 @@ def test_dora_trains_the_norm_of_each_row():
     torch.testing.assert_close(own(x), x @ torch.cat(rows).T + qkv.bias, atol=1e-12, rtol=0)
 
 
+def test_dora_leaves_a_row_of_zeros_as_it_is():
+    model = build()
+    with torch.no_grad():
+        model.blocks[0].mlp.fc1.weight[3] = 0
+    images, _ = batch()
+    expected = model.eval()(images)
+    torch.testing.assert_close(peft.attach(model, "dora", rank=2, targets=["fc1"]).eval()(images), expected)
+
+
 def test_dora_is_that_of_hugging_face():
     """Outputs and gradients, on one layer that the library wraps as a whole."""
     config = {"r": 4, "lora_alpha": 8, "use_dora": True}

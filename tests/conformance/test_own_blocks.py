@@ -77,6 +77,27 @@ CASES = {
 }
 
 
+class WithAdapter(Layer):
+    def __init__(self):
+        super().__init__()
+        self.adapter = nn.Linear(16, 16)
+
+    def forward(self, x):
+        return super().forward(x) + self.adapter(x)
+
+
+def test_a_module_of_the_model_is_not_replaced_by_one_of_the_same_name():
+    model = Classifier().double()
+    model.encoder["layers"] = nn.ModuleList([WithAdapter(), WithAdapter()]).double()
+    peft.describe_blocks(model, WithAdapter, head="classify", input_size=(3, 8, 12), **PARTS)
+    images = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    before = model.eval()(images)
+    with pytest.raises(UserError, match=r"what it inserts would replace .encoder\.layers\.0\.adapter\.weight."):
+        peft.attach(model, "adapter")
+    assert torch.equal(model(images), before) and not hasattr(model, "peft")
+    peft.attach(model, "lora", rank=2, targets=["q", "v"])
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_method_starts_as_the_backbone_trains_and_merges(case):
     method, options = CASES[case]

@@ -319,6 +319,15 @@ def test_the_lowest_loss_is_the_best(tmp_path):
     assert "PPT" in (tmp_path / "efficiency.md").read_text()
 
 
+def test_the_rounding_of_a_sum_is_no_improvement():
+    frame = make_frame()
+    frame["top1"] = 60.0
+    frame.loc[frame["variant"] == "mosa", "top1"] += 1e-13
+    (section,) = compare(frame)
+    (mosa,) = [one for one in differences(section, "adapter") if one.variant == "mosa"]
+    assert (mosa.better, mosa.worse, mosa.improvement) == (0, 0, 0.5)
+
+
 def test_a_lower_loss_is_an_improvement():
     (section,) = compare(make_losses())
     found = {difference.variant: difference for difference in differences(section, "adapter")}

@@ -121,6 +121,10 @@ def test_features_are_computed_once_and_only_for_what_they_are_of(pack, tmp_path
     for path in tmp_path.glob("*.npy"):
         path.write_bytes(path.read_bytes()[:50])
     assert count(builtin) == 2  # damaged ones are made again
+    monkeypatch.setattr(kept, "code_digest", lambda: "edited")
+    assert count(builtin) == 2
+    monkeypatch.setattr(kept, "describe_device", lambda device: {"name": "another processor"})
+    assert count(builtin) == 2
 
 
 def augmented(**training):

@@ -6,6 +6,7 @@ from models import SMALL, attach, build
 from torch import nn
 
 from mosa import peft
+from mosa.base.timm import timm
 from mosa.engine.optimizer import UncorrectedAdamW, build_optimizer, parameter_groups
 from mosa.experiment.recipe import Recipe
 from mosa.peft import list_methods
@@ -29,6 +30,14 @@ def test_all_weights_are_decayed_where_the_recipe_says_so():
     names = {parameter: name for name, parameter in model.named_parameters()}
     assert {"blocks.0.adapter.norm.weight", "head.weight"} <= {names[p] for p in decayed["params"]}
     assert all(".bias" in names[p] for p in others["params"]) and len(others["params"]) > 0
+
+
+def test_a_bias_that_an_attention_keeps_itself_is_none_of_its_weights():
+    model = peft.attach(timm.create_model("beit_base_patch16_224", depth=1, num_classes=3), "full")
+    decayed, others = parameter_groups(model, Recipe(decay="weights"))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    assert {"blocks.0.attn.q_bias", "blocks.0.attn.v_bias"} <= {names[p] for p in others["params"]}
+    assert "blocks.0.attn.qkv.weight" in {names[p] for p in decayed["params"]}
 
 
 def test_split_weights_learn_as_much_faster_as_the_method_says():

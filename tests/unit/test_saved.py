@@ -21,6 +21,22 @@ def saved(tmp_path_factory):
         return path, {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
+def test_an_interrupted_save_leaves_the_file_that_was_there(saved, tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    model = attach(build(), "bias")
+    peft.save_tuned(model, path)
+    before = path.read_bytes()
+
+    def half(self, content):
+        self.open("wb").write(content[: len(content) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(path), "write_bytes", half)
+    with pytest.raises(KeyboardInterrupt):
+        peft.save_tuned(model, path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
 def changed(saved, tmp_path, tensors=None, drop=("mosa.content",), **about):
     """Write the file anew, with other tensors or another description."""
     _, state, metadata = saved

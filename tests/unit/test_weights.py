@@ -225,6 +225,10 @@ def test_normalisation_may_be_named_and_rates_are_our_own():
     assert backbone.mean == IMAGENET[0]
     model, _ = build_backbone(SWIN, "random", 3)  # timm's own default is 0.1
     assert not [m for m in model.modules() if getattr(m, "drop_prob", 0)]
+    for architecture in ("nest_tiny", "nextvit_small", "rexnet_100"):  # 0.5, 0.1; and dropout of 0.2
+        model, _ = build_backbone(architecture, "random", 3)
+        assert not [m for m in model.modules() if getattr(m, "drop_prob", 0) or getattr(m, "drop_rate", 0)]
+        assert not [m for m in model.modules() if isinstance(m, torch.nn.Dropout) and m.p]
     model, _ = build_backbone(VIT, "random", 3, drop_path=0.2, drop_rate=0.1)
     assert model.blocks[-1].drop_path1.drop_prob == pytest.approx(0.2)
     assert model.pos_drop.p == model.blocks[0].mlp.drop1.p == model.blocks[0].attn.proj_drop.p == 0.1

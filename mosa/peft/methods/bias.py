@@ -9,7 +9,7 @@ from mosa.peft.blocks import backbone_modules
 from mosa.peft.method import Selection
 
 # Names of biases in timm's modules and torch's; some attentions keep those of their projections themselves.
-BIASES = ("bias", "q_bias", "k_bias", "v_bias", "mlp_bias", "in_proj_bias")
+BIASES = {"bias", "q_bias", "k_bias", "v_bias", "mlp_bias", "in_proj_bias"}
 
 
 class Bias(Selection):

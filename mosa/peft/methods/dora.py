@@ -67,8 +67,9 @@ class DoraLinear(LoraLinear):
         return torch.linalg.vector_norm(changed, dim=1)
 
     def factor(self, part: str) -> Tensor:
-        """Return m / |W + s B A| of a part's rows."""
-        return self.magnitude[part] / self.row_norms(part)
+        """Return m / |W + s B A| of a part's rows; 1 for a row of zeros, which has no direction."""
+        norms = self.row_norms(part)
+        return torch.where(norms > 0, self.magnitude[part] / norms.where(norms > 0, 1), 1)
 
     def forward(self, x: Tensor) -> Tensor:
         chunks = list(nn.Linear.forward(self, x).chunk(len(self.parts), dim=-1))
