@@ -218,6 +218,7 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
         ("mosa_split_lr8_e25", "mosa_n4_e25"),
         ("dropconnect_e25", "mosa_n4_alone_e25"),
         ("dropconnect_e8", "mosa_n4_alone_e8"),
+        ("dropconnect_e100", "mosa_n4_alone_e100"),
         ("adamix_e25", "mosa_n4_e25"),
     ):
         interval = summary["interval"](seeds[one] - seeds[other])
