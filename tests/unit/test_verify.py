@@ -18,6 +18,7 @@ from mosa.data.catalogue import get_task
 from mosa.data.packing import write_pack
 from mosa.data.packs import Pack
 from mosa.engine.keep import Keep
+from mosa.engine.machine import Machine
 from mosa.engine.reproduce import compare, reproduce
 from mosa.engine.run import execute
 from mosa.engine.verify import Wanted, _weights_digest, describe, verify
@@ -153,6 +154,17 @@ def test_a_run_is_reproduced_bit_by_bit(folder, pack, method):
     assert found.verdict == "bit-equal" and not found.difference and not found.environment
     done = CliRunner().invoke(cli, ["reproduce", str(path), "--packs", str(folder / "packs")])
     assert done.exit_code == 0 and "seed3.json: bit-equal" in done.output
+
+
+def test_a_run_that_kept_no_features_is_reproduced_bit_by_bit(pack, tmp_path):
+    record = tmp_path / "seed0.json"
+    for features in (None, tmp_path / "features"):
+        run = spec("last", weights="builtin", training={"epochs": 3, "batch_size": 16})
+        execute(run, pack, record, Machine(features=features))
+        (tmp_path / "packs").mkdir(exist_ok=True)
+        shutil.copy(pack, tmp_path / "packs" / load_record(record)["specification"]["data"]["pack"])
+        assert reproduce(record, tmp_path / "packs").verdict == "bit-equal"
+        record.unlink()
 
 
 def test_what_differs_is_reported(folder):
