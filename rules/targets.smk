@@ -56,7 +56,8 @@ if workflow.is_main_process and IS_MAIN and "snakemake" in sys.argv[0] and len(s
             for name in names or ():
                 check_name(name)
         check_rules(given)
-        if "gpu" in given.resources and not GPU:
+        local = given.executor in (None, "local")  # jobs of a cluster ask for what they need by themselves
+        if local and "gpu" in given.resources and not GPU:
             raise UserError(
                 "resources: gpu is given, and the config says `device: cpu`; set `device: cuda`, or take another profile"
             )
