@@ -98,8 +98,9 @@ def unknown(kind: str, name: object, allowed: Iterable[str]) -> UserError:
     """Build the error for a name that is not among the allowed ones.
 
     Args:
-        kind: What the name stands for, such as "method".
+        kind: What the name stands for, such as "method", or "option of method 'lora'".
         name: The name that was given.
         allowed: Every legal name, in the order in which to list them.
     """
-    return UserError(f"unknown {kind} {shown(name)}: {expected(name, allowed)}")
+    what, of, whole = kind.partition(" of ")
+    return UserError(f"unknown {what} {shown(name)}{of}{whole}: {expected(name, allowed)}")

@@ -279,7 +279,8 @@ def build_method(name: str, **options: Any) -> Method:
     cls = get_method(name)
     for option in options:
         if option not in cls.model_fields:
-            raise unknown(f"option of method {name!r}", option, cls.model_fields)
+            own_first = sorted(cls.model_fields, key=lambda known: known in Method.model_fields)
+            raise unknown(f"option of method {name!r}", option, own_first)
     try:
         return cls(**options)
     except ValidationError as error:

@@ -257,7 +257,7 @@ class Twice(Layer):
         ({"head": "fc"}, "head 'fc': Classifier has no such module"),
         ({"input_size": (8, 12)}, r"input_size=\(8, 12\): expected \(channels, height, width\)"),
         ({"input_size": (1, 8, 12)}, "Classifier cannot be run on images of 1x8x12: RuntimeError"),
-        ({"mpl": "ffn"}, "unknown part of a block 'mpl'.*did you mean 'mlp'"),
+        ({"mpl": "ffn"}, "unknown part 'mpl' of a block.*did you mean 'mlp'"),
         ({"mlp": None}, "mlp: expected the name of the module whose output is added"),
         ({"mlp": "feed"}, "mlp 'feed': Layer has no such module"),
         ({"residual": "between.norm"}, "Layer needs a norm"),

@@ -46,7 +46,7 @@ def edited(source, path, method=(), backbone=(), without=()):
 
 
 EDITS = {
-    "unknown option": ({"method": {"new": 1}}, "unknown option of method 'lora' 'new'"),
+    "unknown option": ({"method": {"new": 1}}, "unknown option 'new' of method 'lora'"),
     "missing option": ({"without": ("rank",)}, "says nothing of 'rank', an option of method 'lora'"),
     "option of another type": ({"method": {"rank": "four"}}, "option 'rank'"),
     "unknown method": ({"method": {"method": "lara"}}, "unknown method 'lara'.*'lora'"),

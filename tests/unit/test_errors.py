@@ -34,3 +34,7 @@ def test_a_near_miss_is_near(name, near):
 
 def test_a_long_name_is_quoted_shortly():
     assert len(str(unknown("letter", "a" * 3000, ["alpha", "beta"]))) < 300
+
+
+def test_a_name_comes_before_what_it_is_of():
+    assert str(unknown("letter of 'el'", "x", ["a"])) == "unknown letter 'x' of 'el': expected one of a"

@@ -600,7 +600,7 @@ def test_the_template_passes_whatever_its_name(tmp_path):
         (["new", "method", "My-Method"], "expected lower-case letters"),
         (["new", "method", "lambda"], "expected lower-case letters"),
         (["conformance", "none.py:Mine"], "none.py: no such file"),
-        (["conformance", "m.py:Other"], "unknown method of m.py 'Other': expected one of Mine"),
+        (["conformance", "m.py:Other"], "unknown method 'Other' of m.py: expected one of Mine"),
         (["conformance", "m.py:Mine", "--architecture", "vitt"], "unknown architecture 'vitt'"),
         (["conformance", "m.py:Mine", "--option", "size=0"], "greater than or equal to 1"),
         (["schema", "--output", "x"], "name one with --configfile"),

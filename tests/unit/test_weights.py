@@ -214,7 +214,7 @@ def test_a_tag_that_is_not_there_offline_says_what_to_do(monkeypatch, tmp_path):
         UserError, match=r"cannot be downloaded.*model.safetensors of timm/vit_base_patch16_224.mae"
     ):
         build_backbone("vit_base_patch16_224", "hub:mae", 3)
-    with pytest.raises(UserError, match=r"unknown tag of vit_base_patch16_224 'maee'.*did you mean 'mae'"):
+    with pytest.raises(UserError, match=r"unknown tag 'maee' of vit_base_patch16_224.*did you mean 'mae'"):
         build_backbone("vit_base_patch16_224", "hub:maee", 3)
 
 

@@ -336,7 +336,7 @@ def test_a_model_with_more_than_the_npz_file_has_is_refused(vit, tmp_path):
     [
         ("vit_small_patch16_224.dino", "set `architecture: vit_small_patch16_224` and `weights: hub:dino`"),
         ("timm/vit_small_patch16_224.dino", "set `architecture: vit_small_patch16_224` and `weights: hub"),
-        ("vit_small_patch16_224.dinno", "unknown tag of vit_small_patch16_224 'dinno'"),
+        ("vit_small_patch16_224.dinno", "unknown tag 'dinno' of vit_small_patch16_224"),
         ("vit_base_patch16_224_in21k", "former name of timm's; set `architecture: vit_base_patch16_224` an"),
         ("google/vit-base-patch16-224", "did you mean 'vit_base_patch16_224'?"),
         ("deit_base", "did you mean 'deit_base_patch16_224'?"),
@@ -355,8 +355,8 @@ def test_names_of_architectures(architecture, words):
     ("weights", "words"),
     [
         ("hub:vit_small_patch16_224.dino", "expected the tag alone; set `weights: hub:dino`"),
-        ("hub:dinno", "unknown tag of vit_small_patch16_224 'dinno'.*did you mean 'dino'"),
-        ("hub:", "unknown tag of vit_small_patch16_224 ''"),
+        ("hub:dinno", "unknown tag 'dinno' of vit_small_patch16_224.*did you mean 'dino'"),
+        ("hub:", "unknown tag '' of vit_small_patch16_224"),
         ("dino", "dino: no such file.*did you mean 'hub:dino'"),
         ("bultin", "did you mean 'builtin'"),
     ],
