@@ -95,7 +95,9 @@ that torch's FLOP counter finds, over the adapter's):
   what it was with whole gradients.
 - `spt` 1.72 (1.12): dropout of the inputs of changes, and drop path of their outputs, as the released
   code has; weights tuned alone need the gradient of their whole matrix. In the profile below, the draws of
-  dropout (`bernoulli_`) are more than a third of what is above the arithmetic.
+  dropout (`bernoulli_`) are more than a third of what is above the arithmetic. The first table below has
+  1.38, as it was measured before `spt` had either; with a budget of 20,000 parameters instead of the default
+  400,000, it is 1.60 ([methods-compared.md](methods-compared.md)).
 - `fact` 1.42 (1.25): three narrow products beside each layer; narrow products run below a wide one's
   rate.
 - `vpt` 1.35 (1.48): ten prompts beside the tokens of every block, in all products and in attention.

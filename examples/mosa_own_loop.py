@@ -4,7 +4,7 @@ Run `python examples/mosa_own_loop.py`: the digits of scikit-learn, which has to
 in seconds, without a download.
 """
 
-import mosa.peft  # before timm
+import mosa.peft  # before timm, if a CPU-only torch is installed with PyPI's torchvision
 import timm
 import torch
 from sklearn.datasets import load_digits

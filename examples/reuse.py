@@ -3,7 +3,7 @@
 Run `python examples/reuse.py`: it trains one for a moment first.
 """
 
-import mosa.peft  # before timm
+import mosa.peft  # before timm, if a CPU-only torch is installed with PyPI's torchvision
 import timm
 import torch
 

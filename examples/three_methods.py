@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import mosa.peft  # before timm
+import mosa.peft  # before timm, if a CPU-only torch is installed with PyPI's torchvision
 import numpy as np
 import timm
 import torch

@@ -1,7 +1,10 @@
-"""Parameter-efficient fine-tuning of any timm vision transformer.
+"""Parameter-efficient fine-tuning of timm's models, and of others whose blocks are described.
 
+Not every method fits every model: an adapter fits about half of the architectures of timm that
+docs/support.md lists. `attach` refuses a model that a method does not fit.
+
+>>> import mosa.peft  # before timm: it mends a CPU-only torch that has PyPI's torchvision beside it
 >>> import timm
->>> import mosa.peft
 >>> model = timm.create_model("vit_base_patch16_224.orig_in21k", pretrained=True, num_classes=100)
 >>> model = mosa.peft.attach(model, "mosa", bottleneck=64, experts=4)
 >>> ...  # train as usual; only what the method tunes requires a gradient

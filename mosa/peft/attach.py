@@ -89,6 +89,7 @@ def attach(
             tensor without effect, or a step that fails. The model is as it was then.
 
     Example:
+        >>> import mosa.peft
         >>> import timm
         >>> model = timm.create_model("vit_tiny_patch16_224", num_classes=10)
         >>> model = mosa.peft.attach(model, "mosa", bottleneck=16, experts=4)

@@ -305,6 +305,7 @@ def test_times_of_tables_and_plots_are_those_of_the_benchmark():
 
 OPTIONAL = ("transformers", "lightning")  # of snippets that are left out where they are not installed
 FENCE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# (\w+\.py)\n")  # begins a snippet that is a file of its own
 
 
 WITH_SNIPPETS = [page for page in PAGES if FENCE.search(page.read_text())]
@@ -326,6 +327,9 @@ for name, (code, folder) in pages.items():
 def snippets_of(page, folder):
     """Return the code of a page's snippets, and the libraries that those which are left out need."""
     snippets = FENCE.findall(page.read_text())
+    for snippet in [each for each in snippets if FILE.match(each)]:  # a file, which others import
+        (folder / FILE.match(snippet)[1]).write_text(snippet)
+        snippets.remove(snippet)
     absent = [name for name in OPTIONAL if importlib.util.find_spec(name) is None]
     left_out = [name for name in absent if any(f"import {name}\n" in snippet for snippet in snippets)]
     snippets = [each for each in snippets if not any(f"import {name}\n" in each for name in left_out)]

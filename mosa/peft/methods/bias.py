@@ -15,7 +15,7 @@ BIASES = {"bias", "q_bias", "k_bias", "v_bias", "mlp_bias", "in_proj_bias"}
 class Bias(Selection):
     """Every bias of the backbone is tuned: of Linear layers, convolutions and norms; nothing is inserted.
 
-    Biases of relative positions in an attention are none: they are no shift of features.
+    The tables of relative positions that some attentions add are not tuned: they shift no features.
     Tuned parameters of a ViT of width d and depth L: 11 d L + 2 d.
     """
 
