@@ -174,6 +174,7 @@ TRIAL = {  # a part of the trial, by what its variants' names end in, and what t
     "_dropout": "adapter_dropout",
     "_fraction10": "adapter_fraction10",
     "_fraction20": "adapter_fraction20",
+    "_fraction50": "adapter_fraction50",
 }
 REGIMES = {"label-noise": "adapter", "strong-features": "adapter"}  # experiments of their own
 BESIDE = {"_dropout": ["adapter_e100", "adapter_rdrop_e100", "mosa_n4_e100"]}  # in the same table
@@ -192,7 +193,7 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
         names = {name for name in runs.variant if name.endswith(ending)}
         shown = runs[runs.variant.isin(names | set(BESIDE.get(ending, [])))]
         tables.append(summary["table"](shown, reference))
-    for endings in ("_e25", "_e100", "_dropout", "_fraction[12]0"):
+    for endings in ("_e25", "_e100", "_dropout", "_fraction[125]0"):
         tables.append(summary["search_table"](trials[trials.variant.str.contains(f"{endings}$")]))
     for name, reference in REGIMES.items():
         own, tried = (pd.read_csv(DOCS / "summaries" / f"{name}{part}.csv") for part in ("", "-search"))
