@@ -404,16 +404,18 @@ def load_record(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read, is not JSON, does not conform, or was changed by hand.
     """
+    named = Path(path).match("seed*.json")  # otherwise it may be a file of the user's own
+    again = "delete it and run again" if named else "name one, such as results/runs/.../seed0.json"
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot read the record ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({reason_of(error)}); delete it and run again") from None
+        raise UserError(f"{path}: not JSON ({reason_of(error)}), and no record of a run; {again}") from None
     if isinstance(record, dict) and record.get("schema_version") in (1, 2, 3):
         raise UserError(
             f"{path}: was written by an earlier version of this project and carries no specification; "
-            "delete it and run again, or take another results folder"
+            f"{again}, or take another results folder"
         )
     found = _validated(record, str(path))
     if seal(record)["digest"] != found["digest"]:

@@ -266,9 +266,12 @@ def _read(reference: str, path: Path) -> bytes:
     try:
         return path.read_bytes()
     except FileNotFoundError:
-        where = "" if Path(reference).is_absolute() else f" in {path.parent.absolute()}"
+        if Path(reference).is_absolute():
+            raise UserError(f"plugin {reference}: no such file; put it there, or name another") from None
+        here = path.absolute() == Path(reference).absolute()
+        start = "working directory" if here else "folder of the config"
         raise UserError(
-            f"plugin {reference}: no such file{where}; a path starts from the folder of the config"
+            f"plugin {reference}: no such file in {path.parent.absolute()}; a path starts from the {start}"
         ) from None
     except OSError as error:
         raise UserError(f"plugin {reference}: cannot be read ({error.strerror})") from None

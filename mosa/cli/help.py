@@ -1,7 +1,9 @@
 """What `mosa --help` shows: the verbs by subject, with examples; and their page of documentation."""
 
 import inspect
+import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import click
 
@@ -58,6 +60,17 @@ class Sections(click.Group):
                 found.setdefault(getattr(command, "section", _OTHER), []).append(command)
         return found
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; of a config that is given as an argument, say which option takes it."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            taken = error.ctx.command.params if error.ctx else ()
+            configs = re.findall(r"[^\s()]+\.ya?ml(?=[\s)])", error.message)
+            if type(error) is click.UsageError and configs and any(each.name == "files" for each in taken):
+                error.message = f"{configs[0]} is a config, not an argument; put --configfile before it"
+            raise
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [command.name or "" for commands in self.sections().values() for command in commands]
 
@@ -86,13 +99,16 @@ def commands_page(group: Sections) -> str:
     for section, commands in group.sections().items():
         lines += ["", f"## {section}"]
         for command in commands:
-            lines += ["", f"### `mosa {command.name}`", "", *_described(command)]
+            lines += ["", f"### `mosa {command.name}`", "", *_described(command, f"mosa {command.name}")]
+            for below in command.commands.values() if isinstance(command, click.Group) else ():
+                name = f"mosa {command.name} {below.name}"
+                lines += ["", f"#### `{name}`", "", *_described(below, name)]
     return "\n".join([*lines, "", *_COMPLETION]) + "\n"
 
 
-def _described(command: click.Command) -> Iterator[str]:
+def _described(command: click.Command, name: str) -> Iterator[str]:
     yield inspect.cleandoc(command.help or "")
-    ctx = click.Context(command, info_name=f"mosa {command.name}")
+    ctx = click.Context(command, info_name=name)
     usage = command.get_usage(ctx).removeprefix("Usage: ").split()
     yield from ("", "```text", " ".join(usage), "```")
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]

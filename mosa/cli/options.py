@@ -1,6 +1,7 @@
 """What the verbs share: types of arguments, and options that several take."""
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -14,12 +15,23 @@ from mosa.base.files import WORKFLOW
 if TYPE_CHECKING:
     import pandas as pd
 
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
-ANY = click.Path(path_type=Path)
+
+class Place(click.Path):
+    """A path; one that begins with ~, which the shell did not replace, is refused as in a config."""
+
+    def convert(self, value, param, ctx):
+        """Return the path, or refuse it."""
+        if str(value).startswith("~") and not os.path.lexists(value):
+            self.fail(f"{shown(str(value))}: expected a path that is written out, as nothing here replaces ~")
+        return super().convert(value, param, ctx)
 
 
-class Written(click.Path):
+FILE = Place(path_type=Path, dir_okay=False)
+FOLDER = Place(path_type=Path, file_okay=False)
+ANY = Place(path_type=Path)
+
+
+class Written(Place):
     """A file to write, whose name says what it is: another name may be another file's.
 
     Args:

@@ -12,6 +12,7 @@ from mosa.cli.options import (
     FOLDER,
     METRIC,
     REFERENCE,
+    SHOWING,
     VARIANTS,
     OneOf,
     config_of,
@@ -28,6 +29,7 @@ from mosa.cli.options import (
     "--format", "form", type=OneOf(["text", "md", "csv", "json"]), default="text", show_default=True
 )
 @click.option("--output", type=FILE, help="File to write to, instead of the terminal.")
+@SHOWING
 def compare(
     sources: tuple[str, ...],
     variants: list[str] | None,

@@ -53,7 +53,10 @@ def read_table(file: Path, report: Report) -> list[Row] | None:
         reason = "a quote is not closed" if "end of data" in str(error) else f"cannot be read: {error}"
         report.error(f"{file}, line {begin}", f"{reason}; {expected}")
         return None
-    head = lines[0][1] if lines else []
+    if not lines:
+        report.error(file, f"is empty; {expected}")
+        return None
+    head = lines[0][1]
     columns = _columns(file, head, lines[1:], report)
     if columns is None:
         return None
@@ -92,10 +95,9 @@ def _columns(
     names = [name.strip().lower() for name in head]
     twice = [name for name in ("path", "label", "split") if names.count(name) > 1]
     if twice or not {"path", "label"} <= set(names):
-        found = few(head) if head else "none"
         other = [f", and no comma but {mark!r} between them" for mark in ";\t|" if mark in "".join(head)]
         between = other[0] if other and len(head) == 1 else ""
-        report.error(f"{file}, line 1", f"has the columns {found}{between}; expected path,label[,split]")
+        report.error(f"{file}, line 1", f"has the columns {few(head)}{between}; expected path,label[,split]")
         return None
     others = [number for number, name in enumerate(names) if name not in ("path", "label", "split")]
     for number in others if "split" not in names else ():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mosa.base.errors import unknown
+from mosa.base.errors import UserError, unknown
 from mosa.base.plugins import Registry
 
 if TYPE_CHECKING:
@@ -127,5 +127,7 @@ def get_metric(name: str) -> Metric:
         UserError: There is no such metric.
     """
     if name not in METRICS:
-        raise unknown("metric", name, METRICS)
+        raise UserError(
+            f"{unknown('metric', name, METRICS)} (one of a plugin needs --plugin, or `plugins` in a config)"
+        )
     return METRICS[name]

@@ -56,9 +56,13 @@ class Pack:
             with self.path.open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
                 self._tensors = json.loads(file.read(length))
+        except FileNotFoundError:
+            raise UserError(f"{self.path}: no such pack; make it with `mosa make-data`") from None
         except (OSError, SafetensorError) as error:
+            workflows = "packs" in self.path.parts and self.path.suffix == ".safetensors"
+            advice = "delete it and make it" if workflows else "name one, or make one"
             raise UserError(
-                f"{self.path}: not a readable pack ({error}); delete it and make it with `mosa make-data`"
+                f"{self.path}: not a readable pack ({error}); {advice} with `mosa make-data`"
             ) from None
         self._start = 8 + length
         if metadata.get("format") != PACK_FORMAT or any(f"{s}.labels" not in self._tensors for s in PARTS):

@@ -55,7 +55,12 @@ def origins(kind: str, name: str) -> list[Origin]:
 
 
 def where(kind: str, name: str) -> str:
-    """Return where a task or a weights file comes from, for an error: its page, if it is known, and ours."""
+    """Return where a task or a weights file comes from, for an error: its page, if it is known, and ours.
+
+    Of VTAB-1k it is ours alone, with the prepared collections: nobody reads the original archive of a task.
+    """
+    if (kind, name.partition("/")[0]) == ("data", "vtab1k"):
+        return "docs/data.md links prepared collections"
     page = next((row.page for row in origins(kind, name) if row.page), "")
     ours = f"docs/{kind}.md" if page else f"docs/{kind}.md says where others are"
     return f"{page}, see {ours}" if page else ours

@@ -262,16 +262,22 @@ def _disk(config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task])
     packed = sum(need for need in needs if need <= limit)
     lines = [
         f"packs: {len(packs)}, of which {len(packs) - len(missing)} are made; the others need about "
-        f"{packed:.1f} GiB in {folder} ({_free_gib(folder):.1f} GiB are free)"
+        f"{_room(packed)} in {folder} ({_free_gib(folder):.1f} GiB are free)"
     ]
     if predictions := predictions_gib(config, runs, tasks):
-        lines.append(f"predictions: about {predictions:.2g} GiB in {config['paths']['results']}")
+        lines.append(f"predictions: about {_room(predictions)} in {config['paths']['results']}")
     if large := sum(need > limit for need in needs):
         over = count(large, "task is", "tasks are")
         lines.append(f"{over} over packing.limit_gib = {limit:g}: decoded while training")
     if unknown := sum(not task.sizes for task, _ in missing.values()):
         lines.append(f"{count(unknown, 'task is', 'tasks are')} not counted, as no images are found")
     return lines
+
+
+def _room(gib: float) -> str:
+    """Return room in GiB in words: "1.3 GiB", "12 MiB", "0.6 MiB"."""
+    mib = gib * 1024
+    return f"{gib:.1f} GiB" if gib >= 0.1 else f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.2g} MiB"
 
 
 def _pack_gib(task: Task, image_size: int) -> float:

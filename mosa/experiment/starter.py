@@ -14,6 +14,7 @@ import yaml
 from mosa.base.errors import UserError, plain
 from mosa.base.files import SCHEMAS, WORKFLOW, written_atomically
 from mosa.base.words import count
+from mosa.data.discover import is_image
 from mosa.data.layouts import Report, Source, read_source
 from mosa.data.listed import find_lists
 from mosa.data.metrics import get_metric
@@ -131,7 +132,7 @@ def write_config(folder: Path, own_data: Path | None = None, force: bool = False
     path = folder / "config.yaml"
     if path.exists() and not force:
         raise UserError(f"{path}: is there already; take another folder, or overwrite it with --force")
-    text, notes = _demo_config() if own_data is None else _own_config(own_data, folder)
+    text, notes = _demo_config(folder) if own_data is None else _own_config(own_data, folder)
     with written_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
         read_config(temporary)
@@ -159,10 +160,20 @@ def find_layout(data: Path) -> tuple[str, Path]:
     return "folder", data
 
 
-def _demo_config() -> tuple[str, list[str]]:
-    """Return the demo's config; its schema is where the package is."""
+def _demo_config(folder: Path) -> tuple[str, list[str]]:
+    """Return the demo's config, whose schema is where the package is, and whether images lie there unused."""
     text = (WORKFLOW / "config.yaml").read_text(encoding="utf-8")
-    return re.sub(r"(?<=\$schema=)\S+", lambda _: str(SCHEMAS / "config.schema.json"), text, count=1), []
+    text = re.sub(r"(?<=\$schema=)\S+", lambda _: str(SCHEMAS / "config.schema.json"), text, count=1)
+    found = (
+        path for depth in ("*", "*/*", "train/*/*") for path in folder.glob(depth) if is_image(path.name)
+    )
+    image = next(found, None)
+    if image is None:
+        return text, []
+    return text, [
+        f"warning: {folder}: holds images ({image.relative_to(folder)}), which the demo's config does not "
+        f"use; for them, take another folder, and --own-data {folder}"
+    ]
 
 
 def _own_config(data: Path, folder: Path) -> tuple[str, list[str]]:
@@ -208,6 +219,7 @@ def _read(name: str, layout: str, root: Path) -> tuple[Source, list[str]]:
     if source is None or report.errors:
         first, *others = report.errors
         more = f" (and {count(len(others), 'more problem')})" if others else ""
+        more += "".join(f"; {one.message}" for one in report.problems if "not read (" in one.message)
         raise UserError(f"{first.place}: {first.message}{more}")
     return source, [f"{problem.place}: {problem.message}" for problem in report.problems]
 

@@ -1,6 +1,7 @@
 """A trained method as one file that says what it is for: saved in one call, built and loaded in another."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,8 +107,11 @@ def from_pretrained(
             on, with the same weights; or the method cannot be attached, as `attach` says. A model that was
             given is as it was then.
     """
-    state, metadata = read(path)
-    saved, about = method_of(path, metadata), parsed(metadata, "mosa.backbone")
+    try:
+        state, metadata = read(path)
+        saved, about = method_of(path, metadata), parsed(metadata, "mosa.backbone")
+    except UserError as error:
+        raise UserError(re.sub("of save_tuned$", "of save_pretrained", str(error))) from None
     if not about:
         raise UserError(f"{path}: says nothing of its backbone; expected a file of save_pretrained")
     if problem := _problem(about, state) or _problem_of_merged(saved):

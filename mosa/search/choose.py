@@ -259,7 +259,7 @@ def read_trials(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read, or is not one.
     """
-    return _read(path, Trials)
+    return _read(path, Trials, "mosa tune")
 
 
 def read_choice(path: Path) -> dict[str, Any]:
@@ -268,17 +268,21 @@ def read_choice(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read, or is not one.
     """
-    return _read(path, Choice)
+    return _read(path, Choice, "mosa choose")
 
 
-def _read(path: Path, form: type[Declared]) -> dict[str, Any]:
+def _read(path: Path, form: type[Declared], verb: str) -> dict[str, Any]:
+    workflows = (
+        "tune" in Path(path).parts and Path(path).suffix == ".json"
+    )  # otherwise it may be a user's own
+    advice = "delete it and run again" if workflows else f"name a file that `{verb}` wrote"
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         return form.model_validate(content).model_dump()
     except ValidationError as error:
-        raise UserError(f"{path}: {explain(error, (), Places())}; delete it and run again") from None
+        raise UserError(f"{path}: {explain(error, (), Places())}; {advice}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({reason_of(error)}); delete it and run again") from None
+        raise UserError(f"{path}: cannot be read ({reason_of(error)}); {advice}") from None
 
 
 def meant_specification(meant: Meant) -> Specification:

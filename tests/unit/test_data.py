@@ -127,8 +127,12 @@ def test_truncated_foreign_and_missing_packs_are_refused(tmp_path, small):
     save_file({"weights": np.zeros(3)}, path)
     with pytest.raises(UserError, match="not a pack of format mosa-pack-2"):
         Pack(path)
-    with pytest.raises(UserError, match="not a readable pack"):
+    with pytest.raises(UserError, match="no such pack; make it with `mosa make-data`"):
         Pack(tmp_path / "absent")
+    (tmp_path / "packs").mkdir()
+    (tmp_path / "packs" / "digits.safetensors").write_bytes(whole[:100])
+    with pytest.raises(UserError, match=r"not a readable pack .*; delete it and make it"):
+        Pack(tmp_path / "packs" / "digits.safetensors")
 
 
 def test_two_processes_may_write_the_same_pack(tmp_path):

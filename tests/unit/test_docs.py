@@ -85,6 +85,7 @@ def test_every_page_has_its_place_in_the_site():
 
 def test_generated_pages_are_what_their_sources_say():
     assert (DOCS / "cli.md").read_text() == commands_page(cli), "run `mosa schema`"
+    assert "\nmosa new method [OPTIONS] NAME\n" in commands_page(cli)
     for name, kind in (("data.md", "data"), ("weights.md", "weights")):
         page = (DOCS / name).read_text()
         assert with_sources(page, kind) == page, "run `mosa schema`"

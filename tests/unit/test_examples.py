@@ -8,7 +8,7 @@ import pytest
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 SAID = {
-    "mosa_own_loop": "top-1 on 256",
+    "mosa_own_loop": "top-1 on 297",
     "three_methods": "mosa     top-1",
     "reuse": "attached: ['cars', 'pets']",
 }

@@ -32,7 +32,10 @@ def shown(tmp_path, *arguments):
         (["--variants", "linear,,lora"], "expected names, such as linear,adapter"),
         (["--variants", "linear,lora,linear"], "'linear' is listed twice"),
         (["--variants", ""], "expected names, such as linear,adapter"),
-        (["--metric", "top-1"], "unknown metric 'top-1'.*did you mean 'top1'"),
+        (
+            ["--metric", "top-1"],
+            r"unknown metric 'top-1'.*did you mean 'top1'\? \(one of a plugin needs --plugin",
+        ),
     ],
 )
 def test_names_that_no_record_has_are_refused(verb, arguments, words, tmp_path):

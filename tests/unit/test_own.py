@@ -287,7 +287,7 @@ def test_columns_that_are_not_read_are_said(tmp_path):
         ("path,label\na,b.png,1\n", "line 2: has 3 fields, not 2 as line 1; quote a path that has a comma"),
         ("path,label,split\nx.png,1\n", "line 2: split '': expected train, val or test"),
         ("path,path,label\nx.png,x.png,1\n", "line 1: has the columns path, path, label; expected"),
-        ("", "line 1: has the columns none; expected path,label"),
+        ("", "is empty; expected a CSV: path,label"),
         ("path;label\nx.png;1\n", "line 1: has the columns path;label, and no comma but ';' between"),
         ("path\tlabel\nx.png\t1\n", r"line 1: .* and no comma but '\\t' between"),
         ("path,label\na\\x.png,1\n", "line 2: .*no such image; write / between folders, not a backslash"),

@@ -139,7 +139,7 @@ def test_runs_that_lack_what_is_to_be_kept_are_named(tmp_path):
     assert "keep.predictions: 1 of 1 finished run lack it" in text and "keep.model" not in text
     assert "(demo/digits/vit/linear/seed0); no run is repeated for it, unless" in text
     assert text.count(f"snakemake {record.with_suffix('.predictions.safetensors')}") == 1
-    assert re.search(r"^predictions: about 0\.\d+ GiB in ", text, re.MULTILINE)
+    assert re.search(r"^predictions: about [\d.]+ MiB in ", text, re.MULTILINE)
     text = planned(tmp_path, keep={"predictions": False, "model": True})
     assert "keep.predictions" not in text and "\npredictions:" not in text and "keep.model: 1 of 1" in text
     record.with_suffix(".model.safetensors").touch()
@@ -214,8 +214,8 @@ def test_own_tasks_that_are_not_there_are_said(tmp_path):
 
 def test_disk_is_what_the_packs_take(tmp_path):
     text = planned(tmp_path)
-    gib = 3 * 32**2 * (1000 + 711 + 1000 + 797) / 2**30
-    assert f"need about {gib:.1f} GiB" in text
+    mib = 3 * 32**2 * (1000 + 711 + 1000 + 797) / 2**20
+    assert f"need about {mib:.0f} MiB" in text
     over = planned(tmp_path, packing={"limit_gib": 1e-6})
     assert "2 tasks are over packing.limit_gib" in over
     own = {"benchmarks": {"own": "all"}, "tasks": {"mine": {"layout": "folder", "root": "x"}}}
@@ -253,7 +253,7 @@ def test_missing_weights_and_data_are_told_together(tmp_path):
     assert result.exit_code == 1
     assert f"{tmp_path}/kitti: no such folder; put vtab1k/kitti there" in result.output
     assert "ViT.npz: no such file; download the weights" in result.output
-    assert "see docs/data.md" in result.output and "(docs/weights.md says where" in result.output
+    assert "(docs/data.md links prepared" in result.output and "(docs/weights.md says where" in result.output
 
 
 def test_missing_weights_are_told_once(tmp_path):

@@ -154,6 +154,9 @@ def test_examples_run_as_they_stand(example, monkeypatch):
     assert {"minutes.md", "minutes.csv"} <= {path.name for path in write_tables(frame, "results/tables")}
     assert "| tokens |" in Path("results/tables/minutes.md").read_text()
     assert "worst_class" in Path("results/tables/comparison.csv").read_text()
+    arguments = ["compare", "a=results", "b=results", "--metric", "worst_class"]
+    compared = run_mosa(folder, *arguments, "--plugin", "my_metric.py")
+    assert compared.returncode == 0 and "worst class" in compared.stdout, compared.stderr
     (plot,) = [entry for entry in registered("plots") if entry.output.name == "losses"]
     assert len(plot.make(Results(frame)).axes[0].lines) == 3
     shown = [output.files for kind in ("tables", "plots") for output in expected_outputs(kind, config, runs)]
@@ -599,6 +602,7 @@ def test_the_template_passes_whatever_its_name(tmp_path):
         (["new", "method", "lora"], "there is a method 'lora' already"),
         (["new", "method", "My-Method"], "expected lower-case letters"),
         (["new", "method", "lambda"], "expected lower-case letters"),
+        (["compare", "a", "b", "--plugin", "none.py"], "none.py: no such file"),
         (["conformance", "none.py:Mine"], "none.py: no such file"),
         (["conformance", "m.py:Other"], "unknown method 'Other' of m.py: expected one of Mine"),
         (["conformance", "m.py:Mine", "--architecture", "vitt"], "unknown architecture 'vitt'"),

@@ -12,6 +12,7 @@ import pytest
 from mosa.base.errors import UserError
 from mosa.base.files import SCHEMAS
 from mosa.data.metrics import METRICS
+from mosa.data.packs import Pack
 from mosa.experiment.specification import Specification, make_specification
 from mosa.records import Record, check_specification, load_record, seal, write_record
 from mosa.results.describe import record_schema, records_page
@@ -25,6 +26,7 @@ from mosa.results.frame import (
     read_table,
     write_table,
 )
+from mosa.search.choose import read_choice, read_trials
 
 ROOT = Path(__file__).parents[2]
 
@@ -210,6 +212,21 @@ def test_files_that_are_not_json(tmp_path, content):
     with pytest.raises(UserError, match=r"seed0\.json: not JSON .*delete it and run again") as error:
         load_record(path)
     assert "sys." not in str(error.value)
+
+
+@pytest.mark.parametrize("content", ["name: mine", '{"schema_version": 1}'])
+def test_nobody_is_told_to_delete_a_file_of_their_own(tmp_path, content):
+    path = tmp_path / "config.yaml"
+    path.write_text(content)
+    for read, words in (
+        (load_record, "name one, such as results/runs/"),
+        (read_trials, "name a file that `mosa tune` wrote"),
+        (read_choice, "name a file that `mosa choose` wrote"),
+        (Pack, "name one, or make one with `mosa make-data`"),
+    ):
+        with pytest.raises(UserError, match=words) as error:
+            read(path)
+        assert "delete it" not in str(error.value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

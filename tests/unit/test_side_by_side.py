@@ -146,7 +146,7 @@ def test_every_format_has_the_scores_and_the_reasons(labs, form):
     [
         (["a=x"], "give two sources at least"),
         (["x/results", "y/results"], "two sources are called 'results'; name them"),
-        (["a=x.csv", "b=y.csv"], "x.csv: expected a results folder, a record"),
+        (["a=x.csv", "b=y.csv"], "x.csv: no such file or folder; expected a results folder, a record"),
         (["=x", "b=y"], "expected NAME=PATH"),
         (["a=x.zip", "b=y.zip"], "x.zip: there is no such file"),
         (["a=x.json", "b=y.json"], "x.json: cannot read the record"),

@@ -51,7 +51,8 @@ def test_sources_and_settings_are_in_the_package():
 
 def test_errors_name_the_official_page_where_it_is_known():
     assert where("weights", "ViT-B_16.npz").startswith("https://storage.googleapis.com/vit_models/")
-    assert where("data", "vtab1k/kitti") == "http://www.cvlibs.net/datasets/kitti/, see docs/data.md"
+    assert where("data", "vtab1k/kitti") == "docs/data.md links prepared collections"
+    assert where("data", "fgvc/nabirds").endswith(", see docs/data.md")
     assert where("weights", "mine.pth") == "docs/weights.md says where others are"
 
 

@@ -87,10 +87,12 @@ def test_names_that_yaml_would_take_for_something_else(here):
 
 def test_what_cannot_be_used_is_refused_and_nothing_is_written(here):
     images(here / "one", "cat", number=4)
+    (here / "one" / "dog").mkdir()
+    (here / "one" / "dog" / "1.heic").touch()
     (here / "file.txt").touch()
     for data, words in (
         (here / "nowhere", "no such folder"),
-        (here / "one", "of one class only"),
+        (here / "one", r"of one class only .*; 'dog/1.heic': not read \(1 .heic\); images end in"),
         (here / "file.txt", "expected a folder of images, or a CSV"),
     ):
         with pytest.raises(UserError, match=words):
@@ -115,6 +117,8 @@ def test_the_command_says_what_was_found_and_what_comes_next(here):
     images(here / "pets", "cat", "dog", number=12)
     told = CliRunner().invoke(cli, ["init", "--own-data", "pets"])
     assert told.output.startswith("found 24 images of 2 classes") and told.output.endswith("next: mosa run\n")
+    told = CliRunner().invoke(cli, ["init", "pets"])
+    assert told.output.startswith("warning: pets: holds images (") and "and --own-data pets\n" in told.output
     told = CliRunner().invoke(cli, ["init", "a b"])
     assert told.output.endswith("next: cd 'a b' && mosa run\n")
     assert yaml.safe_load((here / "a b" / "config.yaml").read_text())["name"] == "demo-quick"

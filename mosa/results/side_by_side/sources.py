@@ -68,8 +68,9 @@ def _records(path: Path, stack: ExitStack) -> list[tuple[dict[str, Any], Path]]:
     elif path.suffix == ".json":
         return [(load_record(path), path)]
     else:
+        absent = "" if path.exists() else "no such file or folder; "
         raise UserError(
-            f"{path}: expected a results folder, a record (.json) or a bundle of `mosa export` (.zip)"
+            f"{path}: {absent}expected a results folder, a record (.json) or a bundle of `mosa export` (.zip)"
         )
     runs = folder / "runs"  # of a results folder; beside it are the records of trials
     return [(load_record(found), found) for found in find_records(runs if runs.is_dir() else folder)]
