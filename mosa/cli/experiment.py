@@ -8,7 +8,18 @@ import click
 
 from mosa.base.errors import UserError
 from mosa.base.words import count
-from mosa.cli.options import ALONE, CONFIGFILE, FILE, FOLDER, JSON, SHOWING, Written, config_of, echo_json
+from mosa.cli.options import (
+    ALONE,
+    ANY,
+    CONFIGFILE,
+    FILE,
+    FOLDER,
+    JSON,
+    SHOWING,
+    Written,
+    config_of,
+    echo_json,
+)
 
 
 @click.command()
@@ -122,7 +133,7 @@ def collect(manifest: Path, existing: bool, output: Path) -> None:
 
 
 @click.command()
-@click.argument("records", type=FILE, nargs=-1)
+@click.argument("records", type=ANY, nargs=-1)
 @CONFIGFILE
 @ALONE
 @click.option(
@@ -132,25 +143,27 @@ def collect(manifest: Path, existing: bool, output: Path) -> None:
 def verify(
     records: tuple[Path, ...], files: tuple[Path, ...], alone: bool, packs: Path | None, as_json: bool
 ) -> None:
-    """Verify RECORDS, or all that a config has: digests, specification, pack and weights.
+    """Verify RECORDS (files or folders), or all that a config has: digests, specification, pack and weights.
 
     Those of a config are also compared with the specification that it means, and so are RECORDS if a config
     is given. Ends with status 1 if one is not in order.
     """
     from mosa.engine.verify import Wanted, describe, verify
     from mosa.experiment.workflow import Workflow
+    from mosa.results.frame import find_records
     from mosa.search.choose import meant_specification
 
+    paths = [path for place in records for path in (find_records(place) if place.is_dir() else [place])]
     if records and not (files or alone):
-        wanted = [Wanted(path) for path in records]
+        wanted = [Wanted(path) for path in paths]
     else:
         workflow = Workflow.of(config_of(files, alone))
         packs = packs or Path(workflow.packs)
         of_config = {meant.path.resolve(): meant for meant in workflow.meant()}
-        for path in records:
+        for path in paths:
             if path.resolve() not in of_config:
                 raise UserError(f"{path}: is no record of this config; leave --configfile out, or the record")
-        chosen = [path.resolve() for path in records] or [path for path in of_config if path.exists()]
+        chosen = [path.resolve() for path in paths] or [path for path in of_config if path.exists()]
         wanted = [Wanted(of_config[path].path, meant_specification(of_config[path])) for path in chosen]
         if not wanted:
             raise UserError(

@@ -28,7 +28,7 @@ EXAMPLES = {
         '--space \'{"training": {"lr": [0.003, 0.01]}}\' --folder trials --output lora.json'
     ],
     "choose": ["mosa choose lora.json --output choice.json"],
-    "verify": ["mosa verify --configfile configs/demo-full.yaml", "mosa verify seed0.json --json"],
+    "verify": ["mosa verify --configfile configs/demo-full.yaml", "mosa verify results/runs --json"],
     "reproduce": ["mosa reproduce results/runs/demo/digits/micro_vit/mosa/seed0.json"],
     "tables": [
         "mosa tables --records results/runs --output tables",
@@ -36,8 +36,8 @@ EXAMPLES = {
     ],
     "plots": ["mosa plots --records results/runs --output plots"],
     "report": ["mosa report --records results/runs --output report.html"],
-    "methods": ["mosa methods", "mosa methods --json"],
-    "tasks": ["mosa tasks --json"],
+    "methods": ["mosa methods mosa lora", "mosa methods --json"],
+    "tasks": ["mosa tasks vtab1k", "mosa tasks --json"],
 }
 _OTHER = "Other"
 

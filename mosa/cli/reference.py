@@ -12,45 +12,46 @@ from mosa.cli.options import ALONE, CONFIGFILE, FOLDER, JSON, PLUGIN, config_of,
 
 
 @click.command()
+@click.argument("names", nargs=-1, metavar="[METHOD]...")
 @CONFIGFILE
 @PLUGIN
 @JSON
-def methods(files: tuple[Path, ...], as_json: bool) -> None:
-    """List the methods, with their architectures, options and defaults: also those of plugins."""
+def methods(names: tuple[str, ...], files: tuple[Path, ...], as_json: bool) -> None:
+    """List all methods, or some, with their architectures, options and defaults: also those of plugins."""
     from mosa.base.plugins import use_installed
-    from mosa.peft import get_method, list_methods
+    from mosa.peft.describe import methods_data
 
     if files:
         config_of(files, alone=False)  # which uses its plugins
     else:
         use_installed()
+    listed = methods_data(*names)
     if as_json:
-        from mosa.peft.describe import methods_data
-
-        return echo_json(methods_data())
-    for name in list_methods():
-        method = get_method(name)
-        click.echo(f"{name}: {(method.__doc__ or '').partition(chr(10))[0]}")
-        click.echo(f"    for {', '.join(method.families)}; {method.reference}")
-        for option, field in method.model_fields.items():
-            click.echo(f"    {option} = {field.default}  ({field.description})")
+        return echo_json(listed)
+    for name, about in listed.items():
+        click.echo(f"{name}: {about['description']}")
+        click.echo(f"    for {', '.join(about['families'])}; {about['reference']}")
+        for option, field in about["options"].items():
+            click.echo(f"    {option} = {json.dumps(field['default'])}  ({field['description']})")
 
 
 @click.command()
+@click.argument("names", nargs=-1, metavar="[BENCHMARK | BENCHMARK/TASK]...")
 @JSON
-def tasks(as_json: bool) -> None:
-    """List the benchmarks and their tasks."""
+def tasks(names: tuple[str, ...], as_json: bool) -> None:
+    """List the tasks of all benchmarks, or of some."""
     from mosa.data.catalogue import get_task, list_benchmarks, list_tasks
 
+    listed = {}
+    for place in names or list_benchmarks():
+        within = [place] if "/" in place else [f"{place}/{name}" for name in list_tasks(place)]
+        listed |= {name: get_task(name) for name in within}
     if as_json:
-        names = [f"{benchmark}/{name}" for benchmark in list_benchmarks() for name in list_tasks(benchmark)]
-        return echo_json({name: get_task(name) for name in names})
-    for benchmark in list_benchmarks():
-        for name in list_tasks(benchmark):
-            task = get_task(f"{benchmark}/{name}")
-            sizes = ", ".join(f"{split} {size}" for split, size in task.sizes.items())
-            about = f" {task.description}" if task.description else ""
-            click.echo(f"{task.full_name} ({task.group}): {task.num_classes} classes, {sizes}.{about}")
+        return echo_json(listed)
+    for task in listed.values():
+        sizes = ", ".join(f"{split} {size}" for split, size in task.sizes.items())
+        about = f" {task.description}" if task.description else ""
+        click.echo(f"{task.full_name} ({task.group}): {task.num_classes} classes, {sizes}.{about}")
 
 
 @click.command()

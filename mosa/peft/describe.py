@@ -43,15 +43,18 @@ def options_schema(cls: type[Method]) -> dict[str, Any]:
     }
 
 
-def methods_data() -> dict[str, Any]:
-    """Return what `mosa methods` lists, by the name of the method: for programs.
+def methods_data(*names: str) -> dict[str, Any]:
+    """Return what `mosa methods` lists, by the name of the method; of all methods, if none is named.
 
     Returns:
         For each method its description and reference, the families it is for, and its options, each with
         `default` and `description`.
+
+    Raises:
+        UserError: There is no such method.
     """
     found = {}
-    for name in list_methods():
+    for name in names or list_methods():
         cls = get_method(name)
         options = {
             option: {"default": field.default, "description": field.description}

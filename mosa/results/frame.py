@@ -131,12 +131,14 @@ def own_metrics() -> list[str]:
 
 
 def find_records(directory: Path) -> list[Path]:
-    """Return the record files below a directory, in order.
+    """Return the record files below a directory, in order; of a results folder, those of its runs/.
 
     Raises:
         UserError: There is none.
     """
-    found = ((path, path.relative_to(directory)) for path in Path(directory).rglob("seed*.json"))
+    runs = Path(directory) / "runs"  # beside it may be the results of others
+    directory = runs if runs.is_dir() else Path(directory)
+    found = ((path, path.relative_to(directory)) for path in directory.rglob("seed*.json"))
     inside = (path for path, below in found if not any(part.startswith(".") for part in below.parts))
     paths = sorted(path for path in inside if path.is_file())
     if not paths:

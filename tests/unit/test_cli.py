@@ -45,6 +45,8 @@ def test_methods_are_listed():
         assert f"{name}: " in result.stdout
         for option in schema["properties"]:
             assert f"    {option} = " in result.stdout
+    one = mosa("methods", "mosa").stdout
+    assert one.startswith("mosa: ") and one in result.stdout and "\n    every_expert = false  (" in one
 
 
 def test_every_verb_stands_under_a_subject():
@@ -82,6 +84,8 @@ def test_lists_are_json_for_scripts():
     assert methods["lora"]["options"]["rank"]["default"] == 16
     tasks = json.loads(mosa("tasks", "--json").stdout)
     assert tasks["vtab1k/cifar"]["num_classes"] == 100
+    some = json.loads(mosa("tasks", "fgvc", "vtab1k/cifar", "--json").stdout)
+    assert len(some) == 6 and some.items() <= tasks.items()
 
 
 def test_a_plan_is_json_with_the_numbers_of_the_table():
@@ -132,6 +136,10 @@ TRAIN = ["train", "--task", "demo/digits", "--pack", "none", "--output", "record
         ([*TUNE, "--seeds=-1"], "'-1': expected whole numbers from 0 on, each once"),
         (["report", "--records", "x.csv", "--output", "x.csv"], "expected a name that ends with .html"),
         (["collect", "--manifest", "x.json", "--output", "x.json"], "expected a name that ends with .csv"),
+        (["plan", "--alone"], "error: --alone: no config is named; name one with --configfile"),
+        (["methods", "mosa", "lor"], "error: unknown method 'lor'"),
+        (["tasks", "vtab"], "error: unknown benchmark 'vtab'"),
+        (["tasks", "vtab1k/cifa"], "error: unknown task 'vtab1k/cifa'"),
         (["plan", "configs/none.yaml"], "none.yaml is a config, not an argument; put --configfile"),
         (["plan", "words"], "Got unexpected extra argument (words)"),
         (["init", "~/x"], "'~/x': expected a path that is written out, as nothing here replaces ~"),

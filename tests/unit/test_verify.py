@@ -47,6 +47,12 @@ def test_records_in_order_are_said_to_be(folder):
     arguments = ["verify", "--packs", str(folder / "packs")]
     done = CliRunner().invoke(cli, [*arguments, *map(str, (folder / "runs").iterdir())])
     assert done.exit_code == 0 and "2 of 2 records are in order" in done.output
+    shutil.copytree(folder / "runs", folder / "labs" / "runs")
+    for place in (folder, folder / "runs"):  # of a results folder its own, not those of others beside them
+        done = CliRunner().invoke(cli, [*arguments, str(place)])
+        assert done.exit_code == 0 and "2 of 2 records are in order" in done.output
+    done = CliRunner().invoke(cli, [*arguments, str(folder / "packs")])
+    assert "no records below it" in str(done.exception)
 
 
 def edited(folder):

@@ -72,5 +72,4 @@ def _records(path: Path, stack: ExitStack) -> list[tuple[dict[str, Any], Path]]:
         raise UserError(
             f"{path}: {absent}expected a results folder, a record (.json) or a bundle of `mosa export` (.zip)"
         )
-    runs = folder / "runs"  # of a results folder; beside it are the records of trials
-    return [(load_record(found), found) for found in find_records(runs if runs.is_dir() else folder)]
+    return [(load_record(found), found) for found in find_records(folder)]
