@@ -354,29 +354,6 @@ def lr_factor(step: int, steps: int, warmup: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def evaluate(
-    model: nn.Module,
-    data: Images,
-    sets: Sequence[str] = (),
-    precision: str = "float32",
-    metric: str = "top1",
-) -> dict[str, Any]:
-    """Evaluate a model on a split, in evaluation mode.
-
-    Args:
-        model: The model.
-        data: The split.
-        sets: Names of the data sets that the split is a union of.
-        precision: "float32" or "bfloat16", as in `Recipe`.
-        metric: The metric of each data set of a union.
-
-    Returns:
-        What `measure` returns.
-    """
-    logits, labels = predict(model, data, precision)
-    return measure(logits, labels, data.split.sets if sets else None, sets, metric)
-
-
 def predict(model: nn.Module, data: Images, precision: str = "float32") -> tuple[Tensor, Tensor]:
     """Return a model's logits on a split, in evaluation mode.
 

@@ -14,7 +14,7 @@ from mosa.base.errors import UserError
 from mosa.cli import commands as cli
 from mosa.engine import devices
 from mosa.engine.batches import Images
-from mosa.engine.loop import EVALUATION_BATCH, evaluate, fit, in_large_batches
+from mosa.engine.loop import EVALUATION_BATCH, fit, in_large_batches, measure, predict
 from mosa.engine.machine import CPU, Machine, compile_blocks
 from mosa.engine.run import execute
 from mosa.experiment.config import Run
@@ -189,8 +189,8 @@ def test_bfloat16_is_close_and_its_weights_are_float32(pack, method):
     ]
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.02)
     assert {p.dtype for p in other.parameters()} == {torch.float32}
-    logits = evaluate(other, images)["nll"], evaluate(other, images, precision="bfloat16")["nll"]
-    assert logits[0] != logits[1] == pytest.approx(logits[0], rel=0.02)
+    nll = [measure(*predict(other, images, precision))["nll"] for precision in ("float32", "bfloat16")]
+    assert nll[0] != nll[1] == pytest.approx(nll[0], rel=0.02)
 
 
 def test_the_loss_of_bfloat16_is_computed_in_float32():

@@ -16,7 +16,7 @@ from mosa.data.packs import Pack
 from mosa.data.splits import DataSplit, FixedStore
 from mosa.engine import loop as training
 from mosa.engine.batches import Images
-from mosa.engine.loop import Diverged, evaluate, fit, lr_factor
+from mosa.engine.loop import Diverged, fit, lr_factor, measure, predict
 from mosa.engine.machine import Machine
 from mosa.engine.run import execute
 from mosa.experiment.recipe import Recipe
@@ -120,7 +120,7 @@ def test_evaluation_counts_by_hand():
 
     data = images()
     data.labels[0] = 3
-    result = evaluate(Fixed(), data)
+    result = measure(*predict(Fixed(), data))
     assert result["top1"] == 95 and result["examples"] == 20
     assert result["nll"] == pytest.approx(math.log(math.exp(9) + 4) - 9 * 19 / 20, rel=1e-5)
 

@@ -4,7 +4,6 @@ import numpy as np
 
 from mosa.data.demo.canvas import blend, column, cover, finish, hsv, noise, turn
 
-SPECIES = 24
 _PETALS = (4, 5, 6, 8)
 _FORMS = ("round", "pointed", "notched")
 _HUES = ((0.92, 0.16), (0.75, 0.10))  # two palettes: petals, centre
