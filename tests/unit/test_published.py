@@ -187,6 +187,45 @@ def test_what_is_not_equal_is_marked_with_what_differs_and_has_no_difference():
     assert set(noah[noah["family"] == "noah"]["differs_in"]) == {"rank 16 / 8"}
 
 
+def with_recipe(frame, **recipe):
+    return frame.assign(recipe=[recipe] * len(frame))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (lambda frame: with_recipe(frame, fraction=0.1, label_noise=0.0), "fraction 0.1 / 1"),
+        (lambda frame: with_recipe(frame, fraction=1.0, label_noise=0.3), "label noise 0.3 / 0"),
+        (lambda frame: frame.assign(image_size=384), "image size 384 / 224"),
+        (
+            lambda frame: frame.assign(weights="weights/B_16-i21k-300ep.npz"),
+            "weights weights/B_16-i21k-300ep.npz / ViT-B_16.npz",
+        ),
+    ],
+)
+def test_other_images_sizes_and_weights_are_named_and_have_no_difference(changed, words):
+    table = published_table(compare(changed(vtab(["mosa"]))))
+    assert set(table["differs_in"]) == {words} and table["difference"].isna().all()
+
+
+def test_the_published_weights_are_told_by_their_file():
+    whole = with_recipe(vtab(["mosa"]), fraction=1.0, label_noise=0.0).assign(image_size=224)
+    for weights in ("../w/ViT-B_16.npz", "imagenet21k_ViT-B_16.npz", "hub:orig_in21k"):
+        table = published_table(compare(whole.assign(weights=weights)))
+        assert set(table["differs_in"]) == {""} and table["difference"].notna().all()
+
+
+def test_scores_on_val_have_no_published_counterpart():
+    assert published_table(compare(vtab(eval_split="val"))).empty
+
+
+def test_a_mean_over_fewer_seeds_says_so():
+    frame = vtab(["mosa", "lora"])
+    text = published_text(compare(frame[(frame["variant"] != "mosa") | (frame["seed"] == 0)]))
+    assert "50.0 (n=1) / 71.4† (-21.4)" in text and "as seeds are missing: mosa (has 0)" in text
+    assert "(n=" not in published_text(compare(frame))
+
+
 def test_each_task_is_compared_with_the_options_it_was_published_for():
     frame = measured("fgvc", ["mosa", "ssf"], OPTIONS | {"mosa": MOSA | {"bottleneck": 64}})
     table = published_table(compare(frame)).set_index(["variant", "score"])

@@ -58,6 +58,18 @@ _BACKBONES = {
     ("vit_large_patch16_224", "npz"): ("ViT-L/16", "ImageNet-21k supervised"),
     ("vit_large_patch16_224", "hub:orig_in21k"): ("ViT-L/16", "ImageNet-21k supervised"),
 }
+# Names of the files that these weights are published as, VPT's copies included. Others may be of the same kind:
+# those of AugReg are npz, too.
+_FILES = {
+    ("ViT-B/16", "ImageNet-21k supervised"): ("ViT-B_16.npz", "imagenet21k_ViT-B_16.npz"),
+    ("ViT-B/16", "ImageNet-1k MAE"): ("mae_pretrain_vit_base.pth",),
+    ("ViT-B/16", "ImageNet-1k MoCo v3"): (
+        "vit-b-300ep.pth.tar", "linear-vit-b-300ep.pth.tar", "mocov3_linear-vit-b-300ep.pth.tar"
+    ),
+    ("Swin-B", "ImageNet-21k supervised"): ("swin_base_patch4_window7_224_22k.pth",),
+    ("ViT-L/16", "ImageNet-21k supervised"): ("ViT-L_16.npz", "imagenet21k_ViT-L_16.npz"),
+}  # fmt: skip
+IMAGE_SIZE = 224  # of all published values
 # The method that a published name means. Names that are not here have no counterpart, or one that their
 # source does not specify.
 _METHODS = {
@@ -116,6 +128,12 @@ def _key(benchmark: str, task: str) -> tuple[str, str]:
 def published_backbone(architecture: str, kind: str | None, weights: str) -> tuple[str, str] | None:
     """Return backbone and pre-training as the published tables name them, or None."""
     return _BACKBONES.get((architecture, weights)) or _BACKBONES.get((architecture, kind or ""))
+
+
+def published_file(place: tuple[str, str], weights: str) -> str:
+    """Return the name of the file that published weights are in; "": these are of that name, or a tag."""
+    name = weights.replace("\\", "/").rpartition("/")[2]
+    return "" if weights.startswith("hub:") or name in _FILES[place] else _FILES[place][0]
 
 
 def method_of(name: str) -> str | None:

@@ -9,14 +9,17 @@ import pandas as pd
 from mosa.base.grid import markdown_table
 from mosa.data.catalogue import get_task, list_tasks
 from mosa.experiment.curves import ByTask
+from mosa.experiment.recipe import Recipe
 from mosa.results.aggregate import MISSING, Key, Results, Section
 from mosa.results.published import (
     BENCHMARKS,
+    IMAGE_SIZE,
     PER_TASK,
     is_same_kind,
     load_published,
     method_of,
     published_backbone,
+    published_file,
 )
 from mosa.results.registry import table
 from mosa.results.settings import Settings, differing, in_words, section_settings
@@ -34,7 +37,7 @@ _MARKS = {"quoted": "†", "computed": "‡"}
     "published",
     label="measured and published",
     caption="Measured scores next to published ones of the same backbone and method, quoted or computed from "
-    "quoted ones; a difference only where family and known options are the same.",
+    "quoted ones; a difference only where nothing is known to differ.",
     when="published_benchmark",
 )
 def published_formats(results: Results) -> dict[str, str] | None:
@@ -49,18 +52,18 @@ def published_table(sections: list[Section]) -> pd.DataFrame:
     """Return one row for each published value that a measured score of the sections corresponds to.
 
     Columns: benchmark, backbone, protocol, variant, kind and score (a task, a group or an overall mean),
-    measured (mean, NaN where it is missing), sd, n, published, difference (measured - published; NaN unless
-    both are of the same family and of the same options), differs_in (family and options, measured /
-    published), origin (quoted or computed), published_as (method), family and source. A mean over only some
-    of its tasks corresponds to none, nor does a score by another metric than top-1, which all published
-    values are.
+    measured (mean, NaN where it is missing), sd, n, published, difference (measured - published; NaN where
+    something differs), differs_in (family, options, share and labels of the training images, image size and
+    file of the weights, measured / published), origin (quoted or computed), published_as (method), family
+    and source. A mean over only some of its tasks corresponds to none, nor does a score on val, or by
+    another metric than top-1: all published values are top-1 on test.
     """
     known = load_published()
     rows = []
     for section in sections:
         first = section.runs.iloc[0]
         place = published_backbone(*first[["architecture", "weights_kind", "weights"]])
-        if place is None or section.metric.name != "top1":
+        if place is None or section.metric.name != "top1" or section.eval_split != "test":
             continue
         here = known[
             (known["benchmark"] == section.benchmark)
@@ -81,6 +84,8 @@ def _rows(
     # Options by task: those of a group or a mean are those of its tasks.
     by_task = {value.name: value.options for value in published.itertuples() if value.kind == "task"}
     protocol = section.runs["protocol"].iloc[0]
+    backbone = _of_backbone(section)
+    whole = {key: Recipe.model_fields[key].default for key in ("fraction", "label_noise") if key in settings}
     rows = []
     for value in published.itertuples():
         key = (value.kind, value.name)
@@ -90,7 +95,8 @@ def _rows(
         if not all(is_same_kind(value.options, _at(settings, task)) for task in tasks):
             continue
         mean, sd, n = (table.loc[variant, key] for table in (section.mean, section.sd, section.n))
-        others = _differences(settings, {task: by_task.get(task, value.options) for task in tasks})
+        others = _differences(settings, {task: by_task.get(task, value.options) | whole for task in tasks})
+        others |= backbone
         if protocol != value.family:
             others = {"family": (protocol, value.family)} | others
         row = (
@@ -101,6 +107,15 @@ def _rows(
         )
         rows.append(dict(zip(_COLUMNS, row, strict=True)))
     return rows
+
+
+def _of_backbone(section: Section) -> dict[str, tuple[Any, Any]]:
+    """Return in what the backbone of a section differs from the published one that it corresponds to."""
+    first = section.runs.iloc[0]
+    place = published_backbone(*first[["architecture", "weights_kind", "weights"]])
+    file, size = published_file(place, first["weights"]), first.get("image_size", IMAGE_SIZE)
+    found = {"weights": (first["weights"], file)} if file else {}
+    return found if size == IMAGE_SIZE else found | {"image_size": (int(size), IMAGE_SIZE)}
 
 
 @cache
@@ -151,7 +166,7 @@ def published_text(sections: list[Section]) -> str:
         header = ["variant", "published as", "family", *(key[1] for key in keys), "differs in", "source"]
         lines = []
         for (variant, name, family), rows in mine.groupby(["variant", "published_as", "family"], sort=False):
-            cells = [_cell(rows, key) for key in keys]
+            cells = [_cell(section, rows, key) for key in keys]
             if any(cells):
                 shown = rows[[key in keys for key in zip(rows["kind"], rows["score"], strict=True)]]
                 others = "; ".join(dict.fromkeys(filter(None, shown["differs_in"])))
@@ -170,14 +185,15 @@ def _about(section: Section) -> str:
     return (
         f"Measured / published, {section.metric.label}. † Quoted from the source. ‡ Computed here from what "
         "the source has. Neither was measured here. Family names the protocol that a number was made "
-        f"with; measured with protocol {section.protocol}. Differs in: the family and the options, as far "
-        "as the source states them, measured / published, in brackets the tasks if not all. The difference "
-        f"(measured - published) is given only where nothing differs. {MISSING}: not measured here. An empty "
-        "cell: not published."
-    )
+        f"with; measured with protocol {section.protocol}. Differs in: the family, the options as far as "
+        "the source states them, the training images, the weights; measured / published, in brackets the "
+        "tasks if not all. The difference (measured - published) is given only where nothing differs. "
+        f"{MISSING}: not measured here. n: seeds, where some are missing. An empty cell: not published. "
+        f"{section.about_seeds}"
+    ).rstrip()
 
 
-def _cell(rows: pd.DataFrame, key: Key) -> str:
+def _cell(section: Section, rows: pd.DataFrame, key: Key) -> str:
     found = rows[(rows["kind"] == key[0]) & (rows["score"] == key[1])]
     if found.empty:
         return ""
@@ -187,4 +203,5 @@ def _cell(rows: pd.DataFrame, key: Key) -> str:
     if pd.isna(row["measured"]):
         return f"{MISSING} / {published}"
     difference = "" if pd.isna(row["difference"]) else f" ({row['difference']:+.1f})"
-    return f"{row['measured']:.1f} / {published}{difference}"
+    few = f" (n={row['n']})" if row["n"] < section.full_n else ""
+    return f"{row['measured']:.1f}{few} / {published}{difference}"
