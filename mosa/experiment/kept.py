@@ -34,16 +34,18 @@ def lacking(config: Mapping[str, Any], results: Path, done: Iterable[str]) -> li
     return lines
 
 
-def predictions_gib(config: Mapping[str, Any], runs: Iterable[Run], tasks: Mapping[str, Task]) -> float:
-    """Return about how much room the predictions of runs take, in GiB, where sizes are known."""
+def predictions_gib(
+    config: Mapping[str, Any], runs: Iterable[Run], tasks: Mapping[str, Task]
+) -> tuple[float, int]:
+    """Return about how much room predictions take, in GiB, and the number of tasks where it is not known."""
     from mosa.data.predictions import form_of  # which imports numpy
 
     if not config["keep"]["predictions"]:
-        return 0.0
+        return 0.0, 0
     split = "val" if config["stage"] == "selection" else "test"
-    shapes = [
-        (tasks[run.specification.task].sizes.get(split, 0), tasks[run.specification.task]) for run in runs
-    ]
     wanted, size = config["keep"]["predictions"], {"float32": 4, "float16": 2, None: 0}
-    forms = [(images, task.num_classes or 0) for images, task in shapes]
-    return sum(size[form_of(*shape, wanted)] * math.prod(shape) for shape in forms) / 2**30
+    used = [tasks[run.specification.task] for run in runs]
+    shapes = [(task.sizes.get(split, 0), task.num_classes or 0) for task in used]
+    unknown = {task.full_name for task, shape in zip(used, shapes, strict=True) if not all(shape)}
+    known = [shape for shape in shapes if all(shape)]
+    return sum(size[form_of(*shape, wanted)] * math.prod(shape) for shape in known) / 2**30, len(unknown)

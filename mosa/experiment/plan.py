@@ -264,8 +264,11 @@ def _disk(config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task])
         f"packs: {len(packs)}, of which {len(packs) - len(missing)} are made; the others need about "
         f"{_room(packed)} in {folder} ({_free_gib(folder):.1f} GiB are free)"
     ]
-    if predictions := predictions_gib(config, runs, tasks):
-        lines.append(f"predictions: about {_room(predictions)} in {config['paths']['results']}")
+    predictions, uncounted = predictions_gib(config, runs, tasks)
+    if predictions or uncounted:
+        without = f", without those of {count(uncounted, 'task')} of unknown size" if uncounted else ""
+        room = f"about {_room(predictions)}" if predictions else "of unknown size"
+        lines.append(f"predictions: {room} in {config['paths']['results']}{without if predictions else ''}")
     if large := sum(need > limit for need in needs):
         over = count(large, "task is", "tasks are")
         lines.append(f"{over} over packing.limit_gib = {limit:g}: decoded while training")

@@ -102,9 +102,9 @@ class Section:
 
     @property
     def reference(self) -> str:
-        """The variant that the others are compared with: as chosen, else `adapter`, else the first."""
+        """The variant to compare others with: as chosen if it is here, else `adapter`, else the first."""
         default = DEFAULT_REFERENCE if DEFAULT_REFERENCE in self.methods else self.variants[0]
-        return self.chosen_reference or default
+        return self.chosen_reference if self.chosen_reference in self.variants else default
 
     def name(self, variant: str) -> str:
         """Return the name of a variant as tables, plots and report show it."""

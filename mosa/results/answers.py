@@ -49,6 +49,13 @@ class OfTask:
         """Return the accuracy, mean over seeds, as a fraction."""
         return float(self.correct(variant).mean())
 
+    @property
+    def best(self) -> str | None:
+        """The variant with the highest accuracy among those with every seed that occurs; None: none has."""
+        seeds = set().union(*self.predicted.values())
+        complete = [variant for variant, ours in self.predicted.items() if len(ours) == len(seeds)]
+        return max(complete, key=self.accuracy, default=None)
+
     def common(self, variant: str, other: str) -> list[int]:
         """Return the seeds that two variants have."""
         return [seed for seed in self.predicted[variant] if seed in self.predicted[other]]

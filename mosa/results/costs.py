@@ -57,7 +57,8 @@ def _measured(column: str) -> Callable[[Section], pd.Series]:
         runs = section.runs[["variant", "task"]].assign(value=measured(section.runs, column))
         by_task = runs.groupby(["variant", "task"])["value"].mean()
         complete = section.n[MEAN_OVER_TASKS] > 0
-        return by_task.groupby("variant").mean().reindex(section.variants).where(complete)
+        over_tasks = by_task.groupby("variant").agg(lambda values: values.mean(skipna=False))
+        return over_tasks.reindex(section.variants).where(complete)
 
     return of
 

@@ -78,8 +78,9 @@ def learned_note(runs: pd.DataFrame) -> str:
     found = _nothing(runs)
     if found.empty:
         return ""
+    name = "display_name" if "display_name" in found else "variant"
     named = [
-        f"{row.variant} on {row.task}, seed {row.seed} ({getattr(row, COLUMN)})"
+        f"{getattr(row, name)} on {row.task}, seed {row.seed} ({getattr(row, COLUMN)})"
         for row in found.head(_SHOWN).itertuples(index=False)
     ]
     more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""

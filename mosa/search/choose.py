@@ -12,7 +12,7 @@ from pydantic_core import PydanticCustomError
 
 from mosa.base.errors import UserError, reason_of
 from mosa.base.files import written_atomically
-from mosa.data.metrics import METRICS, SHARES, Metric
+from mosa.data.metrics import EXACT, METRICS, SHARES, Metric
 from mosa.experiment.curves import is_number
 from mosa.experiment.declared import Declared, option
 from mosa.experiment.manifest import Meant, with_choice
@@ -125,8 +125,9 @@ def best_first(
     entries: Sequence[Mapping[str, Any]], indices: Iterable[int], search: Mapping[str, Any]
 ) -> list[int]:
     """Return the indices of trials, the best first: see `rule_of`."""
-    sign = 1 if search.get("higher_is_better", True) else -1
-    return sorted(indices, key=lambda at: (-sign * entries[at]["score"], entries[at]["loss"], at))
+    sign = -1 if search.get("higher_is_better", True) else 1
+    exact = {at: [round(entries[at][name], EXACT) for name in ("score", "loss")] for at in indices}
+    return sorted(exact, key=lambda at: (sign * exact[at][0], exact[at][1], at))
 
 
 def choose(paths: Iterable[Path]) -> dict[str, Any]:

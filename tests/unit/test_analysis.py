@@ -373,6 +373,16 @@ def test_csv_has_plain_numbers(tmp_path):
     assert ",1000,1000,1000,1120,1060,1200," in (tmp_path / "comparison.csv").read_text()
 
 
+def test_a_task_named_as_another_column_is_refused(tmp_path):
+    frame = make_frame({"mosa": {"group_animals": [50, 60], "cats": [70, 71]}})
+    for task in ("group_animals", "mean_over_tasks", "adapter_parameters"):
+        other = frame.replace({"task": {"group_animals": task}}).assign(group="animals")
+        with pytest.raises(
+            UserError, match=r"the table of means has another column .*; give the task another"
+        ):
+            write_tables(other, tmp_path)
+
+
 def test_csv_of_two_benchmarks_keeps_counts_whole(tmp_path):
     other = make_frame({"mosa": {"cubes": [50, 60]}}, benchmark="blocks", group="shapes")
     write_tables(pd.concat([make_frame(), other]), tmp_path)
@@ -816,6 +826,12 @@ def test_backbones_stand_by_size_and_only_where_there_are_two():
     means = lines["adapter"].get_ydata()
     assert means[0] == means[1] and means[2] == pytest.approx(means[0] + 5)
     assert backbones_figure(Results(frames[0])) is None
+    assert "over 3 seeds" in backbones_figure(Results(frame)).subfigs[0].get_supxlabel().replace("\n", " ")
+    small = pd.concat([frames[0], frames[1].query("seed < 2")], ignore_index=True)
+    figure = backbones_figure(Results(small, ["adapter", "mosa", "lora"]))  # lora has no run yet
+    assert "seeds (tiny: 3 seeds; large: 2 seeds)" in figure.subfigs[0].get_supxlabel().replace("\n", " ")
+    labels = [line.get_label() for line in figure.axes[0].get_lines()]
+    assert [label for label in labels if not label.startswith("_")] == ["adapter", "mosa"]
     other = frames[1].query("task != 'dogs'")  # other tasks: not comparable
     assert backbones_figure(Results(pd.concat([frames[0], other]))) is None
 
@@ -950,6 +966,16 @@ def test_differences_are_paired_by_seed_and_checked_by_hand():
         difference.sentence
         == "mosa - adapter: +3.3 [+1.1, +5.5] over 3 tasks x 3 seeds, better on 2 of 3 tasks"
     )
+
+
+def test_a_section_without_the_chosen_reference_has_its_own():
+    frames = [
+        make_frame(),
+        make_frame({"linear": SCORES["mosa"], "adapter": SCORES["mosa"]}, backbone="other"),
+    ]
+    frame = pd.concat(frames, ignore_index=True)
+    ours, other = Results(frame, reference="mosa").compared
+    assert {ours.reference, other.reference} == {"mosa", "adapter"}
 
 
 def test_differences_leave_out_seeds_that_one_side_lacks():

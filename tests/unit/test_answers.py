@@ -16,6 +16,7 @@ from mosa.results.registry import registered
 from mosa.results.tables.agreement import mcnemar_table
 from mosa.results.tables.classes import (
     _classes_text,
+    _confused_text,
     _intervals_text,
     classes_table,
     confused_table,
@@ -108,6 +109,29 @@ def test_the_most_confused_pair_has_its_images(section):
     first, *_ = rows(confused_table([section]), task="digits", variant="adapter")
     assert (first["class"], first["predicted"], first["images"]) == ("cat", "dog", 1.5)
     assert first["share"] == pytest.approx(100 * 3 / 8) and first["which"] == "2.png; 3.png"
+
+
+def test_a_variant_that_lacks_seeds_is_not_called_the_best_and_says_so(tmp_path):
+    right = np.where(np.arange(8) < 7, LABELS, 0)
+    found = [write(tmp_path, "digits", "adapter", seed, right) for seed in (0, 1)]
+    found.append(write(tmp_path, "digits", "lora", 0, LABELS))
+    frame = load_records(found)
+    (section,) = compare(frame)
+    made = {output.name: make(Results(frame)) for output, make in registered("tables") if output.name in OURS}
+    assert "**digits**, adapter" in made["confused"]["md"]
+    cell = next(line for line in made["intervals"]["md"].splitlines() if line.startswith("| lora"))
+    assert "] (n=1) |" in cell and made["intervals"]["md"].count("(n=") == 1
+    assert "| lora (n=1) |" in made["classes"]["md"]
+    for name in ("confused", "intervals", "classes"):
+        assert "Not ranked, as seeds are missing: lora (has 0)." in made[name]["md"], name
+    (part,) = confusion_figure(Results(frame)).subfigs
+    assert part.axes[0].get_title().startswith("digits: adapter, 87.5 %")
+    other = [write(tmp_path, "digits", "lora", 1, LABELS), write(tmp_path, "digits", "mosa", 2, LABELS)]
+    (section,) = compare(load_records([*found[1:], other[1]]))
+    assert answers(section).tasks[0].best is None
+    assert "no variant has all seeds" in "\n".join(_confused_text(section))
+    results = Results(load_records([*found[1:], other[1]]))
+    assert "no variant" in confusion_figure(results).subfigs[0].axes[0].get_title()
 
 
 def test_mcnemar_is_paired_by_seed(section):

@@ -161,6 +161,15 @@ def test_one_is_no_plural():
     assert count(1, "task is", "tasks are") == "1 task is"
 
 
+def test_a_reference_that_one_backbone_lacks_does_not_stop_the_report(tmp_path):
+    scores = {"adapter": ("adapter", 40, [80.0, 81.0]), "mosa": ("mosa", 40, [50.0, 52.0])}
+    frame = write_records(tmp_path / "runs", scores, tasks=["digits"], seeds=2)
+    other = frame[frame["variant"] == "adapter"].assign(backbone="other")
+    both = pd.concat([frame, other], ignore_index=True)
+    write_report(both, tmp_path / "report.html", reference="mosa")
+    assert "other" in visible(tmp_path / "report.html")
+
+
 @pytest.mark.parametrize("seeds", [1, 2])
 def test_one_task_concludes_nothing_and_says_so(seeds, tmp_path):
     scores = {"adapter": ("adapter", 40, [80.0, 81.5]), "mosa": ("mosa", 40, [50.0, 72.0])}

@@ -40,6 +40,17 @@ def test_inference_flops_are_relative_to_the_backbone_also_when_no_shown_variant
     assert overheads(frame, ["adapter", "mosa"]) == pytest.approx({"adapter": 1.1, "mosa": 1.2})
 
 
+def test_a_cost_that_a_task_lacks_has_no_mean_over_tasks():
+    frame = costly("linear", "adapter", "mosa").assign(peak_memory_mib=1000.0, device_type="cuda")
+    frame.loc[frame["task"] == "count", "peak_memory_mib"] = 5000.0
+    frame.loc[(frame["variant"] == "adapter") & (frame["task"] == "cats"), "device_type"] = "cpu"
+    frame.loc[(frame["variant"] == "mosa") & (frame["task"] == "cats"), "inference_flops_per_image"] = None
+    table = efficiency_table(compare(frame)).set_index("variant")
+    memory = table["peak_memory_mib"]
+    assert pd.isna(memory["adapter"]) and memory["linear"] == memory["mosa"] == 3000
+    assert pd.isna(table["inference_overhead"]["mosa"]) and table["inference_overhead"]["adapter"] == 1.1
+
+
 def test_nothing_else_stands_for_an_unknown_backbone():
     frame = costly("adapter", "mosa", architecture="strange_vit", image_size=32, head_parameters=970)
     assert pd.isna(list(overheads(frame).values())).all()

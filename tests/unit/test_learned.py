@@ -100,6 +100,8 @@ def test_it_counts_like_any_other_and_is_marked_wherever_it_counts(frame, tmp_pa
     assert not any("†" in line for line in lines if line.startswith("adapter"))
     note = "† has a run that is no better than a guess, which counts like any other (1 run: lora on digits"
     assert note in " ".join(text.split()) and note in caption(section) and note in learned_note(frame)
+    named = learned_note(frame.assign(display_name=frame["variant"].replace({"lora": "LoRA (ours)"})))
+    assert "LoRA (ours) on digits" in named and "lora on" not in named
     assert note in comparison_chart(section, Results(frame).styles).note
     write_tables(frame, tmp_path / "tables")
     for kind in ("md", "html", "tex"):

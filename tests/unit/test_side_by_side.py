@@ -132,6 +132,21 @@ def test_predictions_of_both_are_compared_image_by_image(tmp_path):
     assert line == ["linear", "digits", "b", "3", "1.0", "2.0", "0", "of", "2"]
 
 
+def test_a_task_that_is_not_the_same_leaves_the_tests_of_the_others(tmp_path):
+    variants = {"linear": {"method": "linear"}}
+    for task in ("digits", "count"):
+        other = {"data": make_record()["data"] | {"digest": "2" * 64}} if task == "count" else {}
+        for lab, predictions, changes in (("a", True, {}), ("b", "wrong", other)):
+            config = {"benchmarks": {"demo": [task]}, "variants": variants}
+            write_results(tmp_path / lab, config=config, predictions=predictions, **changes)
+    with opened([f"{name}={tmp_path / name / 'results'}" for name in "ab"]) as sources:
+        found = side_by_side(sources)
+    assert {one.task for one in found.tested} == {"digits"} and len(found.tested) == 2
+    assert score_of(found, "b", "linear", "count").mark and score_of(found, "b", "linear", MEAN).mark
+    assert not math.isnan(score_of(found, "b", "linear", "digits").difference)
+    assert math.isnan(score_of(found, "b", "linear", MEAN).difference)
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_every_format_has_the_scores_and_the_reasons(labs, form):
     text = rendered(compared(labs, "a", "b", "c"), form)

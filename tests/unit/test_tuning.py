@@ -312,6 +312,7 @@ def test_the_best_mean_over_tasks_is_taken(tmp_path):
     [
         ([entry(60, 1.0, lr=1), entry(60, 0.5, lr=2), entry(50, 0.1, lr=3)], 2),  # a tie: the lower loss
         ([entry(60, lr=1), entry(60, lr=2)], 1),  # a tie in both: the earlier trial
+        ([entry(50.083333333333336, 9, lr=1), entry(50.08333333333333, 1, lr=2)], 2),  # as many images right
         ([entry(60, lr=1), entry(99, lr=2, status="pruned"), entry(None, None, "diverged", lr=3)], 1),
     ],
 )

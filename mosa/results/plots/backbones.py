@@ -56,7 +56,9 @@ def backbones_chart(sections: list[Section], styles: dict[str, MethodStyle]) -> 
         styles: Style of each method.
     """
     sections = sorted(sections, key=_size)
-    variants = list(dict.fromkeys(variant for section in sections for variant in section.variants))
+    variants = list(
+        dict.fromkeys(v for section in sections for v in section.variants if v in section.methods)
+    )
     drawn: Counter[str] = Counter()  # how many variants this method has already
     series = []
     for index, variant in enumerate(variants):
@@ -89,8 +91,11 @@ def _size(section: Section) -> float:
 
 def _note(sections: list[Section]) -> str:
     tasks = sections[0].task_names
-    seeds = max(section.full_n for section in sections)
-    bars = f"; bars: ± one sample standard deviation over {count(seeds, 'seed')}" if seeds > 1 else ""
+    seeds = {section.backbone: section.full_n for section in sections}
+    most = max(seeds.values())
+    several = "; ".join(f"{name}: {count(number, 'seed')}" for name, number in seeds.items())
+    over = count(most, "seed") if len(set(seeds.values())) == 1 else f"seeds ({several})"
+    bars = f"; bars: ± one sample standard deviation over {over}" if most > 1 else ""
     over = f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}{bars}. Backbones by size, equally spaced."
     short = [f"On {section.backbone}: {section.about_seeds}" for section in sections if section.about_seeds]
     return " ".join([f"{over}{_about_settings(sections)}", *short])

@@ -30,7 +30,16 @@ def _figure(results: Results, height: Callable, draw: Callable, note: Callable) 
     known = [bool(answers(section).tasks) for section in sections]
     heights = [height(section) if shown else 0.4 for section, shown in zip(sections, known, strict=True)]
     notes = [
-        " ".join(filter(None, [note(section) if shown else "", answers(section).note.replace("`", "")]))
+        " ".join(
+            filter(
+                None,
+                [
+                    note(section) if shown else "",
+                    answers(section).note.replace("`", ""),
+                    section.about_seeds if shown else "",
+                ],
+            )
+        )
         for section, shown in zip(sections, known, strict=True)
     ]
     titles = [f"{section.benchmark}, {section.backbone}, {section.eval_split} split" for section in sections]
@@ -79,14 +88,18 @@ def confusion_figure(results: Results) -> Figure:
     """Draw a confusion matrix per task: rows are classes, columns what they are taken for."""
     note = (
         "Rows: classes; columns: predicted classes; darker: a larger share of the row's images, all seeds "
-        "together. Of the variant with the highest accuracy on the task."
+        "together. Of the variant with the highest accuracy on the task, among those with all seeds."
     )
     return _figure(results, _height, _draw_confusions, lambda section: note)
 
 
 def _draw_confusions(part: SubFigure, section: Section) -> None:
     for axes, of_task in _panels(part, section):
-        best = max(of_task.predicted, key=of_task.accuracy)
+        best = of_task.best
+        if best is None:
+            axes.set_axis_off()
+            axes.set_title(broken(f"{of_task.task}: no variant has all seeds", _TITLE), fontsize=7)
+            continue
         number = len(of_task.classes)
         seeds = of_task.predicted[best].values()
         counts = sum(confusion_matrix(of_task.labels, one, number) for one in seeds)
@@ -150,7 +163,7 @@ def reliability_figure(results: Results) -> Figure:
     note = (
         "Across: confidence, the highest probability of an image; in 15 equal bins of all seeds together, "
         f"those with {_LEAST} images or more. Below the dotted line a model is surer than right. ECE (%): "
-        "the mean gap of each seed, then averaged; from the best to the worst variant."
+        "the mean gap of each seed, then averaged; the lowest and the highest of the variants."
     )
     return _figure(results, height, draw, lambda section: note)
 

@@ -58,8 +58,8 @@ _BACKBONES = {
     ("vit_large_patch16_224", "npz"): ("ViT-L/16", "ImageNet-21k supervised"),
     ("vit_large_patch16_224", "hub:orig_in21k"): ("ViT-L/16", "ImageNet-21k supervised"),
 }
-# Names of the files that these weights are published as, VPT's copies included. Others may be of the same kind:
-# those of AugReg are npz, too.
+# Names of the files that these weights are published as, VPT's copies included. Others may be of the same
+# kind: those of AugReg are npz, too.
 _FILES = {
     ("ViT-B/16", "ImageNet-21k supervised"): ("ViT-B_16.npz", "imagenet21k_ViT-B_16.npz"),
     ("ViT-B/16", "ImageNet-1k MAE"): ("mae_pretrain_vit_base.pth",),

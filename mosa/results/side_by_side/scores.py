@@ -198,12 +198,15 @@ class _Builder:
             name: self._against(section) for name, section in over_shared.items() if section is not None
         }
         marks = {name: self._marks(place, name, runs) for name in runs}
-        paired = {name: self._paired(name, runs, shared, marks[name]) for name in runs if name != self.base}
+        same = {name: shared - marks[name].keys() for name in runs if name != self.base}
+        paired = {name: self._paired(name, runs, tasks) for name, tasks in same.items()}
         for name, both in paired.items():
             if both is not None:
                 variants = runs[name]["variant"].unique()
                 pairs = [(v, _of_source(name, v), _of_source(self.base, v)) for v in variants]
                 self.tested += mistakes(both, name, pairs)
+        # A mean over tasks has no difference if that on one of them has none.
+        paired = {name: both for name, both in paired.items() if same[name] == shared}
         order = self.variants or list(dict.fromkeys(v for one in sections.values() for v in one.variants))
         tasks = list(dict.fromkeys(task for one in sections.values() for task in one.task_names))
         for variant in order:
@@ -246,13 +249,11 @@ class _Builder:
             marks |= dict.fromkeys(tasks, len(self.reasons))
         return marks
 
-    def _paired(
-        self, name: str, runs: dict[str, pd.DataFrame], shared: set[str], marks: dict[str, int]
-    ) -> Section | None:
-        """Return the runs of a source and of the first as one section, with the variants of both."""
-        if self.base not in runs or not shared or shared & marks.keys():
+    def _paired(self, name: str, runs: dict[str, pd.DataFrame], tasks: set[str]) -> Section | None:
+        """Return the runs of a source and of the first on tasks, as one section with the variants of both."""
+        if self.base not in runs or not tasks:
             return None
-        ours, theirs = (runs[one][runs[one]["task"].isin(shared)] for one in (self.base, name))
+        ours, theirs = (runs[one][runs[one]["task"].isin(tasks)] for one in (self.base, name))
         groups = ours.drop_duplicates("task").set_index("task")["group"]
         both = [
             frame.assign(

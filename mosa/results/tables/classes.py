@@ -34,7 +34,8 @@ def in_sections(sections: list[Section], what: str, show) -> str:
     for section in sections:
         found = answers(section)
         shown = show(section) if found.tasks else []
-        lines = [f"## {escape_markdown(heading(section))}: {what}", *shown, found.note]
+        notes = [found.note, section.about_seeds if shown else ""]
+        lines = [f"## {escape_markdown(heading(section))}: {what}", *shown, *notes]
         parts.append("\n\n".join(filter(None, lines)) + "\n")
     return "\n".join(parts)
 
@@ -88,10 +89,17 @@ def _classes_text(section: Section) -> list[str]:
         rows = [
             [of_task.classes[label], str(images[label]), *map(percent, scores[label])] for label in hardest
         ]
-        header = ["class", "images", *map(section.name, variants)]
-        few = f", the {_SHOWN} hardest of {len(present)}" if len(present) > _SHOWN else ", hardest first"
-        parts += [f"**{escape_markdown(of_task.task)}**{few}", escaped_table(header, rows)]
+        few = [_few(section, len(of_task.predicted[variant])) for variant in variants]
+        names = [f"{section.name(variant)}{n}" for variant, n in zip(variants, few, strict=True)]
+        header = ["class", "images", *names]
+        shown = f", the {_SHOWN} hardest of {len(present)}" if len(present) > _SHOWN else ", hardest first"
+        parts += [f"**{escape_markdown(of_task.task)}**{shown}", escaped_table(header, rows)]
     return [*parts, "Accuracy within the class (%), mean over seeds. The CSV has every class."]
+
+
+def _few(section: Section, seeds: int) -> str:
+    """Return " (n=2)" for a mean that lacks seeds; "" for a complete one."""
+    return f" (n={seeds})" if seeds < section.full_n else ""
 
 
 @table(
@@ -137,7 +145,7 @@ def _intervals_text(section: Section) -> list[str]:
     cells = {}
     for row in found.itertuples():
         accuracy, low, high = map(percent, (row.accuracy, row.wilson_low, row.wilson_high))
-        cells[row.task, row.variant] = f"{accuracy} [{low}, {high}]"
+        cells[row.task, row.variant] = f"{accuracy} [{low}, {high}]{_few(section, row.seeds)}"
     images = found.groupby("task")["images"].first()
     tasks = [of_task.task for of_task in answers(section).tasks]
     header = ["variant", *(f"{task} ({images[task]} images)" for task in tasks)]
@@ -194,7 +202,10 @@ def confused_table(sections: list[Section]) -> pd.DataFrame:
 def _confused_text(section: Section) -> list[str]:
     parts, found = [], confused_table([section])
     for of_task in answers(section).tasks:
-        best = max(of_task.predicted, key=of_task.accuracy)
+        best = of_task.best
+        if best is None:
+            parts.append(f"**{escape_markdown(of_task.task)}**: no variant has all seeds.")
+            continue
         chosen = found[(found["task"] == of_task.task) & (found["variant"] == best)]
         rows = [
             [row["class"], row["predicted"], f"{row['images']:.1f}", f"{row['share']:.0f} %", row["which"]]
@@ -205,7 +216,7 @@ def _confused_text(section: Section) -> list[str]:
         header = ["class", "taken for", "images", "of the class", "such as"]
         parts += [title, escaped_table(header, rows) if rows else none]
     note = (
-        "Of the variant with the highest accuracy on the task; images are counted per seed and averaged. "
-        "The CSV has every variant."
+        "Of the variant with the highest accuracy on the task, among those with all seeds; images are "
+        "counted per seed and averaged. The CSV has every variant."
     )
     return [*parts, note]

@@ -2,6 +2,7 @@
 
 import pandas as pd
 
+from mosa.base.errors import UserError
 from mosa.results.aggregate import Section
 
 
@@ -29,6 +30,11 @@ def tidy_table(sections: list[Section]) -> pd.DataFrame:
             row["image_passes"], row["training_flops"] = section.compute.loc[variant]
             for kind, name in section.keys:
                 column = {"task": name, "group": f"group_{name}"}.get(kind, name.replace(" ", "_"))
+                if f"{column}_mean" in row:
+                    raise UserError(
+                        f"{kind} {name!r} of {section.benchmark}: the table of means has another column "
+                        f"{column}_mean; give the task another name"
+                    )
                 row[f"{column}_mean"] = section.mean.loc[variant, (kind, name)]
                 row[f"{column}_sd"] = section.sd.loc[variant, (kind, name)]
                 row[f"{column}_n"] = section.n.loc[variant, (kind, name)]
