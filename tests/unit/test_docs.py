@@ -214,6 +214,7 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
     for one, other in (
         ("adapter_e25", "mosa_n4_e100"),
         ("mosa_fraction20", "adapter_rdrop_fraction20"),
+        ("mosa_fraction50", "adapter_rdrop_fraction50"),
         ("mosa_every_e25", "mosa_n4_alone_e25"),
         ("mosa_scale4_e25", "mosa_n4_e25"),
         ("mosa_scale4_e25", "adapter_scale4_e25"),
