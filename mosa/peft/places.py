@@ -79,7 +79,7 @@ class Image(NamedTuple):
         """Convolve the patches, and each prefix token as an image of one pixel, with zeros around them.
 
         Args:
-            x: Tokens, (batch, tokens, channels), or (batch, height, width, channels) of any height and width.
+            x: Tokens, (batch, tokens, channels), or (batch, height, width, channels).
             weight: A square kernel of odd side, (channels, channels, side, side), or with a filter for each
                 channel (channels, 1, side, side).
             bias: (channels,).
@@ -90,15 +90,14 @@ class Image(NamedTuple):
         Raises:
             UserError: The number of tokens is another one.
         """
-        height, width = x.shape[1:3] if x.ndim == 4 else (self.height, self.width)
         tokens = x.flatten(1, -2)
-        if tokens.shape[1] != self.prefix + height * width:
+        if tokens.shape[1] != self.prefix + self.height * self.width:
             raise UserError(
-                f"{tokens.shape[1]} tokens are not {self.prefix} and the {height}x{width} patches "
+                f"{tokens.shape[1]} tokens are not {self.prefix} and the {self.height}x{self.width} patches "
                 f"that the method was attached for: build the model for this size of images"
             )
-        alone, patches = tokens.split((self.prefix, height * width), dim=1)
-        maps = patches.transpose(1, 2).unflatten(2, (height, width))
+        alone, patches = tokens.split((self.prefix, self.height * self.width), dim=1)
+        maps = patches.transpose(1, 2).unflatten(2, (self.height, self.width))
         middle, groups = weight.shape[-1] // 2, len(weight) // weight.shape[1]
         patches = F.conv2d(maps, weight, bias, padding=middle, groups=groups).flatten(2).transpose(1, 2)
         if self.prefix:  # of a single pixel, the kernel's middle sees all
@@ -118,7 +117,7 @@ def image_of(model: nn.Module, block: nn.Module) -> Image:
 
 
 def keep_grid(model: nn.Module) -> None:
-    """Have a ViT refuse images whose patches form another grid than its own, also of as many patches."""
+    """Have a model refuse images whose patches form another grid than its own, also of as many patches."""
     embedding: Any = model.patch_embed
     embedding.register_forward_pre_hook(partial(_refuse_other_grid, tuple(embedding.grid_size)))
 
@@ -178,8 +177,7 @@ class OnImages(Method):
                 branch = self.build_branch(block_width(block), image_of(model, block), rng)
                 setattr(block, name, branch.to(cast(nn.LayerNorm, block.norm2).weight))
             block.forward = partial(self.run, block)
-        if not isinstance(find_blocks(model)[0], SwinTransformerBlock):
-            keep_grid(model)
+        keep_grid(model)
 
     def branches(self, model: nn.Module) -> list[nn.Module]:
         return [getattr(block, name) for block in find_blocks(model) for name in self.names]
