@@ -11,6 +11,7 @@ from timm.layers import (  # noqa: E402
     DropPath,
     LayerNorm,
     LayerNorm2d,
+    Linear,
     PatchDropout,
     PatchDropoutWithIndices,
     evo_norm,
@@ -55,6 +56,7 @@ from timm.models.vision_transformer_relpos import (  # noqa: E402
     VisionTransformerRelPos,
 )
 from timm.models.vision_transformer_sam import Block as SamBlock  # noqa: E402
+from timm.models.volo import VOLO  # noqa: E402
 from timm.models.xcit import XCABlock  # noqa: E402
 
 # timm's own normalisation layers: not all of them derive from torch's.
@@ -67,6 +69,7 @@ NORMS = tuple(
 
 __all__ = [
     "NORMS",
+    "VOLO",
     "Attention",
     "Attention2d",
     "Beit",
@@ -85,6 +88,7 @@ __all__ = [
     "LayerNorm2d",
     "LayerScaleBlock",
     "LayerScaleBlockClassAttn",
+    "Linear",
     "MvitBlock",
     "ParallelScalingBlock",
     "PartitionAttention2d",

@@ -78,12 +78,51 @@ def is_head_only(model: nn.Module) -> bool:
     if not all(hasattr(model, name) for name in _OF_TIMM):  # a described model is trained in the plain loop
         return False
     tuned = {parameter for parameter in model.parameters() if parameter.requires_grad}
+    head = find_head(model)
     return (
-        tuned == set(find_head(model).parameters())
-        and isinstance(model.get_classifier(), nn.Module)  # and not several, of other features each
+        tuned == set(head.parameters())
+        and not isinstance(head, nn.ModuleList)  # several, of other features each
         and attachment(model).method.passes == 1
         and not any(is_stochastic(module) for module in model.modules())
     )
+
+
+def classifies_features(model: nn.Module, images: Images, label: str) -> bool:
+    """Return whether a model's logits are what its classifier returns of `pre_logits`, on two images.
+
+    Says so where they are not: there, training the classifier on features would train another model.
+    """
+    model.eval()
+    classifier = model.get_classifier()
+    read: list[Tensor] = []
+    returned: list[Tensor] = []
+
+    def replace(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        read.append(inputs[0])
+        # Not what the weights make of the features, which may be zeros, and so hide what is done to them.
+        returned.append(torch.linspace(-1, 1, output.numel()).to(output).view_as(output))
+        return returned[-1]
+
+    with torch.inference_mode():
+        batch, _ = next(images.batches(2))
+        features = pre_logits(model, batch)
+        hook = classifier.register_forward_hook(replace)
+        try:
+            logits = model(batch)
+        finally:
+            hook.remove()
+    same = len(read) == 1 and _close(read[0], features) and _close(logits, returned[0])
+    if not same:
+        print(
+            f"{label}: the whole model runs in every step, as its logits are not its classifier's, of the "
+            "features that forward_head returns with pre_logits=True",
+            file=sys.stderr,
+        )
+    return same
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-3)
 
 
 def is_beside_a_fixed_trunk(model: nn.Module) -> bool:

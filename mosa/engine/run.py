@@ -27,6 +27,7 @@ from mosa.engine.events import Events, drop_events, folder_of
 from mosa.engine.features import (
     Head,
     cached_features,
+    classifies_features,
     fits,
     is_beside_a_fixed_trunk,
     is_head_only,
@@ -316,7 +317,7 @@ def _split(pack: Pack, name: str, fold: Fold | None) -> DataSplit:
 def _train_on_features(ready: Prepared, augment: int | None) -> None:
     """Replace the images by their features, and the model by what comes after them, where they stay."""
     model, training, seed = ready.model, ready.run.specification.training, ready.run.seed
-    if is_head_only(model):
+    if is_head_only(model) and classifies_features(model, ready.train, ready.label):
         read, tuned, what = pre_logits, Head(model), []
     elif is_beside_a_fixed_trunk(model) and fits(model, ready.train, model.side.read, ready.label):
         read, tuned, what = model.side.read, OnTrunk(model), [{"reads": model.side.reads}]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mosa.base.errors import UserError
 from mosa.base.timm import (
     NORMS,
+    VOLO,
     Attention2d,
     Beit,
     BeitBlock,
@@ -335,7 +336,7 @@ def description_of(model: nn.Module) -> Description | None:
 
 
 def find_head(model: nn.Module) -> nn.Module:
-    """Return the classifier of a timm model, or a ModuleList of the classifiers of a distilled one.
+    """Return the classifier of a timm model, or a ModuleList where several add up (distilled ones, VOLO).
 
     Raises:
         UserError: The model has no `get_classifier()`, and is not described.
@@ -348,4 +349,6 @@ def find_head(model: nn.Module) -> nn.Module:
             f"one that mosa.peft.describe_blocks has described"
         )
     head = cast(Any, model).get_classifier()
+    if isinstance(model, VOLO) and model.aux_head is not None:  # its logits of patches are added
+        head = head, model.aux_head
     return head if isinstance(head, nn.Module) else nn.ModuleList(head)

@@ -17,7 +17,7 @@ from mosa.peft.blocks import SEPARATE_BIAS
 from mosa.peft.method import Method
 from mosa.peft.parallel import refuse_wrapped
 from mosa.peft.proof import blank_copy
-from mosa.peft.structure import Place, tensor_places
+from mosa.peft.structure import Place, Structure, tensor_places
 
 
 @torch.inference_mode(False)
@@ -33,13 +33,19 @@ def merge(model: nn.Module) -> nn.Module:
 
     Raises:
         UserError: Nothing is attached, the model is wrapped, or the method would merge into weights that
-            other methods stand on, which are attached by name.
+            other methods stand on, which are attached by name. The model is as it was then.
     """
     refuse_wrapped(model, "merge")
     state = attachment(model)
     _refuse_shared(model, state)
-    before = _frozen_values(model, state.method)
-    method = state.method.fold(model)
+    before, whole = _frozen_values(model, state.method), Structure(model)
+    try:
+        method = state.method.fold(model)
+    except BaseException:
+        whole.restore()
+        for tensor, value in before.values():
+            tensor.data.copy_(value)
+        raise
     if state.fork is not None:
         state.fork.remove()
         state.fork = None

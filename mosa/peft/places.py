@@ -116,13 +116,29 @@ def image_of(model: nn.Module, block: nn.Module) -> Image:
     return Image(vit.num_prefix_tokens, *vit.patch_embed.grid_size)
 
 
+def keep_grid(model: nn.Module) -> None:
+    """Have a model refuse images whose patches form another grid than its own, also of as many patches."""
+    embedding: Any = model.patch_embed
+    embedding.register_forward_pre_hook(partial(_refuse_other_grid, tuple(embedding.grid_size)))
+
+
+def _refuse_other_grid(grid: tuple[int, int], embedding: Any, inputs: tuple[Tensor, ...]) -> None:
+    size = tuple(inputs[0].shape[-2:])
+    found = tuple(embedding.dynamic_feat_size(size))
+    if found != grid:
+        given, here, there = ("x".join(map(str, pair)) for pair in (size, found, grid))
+        raise UserError(
+            f"images of {given} have {here} patches, and the method was attached for {there}: build the "
+            f"model for this size of images"
+        )
+
+
 def no_image(model: nn.Module, block: nn.Module) -> str | None:
     """Return why the tokens of a block form no image; None if they do."""
     if isinstance(block, SwinTransformerBlock):
         return None
-    if getattr(getattr(model, "patch_embed", None), "grid_size", None) and hasattr(
-        model, "num_prefix_tokens"
-    ):
+    embedding = getattr(model, "patch_embed", None)
+    if getattr(embedding, "grid_size", None) and hasattr(model, "num_prefix_tokens"):
         return None
     return f"{type(model).__name__} has no patches of an image after its class tokens: expected a plain ViT"
 
@@ -161,6 +177,7 @@ class OnImages(Method):
                 branch = self.build_branch(block_width(block), image_of(model, block), rng)
                 setattr(block, name, branch.to(cast(nn.LayerNorm, block.norm2).weight))
             block.forward = partial(self.run, block)
+        keep_grid(model)
 
     def branches(self, model: nn.Module) -> list[nn.Module]:
         return [getattr(block, name) for block in find_blocks(model) for name in self.names]

@@ -1,11 +1,15 @@
 """Methods with branches and factorised changes against their equations, computed independently in float64."""
 
+import copy
+
 import pytest
 import torch
 from models import batch, build, train_steps
 from torch.nn import functional as F
 
 from mosa import peft
+from mosa.base.errors import UserError
+from mosa.base.timm import timm
 from mosa.peft.blocks import find_blocks
 
 F64 = torch.float64
@@ -264,3 +268,34 @@ def test_a_split_method_is_the_dense_one_with_one_expert_in_each_place(of, optio
             plain.up.bias.copy_(branch.up.expert_bias(expert))
     assert len(set(active)) > 1
     assert torch.allclose(dense.train()(images), output, atol=1e-12, rtol=0)
+
+
+ON_IMAGES = [
+    ("convpass", {"bottleneck": 4, "start": "xavier"}),
+    ("mona", {"bottleneck": 4}),
+    ("dtl", {"plus": True}),
+]
+
+
+SWIN = {"depths": (1, 1), "num_heads": (1, 2), "embed_dim": 16, "patch_size": 8, "window_size": 2}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "method", "options"),
+    [
+        *(("vit_tiny_patch16_224", {"depth": 2, "patch_size": 8}, *one) for one in ON_IMAGES),
+        *(("swin_tiny_patch4_window7_224", SWIN, *one) for one in ON_IMAGES[:2]),
+    ],
+)
+def test_a_model_of_any_grid_takes_the_one_that_its_branches_convolve(name, arguments, method, options):
+    """As many patches do not make the same image."""
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=3, img_size=32, dynamic_img_size=True, **arguments).eval()
+    peft.attach(model, method, **options)
+    wide = torch.randn(2, 3, 16, 64)
+    message = "images of 16x64 have 2x8 patches, and the method was attached for 4x4: build the model for"
+    for one in (model, copy.deepcopy(model), peft.merge(copy.deepcopy(model))):
+        assert one(torch.randn(2, 3, 32, 32)).shape == (2, 3)
+        with pytest.raises(UserError, match=message):
+            one(wide)
+    assert peft.detach(model)(wide).shape == (2, 3)

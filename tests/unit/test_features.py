@@ -8,6 +8,7 @@ import torch
 from models import ARCHITECTURES, SMALL, attach, spec
 
 from mosa import peft
+from mosa.base.timm import VOLO, VisionTransformer, timm
 from mosa.engine import features as kept
 from mosa.engine import run as runs
 from mosa.engine.batches import Images
@@ -74,6 +75,65 @@ def test_a_trunk_that_draws_or_is_tuned_is_not_kept(method):
     if method in BESIDE:
         twice = attach(ARCHITECTURES["vit"](5), method, **options, consistency=1.0)
         assert not kept.is_beside_a_fixed_trunk(twice)
+
+
+@pytest.mark.parametrize(
+    ("build", "widths"),
+    [
+        (
+            lambda: timm.create_model("crossvit_tiny_240", num_classes=3, depth=((1, 1, 0),)),
+            [96, 192],
+        ),
+        (lambda: timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3, depth=1), [192] * 2),
+        (lambda: VOLO([1] * 4, 64, num_classes=3, **OF_VOLO), [32] * 2),
+    ],
+    ids=["crossvit", "distilled", "volo"],
+)
+def test_several_classifiers_are_all_tuned_and_have_no_features(build, widths):
+    model = build()
+    tuned = [name for name, _ in model.named_parameters() if "head" in name]
+    peft.attach(model, "linear", num_classes=7, verify=False)
+    assert sorted(name for name, p in model.named_parameters() if p.requires_grad) == sorted(tuned)
+    assert peft.count_parameters(model).head == sum(width * 7 + 7 for width in widths)
+    assert not is_head_only(model)
+
+
+OF_VOLO = {"embed_dims": (16, 32, 32, 32), "num_heads": (1, 2, 2, 2), "stem_hidden_dim": 8}
+
+
+@pytest.mark.parametrize("method", ["bias", "norm", "full", "linear"])
+def test_the_classifier_of_patches_is_one_of_two_and_no_backbone(method, tmp_path):
+    def volo(seed=0):
+        torch.manual_seed(seed)
+        model = VOLO([1] * 4, 64, num_classes=3, **OF_VOLO).eval()
+        model.pretrained_cfg = {"input_size": (3, 64, 64)}
+        return model
+
+    images, heads = (
+        torch.randn(2, 3, 64, 64),
+        {"head.weight", "head.bias", "aux_head.weight", "aux_head.bias"},
+    )
+    model = peft.attach(volo(), method, num_classes=7)
+    assert heads <= set(peft.tuned_state_dict(model))
+    assert peft.count_parameters(model).adapter == model.peft.method.parameters(model)
+    peft.save_pretrained(model, tmp_path / "volo.safetensors")
+    again = peft.from_pretrained(tmp_path / "volo.safetensors", volo())
+    assert torch.equal(again.eval()(images), model(images))
+
+
+@pytest.mark.parametrize("weights", ["builtin", "random"])
+def test_logits_that_are_not_the_classifiers_are_trained_whole(pack, tmp_path, monkeypatch, capsys, weights):
+    def forward(self, images):
+        return 2 * self.forward_head(self.forward_features(images))
+
+    monkeypatch.setattr(VisionTransformer, "forward", forward)
+    plain = execute(linear(weights=weights), pack, tmp_path / "plain.json")
+    machine = Machine(features=tmp_path / "features")
+    assert (
+        execute(linear(weights=weights), pack, tmp_path / "run.json", machine)["metrics"] == plain["metrics"]
+    )
+    assert "the whole model runs in every step, as its logits are not" in capsys.readouterr().err
+    assert not list((tmp_path / "features").glob("*.npy"))
 
 
 def test_what_is_stochastic_or_compared_has_none():

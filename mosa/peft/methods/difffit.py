@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mosa.peft.blocks import block_width, channel_dim, find_blocks, sites_of
+from mosa.peft.layers import unchangeable
 from mosa.peft.method import Method
 from mosa.peft.methods.bias import Bias
 from mosa.peft.methods.norm import Norm
@@ -35,7 +36,7 @@ class DiffFit(Method):
         for owner, name in _projections(model):
             if not isinstance(getattr(owner, name, None), nn.Linear | nn.Conv2d):
                 return f"{type(owner).__name__} has no layer {name!r}, into which a scale merges"
-        return None
+        return unchangeable(model, (getattr(owner, name) for owner, name in _projections(model)))
 
     def apply(self, model: nn.Module, seed: int) -> None:
         for parameter in self._selected(model):
@@ -43,7 +44,7 @@ class DiffFit(Method):
         for owner, name in _projections(model):
             layer = getattr(owner, name)
             layer.gamma = Gamma(layer).to(layer.weight)
-            layer.gamma.handle = layer.register_forward_hook(layer.gamma.multiply)
+            layer.gamma.handle = layer.register_forward_hook(layer.gamma.multiply, prepend=True)
 
     @torch.no_grad()
     def fold(self, model: nn.Module) -> None:

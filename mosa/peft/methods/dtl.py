@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mosa.peft.method import needs
+from mosa.peft.places import keep_grid
 from mosa.peft.side import Side, SideNetwork, draw, model_width
 
 
@@ -55,6 +56,11 @@ class Dtl(Side):
         depth, prefix = len(model.blocks), model.num_prefix_tokens
         grid = model.patch_embed.grid_size
         return Compact(self, model_width(model), depth, self._start(depth), prefix, grid, rng)
+
+    def apply(self, model: nn.Module, seed: int) -> None:
+        super().apply(model, seed)
+        if self.plus:
+            keep_grid(model)
 
     def parameters(self, model: nn.Module, training: bool = False) -> int:
         width, depth = model_width(model), len(model.blocks)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import block_width, find_blocks
+from mosa.peft.layers import InPlaceOf, unchangeable
 from mosa.peft.method import TRAINING, Method, above
 
 LAYERS = ("qkv", "proj", "fc1", "fc2")
@@ -56,7 +57,9 @@ class Fact(Method):
             if layer.in_features % widths[0] or layer.out_features % widths[0]:
                 shape = f"{layer.out_features}x{layer.in_features}"
                 return f"the weight of {name}, {shape}, cannot be cut into squares of the width {widths[0]}"
-        return above("rank", self.rank, widths[0], "the width of the blocks")
+        if reason := above("rank", self.rank, widths[0], "the width of the blocks"):
+            return reason
+        return unchangeable(model, (getattr(owner, name) for owner, name in _places(model)))
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "fact")
@@ -125,10 +128,8 @@ class Factors(nn.Module):
         return torch.einsum("abp,pj->jba", self.core, self.slices[:, first : first + count])
 
 
-class FactLinear(nn.Linear):
+class FactLinear(InPlaceOf):
     """A Linear layer of m d -> n d channels that changes by s (I_n x V) S (I_m x U), S being (n r, m r).
-
-    It shares `weight` and `bias` with the layer it replaces, under the same names.
 
     Args:
         linear: The layer that is replaced.
@@ -144,8 +145,7 @@ class FactLinear(nn.Linear):
     def __init__(
         self, linear: nn.Linear, factors: Factors, first: int, options: Fact, rng: torch.Generator
     ) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
+        super().__init__(linear)
         self.shared, self.first, self.scale = (factors,), first, options.scale  # a tuple hides it
         self.width, self.rank = factors.u.in_features, options.rank
         self.rows, self.columns = self.out_features // self.width, self.in_features // self.width
@@ -178,6 +178,4 @@ class FactLinear(nn.Linear):
         squares = self.core_weight().view(self.rows, self.rank, self.columns, self.rank)
         change = torch.einsum("or,nrms,si->nomi", shared.v.weight, squares, shared.u.weight)
         self.weight += self.scale * change.reshape(self.weight.shape)
-        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        linear.weight, linear.bias = self.weight, self.bias
-        return linear.train(self.training)
+        return self.plain()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mosa.base.errors import UserError
 from mosa.peft.blocks import BlockView, backbone_modules
 from mosa.peft.choice import gradients, taken
+from mosa.peft.layers import unchangeable
 from mosa.peft.method import TRAINING, Batches, Chosen, above, needs
 
 
@@ -55,7 +56,9 @@ class Gps(Chosen):
         if reason := super().unfit(model):
             return reason
         smallest = min(layer.weight[0].numel() for layer in _layers(model).values())
-        return above("connections", self.connections, smallest, "the inputs of a neuron")
+        if reason := above("connections", self.connections, smallest, "the inputs of a neuron"):
+            return reason
+        return unchangeable(model, _layers(model).values())
 
     def choose(self, model: nn.Module, batches: Batches, seed: int) -> dict[str, Tensor]:
         layers = _layers(model)

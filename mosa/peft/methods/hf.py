@@ -11,6 +11,7 @@ from mosa.base.errors import UserError, unknown
 from mosa.base.methods import ANY_MODEL
 from mosa.base.seeding import derive_seed
 from mosa.peft.blocks import find_head
+from mosa.peft.layers import has_hooks
 from mosa.peft.method import Method
 from mosa.peft.proof import blank_copy
 
@@ -130,6 +131,8 @@ def _refuse_other_layers(model: nn.Module) -> None:
         base = layer.get_base_layer()
         if type(base) not in WRAPPED:
             raise ValueError(f"{name!r} is a {type(base).__name__}, not one of torch's own layers")
+        if has_hooks(base):
+            raise ValueError(f"{name!r} has a hook, which would not see its change: remove it")
 
 
 def _tuner_layers(model: nn.Module) -> dict[str, nn.Module]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks
+from mosa.peft.layers import InPlaceOf, unchangeable
 from mosa.peft.method import TRAINING, BranchShape, Method
 
 TARGETS = ("proj", "fc1", "fc2")
@@ -55,7 +56,7 @@ class Hydra(Method):
                 if not isinstance(getattr(owner, name, None), nn.Linear):
                     kind = type(block).__name__
                     return f"target {target!r}: {kind} has no such Linear layer; take other targets"
-        return None
+        return unchangeable(model, (getattr(owner, name) for owner, name in self._places(model)))
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "hydra")
@@ -111,10 +112,8 @@ class HydraBranch(nn.Module):
         return self.up(self.drop(self.down(x)))
 
 
-class HydraLinear(nn.Linear):
+class HydraLinear(InPlaceOf):
     """A Linear layer with a parallel and a sequential branch.
-
-    It shares `weight` and `bias` with the layer it replaces, under the same names.
 
     Args:
         linear: The layer that is replaced.
@@ -127,8 +126,7 @@ class HydraLinear(nn.Linear):
 
     def __init__(self, linear: nn.Linear, options: Hydra, rng: torch.Generator) -> None:
         inputs, outputs, bias = linear.in_features, linear.out_features, linear.bias is not None
-        super().__init__(inputs, outputs, bias=bias, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
+        super().__init__(linear)
         self.scale = options.scale
         self.parallel = HydraBranch(inputs, outputs, bias, options, rng).to(linear.weight)
         self.sequential = HydraBranch(outputs, outputs, bias, options, rng).to(linear.weight)
@@ -148,6 +146,4 @@ class HydraLinear(nn.Linear):
             sequential = after @ self.bias + b_s.weight @ a_s.bias + b_s.bias
             self.bias += self.scale * (parallel + sequential)
         self.weight += self.scale * (b_p.weight @ a_p.weight + after @ self.weight)
-        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        linear.weight, linear.bias = self.weight, self.bias
-        return linear.train(self.training)
+        return self.plain()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import PROJECTIONS, QKV, Projection, find_blocks, projections_of
+from mosa.peft.layers import InPlaceOf, unchangeable
 from mosa.peft.method import TRAINING, BranchShape, Method, above
 
 Target = Literal["q", "k", "v", "proj", "fc1", "fc2"]
@@ -61,7 +62,8 @@ class Lora(Method):
             smallest = min(min(shape.inputs, shape.outputs) for shape in self.branch_shapes(block))
             if reason := above("rank", self.rank, smallest, "the width of the projection"):
                 return reason
-        return None
+        layers = [projection.layer for block in find_blocks(model) for projection, _ in self._layers(block)]
+        return unchangeable(model, layers)
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "lora")
@@ -117,10 +119,8 @@ class LowRank(nn.Module):
         return self.up(self.down(self.drop(x)))
 
 
-class LoraLinear(nn.Linear):
+class LoraLinear(InPlaceOf):
     """A Linear layer whose rows are cut into equal parts, each with a low-rank change or none.
-
-    It shares `weight` and `bias` with the layer it replaces, under the same names.
 
     Args:
         linear: The layer that is replaced.
@@ -135,8 +135,7 @@ class LoraLinear(nn.Linear):
     def __init__(
         self, linear: nn.Linear, parts: tuple[str | None, ...], options: Lora, rng: torch.Generator
     ) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
+        super().__init__(linear)
         self.scale, self.parts = options.scale, parts
         outputs = linear.out_features // len(parts)
         self.low_rank = nn.ModuleDict(
@@ -157,6 +156,4 @@ class LoraLinear(nn.Linear):
             for part, rows in zip(self.parts, self.weight.chunk(len(self.parts)), strict=True):
                 if part is not None:
                     rows += self.scale * self.low_rank[part].up.weight @ self.low_rank[part].down.weight
-        linear = nn.Linear(self.in_features, self.out_features, self.bias is not None, device="meta")
-        linear.weight, linear.bias = self.weight, self.bias
-        return linear.train(self.training)
+        return self.plain()

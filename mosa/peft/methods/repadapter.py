@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import find_blocks, part_of, sites_of
+from mosa.peft.layers import unchangeable
 from mosa.peft.method import TRAINING, Method
 
 
@@ -37,7 +38,8 @@ class LinearAdapters(Method):
                 if not isinstance(part_of(block, path), nn.Linear):
                     owner, name = type(part_of(block, whose)).__name__, path.rpartition(".")[2]
                     return f"{owner} has no Linear layer {name!r}, whose input it adapts"
-        return None
+        layers = [layer for block in find_blocks(model) for layer in adapted_layers(block)]
+        return unchangeable(model, layers)
 
     def insert(self, layer: nn.Linear, adapter: nn.Module) -> None:
         """Have an adapter change the input of a layer."""

@@ -14,6 +14,7 @@ from mosa.base.seeding import generator
 from mosa.base.timm import DropPath
 from mosa.peft.blocks import BlockView, final_norm, find_blocks
 from mosa.peft.choice import gradients, taken
+from mosa.peft.layers import unchangeable
 from mosa.peft.method import TRAINING, Batches, Chosen
 from mosa.peft.side import draw
 
@@ -78,6 +79,9 @@ class Spt(Chosen):
         description="Rate at which a change is dropped for an image in training.",
         json_schema_extra={"neutral": 0.0, **TRAINING},
     )
+
+    def unfit(self, model: nn.Module) -> str | None:
+        return super().unfit(model) or unchangeable(model, _layers(model).values())
 
     def choose(self, model: nn.Module, batches: Batches, seed: int) -> dict[str, Tensor]:
         layers = _layers(model)

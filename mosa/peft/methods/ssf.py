@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from mosa.base.seeding import generator
 from mosa.base.timm import Conv2dSame, LayerNorm, LayerNorm2d
 from mosa.peft.blocks import backbone_modules, channel_dim, find_blocks
+from mosa.peft.layers import LINEAR, unchangeable
 from mosa.peft.method import TRAINING, Method
 
 # Exactly these compute an affine function of their weight and bias, into which a scale and a shift merge;
 # others may standardise the weight first, or activate the output.
-AFFINE = (nn.Linear, nn.Conv2d, Conv2dSame, nn.LayerNorm, LayerNorm, LayerNorm2d)
+AFFINE = (*LINEAR, nn.Conv2d, Conv2dSame, nn.LayerNorm, LayerNorm, LayerNorm2d)
 
 
 class Ssf(Method):
@@ -53,7 +54,7 @@ class Ssf(Method):
             if type(layer) not in AFFINE or layer.weight is None:
                 kind = type(layer).__name__ + (" without a weight" if type(layer) in AFFINE else "")
                 return f"a scale and a shift do not merge into the {kind} of {type(model).__name__}"
-        return None
+        return unchangeable(model, affine_layers(model))
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "ssf")
@@ -76,9 +77,9 @@ def affine_layers(model: nn.Module) -> list[nn.Module]:
 
 
 def insert_scale(layer: nn.Module, spread: float, rng: torch.Generator) -> None:
-    """Scale and shift the output of a layer, as `layer.ssf` from now on."""
+    """Scale and shift the output of a layer, as `layer.ssf` from now on, before other hooks see it."""
     layer.ssf = ScaleShift(layer, spread, rng).to(layer.weight)
-    layer.ssf.handle = layer.register_forward_hook(layer.ssf.modify)
+    layer.ssf.handle = layer.register_forward_hook(layer.ssf.modify, prepend=True)
 
 
 @torch.no_grad()
