@@ -447,6 +447,60 @@ def test_the_pareto_front_moves(page, shown):
     page.check("[data-section='0'] [data-control='sweep']")
 
 
+MAIN = [variant for variant in SCORES if variant != "adapter_bottleneck4"]
+DRAWN = """([s, cost, sweep, tasks]) => {
+  const chart = costChart(s, { metric: s.metric, tasks: tasks ?? s.compared.tasks, sweep, cost });
+  return { note: chart.note, front: chart.front.map(({ name }) => name), series: chart.series };
+}"""
+
+
+def drawn_by_page(page, results, cost="adapter_parameters", sweep=True, tasks=None):
+    """The cost chart of the page's script for the first section."""
+    return page.evaluate(DRAWN, [page_data(results, [])["sections"][0], cost, sweep, tasks])
+
+
+def swept_less(frame):
+    """A sweep on one of two tasks and one of two seeds."""
+    swept = (frame["task"] == "digits") & (frame["seed"] == 0)
+    return frame[(frame["variant"] != "adapter_bottleneck4") | swept]
+
+
+@pytest.fixture
+def opened(browser, tmp_path):
+    """Open the report of a frame in a page of its own."""
+    pages = []
+
+    def open_page(frame, order=None, **others):
+        write_report(frame, tmp_path / "report.html", order, **others)
+        pages.append(browser.new_page(viewport={"width": 1200, "height": 900}))
+        pages[-1].goto((tmp_path / "report.html").as_uri())
+        return pages[-1]
+
+    yield open_page
+    for one in pages:
+        one.close()
+
+
+@pytest.mark.browser
+def test_the_cost_chart_says_what_it_is_over(page, frame, opened):
+    results = Results(swept_less(frame), MAIN)
+    note = "Over 1 of 2 tasks: digits; seed 0; as the sweep's variants were run on these."
+    assert drawn_by_page(page, results)["note"] == note
+    assert drawn_by_page(page, results, sweep=False)["note"] == ""
+    assert drawn_by_page(page, results, tasks=[0])["note"].startswith("Over 1 task; seed 0; as")
+    assert drawn_by_page(page, results, tasks=[])["note"] == ""
+    assert drawn_by_page(page, Results(frame, MAIN))["note"] == ""
+    other = results.frame["variant"].isin(["adapter_bottleneck4", "full"]) | (results.frame["seed"] == 1)
+    without = drawn_by_page(page, Results(results.frame[other], MAIN))["note"]
+    assert without == f"{note} Without linear, adapter, mosa."
+    alone = opened(swept_less(frame), MAIN)
+    alone.wait_for_selector("#section0-costs .point")
+    caption = alone.locator("#section0-costs + .caption")
+    assert note in caption.text_content()
+    alone.uncheck("[data-control='sweep']")
+    assert "Over 1" not in caption.text_content()
+
+
 def random_frame(tasks=7, seeds=4):
     """Scores of four variants, in quarters so that halves and ties occur; some runs are missing."""
     rng = np.random.default_rng(0)

@@ -292,8 +292,26 @@ const scoreAxis = (metric, label) => ({ label, scale: "linear", marksFar: true, 
 function drawSection(number, section, state) {
   const about = document.querySelector(`section[data-section="${number}"] .about-time`);
   if (about) about.hidden = state.cost !== "train_seconds";
-  showChart(byId(`section${number}-costs`), () => costChart(section, state));
+  const costs = byId(`section${number}-costs`);
+  showChart(costs, () => {
+    const chart = costChart(section, state);
+    costs.parentElement.querySelector(".over").textContent = chart.note;
+    return chart;
+  });
   showChart(byId(`section${number}-groups`), () => groupChart(section, state));
+}
+
+// What the cost chart is over, where that is not what is chosen: a sweep may have fewer tasks and seeds.
+function overOf(section, state, tasks, seeds, variants) {
+  const { compared } = section;
+  const fewer = tasks.length < state.tasks.length;
+  if (!tasks.length || (!fewer && seeds.length === compared.seeds.length)) return "";
+  const names = tasks.map((task) => section.tasks[task].name).join(", ");
+  const over = fewer ? `${tasks.length} of ${counted(state.tasks.length, "task")}: ${names}` : counted(tasks.length, "task");
+  const numbers = seeds.map((seed) => section.seeds[seed]).join(", ");
+  const absent = compared.variants.filter((variant) => !variants.includes(variant)).map((variant) => section.variants[variant].name);
+  const without = absent.length ? ` Without ${absent.join(", ")}.` : "";
+  return `Over ${over}; seed${seeds.length > 1 ? "s" : ""} ${numbers}; as the sweep's variants were run on these.${without}`;
 }
 
 function costChart(section, state) {
@@ -303,6 +321,7 @@ function costChart(section, state) {
   const summary = summarise(section, metric, tasks, seeds, variants);
   const overall = overallOf(summary);
   const cost = section.costs[state.cost];
+  const note = overOf(section, state, tasks, seeds, variants);
   const { label } = data.costs[state.cost] ?? { label: "" };
   const drawn = new Map();
   const taken = new Map();
@@ -334,6 +353,7 @@ function costChart(section, state) {
   const places = series.flatMap(({ points }) => points.map(({ x }) => x));
   const wide = Math.max(...places) / Math.min(...places) > 3;
   return {
+    note,
     x: { label, scale: wide || places.length < 2 ? "log" : "linear", least: 0.1 * Math.max(...places, 0) }, y: scoreAxis(metric, `mean over tasks of ${metric.label}`), series, front,
     empty: tasks.length ? "no variant has all of these tasks" : state.tasks.length ? "the sweep was not run on these tasks" : "choose a task",
   };
