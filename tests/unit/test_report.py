@@ -501,6 +501,14 @@ def test_the_cost_chart_says_what_it_is_over(page, frame, opened):
     assert "Over 1" not in caption.text_content()
 
 
+@pytest.mark.browser
+def test_what_a_free_variant_beats_is_not_on_the_front(page, tmp_path):
+    results = Results(write_records(tmp_path, SCORES | {"mosa": ("mosa", 5, [50.0, 51.0])}))
+    table = efficiency_table(results.compared)
+    wanted = table[table["pareto"] & (table["adapter_parameters"] > 0)]
+    assert set(drawn_by_page(page, results)["front"]) == set(wanted["variant"]) and len(wanted) == 3
+
+
 def random_frame(tasks=7, seeds=4):
     """Scores of four variants, in quarters so that halves and ties occur; some runs are missing."""
     rng = np.random.default_rng(0)

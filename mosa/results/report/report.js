@@ -331,12 +331,13 @@ function costChart(section, state) {
     const points = members.map((variant) => {
       const cell = summary.table[variants.indexOf(variant)][overall];
       const x = cost ? costOf(cost, variant, tasks) : NaN;
-      if (!cell.n || !(x > 0)) return null;
+      if (!cell.n || !(x >= 0)) return null;
+      const { name } = section.variants[variant];
+      if (cell.n === seeds.length) complete.push({ name, x, y: cell.mean });
+      if (x === 0) return null; // it has no place on a logarithmic axis, but may beat others
       const beside = taken.get(x) ?? 0;
       taken.set(x, beside + 1);
-      const { name } = section.variants[variant];
       const point = { name, x, y: cell.mean, nothing: learnedNothing(section, variant, tasks), shift: 5 * beside, ...barOf(metric, cell), text: `${shown(metric, cell.mean)}${isKnown(cell.sd) ? ` ± ${shown(metric, cell.sd)}` : ""} ${metric.unit}, ${costText(state.cost, x)} ${label}` };
-      if (cell.n === seeds.length) complete.push({ ...point, variant });
       return point;
     }).filter(Boolean);
     if (!members.length) return null;
@@ -349,7 +350,7 @@ function costChart(section, state) {
   }).filter((one) => one && (one.points.length || one.level !== null));
   const sign = metric.higher ? 1 : -1;
   const on = paretoFront(complete.map(({ x, y }) => ({ cost: x, score: sign * y })));
-  const front = complete.filter((_, place) => on[place]).map(({ name, x, y }) => ({ name, x, y, label: series.find((one) => one.points.some((point) => point.name === name))?.label }));
+  const front = complete.filter(({ x }, place) => on[place] && x > 0).map(({ name, x, y }) => ({ name, x, y, label: series.find((one) => one.points.some((point) => point.name === name))?.label }));
   const places = series.flatMap(({ points }) => points.map(({ x }) => x));
   const wide = Math.max(...places) / Math.min(...places) > 3;
   return {
