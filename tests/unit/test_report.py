@@ -33,7 +33,8 @@ from mosa.results.report.predicted import predicted_data
 from mosa.results.report.sections import page_section
 from mosa.results.stats import pareto_front
 from mosa.results.tables.classes import class_accuracies
-from mosa.results.tables.efficiency import efficiency_table, efficiency_text
+from mosa.results.tables.columns import in_words
+from mosa.results.tables.efficiency import efficiency_columns, efficiency_table, efficiency_text
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = (
@@ -201,7 +202,7 @@ def test_the_report_follows_the_metric(frame, tmp_path):
     write_report(losses, tmp_path / "report.html", metric="nll")
     text = visible(tmp_path / "report.html")
     assert "Lowest mean over 2 tasks: full, 0.140 ± 0.007." in text
-    assert '<option value="nll" selected>NLL</option>' in text and "NLL against cost" in text
+    assert '<option value="nll" selected>NLL</option>' in text and "NLL</span> against cost" in text
     assert re.search(r'<td class="number best" data-sort="0.140">', text)
     section = data_of(tmp_path / "report.html")["sections"][0]
     assert section["metric"] == "nll" and next(iter(section["scores"])) == "nll"
@@ -398,6 +399,18 @@ def test_what_is_chosen_changes_every_number(page, shown):
     assert "No task is chosen" in page.inner_text(section + ".summary")
     assert "choose a task" in page.text_content("#section0-costs")
     page.click(section + "[data-all]")
+
+
+@pytest.mark.browser
+def test_what_names_the_metric_names_the_chosen_one(page, shown):
+    efficiency = "#section0-efficiency th[data-column='mean_over_tasks']"
+    names = [page.text_content(efficiency), page.text_content("figcaption")]
+    page.select_option("[data-section='0'] [data-control='metric']", "nll")
+    (section, *_) = compare(shown[shown["backbone"] == "micro_vit"], metric="nll")
+    assert page.text_content(efficiency) == efficiency_columns(section)["mean_over_tasks"][0]
+    assert page.text_content("figcaption").startswith(f"{in_words(section)} against cost")
+    page.select_option("[data-section='0'] [data-control='metric']", "top1")
+    assert [page.text_content(efficiency), page.text_content("figcaption")] == names
 
 
 @pytest.mark.browser

@@ -123,6 +123,7 @@ function startSection(root, number) {
 }
 
 const metricOf = (state) => data.metrics[state.metric];
+const meanLabel = (label) => `mean over tasks of ${label}`;
 const overallOf = (summary) => summary.keys.findIndex(({ kind, name }) => kind === "overall" && name === "mean over tasks");
 const summaryOf = (section, state) => summarise(section, metricOf(state), state.tasks, section.compared.seeds, section.compared.variants);
 
@@ -131,6 +132,9 @@ function fillSection(root, number, section, state, [comparison, differences, eff
   root.querySelector(".summary").replaceChildren(...sentencesOf(section, state, summary).map((text) => make("p", {}, text)));
   fillTable(comparison, ...comparisonOf(section, state, summary));
   if (differences) fillTable(differences, ...differencesOf(section, state, summary));
+  const { label } = metricOf(state);
+  root.querySelector(".of-metric").textContent = label[0].toUpperCase() + label.slice(1);
+  efficiency.tHead.querySelector("[data-column='mean_over_tasks'] button").textContent = meanLabel(label);
   fillTable(efficiency, null, efficiencyOf(section, state, summary, [...efficiency.tHead.rows[0].cells].map((cell) => cell.dataset.column)));
   const input = document.querySelector(`input[data-filters="${comparison.id}"]`);
   if (input) filterTable(input);
@@ -355,7 +359,7 @@ function costChart(section, state) {
   const wide = Math.max(...places) / Math.min(...places) > 3;
   return {
     note,
-    x: { label, scale: wide || places.length < 2 ? "log" : "linear", least: 0.1 * Math.max(...places, 0) }, y: scoreAxis(metric, `mean over tasks of ${metric.label}`), series, front,
+    x: { label, scale: wide || places.length < 2 ? "log" : "linear", least: 0.1 * Math.max(...places, 0) }, y: scoreAxis(metric, meanLabel(metric.label)), series, front,
     empty: tasks.length ? "no variant has all of these tasks" : state.tasks.length ? "the sweep was not run on these tasks" : "choose a task",
   };
 }
