@@ -690,6 +690,19 @@ def test_answers_are_shown_by_class_confusion_confidence_and_pair(page, shown):
 
 
 @pytest.mark.browser
+def test_no_confusion_matrix_is_left_of_another_task(page):
+    page.locator("[data-answers-of='0']").scroll_into_view_if_needed()
+    page.wait_for_selector("#section0-confusion td")
+    fill = "task => fillConfusion(byId('section0-confusion'), task, { cells: [], seeds: 1 })"
+    page.evaluate(fill, {"classes": [f"class {label}" for label in range(41)], "images": []})
+    assert page.locator("#section0-confusion tr").count() == 0
+    assert page.locator("[data-csv='section0-confusion']").is_hidden()
+    page.select_option("[data-answers='variant']", label="mosa")
+    assert page.locator("[data-csv='section0-confusion']").is_visible()
+    assert page.locator("#section0-confusion td").count() == 16
+
+
+@pytest.mark.browser
 def test_details_open_and_close_by_keyboard(page):
     see(page, "runs-table")
     page.get_by_label("Details of demo/digits/micro_vit/mosa/seed1").focus()

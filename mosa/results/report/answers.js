@@ -78,8 +78,9 @@ function reliabilityChart(section, task) {
 const shade = (share) => `background: color-mix(in srgb, var(--accent) ${Math.round(70 * Math.min(1, Math.max(0, share)))}%, transparent)`;
 
 function fillConfusion(table, { classes, images }, { cells, seeds }) {
-  table.hidden = classes.length > MOST_CLASSES;
-  if (table.hidden) return;
+  const region = table.parentElement;
+  region.hidden = region.previousElementSibling.hidden = classes.length > MOST_CLASSES; // its heading, too, with CSV
+  if (region.hidden) return void [table.tHead, table.tBodies[0]].forEach((part) => part.replaceChildren());
   const at = new Map(cells.map(([label, predicted, count]) => [`${label} ${predicted}`, count]));
   table.tHead.replaceChildren(make("tr", {}, make("th", { scope: "col" }, "class ↓ taken for →"), ...classes.map((name) => make("th", { scope: "col", class: "number" }, name))));
   table.tBodies[0].replaceChildren(...classes.map((name, label) => make("tr", {}, make("th", { scope: "row" }, name), ...classes.map((_, predicted) => {
