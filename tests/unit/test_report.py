@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -25,7 +26,7 @@ from mosa.results.frame import COLUMNS, read_table
 from mosa.results.paired import differences
 from mosa.results.per_image import confusion_matrix
 from mosa.results.plots.compute import compute_figure
-from mosa.results.plots.scaling import scaling_figure
+from mosa.results.plots.scaling import cost_chart, scaling_figure
 from mosa.results.report import Missing, missing_runs, write_report
 from mosa.results.report.data import page_data
 from mosa.results.report.facts import bibtex, data_facts, sources
@@ -512,6 +513,59 @@ def test_the_cost_chart_says_what_it_is_over(page, frame, opened):
     assert note in caption.text_content()
     alone.uncheck("[data-control='sweep']")
     assert "Over 1" not in caption.text_content()
+
+
+def drawn_by_python(section, results, cost):
+    """Level and points by label of the cost chart of a section."""
+    return {
+        one.label: (one.level, one.joined, [(point.name, point.x, point.y) for point in one.points])
+        for one in cost_chart(section, cost, results.styles, results.order).series
+        if one.points or one.level is not None
+    }
+
+
+@pytest.mark.browser
+def test_the_cost_chart_is_that_of_python_with_and_without_the_sweep(page, tmp_path):
+    sizes = {f"adapter_bottleneck{size}": ("adapter", 4 * size, [70.0, 71.0]) for size in (5, 6, 16)}
+    frame = write_records(tmp_path, SCORES | sizes)
+    frame = frame.assign(train_seconds=10.0 + 90 * frame["seed"])
+    # One size lacks a task, and one a seed; then all of the sweep does, and a variant of the comparison.
+    lacks = (frame["variant"] == "adapter_bottleneck5") & (frame["task"] == "count")
+    lacks |= (frame["variant"] == "adapter_bottleneck6") & (frame["seed"] == 1)
+    swept = frame["variant"].str.startswith("adapter_")
+    few = frame[~swept | (frame["seed"] == 0)]
+    cases = [
+        Results(frame[~lacks], MAIN),
+        Results(few, MAIN),
+        Results(few[(few["variant"] != "mosa") | (few["seed"] == 1)], MAIN),
+        Results(few[(few["variant"] != "adapter") | (few["seed"] == 1)], [*MAIN, "adapter_bottleneck16"]),
+        Results(frame[~swept], MAIN),
+    ]
+    for results in cases:
+        for cost, sweep in product(("adapter_parameters", "train_seconds"), (True, False)):
+            (section,) = results.swept if sweep else results.compared
+            series = drawn_by_page(page, results, cost, sweep)["series"]
+            wanted = drawn_by_python(section, results, cost)
+            assert {one["label"] for one in series} == set(wanted)
+            for one in series:
+                level, joined, points = wanted[one["label"]]
+                assert (one["level"], one["joined"]) == (level, joined)
+                assert [(p["name"], p["x"], p["y"]) for p in one["points"]] == points
+            counts = section.n["overall", "mean over tasks"]
+            few_seeds = {p["name"]: "(n=" in p["text"] for one in series for p in one["points"]}
+            assert few_seeds == {name: counts[name] < section.full_n for name in few_seeds}
+
+
+@pytest.mark.browser
+def test_a_sweep_of_as_many_variants_can_be_left_out(frame, opened):
+    few = swept_less(frame)
+    few = few[(few["variant"] != "mosa") | (few["seed"] == 1)]  # so that it is not in the sweep
+    alone = opened(few, MAIN)
+    alone.wait_for_selector("#section0-costs .point")
+    assert "mosa" not in str(points(alone, "section0-costs"))
+    alone.uncheck("[data-control='sweep']")
+    assert "mosa" in str(points(alone, "section0-costs"))
+    assert opened(few[few["variant"].isin(MAIN)], MAIN).is_hidden("[data-control='sweep']")
 
 
 @pytest.mark.browser

@@ -20,7 +20,7 @@ from mosa.results.settings import section_settings, value_text
 from mosa.results.style import MethodStyle
 from mosa.results.tables.columns import mean_label
 
-_SIZE_OPTIONS = ("bottleneck", "rank")  # what a sweep changes to change the number of parameters
+SIZE_OPTIONS = ("bottleneck", "rank")  # what a sweep changes to change the number of parameters
 REFERENCES = ("linear", "full")  # what the sweeps are held against
 _SHIFT = 0.012  # of the range in decades: how far points of one size stand apart
 _SHIFTED = 0.07  # of the same: how far all points of one size reach at most
@@ -101,7 +101,7 @@ def method_curves(section: Section, order: Sequence[str]) -> list[tuple[str, lis
     """Split the variants into curves, one method with all settings equal except those of the size."""
     curves: dict[tuple[str, str], list[str]] = defaultdict(list)
     for variant, settings in section_settings(section).items():
-        others = {name: value for name, value in settings.items() if name not in _SIZE_OPTIONS}
+        others = {name: value for name, value in settings.items() if name not in SIZE_OPTIONS}
         curves[section.methods[variant], json.dumps(others, sort_keys=True)].append(variant)
     curves_of = Counter(method for method, _ in curves)
     found = []
@@ -118,7 +118,7 @@ def sizes_in_words(section: Section, variants: list[str]) -> str:
         return ""
     settings = section_settings(section)
     lines = []
-    for name in _SIZE_OPTIONS:
+    for name in SIZE_OPTIONS:
         values = [value_text(settings[variant][name]) for variant in variants if name in settings[variant]]
         if values:
             lines.append(f"\n{name} {', '.join(values)}")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -14,8 +15,9 @@ from mosa.results.choices import scope_of
 from mosa.results.costs import COSTS, MIB, about_features, measured
 from mosa.results.learned import COLUMN
 from mosa.results.plots.chart import Axis, Chart, Point, Series
-from mosa.results.plots.scaling import REFERENCES, method_curves, sizes_in_words
+from mosa.results.plots.scaling import REFERENCES, SIZE_OPTIONS, method_curves
 from mosa.results.provenance import code_of
+from mosa.results.settings import section_settings, value_text
 from mosa.results.stats import CONFIDENCE
 from mosa.results.style import MethodStyle, method_styles
 from mosa.search.choose import describe, metric_of
@@ -76,30 +78,41 @@ class _Numbers:
             "tasks": [{"name": task, "group": self.groups[task]} for task in self.tasks],
             "seeds": self.seeds,
             "variants": [self._variant(variant, names, styles) for variant in self.variants],
-            "compared": {
-                "variants": self._places(self.variants, section.variants),
-                "tasks": self._places(self.tasks, section.task_names),
-                "seeds": self._places(self.seeds, section.seeds),
-            },
-            "swept": {
-                "variants": self._places(self.variants, swept.variants),
-                "tasks": self._places(self.tasks, swept.task_names),
-                "seeds": self._places(self.seeds, swept.seeds),
-            },
+            "compared": self._part(section, order),
+            "swept": self._part(swept, order),
             "reference": self.variants.index(section.reference),
             "model_parameters": whole,
             "scores": {name: self._by_seed(name) for name in [section.metric.name, *known]},
-            "costs": self._costs(),
-            "about_features": about_features(swept.methods.values()),
+            "costs": self._costs(runs),
+            "swept_costs": self._costs(swept.runs) if len(swept.runs) < len(runs) else None,
+            "about_features": about_features([*swept.methods.values(), *section.methods.values()]),
             "nothing": self._nothing(),
-            "curves": [
-                {
-                    "label": label + sizes_in_words(swept, variants),
-                    "variants": self._places(self.variants, variants),
-                    "reference": swept.methods[variants[0]] in REFERENCES,
-                }
-                for label, variants in method_curves(swept, order)
-            ],
+        }
+
+    def _part(self, part: Section, order: Sequence[str]) -> dict[str, Any]:
+        """Return what the comparison, or the sweep, is over, and its curves."""
+        # Both have the order of the sweep, by method and size.
+        variants = [v for v in dict.fromkeys([*self.swept.variants, *part.variants]) if v in part.methods]
+        by_size = replace(part, mean=part.mean.reindex(variants))
+        return {
+            "variants": self._places(self.variants, part.variants),
+            "tasks": self._places(self.tasks, part.task_names),
+            "seeds": self._places(self.seeds, part.seeds),
+            "curves": [self._curve(part, *curve) for curve in method_curves(by_size, order)],
+        }
+
+    def _curve(self, part: Section, label: str, variants: list[str]) -> dict[str, Any]:
+        variants = sorted(variants, key=part.parameters["adapter_max"].to_dict().get)
+        settings = section_settings(part)
+        sizes = {
+            name: [value_text(settings[v][name]) if name in settings[v] else None for v in variants]
+            for name in SIZE_OPTIONS
+        }
+        return {
+            "label": label,
+            "variants": self._places(self.variants, variants),
+            "reference": part.methods[variants[0]] in REFERENCES,
+            "sizes": {name: texts for name, texts in sizes.items() if any(texts)},
         }
 
     def _variant(self, name: str, names: dict[str, str], styles: dict[str, MethodStyle]) -> dict[str, Any]:
@@ -125,9 +138,8 @@ class _Numbers:
             row[task[of]][seed[number]] = None if pd.isna(score) else round(score, _DECIMALS)
         return table
 
-    def _costs(self) -> dict[str, dict[str, Any]]:
-        """Return what is known of each cost: means over seeds by variant and task."""
-        runs = self.runs
+    def _costs(self, runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
+        """Return what is known of each cost: means over the seeds of the runs by variant and task."""
         images = measured(runs, "epochs") * measured(runs, "train_examples")
         columns = {name: measured(runs, name) for name in ("train_seconds", "peak_memory_mib")} | {
             "adapter_parameters": measured(runs, "adapter_parameters"),
@@ -137,13 +149,15 @@ class _Numbers:
             "image_passes": images * measured(runs, "passes"),
             "inference_overhead": measured(runs, "inference_flops_per_image"),
         }
-        found = {name: {"values": self._by_task(columns[name])} for name in [*COSTS, "total_parameters"]}
+        names = [*COSTS, "total_parameters"]
+        found = {name: {"values": self._by_task(runs, columns[name])} for name in names}
         found["adapter_parameters"]["same"] = True
-        found["inference_overhead"]["per"] = self._by_task(measured(runs, "backbone_flops_per_image"))
+        backbone = self._by_task(runs, measured(runs, "backbone_flops_per_image"))
+        found["inference_overhead"]["per"] = backbone
         return {name: cost for name, cost in found.items() if all(map(_any, cost.values()))}
 
-    def _by_task(self, values: pd.Series) -> list[list[float | None]]:
-        means = values.groupby([self.runs["variant"], self.runs["task"]]).mean().to_dict()
+    def _by_task(self, runs: pd.DataFrame, values: pd.Series) -> list[list[float | None]]:
+        means = values.groupby([runs["variant"], runs["task"]]).mean().to_dict()
         return [[_short(means.get((variant, task))) for task in self.tasks] for variant in self.variants]
 
     def _nothing(self) -> list[list[int]]:

@@ -318,40 +318,48 @@ function overOf(section, state, tasks, seeds, variants) {
   return `Over ${over}; seed${seeds.length > 1 ? "s" : ""} ${numbers}; as the sweep's variants were run on these.${without}`;
 }
 
+// The sizes of those variants of a curve that have a score, as in mosa/results/plots/scaling.py.
+function sizesOf(curve, scored) {
+  if (scored.length < 2) return "";
+  return Object.entries(curve.sizes).map(([name, texts]) => {
+    const known = texts.filter((text, place) => isKnown(text) && scored.includes(curve.variants[place]));
+    return known.length ? `\n${name} ${known.join(", ")}` : "";
+  }).join("");
+}
+
 function costChart(section, state) {
   const metric = metricOf(state);
-  const { variants, tasks: of, seeds } = state.sweep ? section.swept : section.compared;
+  const { variants, tasks: of, seeds, curves: lines } = state.sweep ? section.swept : section.compared;
   const tasks = state.tasks.filter((task) => of.includes(task));
   const summary = summarise(section, metric, tasks, seeds, variants);
   const overall = overallOf(summary);
-  const cost = section.costs[state.cost];
+  const cost = ((state.sweep && section.swept_costs) || section.costs)[state.cost];
   const note = overOf(section, state, tasks, seeds, variants);
   const { label } = data.costs[state.cost] ?? { label: "" };
   const drawn = new Map();
   const taken = new Map();
   const complete = [];
-  const series = section.curves.map((curve) => {
-    const members = curve.variants.filter((variant) => variants.includes(variant));
-    const points = members.map((variant) => {
-      const cell = summary.table[variants.indexOf(variant)][overall];
+  const cellOf = (variant) => summary.table[variants.indexOf(variant)][overall];
+  const series = lines.map((curve) => {
+    const scored = curve.variants.filter((variant) => cellOf(variant).n);
+    const points = scored.map((variant) => {
+      const cell = cellOf(variant);
       const x = cost ? costOf(cost, variant, tasks) : NaN;
-      if (!cell.n || !(x >= 0)) return null;
+      if (!(x >= 0)) return null;
       const { name } = section.variants[variant];
       if (cell.n === seeds.length) complete.push({ name, x, y: cell.mean });
       if (x === 0) return null; // it has no place on a logarithmic axis, but may beat others
       const beside = taken.get(x) ?? 0;
       taken.set(x, beside + 1);
-      const point = { name, x, y: cell.mean, nothing: learnedNothing(section, variant, tasks), shift: 5 * beside, ...barOf(metric, cell), text: `${shown(metric, cell.mean)}${isKnown(cell.sd) ? ` ± ${shown(metric, cell.sd)}` : ""} ${metric.unit}, ${costText(state.cost, x)} ${label}` };
+      const point = { name, x, y: cell.mean, nothing: learnedNothing(section, variant, tasks), shift: 5 * beside, ...barOf(metric, cell), text: `${shown(metric, cell.mean)}${isKnown(cell.sd) ? ` ± ${shown(metric, cell.sd)}` : ""} ${metric.unit}, ${costText(state.cost, x)} ${label}${cell.n < seeds.length ? ` (n=${cell.n})` : ""}` };
       return point;
     }).filter(Boolean);
-    if (!members.length) return null;
-    const { method, ...style } = section.variants[members[0]];
+    const { method, ...style } = section.variants[curve.variants[0]];
     const open = (drawn.get(method) ?? 0) > 0;
     drawn.set(method, (drawn.get(method) ?? 0) + 1);
-    const first = summary.table[variants.indexOf(members[0])][overall];
-    const level = curve.reference && first.n ? first.mean : null;
-    return { label: level === null ? curve.label : `${curve.label}: ${shown(metric, level)}`, ...styleOf(style), open, joined: points.length > 1 && !curve.reference, level, points };
-  }).filter((one) => one && (one.points.length || one.level !== null));
+    const level = curve.reference && scored.length ? cellOf(scored[0]).mean : null;
+    return { label: level === null ? curve.label + sizesOf(curve, scored) : `${curve.label}: ${shown(metric, level)}`, ...styleOf(style), open, joined: points.length > 1 && !curve.reference, level, points };
+  }).filter((one) => one.points.length || one.level !== null);
   const sign = metric.higher ? 1 : -1;
   const on = paretoFront(complete.map(({ x, y }) => ({ cost: x, score: sign * y })));
   const front = complete.filter(({ x }, place) => on[place] && x > 0).map(({ name, x, y }) => ({ name, x, y, label: series.find((one) => one.points.some((point) => point.name === name))?.label }));
