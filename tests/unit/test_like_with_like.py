@@ -211,3 +211,14 @@ def test_trials_are_joined_only_where_one_key_changes():
     assert not grid.joined and [point.marked for point in grid.points] == [False, False, True]
     assert grid.points[-1].name == "mosa, weight_decay 0.1"
     assert not series_of(trial(0.1, 0.1, 70.0), trial(0.01, 0.1, 60.0, epochs=4)).joined  # halving
+
+
+def test_trials_say_how_long_they_trained_and_which_were_stopped():
+    pruned = trial(0.01, 0.1, 72.0, epochs=1) | {"status": "pruned"}
+    chosen = {"options": {}, "training": {"lr": 0.1, "weight_decay": 0.1}}
+    choice = CHOICE | {"trials": [pruned, trial(0.1, 0.1, 71.0)], "chosen": chosen}
+    (series,) = trials_chart([choice], method_styles(["mosa"])).series
+    names = ["mosa, weight_decay 0.1, 1 epoch, pruned", "mosa, weight_decay 0.1, 2 epochs"]
+    assert [point.name for point in series.points] == names
+    both = trials_chart([choice, choice | {"backbone": "tiny"}], method_styles(["mosa"])).series
+    assert [one.label for one in both] == ["demo (2 tasks), micro_vit, mosa", "demo (2 tasks), tiny, mosa"]

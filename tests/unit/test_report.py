@@ -715,6 +715,24 @@ def test_curves_of_several_runs_lie_over_one_another(page):
 
 
 @pytest.mark.browser
+def test_curves_of_two_backbones_have_two_names(page):
+    see(page, "runs-table")
+    see(page, "curves")
+    page.evaluate("curves.chosen.clear(), curves.draw()")
+    page.fill("#runs-filter", "full digits")  # of both backbones
+    for box in page.locator("#runs-table input").all():
+        box.check()
+    labels = page.eval_on_selector_all("#curves .entry", "all => all.map(e => e.dataset.label)")
+    wanted = [f"full, digits, {name}, seed {seed}" for name in ("micro_vit", "other") for seed in (0, 1)]
+    assert sorted(labels) == wanted
+    page.fill("#runs-filter", "")
+    two = "['demo', 'own'].map((benchmark) => ({ ...runList.at(0), benchmark }))"
+    labels = page.evaluate(f"curveChart({two}).series.map(({{ label }}) => label.split(', ')[1])")
+    assert [label.split("/")[0] for label in labels] == ["demo", "own"]
+    page.evaluate("curves.pick('0 0')")
+
+
+@pytest.mark.browser
 def test_answers_are_shown_by_class_confusion_confidence_and_pair(page, shown):
     page.locator("[data-answers-of='0']").scroll_into_view_if_needed()
     page.wait_for_selector("#section0-reliability .point")

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
+from mosa.base.words import count
 from mosa.data.metrics import METRICS, Metric
 from mosa.experiment.curves import is_number
 from mosa.results.aggregate import MISSING, Results, Section, shown_names
@@ -181,6 +182,7 @@ def _short(value: float | None, digits: int = 10) -> float | None:
 def trials_chart(choices: Sequence[dict[str, Any]], styles: dict[str, MethodStyle]) -> Chart:
     """Return the trials of each choice over the first number that was searched."""
     found = [(choice, *_searched_number(choice)) for choice in choices]
+    several = len({choice["backbone"] for choice in choices}) > 1
     drawn = [(choice, section, key) for choice, section, key in found if key]
     values = [trial[section][key] for choice, section, key in drawn for trial in _scored(choice)]
     return Chart(
@@ -192,7 +194,7 @@ def trials_chart(choices: Sequence[dict[str, Any]], styles: dict[str, MethodStyl
         y=Axis(f"{tuned_by(choices)} on val; large: chosen", unit=_unit(choices)),
         series=tuple(
             Series(
-                f"{scope_of(choice)}, {choice['variant']}",
+                ", ".join([scope_of(choice), *[choice["backbone"]] * several, choice["variant"]]),
                 styles[choice["method"]],
                 _trial_points(choice, section, key),
                 joined=_is_alone(choice, section, key),
@@ -205,10 +207,14 @@ def trials_chart(choices: Sequence[dict[str, Any]], styles: dict[str, MethodStyl
 def _trial_points(choice: dict[str, Any], section: str, key: str) -> tuple[Point, ...]:
     """Return a point per trial, from left to right; its name says what else was tried with it."""
     points = []
+    several = len({trial["epochs"] for trial in _scored(choice)}) > 1
     for trial in _scored(choice):
         score = trial["score"]
+        length = count(trial["epochs"], "epoch") if several else ""
+        status = trial["status"] if trial["status"] != "complete" else ""
         chosen = all(trial[part] == values for part, values in choice["chosen"].items())
-        name = ", ".join(filter(None, [choice["variant"], describe(_others(trial, section, key))]))
+        parts = [choice["variant"], describe(_others(trial, section, key)), length, status]
+        name = ", ".join(filter(None, parts))
         points.append(Point(name, trial[section][key], score, with_digits(choice, score), marked=chosen))
     return tuple(sorted(points, key=lambda point: point.x))
 

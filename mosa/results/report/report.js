@@ -519,8 +519,10 @@ function curveChart(runs, what = "loss") {
   const loss = `training loss${formulas.size === 1 ? `: ${[...formulas][0]}` : ""}`;
   const kinds = [...new Set(drawn.flatMap(([, of]) => Object.keys(of)))];
   const colors = colorsOf(runs);
+  const differ = (key) => new Set(runs.map((run) => run[key])).size > 1;
   const series = drawn.flatMap(([run, of], place) => Object.entries(of).map(([name, curve]) => {
-    const full = `${run.name}, ${run.task}, seed ${run.seed}${name && `: ${name}`}`;
+    const names = [run.name, differ("benchmark") ? `${run.benchmark}/${run.task}` : run.task, ...(differ("backbone") ? [run.backbone] : []), `seed ${run.seed}`];
+    const full = `${names.join(", ")}${name && `: ${name}`}`;
     return {
       label: what === "loss" && formulas.size > 1 ? `${full} (${lossParts(run.shared)})` : full, color: colors[place], marker: "o",
       dash: LINES[(what === "terms" ? kinds.indexOf(name) : Math.floor(place / COLORS.length)) % 4], joined: true, level: null, small: true,
