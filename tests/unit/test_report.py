@@ -762,6 +762,26 @@ def test_answers_are_shown_by_class_confusion_confidence_and_pair(page, shown):
 
 
 @pytest.mark.browser
+def test_answers_say_which_variants_have_fewer_seeds(page, shown):
+    few = shown[shown["backbone"] == "micro_vit"].reset_index(drop=True)
+    lacks = (few["variant"] == "adapter") & (few["seed"] == 1) & (few["task"] == "digits")
+    few.loc[lacks, "predictions_sha256"] = None
+    results = Results(few, MAIN)
+    (section,), numbers = results.compared, page_data(results, [])["sections"][0]
+    tasks = json.loads(json.dumps(predicted_data(section)["tasks"]))
+    names = """([s, task]) => [...classChart(s, task).series, ...reliabilityChart(s, task).series.slice(1)]
+      .map(({ label }) => label).concat(Object.keys(task.variants).map((v) => sureness(s, task, v)))"""
+    for of_task, task in zip(answers(section).tasks, tasks, strict=True):
+        wanted = [
+            section.name(variant) + ("" if len(seeds) == section.full_n else f" (n={len(seeds)})")
+            for variant, seeds in of_task.predicted.items()
+        ]
+        found = page.evaluate(names, [numbers, task])
+        assert found[:8] == [*wanted, *wanted] and ("adapter (n=1)" in wanted) == (task["name"] == "digits")
+        assert [text.split(" on ")[0] for text in found[8:]] == wanted
+
+
+@pytest.mark.browser
 def test_no_confusion_matrix_is_left_of_another_task(page):
     page.locator("[data-answers-of='0']").scroll_into_view_if_needed()
     page.wait_for_selector("#section0-confusion td")

@@ -25,7 +25,7 @@ function startAnswers(root, number) {
 
 function sureness(section, task, variant) {
   const [accuracy, low, high] = task.variants[variant].accuracy;
-  return `${section.variants[variant].name} on ${task.name}: ${percent(accuracy)} % of ${sum(task.images)} images are right. As these are a sample of such images, the accuracy on all of them probably lies between ${percent(low)} and ${percent(high)} % (Wilson's 95 % interval, of a run with a typical seed).`;
+  return `${nameWithSeeds(section, task, variant)} on ${task.name}: ${percent(accuracy)} % of ${sum(task.images)} images are right. As these are a sample of such images, the accuracy on all of them probably lies between ${percent(low)} and ${percent(high)} % (Wilson's 95 % interval, of a run with a typical seed).`;
 }
 
 // Right images of each class over all seeds, in percent.
@@ -36,14 +36,20 @@ function classAccuracies({ images, variants }, variant) {
 
 const MOST_CLASSES = 40;
 
-// Name and style of variants; the second of a method is open.
-function styledVariants(section, variants) {
+// Its name, and how many seeds of it kept their predictions, where some are missing.
+function nameWithSeeds(section, task, variant) {
+  const { seeds } = task.variants[variant];
+  return `${section.variants[variant].name}${seeds < section.compared.seeds.length ? ` (n=${seeds})` : ""}`;
+}
+
+// Name and style of the variants of a task; the second of a method is open.
+function styledVariants(section, task) {
   const methods = new Set();
-  return variants.map((variant) => {
-    const { name, method, ...style } = section.variants[variant];
+  return Object.keys(task.variants).map((variant) => {
+    const { method, ...style } = section.variants[variant];
     const open = methods.has(method);
     methods.add(method);
-    return { label: name, ...styleOf(style), open };
+    return { label: nameWithSeeds(section, task, variant), ...styleOf(style), open };
   });
 }
 
@@ -55,7 +61,7 @@ function classChart(section, task) {
   return {
     x: { label: task.classes.length > labels.length ? `the ${labels.length} hardest of ${task.classes.length} classes` : "class, the hardest first", scale: "names", names: labels.map((label) => task.classes[label]) },
     y: { label: "accuracy within the class (%)", scale: "linear", floor: 0, ceiling: 100 },
-    series: styledVariants(section, Object.keys(task.variants)).map((one, place) => ({
+    series: styledVariants(section, task).map((one, place) => ({
       ...one, joined: false, level: null, points: labels.map((label, x) => ({
         x, y: byVariant[place][1][label], shift: (place - (byVariant.length - 1) / 2) * step, name: `${one.label}, ${task.classes[label]}`,
         text: `${percent(byVariant[place][1][label])} % of ${task.images[label]} images` })),
@@ -64,7 +70,7 @@ function classChart(section, task) {
 }
 
 function reliabilityChart(section, task) {
-  const series = styledVariants(section, Object.keys(task.variants)).map((one, place) => {
+  const series = styledVariants(section, task).map((one, place) => {
     const { bins } = Object.values(task.variants)[place];
     const name = one.label;
     const points = bins[0].map((images, bin) => images && {
