@@ -809,6 +809,21 @@ def test_details_open_and_close_by_keyboard(page):
 
 
 @pytest.mark.browser
+def test_a_run_that_learned_nothing_says_why(frame, opened):
+    reason = "top-1 10.0 %, a guess up to 12.0 %"
+    nothing = (frame["variant"] == "mosa") & (frame["task"] == "digits") & (frame["seed"] == 1)
+    alone = opened(frame.assign(learned_nothing=[reason if one else "" for one in nothing]))
+    see(alone, "runs-table")
+    marked = [row[:3] for row in rows(alone, "runs-table") if "†" in " ".join(row)]
+    assert marked == [["mosa †", "digits", "1"]]
+    assert reason in alone.get_attribute("#runs-table th small", "title")
+    alone.fill("#runs-filter", "†")
+    assert len(rows(alone, "runs-table")) == 1
+    alone.locator("#runs-table button[data-run]").click()
+    assert f"† learned nothing{reason}" in alone.text_content("#details-list")
+
+
+@pytest.mark.browser
 def test_tables_and_figures_are_taken_away(page, tmp_path):
     page.evaluate("scrollTo(0, 0)")
     saved = {}

@@ -306,6 +306,7 @@ def run_data(frame: pd.DataFrame, metrics: Sequence[Metric]) -> dict[str, Any]:
             round(row.peak_memory_mib),
             round(row.images_per_second),
             shared.setdefault(json.dumps(common, sort_keys=True), len(shared)),
+            getattr(row, COLUMN, ""),
             *_curves(row),
         ])  # fmt: skip
     return {

@@ -412,12 +412,12 @@ const runList = {
     this.shared = shared;
     const several = (place) => new Set(runs.map(([of]) => of[place])).size > 1;
     const [manyBenchmarks, manyBackbones] = [several(0), several(2)];
-    this.runs = runs.map(([of, seed, scores, lr, losses, seconds, total, created, memory, rate, number, { terms = {}, val = {} } = {}], place) => {
+    this.runs = runs.map(([of, seed, scores, lr, losses, seconds, total, created, memory, rate, number, nothing, { terms = {}, val = {} } = {}], place) => {
       const [benchmark, task, backbone, variant, name, method, split, device] = of.map((index) => names[index]);
       const cells = [name, manyBenchmarks ? `${benchmark}/${task}` : task, seed, ...scores, manyBackbones ? backbone : null, lr, losses.length, losses.at(-1), total];
       return {
-        id: `${benchmark}/${task}/${backbone}/${variant}/seed${seed}`, benchmark, task, backbone, variant, name, method, split, device, seed, losses, terms, val, seconds, created, memory, rate, shared: shared[number],
-        place, cells: cells.filter((cell) => cell !== null).map(String), text: `${benchmark}/${task} ${backbone} ${name} ${method} ${scores.join(" ")}`.toLowerCase(),
+        id: `${benchmark}/${task}/${backbone}/${variant}/seed${seed}`, benchmark, task, backbone, variant, name, method, split, device, seed, losses, terms, val, seconds, created, memory, rate, nothing, shared: shared[number],
+        place, cells: cells.filter((cell) => cell !== null).map(String), text: `${benchmark}/${task} ${backbone} ${name} ${method} ${scores.join(" ")} ${nothing && NOTHING}`.toLowerCase(),
       };
     });
     const heads = ["variant", "task", "seed", ...metrics, ...(manyBackbones ? ["backbone"] : []), "lr", "epochs", "last loss", "seconds"];
@@ -439,7 +439,8 @@ const runList = {
     const body = this.table.tBodies[0];
     const from = body.rows.length;
     body.append(...this.shown.slice(from, from + BATCH).map((run) => make("tr", {},
-      ...run.cells.map((cell, column) => (column ? make("td", { class: this.table.tHead.rows[0].cells[column].className }, cell) : make("th", { scope: "row" }, cell))),
+      ...run.cells.map((cell, column) => (column ? make("td", { class: this.table.tHead.rows[0].cells[column].className }, cell)
+        : make("th", { scope: "row" }, cell, run.nothing ? make("small", { title: `learned nothing: ${run.nothing}` }, ` ${NOTHING}`) : null))),
       make("td", { "data-fixed": true }, make("button", { type: "button", "data-run": run.place, "aria-label": `Details of ${run.id}` }, "show")),
       make("td", { "data-fixed": true }, make("input", { type: "checkbox", "data-curve": run.place, checked: curves.chosen.has(run.place), "aria-label": `Curve of ${run.id}` })))));
     const rest = this.shown.length - body.rows.length;
@@ -578,7 +579,7 @@ document.addEventListener("click", ({ target }) => {
 function showRun(run) {
   const { seconds, memory, rate, created, split, device } = run;
   const pairs = {
-    record: `runs/${run.id}.json`, created, "evaluated on": split, loss: lossParts(run.shared),
+    record: `runs/${run.id}.json`, created, ...(run.nothing ? { [`${NOTHING} learned nothing`]: run.nothing } : {}), "evaluated on": split, loss: lossParts(run.shared),
     seconds: `prepare ${seconds[0]}, train ${seconds[1]}, evaluate ${seconds[2]}`,
     "peak memory": `${memory} MiB${device === "cpu" ? " of the whole process" : ""}`, throughput: `${rate} images/s`, ...run.shared,
   };
