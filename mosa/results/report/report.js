@@ -248,7 +248,7 @@ function differencesOf(section, state, summary) {
       make("td", { "data-sort": known ? one.mean : "", "data-csv": sure ? (better ? "better" : "worse") : "not decided" }, known ? intervalDrawing(one, far) : ""),
       make("td", { class: "number", "data-sort": one.better }, known ? `${one.better} of ${counted(state.tasks.length, "task")}` : MISSING,
         known && one.seeds < summary.seeds.length ? make("small", {}, ` (${one.seeds} of ${counted(summary.seeds.length, "seed")})`) : null),
-      make("td", { class: "number", "data-sort": isKnown(one.holm) ? one.holm : "" }, isKnown(one.holm) ? Number(one.holm.toPrecision(2)).toString() : MISSING));
+      make("td", { class: "number", "data-sort": isKnown(one.holm) ? one.holm : "" }, isKnown(one.holm) ? general(one.holm, 2) : MISSING));
   });
   return [heads, rows];
 }
@@ -264,7 +264,7 @@ function intervalDrawing({ mean: middle, low, high }, far) {
 
 function costText(name, value) {
   const [, comma, digits, kind] = /^\{:(,?)\.(\d)([fg])\}$/.exec(data.costs[name].form);
-  if (kind === "g") return Number(value.toPrecision(digits)).toExponential().replace(/e\+?(-?)(\d)$/, "e$1" + "0$2").replace(/e(?=\d)/, "e+");
+  if (kind === "g") return general(value, Number(digits));
   const text = fixed(value, Number(digits));
   return comma ? text.replace(/\B(?=(\d{3})+(?!\d))/g, ",") : text;
 }

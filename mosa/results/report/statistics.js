@@ -25,6 +25,16 @@ function fixed(value, digits) {
   return value < 0 && Number(text) !== 0 ? `-${text}` : text;
 }
 
+// As Python's format g of a number that is not negative.
+function general(value, digits) {
+  const [near, power] = value.toExponential(digits - 1).split("e");
+  const tail = value.toExponential(99).split("e")[0].replace(".", "").slice(digits);
+  const isUp = /^50*$/.test(tail) && Number(near.at(-1)) % 2;
+  const head = isUp ? (Number(near) - 10 ** (1 - digits)).toFixed(digits - 1) : near;
+  if (power >= -4 && power < digits) return `${Number(`${head}e${power}`)}`;
+  return `${Number(head)}e${power[0]}${power.slice(1).padStart(2, "0")}`;
+}
+
 const exact = (value) => (isKnown(value) ? Number(fixed(value, EXACT)) : NaN);
 
 // Of an accuracy in percent, as the tables of means print top-1.
