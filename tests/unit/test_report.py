@@ -23,6 +23,7 @@ from mosa.records import write_record
 from mosa.results.aggregate import Results, compare
 from mosa.results.answers import answers, matrix
 from mosa.results.frame import COLUMNS, read_table
+from mosa.results.learned import marked
 from mosa.results.paired import differences
 from mosa.results.per_image import confusion_matrix
 from mosa.results.plots.compute import compute_figure
@@ -498,10 +499,12 @@ def opened(browser, tmp_path):
 @pytest.mark.browser
 def test_the_cost_chart_says_what_it_is_over(page, frame, opened):
     results = Results(swept_less(frame), MAIN)
-    note = "Over 1 of 2 tasks: digits; seed 0; as the sweep's variants were run on these."
+    note = "Over 1 of 2 tasks: digits; seed 0, hence no bars; as the sweep's variants were run on these."
     assert drawn_by_page(page, results)["note"] == note
     assert drawn_by_page(page, results, sweep=False)["note"] == ""
-    assert drawn_by_page(page, results, tasks=[0])["note"].startswith("Over 1 task; seed 0; as")
+    assert drawn_by_page(page, results, tasks=[0])["note"].startswith(
+        "Over 1 task; seed 0, hence no bars; as"
+    )
     assert drawn_by_page(page, results, tasks=[])["note"] == ""
     assert drawn_by_page(page, Results(frame, MAIN))["note"] == ""
     other = results.frame["variant"].isin(["adapter_bottleneck4", "full"]) | (results.frame["seed"] == 1)
@@ -529,6 +532,8 @@ def test_the_cost_chart_is_that_of_python_with_and_without_the_sweep(page, tmp_p
     sizes = {f"adapter_bottleneck{size}": ("adapter", 4 * size, [70.0, 71.0]) for size in (5, 6, 16)}
     frame = write_records(tmp_path, SCORES | sizes)
     frame = frame.assign(train_seconds=10.0 + 90 * frame["seed"])
+    nothing = frame["variant"].isin(["mosa", "adapter_bottleneck16"]) & (frame["seed"] == 1)
+    frame = frame.assign(learned_nothing=["top-1 10 %" if one else "" for one in nothing])
     # One size lacks a task, and one a seed; then all of the sweep does, and a variant of the comparison.
     lacks = (frame["variant"] == "adapter_bottleneck5") & (frame["task"] == "count")
     lacks |= (frame["variant"] == "adapter_bottleneck6") & (frame["seed"] == 1)
@@ -554,6 +559,8 @@ def test_the_cost_chart_is_that_of_python_with_and_without_the_sweep(page, tmp_p
             counts = section.n["overall", "mean over tasks"]
             few_seeds = {p["name"]: "(n=" in p["text"] for one in series for p in one["points"]}
             assert few_seeds == {name: counts[name] < section.full_n for name in few_seeds}
+            marks = {p["name"] for one in series for p in one["points"] if p["nothing"]}
+            assert marks == marked(section.runs, section.task_names) & set(few_seeds)
 
 
 @pytest.mark.browser
@@ -825,8 +832,8 @@ def test_a_run_that_learned_nothing_says_why(frame, opened):
     nothing = (frame["variant"] == "mosa") & (frame["task"] == "digits") & (frame["seed"] == 1)
     alone = opened(frame.assign(learned_nothing=[reason if one else "" for one in nothing]))
     see(alone, "runs-table")
-    marked = [row[:3] for row in rows(alone, "runs-table") if "†" in " ".join(row)]
-    assert marked == [["mosa †", "digits", "1"]]
+    daggers = [row[:3] for row in rows(alone, "runs-table") if "†" in " ".join(row)]
+    assert daggers == [["mosa †", "digits", "1"]]
     assert reason in alone.get_attribute("#runs-table th small", "title")
     alone.fill("#runs-filter", "†")
     assert len(rows(alone, "runs-table")) == 1

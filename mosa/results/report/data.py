@@ -162,10 +162,12 @@ class _Numbers:
         return [[_short(means.get((variant, task))) for task in self.tasks] for variant in self.variants]
 
     def _nothing(self) -> list[list[int]]:
-        """Return variant and task of the runs that learned nothing."""
+        """Return variant, task and seed of the runs that learned nothing."""
         found = self.runs[self.runs[COLUMN] != ""] if COLUMN in self.runs else self.runs.head(0)
-        pairs = found[["variant", "task"]].drop_duplicates().itertuples(index=False)
-        return [[self.variants.index(pair.variant), self.tasks.index(pair.task)] for pair in pairs]
+        return [
+            [self.variants.index(run.variant), self.tasks.index(run.task), self.seeds.index(run.seed)]
+            for run in found[["variant", "task", "seed"]].itertuples(index=False)
+        ]
 
 
 def _any(values: Any) -> bool:

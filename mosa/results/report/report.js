@@ -194,7 +194,8 @@ function comparisonOf(section, state, summary) {
   return [heads, rows];
 }
 
-const learnedNothing = (section, variant, tasks) => section.nothing.some(([of, task]) => of === variant && tasks.includes(task));
+const learnedNothing = (section, variant, tasks, seeds = section.compared.seeds) =>
+  section.nothing.some(([of, task, seed]) => of === variant && tasks.includes(task) && seeds.includes(seed));
 
 function scoreCells(section, metric, summary, place) {
   const best = bestOf(summary, place, metric);
@@ -312,10 +313,10 @@ function overOf(section, state, tasks, seeds, variants) {
   if (!tasks.length || (!fewer && seeds.length === compared.seeds.length)) return "";
   const names = tasks.map((task) => section.tasks[task].name).join(", ");
   const over = fewer ? `${tasks.length} of ${counted(state.tasks.length, "task")}: ${names}` : counted(tasks.length, "task");
-  const numbers = seeds.map((seed) => section.seeds[seed]).join(", ");
+  const numbers = seeds.length > 1 ? `seeds ${seeds.map((seed) => section.seeds[seed]).join(", ")}` : `seed ${section.seeds[seeds[0]]}, hence no bars`;
   const absent = compared.variants.filter((variant) => !variants.includes(variant)).map((variant) => section.variants[variant].name);
   const without = absent.length ? ` Without ${absent.join(", ")}.` : "";
-  return `Over ${over}; seed${seeds.length > 1 ? "s" : ""} ${numbers}; as the sweep's variants were run on these.${without}`;
+  return `Over ${over}; ${numbers}; as the sweep's variants were run on these.${without}`;
 }
 
 // The sizes of those variants of a curve that have a score, as in mosa/results/plots/scaling.py.
@@ -351,7 +352,7 @@ function costChart(section, state) {
       if (x === 0) return null; // it has no place on a logarithmic axis, but may beat others
       const beside = taken.get(x) ?? 0;
       taken.set(x, beside + 1);
-      const point = { name, x, y: cell.mean, nothing: learnedNothing(section, variant, tasks), shift: 5 * beside, ...barOf(metric, cell), text: `${shown(metric, cell.mean)}${isKnown(cell.sd) ? ` ± ${shown(metric, cell.sd)}` : ""} ${metric.unit}, ${costText(state.cost, x)} ${label}${cell.n < seeds.length ? ` (n=${cell.n})` : ""}` };
+      const point = { name, x, y: cell.mean, nothing: learnedNothing(section, variant, tasks, seeds), shift: 5 * beside, ...barOf(metric, cell), text: `${shown(metric, cell.mean)}${isKnown(cell.sd) ? ` ± ${shown(metric, cell.sd)}` : ""} ${metric.unit}, ${costText(state.cost, x)} ${label}${cell.n < seeds.length ? ` (n=${cell.n})` : ""}` };
       return point;
     }).filter(Boolean);
     const { method, ...style } = section.variants[curve.variants[0]];
