@@ -338,7 +338,7 @@ def find_head(model: nn.Module) -> nn.Module:
     """Return the classifier of a timm model, or a ModuleList of the classifiers of a distilled one.
 
     Raises:
-        UserError: The model has no `get_classifier()`, and is not described.
+        UserError: The model has no `get_classifier()`, or no classifier, and is not described.
     """
     if described := description_of(model):
         return model.get_submodule(described.head)
@@ -347,5 +347,10 @@ def find_head(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} has no get_classifier(): expected a model made by timm.create_model, or "
             f"one that mosa.peft.describe_blocks has described"
         )
-    head = cast(Any, model).get_classifier()
+    try:
+        head = cast(Any, model).get_classifier()
+    except AttributeError as error:  # some of timm's, without classes
+        raise UserError(
+            f"{type(model).__name__} has no classifier ({error}): build it with a number of classes"
+        ) from error
     return head if isinstance(head, nn.Module) else nn.ModuleList(head)

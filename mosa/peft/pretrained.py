@@ -54,10 +54,11 @@ def save_pretrained(
             number of classes, such as `{"img_size": 64}`; they must be JSON.
 
     Raises:
-        UserError: Nothing is attached, there are not as many names as classes, or the file cannot be written.
+        UserError: Nothing is attached, there are not as many names as classes, the model's head is none that
+            `from_pretrained` can load, or the file cannot be written.
     """
     model = bare(model)
-    classes = getattr(model, "num_classes", None)
+    classes = _classes(model)
     names = _names_of(get_label_names(model) if label_names is None else label_names, classes)
     if "num_classes" in (model_args or {}):
         raise UserError("model_args: num_classes is saved without it")
@@ -78,6 +79,8 @@ def save_pretrained(
         text = json.dumps(about, sort_keys=True)
     except TypeError as error:
         raise UserError(f"model_args: {error}, so they cannot be saved") from None
+    if problem := _problem(json.loads(text), tuned_state_dict(model)):
+        raise UserError(f"{path}: not written, as from_pretrained would refuse it: {problem}")
     write(model, path, {"mosa.backbone": text})
 
 
@@ -143,7 +146,7 @@ def _problem(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
         return "its model_args are none"
     if refused := sorted(_NO_ARGS & args.keys()):
         return f"its model_args have {refused[0]!r}"
-    if classes is not None and (type(classes) is not int or classes < 1):
+    if classes is not None and (type(classes) is not int or classes < 0):
         return f"its number of classes is {shown(classes)}"
     sizes = {len(state[name]) for name in names["head"] or () if name in state and state[name].ndim}
     if classes is not None and sizes and classes not in sizes:
@@ -159,6 +162,16 @@ def get_label_names(model: nn.Module) -> list[str] | None:
         return attachment(model).label_names
     merged = merged_into(model)
     return merged.label_names if merged else None
+
+
+def _classes(model: nn.Module) -> int | None:
+    """Return the number of classes of a head, whoever made it; where that is an unknown layer, timm's."""
+    head = find_head(model)
+    layers = [each for each in head.modules() if isinstance(each, nn.Linear | nn.Conv2d)]
+    if layers:
+        last = layers[-1]
+        return last.out_features if isinstance(last, nn.Linear) else last.out_channels
+    return getattr(model, "num_classes", None) if list(head.parameters()) else 0
 
 
 def _names_of(names: object, classes: int | None) -> list[str] | None:
@@ -221,7 +234,7 @@ def _load(
             f"methods: give a backbone without any"
         )
     classes = about.get("num_classes") if head else None
-    if classes == getattr(model, "num_classes", classes):
+    if classes == _classes(model):
         classes = None
     label_names = about.get("label_names") if head else None
     if saved["method"] is not None:

@@ -1,5 +1,6 @@
 """What `save_pretrained` wrote is loaded as it was, or refused in one sentence."""
 
+import copy
 import json
 import re
 from functools import partial
@@ -161,6 +162,10 @@ def test_timm_builds_the_backbone_of_a_file(files, tmp_path, monkeypatch):
         ({"label_names": [1, 2, 3, 4, 5]}, "label_names: expected a list of names"),
         ({"model_args": {"act_layer": nn.GELU}}, "model_args"),
         ({"model_args": {"num_classes": 5}}, "model_args"),
+        (
+            {"model_args": {"pretrained": True}},
+            "not written, as from_pretrained would refuse it: .*'pretrained'",
+        ),
     ],
 )
 def test_what_cannot_be_saved_says_so(arguments, words, tmp_path):
@@ -196,6 +201,14 @@ def _other_head(model):
     train_steps(model, steps=1, lr=0.1)
 
 
+def _own_head(model):
+    model.head = nn.Linear(32, 10)
+
+
+def _no_head(model):
+    model.reset_classifier(0)
+
+
 CHANGES = {
     "frozen": _frozen,
     "head frozen": _head_frozen,
@@ -203,6 +216,8 @@ CHANGES = {
     "unfrozen": _unfrozen,
     "unfrozen, merged": partial(_merged, then=_unfrozen),
     "another head": _other_head,
+    "a head of one's own": _own_head,
+    "no head": _no_head,
 }
 
 
@@ -214,6 +229,43 @@ def test_what_was_trained_is_saved_whatever_requires_a_gradient_now(method, chan
     expected = model.eval()(IMAGES)
     peft.save_pretrained(model, tmp_path / "file")
     assert torch.equal(peft.from_pretrained(tmp_path / "file", build()).eval()(IMAGES), expected)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("classes", [0, 10])
+def test_any_number_of_classes_is_saved(classes, own, tmp_path, monkeypatch):
+    """Also that of a head that was assigned, of which timm's `num_classes` knows nothing."""
+    model, of_timm = build(), build()
+    of_timm.reset_classifier(classes)
+    if own:
+        model.head = nn.Linear(32, classes) if classes else nn.Identity()
+    else:
+        model.reset_classifier(classes)
+    attach(model, "lora", rank=4).eval()
+    with pytest.raises(UserError, match=f"label_names: 5 names for {classes} classes"):
+        peft.save_pretrained(model, tmp_path / "file", label_names=NAMES)
+    peft.save_pretrained(model, tmp_path / "file", label_names=list(map(str, range(classes))))
+    for backbone in (None, build(), copy.deepcopy(of_timm)):
+        monkeypatch.setattr(pretrained.timm, "create_model", lambda name, pretrained, num_classes: of_timm)
+        again = peft.from_pretrained(tmp_path / "file", backbone).eval()
+        monkeypatch.undo()
+        assert torch.equal(again(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("architecture", ["efficientvit_m0", "shvit_s1"])
+def test_a_new_classifier_is_all_that_is_new(architecture, tmp_path):
+    """Their `reset_classifier` makes the norm before the classifier anew, too."""
+    images, backbone = torch.randn(2, 3, 224, 224), build(architecture)
+    with torch.no_grad():
+        backbone.head.bn.running_mean += 1
+    model = peft.attach(copy.deepcopy(backbone), "bias", num_classes=7, verify=False).eval()
+    assert torch.equal(model.head.bn.running_mean, backbone.head.bn.running_mean)
+    peft.save_pretrained(model, tmp_path / "file")
+    again = peft.from_pretrained(tmp_path / "file", copy.deepcopy(backbone)).eval()
+    assert torch.equal(again(images), model(images))
+    backbone.reset_classifier(0)
+    with pytest.raises(UserError, match=r"has no classifier .* build it with a number of classes$"):
+        peft.attach(backbone, "bias", num_classes=7)
 
 
 def test_counting_and_detaching_after_freezing():
