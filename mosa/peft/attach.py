@@ -32,7 +32,7 @@ from mosa.peft.parallel import refuse_wrapped
 from mosa.peft.proof import blank_copy, example_images, unreached, watch_calls
 from mosa.peft.routing import Passes, is_stochastic
 from mosa.peft.statistics import has_statistics, is_frozen, keep_statistics
-from mosa.peft.structure import Change, Structure, shared_places, tensor_places
+from mosa.peft.structure import Change, Structure, Watch, shared_places, tensor_places
 from mosa.peft.switch import put_aside
 
 
@@ -153,6 +153,7 @@ def _attach(
     state.backbone = shared_places(model, before.tensors)
     if restorable:
         state.change = Change(model, before, state.buffers)
+    state.watch = Watch(model)
 
 
 def _make_room(model: nn.Module, method: Method, name: str | None) -> None:

@@ -61,6 +61,10 @@ class Passes:
         self.count, self.requested = self.requested, 1
         self.features = []
         self.gradients = torch.is_grad_enabled()
+        if self.gradients and not torch.compiler.is_compiling():
+            watch = getattr(vars(model).get("peft"), "watch", None)
+            if watch is not None:
+                watch.look()
         if model.training and is_distributed() and not in_backward():
             self.trained += 1
             check_reduced(model, look=self.trained & (self.trained - 1) == 0)  # in forward 1, 2, 4, 8, ...

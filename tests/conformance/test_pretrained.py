@@ -191,6 +191,16 @@ def _unfrozen(model):
     train_steps(model, steps=1, lr=0.1)
 
 
+def _norm_unfrozen(model):
+    model.norm.requires_grad_(True)
+    train_steps(model, steps=1, lr=0.1)
+
+
+def _unfrozen_and_frozen(model, unfreeze=_norm_unfrozen):
+    unfreeze(model)
+    model.requires_grad_(False)
+
+
 def _merged(model, then=_nothing):
     then(model)
     peft.merge(model)
@@ -215,6 +225,9 @@ CHANGES = {
     "frozen, merged": partial(_merged, then=_frozen),
     "unfrozen": _unfrozen,
     "unfrozen, merged": partial(_merged, then=_unfrozen),
+    "unfrozen, frozen": partial(_unfrozen_and_frozen, unfreeze=_unfrozen),
+    "norm unfrozen, frozen": _unfrozen_and_frozen,
+    "norm unfrozen, frozen, merged": partial(_merged, then=_unfrozen_and_frozen),
     "another head": _other_head,
     "a head of one's own": _own_head,
     "no head": _no_head,
