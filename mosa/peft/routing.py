@@ -61,10 +61,8 @@ class Passes:
         self.count, self.requested = self.requested, 1
         self.features = []
         self.gradients = torch.is_grad_enabled()
-        if self.gradients and not torch.compiler.is_compiling():
-            watch = getattr(vars(model).get("peft"), "watch", None)
-            if watch is not None:
-                watch.look()
+        if self.gradients and not _is_exporting():
+            _look(model)
         if model.training and is_distributed() and not in_backward():
             self.trained += 1
             check_reduced(model, look=self.trained & (self.trained - 1) == 0)  # in forward 1, 2, 4, 8, ...
@@ -268,6 +266,13 @@ class Router(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "draws": deque(maxlen=REMEMBERED)}  # no backward is that of a copy
+
+
+def _look(model: nn.Module) -> None:
+    """Keep what is unfrozen now as it is before a forward that may train it."""
+    watch = getattr(vars(model).get("peft"), "watch", None)
+    if watch is not None:
+        watch.look()
 
 
 def _is_exporting() -> bool:

@@ -212,6 +212,13 @@ def test_an_average_of_what_was_unfrozen_is_not_lost():
     assert torch.equal(state["norm.weight"], average.module.norm.weight)
 
 
+def test_what_was_unfrozen_and_compiled_is_not_lost():
+    model = attached(build(), "lora")
+    model.norm.requires_grad_(True)
+    train_steps(torch.compile(model, backend="eager"), steps=1, lr=0.1)
+    assert "norm.weight" in peft.tuned_state_dict(model.requires_grad_(False))
+
+
 def looked_at(model):
     """A gradient of the images and of all weights, which moves none."""
     model.requires_grad_(True)(IMAGES.to(next(model.parameters()))).sum().backward()
