@@ -1,6 +1,7 @@
 """A trained method as one file that says what it is for: saved in one call, built and loaded in another."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from mosa.peft.attached import Merged, attachment, list_adapters, merged_into, t
 from mosa.peft.blocks import find_head
 from mosa.peft.method import build_method
 from mosa.peft.parallel import bare, refuse_wrapped
+from mosa.peft.probe import LARGEST, NUMBERS, differ, features_of, image_shape
 from mosa.peft.state import (
     digest_of_tensors,
     load_into,
@@ -43,7 +45,8 @@ def save_pretrained(
     """Save what a model has learned as one safetensors file, from which `from_pretrained` makes it again.
 
     The file has the tuned tensors alone. Its metadata name the method and its options, timm's name of the
-    backbone with the tag of its weights, a SHA-256 of the weights that were not tuned, and the classes.
+    backbone with the tag of its weights, a SHA-256 of the weights that were not tuned, the classes, and some
+    features of one image, for which the model is run once.
 
     Args:
         model: A model with a method attached, merged or not.
@@ -74,6 +77,7 @@ def save_pretrained(
         "merged": _names(model, merged.places if merged else []),
         "head": _head_names(model),
         "label_names": names,
+        "probe": _probe(model),
     }
     try:
         text = json.dumps(about, sort_keys=True)
@@ -107,8 +111,8 @@ def from_pretrained(
 
     Raises:
         UserError: The file is not one of `save_pretrained`; the backbone is not the one that it was trained
-            on, with the same weights; or the method cannot be attached, as `attach` says. A model that was
-            given is as it was then.
+            on, with the same weights, or computes something else with them; or the method cannot be attached,
+            as `attach` says. A model that was given is as it was then.
     """
     try:
         state, metadata = read(path)
@@ -146,6 +150,8 @@ def _problem(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
         return "its model_args are none"
     if refused := sorted(_NO_ARGS & args.keys()):
         return f"its model_args have {refused[0]!r}"
+    if problem := _problem_of_probe(about.get("probe")):
+        return problem
     if classes is not None and (type(classes) is not int or classes < 0):
         return f"its number of classes is {shown(classes)}"
     sizes = {len(state[name]) for name in names["head"] or () if name in state and state[name].ndim}
@@ -264,7 +270,50 @@ def _load(
     if not head:
         own = {key: value for key, value in own.items() if key not in _head_names(model)}
         state = {key: value for key, value in state.items() if key not in about.get("head", ())}
-    return load_into(model, own, state)
+    before = {key: value.clone() for key, value in own.items()}
+    load_into(model, own, state)
+    if reason := _computes_otherwise(model, about.get("probe")):
+        with torch.no_grad():
+            for key, value in before.items():
+                own[key].copy_(value)
+        raise UserError(f"{path}: {reason}")
+    return model
+
+
+def _probe(model: nn.Module) -> dict[str, Any] | None:
+    """Return what a model computes of one image, and the shape of that; None if it cannot be known."""
+    shape = image_shape(model)
+    features = None if shape is None else features_of(model, shape)
+    return None if features is None else {"shape": shape, "features": features}
+
+
+def _problem_of_probe(probe: object) -> str:
+    """Return in what the features in a file cannot be some."""
+    if probe is None:
+        return ""
+    shape, features = (probe.get(key) if isinstance(probe, dict) else None for key in ("shape", "features"))
+    if not isinstance(shape, list) or not all(type(each) is int and each > 0 for each in shape):
+        return f"its probe has the shape {shown(shape)}"
+    if len(shape) != 3 or math.prod(shape) > LARGEST:
+        return f"its probe has the shape {shown(shape)}"
+    if not isinstance(features, list) or not 0 < len(features) <= NUMBERS:
+        return f"its probe has the features {shown(features)}"
+    if not all(isinstance(each, float) and math.isfinite(each) for each in features):
+        return f"its probe has the features {shown(features)}"
+    return ""
+
+
+def _computes_otherwise(model: nn.Module, probe: Mapping[str, Any] | None) -> str:
+    """Return why a loaded model is not the one that was saved, though it has its weights."""
+    found = None if probe is None else features_of(model, probe["shape"])
+    if probe is None or found is None:  # of an older file, or a model that takes other images
+        return ""
+    if not differ(found, probe["features"], next(model.parameters()).dtype):
+        return ""
+    return (
+        "trained on another backbone, which computes something else with the same weights: build this one "
+        "with the same arguments (global_pool, act_layer, ...), and give save_pretrained these as model_args"
+    )
 
 
 def _check_architecture(path: str | Path, model: nn.Module, about: Mapping[str, Any]) -> None:

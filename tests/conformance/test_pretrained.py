@@ -15,6 +15,7 @@ from torch import nn
 from mosa import peft
 from mosa.base.errors import UserError
 from mosa.peft import pretrained
+from mosa.peft.subject import VIT
 
 IMAGES = batch(2)[0]
 NAMES = ["cat", "dog", "horse", "cow", "hen"]
@@ -68,6 +69,19 @@ EDITS = {
     "merged that is no list": ({"method": {"merged": 3}}, "merged"),
     "merged without methods": ({"method": {"merged": [1]}}, "merged"),
     "changed that is no list": ({"backbone": {"changed": 3}}, "changed"),
+    "probe of no shape": (
+        {"backbone": {"probe": {"shape": [3, -1, 8], "features": [1.0]}}},
+        "probe has the shape",
+    ),
+    "probe of a huge shape": (
+        {"backbone": {"probe": {"shape": [3, 1 << 20, 1 << 20]}}},
+        "probe has the shape",
+    ),
+    "probe of no features": (
+        {"backbone": {"probe": {"shape": [3, 8, 8], "features": ["a"]}}},
+        "probe has the features",
+    ),
+    "probe that is none": ({"backbone": {"probe": [1]}}, "probe has the shape"),
     "head that is no list": ({"backbone": {"head": 3}}, "head"),
 }
 
@@ -123,6 +137,46 @@ def test_another_backbone_is_refused(files):
     assert torch.equal(model(IMAGES), before) and not hasattr(model, "peft")
     with pytest.raises(UserError, match="in the same precision"):
         peft.from_pretrained(files / "lora", build().double())
+
+
+def vit(**options):
+    model = pretrained.timm.create_model("vit_tiny_patch16_224", num_classes=5, **VIT | options)
+    model.load_state_dict(build().state_dict())
+    return model
+
+
+OTHERWISE = {
+    "pooling": {"global_pool": "avg", "fc_norm": False},
+    "activation": {"act_layer": nn.ReLU},
+}
+
+
+@pytest.mark.parametrize("form", ["attached", "merged", "half", "train"])
+@pytest.mark.parametrize("options", OTHERWISE.values(), ids=OTHERWISE)
+def test_a_backbone_that_computes_something_else_is_refused(options, form, tmp_path):
+    """It has the same weights. One that computes the same is taken; and any by a file without a probe."""
+    model, other, same = vit(**options), vit(), vit(**options)
+    if form == "half":
+        model, other, same = (each.to(torch.bfloat16) for each in (model, other, same))
+    train_steps(attach(model, "lora", rank=4), steps=1, lr=0.1)
+    if form == "merged":
+        peft.merge(model)
+    model.train(form == "train")
+    peft.save_pretrained(model, tmp_path / "file")
+    assert all(module.training == (form == "train") for module in model.modules())
+    state = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(
+        UserError, match="trained on another backbone, which computes something else with the same"
+    ):
+        peft.from_pretrained(tmp_path / "file", other)
+    assert state.keys() == other.state_dict().keys()
+    assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
+    with pytest.raises(UserError, match="which computes something else"):
+        peft.from_pretrained(tmp_path / "file", other, head=False)
+    images = IMAGES.to(next(model.parameters()))
+    found = peft.from_pretrained(tmp_path / "file", same).eval()
+    assert torch.equal(found(images), model.eval()(images))
+    peft.from_pretrained(edited(tmp_path / "file", tmp_path / "older", backbone={"probe": None}), other)
 
 
 def test_timm_builds_the_backbone_of_a_file(files, tmp_path, monkeypatch):
