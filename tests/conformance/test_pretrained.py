@@ -335,6 +335,19 @@ def test_a_new_classifier_is_all_that_is_new(architecture, tmp_path):
         peft.attach(backbone, "bias", num_classes=7)
 
 
+def test_layers_that_a_new_classifier_brings_along_are_refused(monkeypatch):
+    """They would stay random, without a word."""
+    model, names = build(), list(build().state_dict())
+
+    def reset_classifier(classes):
+        model.fc_norm, model.head = nn.LayerNorm(32), nn.Linear(32, classes)
+
+    monkeypatch.setattr(model, "reset_classifier", reset_classifier, raising=False)
+    with pytest.raises(UserError, match=r"makes 'fc_norm.weight' anew, too, .* with num_classes=7$"):
+        peft.attach(model, "lora", num_classes=7)
+    assert list(model.state_dict()) == names
+
+
 def test_counting_and_detaching_after_freezing():
     model = trained()
     counts = peft.count_parameters(model)
