@@ -46,6 +46,11 @@ class Metric:
         """Title and unit: "top-1 (%)"."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
 
+    @property
+    def floor(self) -> float | None:
+        """The least value that it can have; None: not known, as of a plugin's."""
+        return 0.0 if self.name in SHIPPED else None
+
     def shown(self, score: float, more: int = 0, signed: bool = False) -> str:
         """Return a score, a spread or a difference as it is printed.
 

@@ -14,6 +14,7 @@ One file per method in `mosa.peft.methods`; a new file that defines a `Method` r
 """
 
 import mosa.peft.methods  # noqa: F401  every file there registers a method
+from mosa.base.errors import UserError
 from mosa.peft.attach import attach
 from mosa.peft.attached import ParameterCount, attachment, count_parameters, forward_passes, list_adapters
 from mosa.peft.choice import example_batches
@@ -33,6 +34,7 @@ __all__ = [
     "ParameterCount",
     "SplitLinear",
     "Splitting",
+    "UserError",
     "attach",
     "attachment",
     "build_method",

@@ -1,6 +1,7 @@
 """Attach a method to a model."""
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -31,7 +32,7 @@ from mosa.peft.parallel import refuse_wrapped
 from mosa.peft.proof import blank_copy, example_images, unreached, watch_calls
 from mosa.peft.routing import Passes, is_stochastic
 from mosa.peft.statistics import has_statistics, is_frozen, keep_statistics
-from mosa.peft.structure import Change, Structure, shared_places
+from mosa.peft.structure import Change, Structure, Watch, shared_places, tensor_places
 from mosa.peft.switch import put_aside
 
 
@@ -56,7 +57,9 @@ def attach(
 
     The output of the model does not change, except for methods whose `starts_as_backbone` is false; up to
     rounding where the method wraps a projection of BEiT, EVA or Swin V2, whose bias is added apart then.
-    Every method tunes the classifier, starting from its present values. The running statistics of a BatchNorm
+    Every method tunes the classifier, starting from its present values. What is tuned of the model are new
+    parameters, also the classifier's: build the optimiser after `attach`, as an earlier one trains none of
+    them. The running statistics of a BatchNorm
     are frozen, unless it has a tuned parameter: then they belong to the tuned state.
 
     A training step is run on a copy with zeros, or traced where that takes long: every tuned tensor must
@@ -150,6 +153,7 @@ def _attach(
     state.backbone = shared_places(model, before.tensors)
     if restorable:
         state.change = Change(model, before, state.buffers)
+    state.watch = Watch(model)
 
 
 def _make_room(model: nn.Module, method: Method, name: str | None) -> None:
@@ -189,7 +193,11 @@ def _inserted(model: nn.Module, state: Attachment) -> bool:
 
 
 def reset_classifier(model: nn.Module, classes: int, seed: int) -> None:
-    """Replace the classifier by one with random values from a seed."""
+    """Replace the classifier by one with random values from a seed, and nothing else.
+
+    Raises:
+        UserError: There is no `reset_classifier`, the number is none, or other layers would be new.
+    """
     if description_of(model) or not hasattr(model, "reset_classifier"):
         raise UserError(
             f"num_classes: {type(model).__name__} has no reset_classifier(), as timm's models have"
@@ -197,9 +205,23 @@ def reset_classifier(model: nn.Module, classes: int, seed: int) -> None:
     if not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
         raise UserError(f"num_classes={shown(classes)}: expected a whole number, or 0 for no classifier")
     like = next(model.parameters())
+    known, tensors = set(model.modules()), {name: place.value for name, place in tensor_places(model)}
     with drawing(seed), torch.device("cpu"):
         cast(Any, model).reset_classifier(classes)
-    find_head(model).to(like).train(model.training)
+    head = find_head(model).to(like)
+    for module in set(model.modules()) - known:
+        module.train(model.training)
+    # Some of timm's make layers before the classifier anew, which stay frozen: these keep their weights.
+    renewed = {id(each) for each in chain(head.parameters(), head.buffers())}
+    for name, place in tensor_places(model):
+        if id(place.value) in renewed or place.value is (old := tensors.get(name)):
+            continue
+        if old is None or old.shape != place.value.shape:
+            raise UserError(
+                f"num_classes={classes}: reset_classifier() of {type(model).__name__} makes {name!r} anew, "
+                f"too, which would stay frozen as it is: build the model with num_classes={classes}"
+            )
+        place.holder[place.key] = old
 
 
 def _refuse_inference(model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from mosa.peft.method import Method
 from mosa.peft.parallel import bare, check_known
 from mosa.peft.routing import Passes, repeat_batch
 from mosa.peft.statistics import has_statistics, is_frozen
-from mosa.peft.structure import Change, Place
+from mosa.peft.structure import Change, Place, Watch
 
 DEFAULT = "default"  # the name of a method that is given none
 
@@ -36,6 +36,7 @@ class Attachment:
         label_names: The names of the classes, if they were given.
         merged: Whether it is in its inference form.
         backbone: The places of the tensors that it shares with the backbone, by their names there.
+        watch: Which tensors that were frozen then were trained since.
     """
 
     method: Method
@@ -50,17 +51,22 @@ class Attachment:
     label_names: list[str] | None = None
     merged: bool = False
     backbone: dict[str, Place] = field(default_factory=dict)
+    watch: Watch | None = None
+
+    def trained(self) -> set[int]:
+        """Return the identities of the tensors that were unfrozen and trained, and may be frozen again."""
+        return set() if self.watch is None else self.watch.trained()
 
 
 def tuned_buffers(model: nn.Module) -> tuple[str, ...]:
     """Return the names of the buffers of the tuned state, also those of norms unfrozen since `attach`."""
-    known = attachment(model).buffers
+    known, trained = attachment(model).buffers, attachment(model).trained()
     norms = [(name, module) for name, module in model.named_modules() if has_statistics(module)]
     found = [
         f"{prefix}.{name}" if prefix else name
         for prefix, norm in norms
-        if not is_frozen(norm)
-        for name, _ in norm.named_buffers(recurse=False)
+        for name, value in norm.named_buffers(recurse=False)
+        if not is_frozen(norm) or id(value) in trained
     ]
     return tuple(dict.fromkeys([*known, *found]))
 
@@ -115,9 +121,13 @@ def attachment(model: nn.Module) -> Attachment:
 
 
 def tuned_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return by name what the attached method tunes, also if it was frozen since, and what was unfrozen."""
-    known = attachment(model).tuned
-    return {name: each for name, each in model.named_parameters() if each.requires_grad or name in known}
+    """Return by name what the attached method tunes, and what was unfrozen; also if it was frozen since."""
+    known, trained = attachment(model).tuned, attachment(model).trained()
+    return {
+        name: each
+        for name, each in model.named_parameters()
+        if each.requires_grad or name in known or id(each) in trained
+    }
 
 
 def dumped(method: Method) -> dict[str, Any]:

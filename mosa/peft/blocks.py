@@ -339,7 +339,7 @@ def find_head(model: nn.Module) -> nn.Module:
     """Return the classifier of a timm model, or a ModuleList where several add up (distilled ones, VOLO).
 
     Raises:
-        UserError: The model has no `get_classifier()`, and is not described.
+        UserError: The model has no `get_classifier()`, or no classifier, and is not described.
     """
     if described := description_of(model):
         return model.get_submodule(described.head)
@@ -348,7 +348,12 @@ def find_head(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} has no get_classifier(): expected a model made by timm.create_model, or "
             f"one that mosa.peft.describe_blocks has described"
         )
-    head = cast(Any, model).get_classifier()
+    try:
+        head = cast(Any, model).get_classifier()
+    except AttributeError as error:  # some of timm's, without classes
+        raise UserError(
+            f"{type(model).__name__} has no classifier ({error}): build it with a number of classes"
+        ) from error
     if isinstance(model, VOLO) and model.aux_head is not None:  # its logits of patches are added
         head = head, model.aux_head
     return head if isinstance(head, nn.Module) else nn.ModuleList(head)

@@ -107,10 +107,9 @@ def become_backbone(model: nn.Module, changed: list[Place]) -> None:
     record.label_names = state.label_names
     known = {place.value for place in record.places} | {place.value for place in changed}
     record.places += changed
-    buffers = tuned_buffers(model)
+    tuned = {*tuned_parameters(model), *tuned_buffers(model)}
     for name, place in tensor_places(model):
-        tuned = place.value.requires_grad or name in state.tuned or name in buffers
-        if tuned and place.value not in known:
+        if name in tuned and place.value not in known:
             record.places.append(place)
     for hook in state.hooks:
         hook.remove()

@@ -1,6 +1,7 @@
 """A trained method as one file that says what it is for: saved in one call, built and loaded in another."""
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from mosa.peft.attached import Merged, attachment, list_adapters, merged_into, t
 from mosa.peft.blocks import find_head
 from mosa.peft.method import build_method
 from mosa.peft.parallel import bare, refuse_wrapped
+from mosa.peft.probe import LARGEST, NUMBERS, differ, features_of, image_shape
 from mosa.peft.state import (
     digest_of_tensors,
     load_into,
@@ -43,7 +45,8 @@ def save_pretrained(
     """Save what a model has learned as one safetensors file, from which `from_pretrained` makes it again.
 
     The file has the tuned tensors alone. Its metadata name the method and its options, timm's name of the
-    backbone with the tag of its weights, a SHA-256 of the weights that were not tuned, and the classes.
+    backbone with the tag of its weights, a SHA-256 of the weights that were not tuned, the classes, and some
+    features of one image, for which the model is run once.
 
     Args:
         model: A model with a method attached, merged or not.
@@ -54,10 +57,11 @@ def save_pretrained(
             number of classes, such as `{"img_size": 64}`; they must be JSON.
 
     Raises:
-        UserError: Nothing is attached, there are not as many names as classes, or the file cannot be written.
+        UserError: Nothing is attached, there are not as many names as classes, the model's head is none that
+            `from_pretrained` can load, or the file cannot be written.
     """
     model = bare(model)
-    classes = getattr(model, "num_classes", None)
+    classes = _classes(model)
     names = _names_of(get_label_names(model) if label_names is None else label_names, classes)
     if "num_classes" in (model_args or {}):
         raise UserError("model_args: num_classes is saved without it")
@@ -73,11 +77,14 @@ def save_pretrained(
         "merged": _names(model, merged.places if merged else []),
         "head": _head_names(model),
         "label_names": names,
+        "probe": _probe(model),
     }
     try:
         text = json.dumps(about, sort_keys=True)
     except TypeError as error:
         raise UserError(f"model_args: {error}, so they cannot be saved") from None
+    if problem := _problem(json.loads(text), tuned_state_dict(model)):
+        raise UserError(f"{path}: not written, as from_pretrained would refuse it: {problem}")
     write(model, path, {"mosa.backbone": text})
 
 
@@ -104,8 +111,8 @@ def from_pretrained(
 
     Raises:
         UserError: The file is not one of `save_pretrained`; the backbone is not the one that it was trained
-            on, with the same weights; or the method cannot be attached, as `attach` says. A model that was
-            given is as it was then.
+            on, with the same weights, or computes something else with them; or the method cannot be attached,
+            as `attach` says. A model that was given is as it was then.
     """
     try:
         state, metadata = read(path)
@@ -143,7 +150,9 @@ def _problem(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
         return "its model_args are none"
     if refused := sorted(_NO_ARGS & args.keys()):
         return f"its model_args have {refused[0]!r}"
-    if classes is not None and (type(classes) is not int or classes < 1):
+    if problem := _problem_of_probe(about.get("probe")):
+        return problem
+    if classes is not None and (type(classes) is not int or classes < 0):
         return f"its number of classes is {shown(classes)}"
     sizes = {len(state[name]) for name in names["head"] or () if name in state and state[name].ndim}
     if classes is not None and sizes and classes not in sizes:
@@ -159,6 +168,16 @@ def get_label_names(model: nn.Module) -> list[str] | None:
         return attachment(model).label_names
     merged = merged_into(model)
     return merged.label_names if merged else None
+
+
+def _classes(model: nn.Module) -> int | None:
+    """Return the number of classes of a head, whoever made it; where that is an unknown layer, timm's."""
+    head = find_head(model)
+    layers = [each for each in head.modules() if isinstance(each, nn.Linear | nn.Conv2d)]
+    if layers:
+        last = layers[-1]
+        return last.out_features if isinstance(last, nn.Linear) else last.out_channels
+    return getattr(model, "num_classes", None) if list(head.parameters()) else 0
 
 
 def _names_of(names: object, classes: int | None) -> list[str] | None:
@@ -221,7 +240,7 @@ def _load(
             f"methods: give a backbone without any"
         )
     classes = about.get("num_classes") if head else None
-    if classes == getattr(model, "num_classes", classes):
+    if classes == _classes(model):
         classes = None
     label_names = about.get("label_names") if head else None
     if saved["method"] is not None:
@@ -251,7 +270,50 @@ def _load(
     if not head:
         own = {key: value for key, value in own.items() if key not in _head_names(model)}
         state = {key: value for key, value in state.items() if key not in about.get("head", ())}
-    return load_into(model, own, state)
+    before = {key: value.clone() for key, value in own.items()}
+    load_into(model, own, state)
+    if reason := _computes_otherwise(model, about.get("probe")):
+        with torch.no_grad():
+            for key, value in before.items():
+                own[key].copy_(value)
+        raise UserError(f"{path}: {reason}")
+    return model
+
+
+def _probe(model: nn.Module) -> dict[str, Any] | None:
+    """Return what a model computes of one image, and the shape of that; None if it cannot be known."""
+    shape = image_shape(model)
+    features = None if shape is None else features_of(model, shape)
+    return None if features is None else {"shape": shape, "features": features}
+
+
+def _problem_of_probe(probe: object) -> str:
+    """Return in what the features in a file cannot be some."""
+    if probe is None:
+        return ""
+    shape, features = (probe.get(key) if isinstance(probe, dict) else None for key in ("shape", "features"))
+    if not isinstance(shape, list) or not all(type(each) is int and each > 0 for each in shape):
+        return f"its probe has the shape {shown(shape)}"
+    if len(shape) != 3 or math.prod(shape) > LARGEST:
+        return f"its probe has the shape {shown(shape)}"
+    if not isinstance(features, list) or not 0 < len(features) <= NUMBERS:
+        return f"its probe has the features {shown(features)}"
+    if not all(isinstance(each, float) and math.isfinite(each) for each in features):
+        return f"its probe has the features {shown(features)}"
+    return ""
+
+
+def _computes_otherwise(model: nn.Module, probe: Mapping[str, Any] | None) -> str:
+    """Return why a loaded model is not the one that was saved, though it has its weights."""
+    found = None if probe is None else features_of(model, probe["shape"])
+    if probe is None or found is None:  # of an older file, or a model that takes other images
+        return ""
+    if not differ(found, probe["features"], next(model.parameters()).dtype):
+        return ""
+    return (
+        "trained on another backbone, which computes something else with the same weights: build this one "
+        "with the same arguments (global_pool, act_layer, ...), and give save_pretrained these as model_args"
+    )
 
 
 def _check_architecture(path: str | Path, model: nn.Module, about: Mapping[str, Any]) -> None:

@@ -37,6 +37,7 @@ class Passes:
         requested: Passes of the next forward.
         features: Outputs of the first blocks, each of shape (passes * batch, ...), if the loss compares them.
         router: Draws the experts of each forward; None: the method has none.
+        gradients: Whether gradients were on when the current forward began.
         trained: Training forwards in a group of processes so far.
     """
 
@@ -46,6 +47,7 @@ class Passes:
         self.requested = 1
         self.features: list[Tensor] = []
         self.router: Router | None = None
+        self.gradients = False
 
     def register(self, model: nn.Module) -> list[RemovableHandle]:
         """Hook onto the model, and return the handles."""
@@ -58,6 +60,9 @@ class Passes:
         """Apply the request to the forward that is about to start: a forward pre-hook of the model."""
         self.count, self.requested = self.requested, 1
         self.features = []
+        self.gradients = torch.is_grad_enabled()
+        if self.gradients and not _is_exporting():
+            _look(model)
         if model.training and is_distributed() and not in_backward():
             self.trained += 1
             check_reduced(model, look=self.trained & (self.trained - 1) == 0)  # in forward 1, 2, 4, 8, ...
@@ -92,7 +97,16 @@ class Passes:
         self.features = []
 
     def keep_features(self, block: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        """Keep a block's output for the comparison of two passes: a forward hook."""
+        """Keep a block's output for the comparison of two passes: a forward hook.
+
+        Raises:
+            UserError: The block is in a reentrant checkpoint, where its output has no gradient.
+        """
+        if self.count > 1 and self.gradients and not torch.is_grad_enabled():
+            raise UserError(
+                "feature_consistency gets no gradient through a block in a reentrant checkpoint: use "
+                "checkpoints that are not (timm.layers.set_reentrant_ckpt(False)), or feature_consistency=0"
+            )
         if block.training or self.count > 1:
             self.features.append(stream_of(output))
 
@@ -252,6 +266,13 @@ class Router(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "draws": deque(maxlen=REMEMBERED)}  # no backward is that of a copy
+
+
+def _look(model: nn.Module) -> None:
+    """Keep what is unfrozen now as it is before a forward that may train it."""
+    watch = getattr(vars(model).get("peft"), "watch", None)
+    if watch is not None:
+        watch.look()
 
 
 def _is_exporting() -> bool:

@@ -28,7 +28,7 @@ def tuned_state_dict(model: nn.Module) -> dict[str, Tensor]:
 
     Buffers are those of the method's modules, and the running statistics of norms that are tuned. What was
     merged into weights of the backbone is there as these weights. What was frozen after `attach` is there,
-    too, and what was unfrozen.
+    too, and what was unfrozen and trained by forwards of the whole model, also if it is frozen again.
 
     Returns:
         Detached tensors that share memory with the model; safetensors can save them as they are.
@@ -85,6 +85,9 @@ def load_into(model: nn.Module, own: Mapping[str, Tensor], state: Mapping[str, T
                     f"has {reason}; use the options and the number of classes that the state was made with"
                 )
             raise UserError(f"the state does not fit {attached}: {key!r} {reason}")
+    watch = getattr(vars(bare(model)).get("peft"), "watch", None)
+    if watch is not None:
+        watch.look()  # what is unfrozen, and gets other values now
     with torch.no_grad():
         for key, value in state.items():
             own[key].copy_(value)

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from mosa.peft.statistics import has_statistics
+from mosa.peft.statistics import has_statistics, is_frozen
 
 OWN = ("peft", "mosa_inactive", "mosa_merged")  # what this package keeps on a model about its methods
 TENSORS = ("_parameters", "_buffers")
@@ -199,16 +200,77 @@ class Change:
         for norm in self.norms:
             norm.training = model.training
 
-    def disturbed(self, model: nn.Module, backbone: dict[str, Place]) -> str | None:
-        """Return the name of a tensor of the backbone that was replaced or unfrozen since, or None."""
+    def disturbed(self, model: nn.Module, backbone: dict[str, Place], trained: set[int]) -> str | None:
+        """Return the name of a tensor of the backbone that was replaced or unfrozen since, or None.
+
+        Args:
+            model: The model with the method attached.
+            backbone: The places of the tensors that it shares with the backbone.
+            trained: The identities of tensors that were trained since, and may be frozen again.
+        """
         shared, present = shared_places(model, backbone), set(model.modules())
         for name, module in self.owners.items():
             if module not in present:
                 return name
         for name, place in backbone.items():
-            if name not in self.tuned and (name not in shared or place.value.requires_grad):
+            touched = name not in shared or place.value.requires_grad or id(place.value) in trained
+            if touched and name not in self.tuned:
                 return name
         return None
+
+
+class Watch:
+    """Knows which tensors that were frozen at first were trained since, also if they are frozen again.
+
+    Versions of tensors say less: loading and averaging move them, too, and some optimisers do not.
+
+    Args:
+        model: The model with a method attached.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.frozen = [each for each in model.parameters() if not each.requires_grad]
+        self.statistics = [
+            [*norm.parameters(recurse=False), *norm.buffers(recurse=False)]
+            for norm in model.modules()
+            if has_statistics(norm) and is_frozen(norm)
+        ]
+        self.before: list[tuple[Tensor, Tensor]] = []
+        self.moved: list[Tensor] = []
+
+    def look(self) -> None:
+        """Keep the values of what is unfrozen now for the first time: before each forward that may train."""
+        unfrozen = [each for each in self.frozen if each.requires_grad]
+        if not unfrozen:
+            return
+        known = {id(tensor) for tensor, _ in self.before}
+        found: dict[int, Tensor] = {id(each): each for each in unfrozen}
+        for tensors in self.statistics:
+            if any(each.requires_grad for each in tensors):
+                found |= {id(each): each for each in tensors}
+        self.before += [(each, each.detach().clone()) for key, each in found.items() if key not in known]
+
+    def trained(self) -> set[int]:
+        """Return the identities of the tensors that were unfrozen and have other values than then."""
+        moved = {id(each) for each in self.moved}
+        moved |= {id(each) for each, value in self.before if not _same(each, value)}
+        for tensors in self.statistics:  # of a norm all or nothing
+            identities = {id(each) for each in tensors}
+            moved |= identities if identities & moved else set()
+        return moved
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy keeps: what was trained, and the values of what is unfrozen and may be yet."""
+        self.look()
+        trained = self.trained()
+        moved = [*self.moved, *(each for each, _ in self.before if id(each) in trained)]
+        before = [(each, value) for each, value in self.before if each.requires_grad]
+        return {**vars(self), "before": before, "moved": moved}
+
+
+def _same(tensor: Tensor, value: Tensor) -> bool:
+    """Return whether a tensor has a value, which is from before it was moved to its device and its type."""
+    return tensor.shape == value.shape and torch.equal(tensor, value.to(tensor))
 
 
 def _ask(parameter: nn.Parameter, requires_grad: bool) -> bool:

@@ -73,7 +73,7 @@ def put_aside(model: nn.Module) -> None:
         raise UserError(
             f"{state.method.name!r} was {reason}, so the backbone is not known: build and load it again"
         )
-    if disturbed := state.change.disturbed(model, state.backbone):
+    if disturbed := state.change.disturbed(model, state.backbone, state.trained()):
         raise UserError(
             f"{disturbed!r} was replaced or unfrozen after {state.method.name!r} was attached, so the "
             f"backbone is not known any more: build and load it again"

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from mosa.experiment.validation import methods_on_features
-from mosa.results.aggregate import MEAN_OVER_TASKS, Section
+from mosa.results.aggregate import Section
 
 MIB = 2**20
 BACKBONE_IS_ONE = (
@@ -56,9 +56,9 @@ def _measured(column: str) -> Callable[[Section], pd.Series]:
     def of(section: Section) -> pd.Series:
         runs = section.runs[["variant", "task"]].assign(value=measured(section.runs, column))
         by_task = runs.groupby(["variant", "task"])["value"].mean()
-        complete = section.n[MEAN_OVER_TASKS] > 0
         over_tasks = by_task.groupby("variant").agg(lambda values: values.mean(skipna=False))
-        return over_tasks.reindex(section.variants).where(complete)
+        complete = by_task.groupby("variant").size() == len(section.task_names)
+        return over_tasks.where(complete).reindex(section.variants)
 
     return of
 

@@ -69,11 +69,12 @@ def marked(runs: pd.DataFrame, tasks: Iterable[str]) -> set[str]:
     return set(found.loc[found["task"].isin(list(tasks)), "variant"])
 
 
-def learned_note(runs: pd.DataFrame) -> str:
+def learned_note(runs: pd.DataFrame, marked: bool = True) -> str:
     """Return a sentence on the runs that learned nothing; empty if there is none.
 
     Args:
         runs: Rows of the records' frame; without the column, none is marked.
+        marked: Whether the sentence explains the mark.
     """
     found = _nothing(runs)
     if found.empty:
@@ -85,10 +86,10 @@ def learned_note(runs: pd.DataFrame) -> str:
     ]
     more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     count = f"{len(found)} run{'s' if len(found) > 1 else ''}"
-    return (
-        f"{MARK} has a run that is no better than a guess, which counts like any other "
-        f"({count}: {', '.join(named)}{more})."
-    )
+    which = f"({count}: {', '.join(named)}{more})"
+    if not marked:
+        return f"Runs that are no better than a guess count like any other {which}."
+    return f"{MARK} has a run that is no better than a guess, which counts like any other {which}."
 
 
 def _nothing(runs: pd.DataFrame) -> pd.DataFrame:

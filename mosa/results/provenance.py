@@ -27,13 +27,14 @@ def notes(runs: pd.DataFrame) -> list[str]:
     return [note for note in (*short_notes(runs), guesses(runs), mixture(runs)) if note]
 
 
-def short_notes(runs: pd.DataFrame) -> list[str]:
+def short_notes(runs: pd.DataFrame, marked: bool = True) -> list[str]:
     """Return those of `notes` that stand by a plot and below a table on a terminal as well.
 
     Args:
         runs: Rows of the records' frame.
+        marked: Whether scores of runs that learned nothing have a mark there.
     """
-    return [note for note in (lengths(runs), learned_note(runs)) if note]
+    return [note for note in (lengths(runs), learned_note(runs, marked)) if note]
 
 
 def lengths(runs: pd.DataFrame) -> str:

@@ -280,3 +280,27 @@ def test_shallow_prompts_are_no_image_tokens():
     assert model.forward_features(images).shape == (6, 17, 32)
     _, between = attached("vpt").eval().forward_intermediates(images)
     assert [tokens.shape for tokens in between] == [(6, 32, 4, 4)] * 3
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_features_are_compared_with_their_gradient_or_not_at_all(reentrant, monkeypatch):
+    """timm's checkpoints of blocks are reentrant where it is told so."""
+    images, labels = batch(dtype=F64)
+    expected = attached("mosa, features", dtype=F64, feature_consistency=10.0)
+    train_steps(expected, steps=1, lr=0.1)
+    found = copy.deepcopy(expected)
+    monkeypatch.setattr("timm.layers.config._USE_REENTRANT_CKPT", reentrant)
+    found.set_grad_checkpointing()
+    for model in (expected, found):
+        model.zero_grad()
+        model.train()
+        torch.manual_seed(0)
+        if model is found and reentrant:
+            with pytest.raises(UserError, match="feature_consistency gets no gradient"):
+                tuning_loss(model, images, labels)
+            model(images.requires_grad_()).sum().backward()  # compares no features
+            with torch.no_grad():
+                tuning_loss(model, images, labels)
+            return
+        tuning_loss(model, images, labels).backward()
+    assert_close(gradients(found), gradients(expected))

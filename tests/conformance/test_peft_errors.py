@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from models import SMALL, attach, build
+from models import SMALL, attach, batch, build
 from torch import nn
 
 from mosa import peft
@@ -169,13 +169,49 @@ def test_the_bridge_copies_no_weights(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("config", "words"),
-    [({"inference_mode": True}, "tunes nothing"), ({"modules_to_save": ["norm"]}, "modules_to_save")],
+    ("options", "words"),
+    [
+        ({"config": {"r": 2, "inference_mode": True}}, "tunes nothing"),
+        ({"config": {"r": 2, "modules_to_save": ["norm"]}}, "modules_to_save"),
+        ({"type": "ADALORA", "config": {"total_step": 9}}, "type ADALORA .* a call after every step"),
+        *(
+            (
+                {"config": {"init_lora_weights": start}},
+                f"init_lora_weights='{start}' is computed from .*'gaussian'",
+            )
+            for start in ("pissa", "pissa_niter_4", "olora", "mica", "eva", "lora_ga")
+        ),
+        ({"type": "LOHA", "config": {"r": -1}}, "type LOHA .* does not fit"),
+    ],
 )
-def test_a_config_of_the_library_that_would_do_something_else_is_refused(config, words):
+def test_a_config_of_the_library_that_would_do_something_else_is_refused(options, words):
     pytest.importorskip("peft")
     with pytest.raises(UserError, match=words):
-        peft.attach(build(), "peft", config={"r": 2} | config)
+        peft.attach(build(), "peft", **options)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("LORA", {}),
+        ("LORA", {"init_lora_weights": "gaussian"}),
+        ("LORA", {"init_lora_weights": False}),
+        ("LOHA", {"init_weights": False}),
+        ("LOKR", {"init_weights": "lycoris"}),
+        ("FOURIERFT", {"n_frequency": 20}),
+        ("FOURIERFT", {"n_frequency": 20, "init_weights": True}),
+        ("C3A", {"block_size": 8}),
+        ("C3A", {"block_size": 8, "init_weights": True}),
+        ("UNILORA", {}),
+        ("VBLORA", {"num_vectors": 8, "vector_length": 8, "topk": 2}),
+    ],
+)
+def test_the_bridge_knows_which_types_start_as_the_backbone(kind, config):
+    pytest.importorskip("peft")
+    model, images = build().eval(), batch(2)[0]
+    before = model(images)
+    peft.attach(model, "peft", type=kind, config=config)
+    assert torch.equal(model(images), before) == model.peft.method.starts_as_backbone
 
 
 def test_attaching_again_after_lora_was_merged():

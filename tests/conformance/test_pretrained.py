@@ -1,5 +1,6 @@
 """What `save_pretrained` wrote is loaded as it was, or refused in one sentence."""
 
+import copy
 import json
 import re
 from functools import partial
@@ -14,6 +15,7 @@ from torch import nn
 from mosa import peft
 from mosa.base.errors import UserError
 from mosa.peft import pretrained
+from mosa.peft.subject import VIT
 
 IMAGES = batch(2)[0]
 NAMES = ["cat", "dog", "horse", "cow", "hen"]
@@ -67,6 +69,19 @@ EDITS = {
     "merged that is no list": ({"method": {"merged": 3}}, "merged"),
     "merged without methods": ({"method": {"merged": [1]}}, "merged"),
     "changed that is no list": ({"backbone": {"changed": 3}}, "changed"),
+    "probe of no shape": (
+        {"backbone": {"probe": {"shape": [3, -1, 8], "features": [1.0]}}},
+        "probe has the shape",
+    ),
+    "probe of a huge shape": (
+        {"backbone": {"probe": {"shape": [3, 1 << 20, 1 << 20]}}},
+        "probe has the shape",
+    ),
+    "probe of no features": (
+        {"backbone": {"probe": {"shape": [3, 8, 8], "features": ["a"]}}},
+        "probe has the features",
+    ),
+    "probe that is none": ({"backbone": {"probe": [1]}}, "probe has the shape"),
     "head that is no list": ({"backbone": {"head": 3}}, "head"),
 }
 
@@ -124,6 +139,46 @@ def test_another_backbone_is_refused(files):
         peft.from_pretrained(files / "lora", build().double())
 
 
+def vit(**options):
+    model = pretrained.timm.create_model("vit_tiny_patch16_224", num_classes=5, **VIT | options)
+    model.load_state_dict(build().state_dict())
+    return model
+
+
+OTHERWISE = {
+    "pooling": {"global_pool": "avg", "fc_norm": False},
+    "activation": {"act_layer": nn.ReLU},
+}
+
+
+@pytest.mark.parametrize("form", ["attached", "merged", "half", "train"])
+@pytest.mark.parametrize("options", OTHERWISE.values(), ids=OTHERWISE)
+def test_a_backbone_that_computes_something_else_is_refused(options, form, tmp_path):
+    """It has the same weights. One that computes the same is taken; and any by a file without a probe."""
+    model, other, same = vit(**options), vit(), vit(**options)
+    if form == "half":
+        model, other, same = (each.to(torch.bfloat16) for each in (model, other, same))
+    train_steps(attach(model, "lora", rank=4), steps=1, lr=0.1)
+    if form == "merged":
+        peft.merge(model)
+    model.train(form == "train")
+    peft.save_pretrained(model, tmp_path / "file")
+    assert all(module.training == (form == "train") for module in model.modules())
+    state = {name: value.clone() for name, value in other.state_dict().items()}
+    with pytest.raises(
+        UserError, match="trained on another backbone, which computes something else with the same"
+    ):
+        peft.from_pretrained(tmp_path / "file", other)
+    assert state.keys() == other.state_dict().keys()
+    assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
+    with pytest.raises(UserError, match="which computes something else"):
+        peft.from_pretrained(tmp_path / "file", other, head=False)
+    images = IMAGES.to(next(model.parameters()))
+    found = peft.from_pretrained(tmp_path / "file", same).eval()
+    assert torch.equal(found(images), model.eval()(images))
+    peft.from_pretrained(edited(tmp_path / "file", tmp_path / "older", backbone={"probe": None}), other)
+
+
 def test_timm_builds_the_backbone_of_a_file(files, tmp_path, monkeypatch):
     asked = {}
 
@@ -161,6 +216,10 @@ def test_timm_builds_the_backbone_of_a_file(files, tmp_path, monkeypatch):
         ({"label_names": [1, 2, 3, 4, 5]}, "label_names: expected a list of names"),
         ({"model_args": {"act_layer": nn.GELU}}, "model_args"),
         ({"model_args": {"num_classes": 5}}, "model_args"),
+        (
+            {"model_args": {"pretrained": True}},
+            "not written, as from_pretrained would refuse it: .*'pretrained'",
+        ),
     ],
 )
 def test_what_cannot_be_saved_says_so(arguments, words, tmp_path):
@@ -186,6 +245,16 @@ def _unfrozen(model):
     train_steps(model, steps=1, lr=0.1)
 
 
+def _norm_unfrozen(model):
+    model.norm.requires_grad_(True)
+    train_steps(model, steps=1, lr=0.1)
+
+
+def _unfrozen_and_frozen(model, unfreeze=_norm_unfrozen):
+    unfreeze(model)
+    model.requires_grad_(False)
+
+
 def _merged(model, then=_nothing):
     then(model)
     peft.merge(model)
@@ -196,13 +265,26 @@ def _other_head(model):
     train_steps(model, steps=1, lr=0.1)
 
 
+def _own_head(model):
+    model.head = nn.Linear(32, 10)
+
+
+def _no_head(model):
+    model.reset_classifier(0)
+
+
 CHANGES = {
     "frozen": _frozen,
     "head frozen": _head_frozen,
     "frozen, merged": partial(_merged, then=_frozen),
     "unfrozen": _unfrozen,
     "unfrozen, merged": partial(_merged, then=_unfrozen),
+    "unfrozen, frozen": partial(_unfrozen_and_frozen, unfreeze=_unfrozen),
+    "norm unfrozen, frozen": _unfrozen_and_frozen,
+    "norm unfrozen, frozen, merged": partial(_merged, then=_unfrozen_and_frozen),
     "another head": _other_head,
+    "a head of one's own": _own_head,
+    "no head": _no_head,
 }
 
 
@@ -214,6 +296,56 @@ def test_what_was_trained_is_saved_whatever_requires_a_gradient_now(method, chan
     expected = model.eval()(IMAGES)
     peft.save_pretrained(model, tmp_path / "file")
     assert torch.equal(peft.from_pretrained(tmp_path / "file", build()).eval()(IMAGES), expected)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("classes", [0, 10])
+def test_any_number_of_classes_is_saved(classes, own, tmp_path, monkeypatch):
+    """Also that of a head that was assigned, of which timm's `num_classes` knows nothing."""
+    model, of_timm = build(), build()
+    of_timm.reset_classifier(classes)
+    if own:
+        model.head = nn.Linear(32, classes) if classes else nn.Identity()
+    else:
+        model.reset_classifier(classes)
+    attach(model, "lora", rank=4).eval()
+    with pytest.raises(UserError, match=f"label_names: 5 names for {classes} classes"):
+        peft.save_pretrained(model, tmp_path / "file", label_names=NAMES)
+    peft.save_pretrained(model, tmp_path / "file", label_names=list(map(str, range(classes))))
+    for backbone in (None, build(), copy.deepcopy(of_timm)):
+        monkeypatch.setattr(pretrained.timm, "create_model", lambda name, pretrained, num_classes: of_timm)
+        again = peft.from_pretrained(tmp_path / "file", backbone).eval()
+        monkeypatch.undo()
+        assert torch.equal(again(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("architecture", ["efficientvit_m0", "shvit_s1"])
+def test_a_new_classifier_is_all_that_is_new(architecture, tmp_path):
+    """Their `reset_classifier` makes the norm before the classifier anew, too."""
+    images, backbone = torch.randn(2, 3, 224, 224), build(architecture)
+    with torch.no_grad():
+        backbone.head.bn.running_mean += 1
+    model = peft.attach(copy.deepcopy(backbone), "bias", num_classes=7, verify=False).eval()
+    assert torch.equal(model.head.bn.running_mean, backbone.head.bn.running_mean)
+    peft.save_pretrained(model, tmp_path / "file")
+    again = peft.from_pretrained(tmp_path / "file", copy.deepcopy(backbone)).eval()
+    assert torch.equal(again(images), model(images))
+    backbone.reset_classifier(0)
+    with pytest.raises(UserError, match=r"has no classifier .* build it with a number of classes$"):
+        peft.attach(backbone, "bias", num_classes=7)
+
+
+def test_layers_that_a_new_classifier_brings_along_are_refused(monkeypatch):
+    """They would stay random, without a word."""
+    model, names = build(), list(build().state_dict())
+
+    def reset_classifier(classes):
+        model.fc_norm, model.head = nn.LayerNorm(32), nn.Linear(32, classes)
+
+    monkeypatch.setattr(model, "reset_classifier", reset_classifier, raising=False)
+    with pytest.raises(UserError, match=r"makes 'fc_norm.weight' anew, too, .* with num_classes=7$"):
+        peft.attach(model, "lora", num_classes=7)
+    assert list(model.state_dict()) == names
 
 
 def test_counting_and_detaching_after_freezing():

@@ -42,11 +42,14 @@ def test_a_trained_cnn_survives_its_file(method, merged, tmp_path):
     assert torch.equal(models[1].eval()(images), models[0](images))
 
 
-def test_a_norm_that_was_unfrozen_takes_its_statistics_along(tmp_path):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_norm_that_was_unfrozen_takes_its_statistics_along(frozen, tmp_path):
     model = peft.attach(cnn(), "linear")
     norm = next(name for name, module in model.named_modules() if hasattr(module, "running_var"))
     model.get_submodule(norm).requires_grad_(True)
     train_steps(model)
+    if frozen:
+        model.requires_grad_(False)
     assert f"{norm}.running_mean" in peft.tuned_state_dict(model)
     peft.save_pretrained(model, tmp_path / "tuned.safetensors")
     found = peft.from_pretrained(tmp_path / "tuned.safetensors", cnn())

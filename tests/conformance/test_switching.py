@@ -7,6 +7,7 @@ import pytest
 import torch
 from marks import thorough
 from models import CASES, attach, batch, build, train_steps
+from torch import nn
 
 from mosa import peft
 from mosa.base.errors import UserError
@@ -168,3 +169,93 @@ def test_saving_after_merging_keeps_what_was_trained(case, tmp_path):
     assert torch.equal(
         peft.from_pretrained(tmp_path / "pretrained.safetensors", build()).eval()(IMAGES), expected
     )
+
+
+def again(model):
+    """Return the model from a file of torch.save."""
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("travel", [lambda model: model, copy.deepcopy, again, nn.Module.double])
+def test_what_was_unfrozen_trained_and_frozen_again_is_not_lost(travel, tmp_path):
+    model = attached(attached(build().eval(), "lora", name="one"), "mosa", name="two")
+    model.norm.requires_grad_(True)
+    train_steps(model, steps=1, lr=0.1)
+    model = travel(model.requires_grad_(False))
+    for call in (peft.detach, lambda model: peft.set_active(model, "one")):
+        with pytest.raises(
+            UserError, match=r"'norm.weight' was replaced or unfrozen after 'mosa' was attached"
+        ):
+            call(model)
+    images = IMAGES.to(model.norm.weight)
+    peft.save_tuned(model, tmp_path / "file")
+    other = attached(build(dtype=images.dtype), "mosa").eval()
+    with pytest.raises(UserError, match=r"has 2 tensors that the model does not have, such as 'norm.bias'"):
+        peft.load_tuned(other, tmp_path / "file")
+    other.norm.requires_grad_(True)
+    peft.load_tuned(other, tmp_path / "file").requires_grad_(False)
+    assert torch.equal(other(images), model(images))
+    assert peft.tuned_state_dict(other).keys() == peft.tuned_state_dict(model).keys()
+
+
+def test_an_average_of_what_was_unfrozen_is_not_lost():
+    model = attached(build(), "lora")
+    model.norm.requires_grad_(True)
+    average = average_of(model)  # which only ever gets the values of the other
+    average.update_parameters(model)
+    train_steps(model, steps=1, lr=0.1)
+    average.update_parameters(model)
+    state = peft.tuned_state_dict(average.module.requires_grad_(False))
+    assert torch.equal(state["norm.weight"], average.module.norm.weight)
+
+
+def test_what_was_unfrozen_and_compiled_is_not_lost():
+    model = attached(build(), "lora")
+    model.norm.requires_grad_(True)
+    train_steps(torch.compile(model, backend="eager"), steps=1, lr=0.1)
+    assert "norm.weight" in peft.tuned_state_dict(model.requires_grad_(False))
+
+
+def looked_at(model):
+    """A gradient of the images and of all weights, which moves none."""
+    model.requires_grad_(True)(IMAGES.to(next(model.parameters()))).sum().backward()
+
+
+def average_of(model):
+    return torch.optim.swa_utils.AveragedModel(model, avg_fn=lambda old, new, count: 0.9 * old + 0.1 * new)
+
+
+def averaged(model):
+    average = average_of(model)
+    for _ in range(3):
+        average.update_parameters(model)
+    return average.module
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        looked_at,
+        copy.deepcopy,
+        again,
+        averaged,
+        nn.Module.double,
+        lambda model: model.load_state_dict(
+            {name: each.clone() for name, each in model.state_dict().items()}
+        ),
+    ],
+)
+def test_what_moves_without_training_is_the_backbone(change):
+    model = attached(build(), "lora")
+    keys = peft.tuned_state_dict(model).keys()
+    tuned = {name for name, each in model.named_parameters() if each.requires_grad}
+    for each in (change, looked_at, change):
+        found = each(model)
+        model = found if isinstance(found, nn.Module) else model
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in tuned)
+        assert peft.tuned_state_dict(model).keys() == keys
+    peft.detach(model)

@@ -21,6 +21,7 @@ from mosa.base import plugins
 from mosa.base.errors import UserError
 from mosa.base.files import PACKAGE
 from mosa.data import catalogue
+from mosa.data.metrics import METRICS, Metric
 from mosa.experiment.curves import option_curves
 from mosa.experiment.expand import Run
 from mosa.experiment.outputs import KINDS, OUTPUTS, expected_outputs, read_outputs
@@ -834,6 +835,8 @@ def test_backbones_stand_by_size_and_only_where_there_are_two():
     assert [label for label in labels if not label.startswith("_")] == ["adapter", "mosa"]
     other = frames[1].query("task != 'dogs'")  # other tasks: not comparable
     assert backbones_figure(Results(pd.concat([frames[0], other]))) is None
+    third = pd.concat([frames[0], other, frames[2]])
+    assert "Not drawn here, as their tasks differ: large." in noted(backbones_figure(Results(third)))
 
 
 def test_compute_is_drawn_where_it_is_known():
@@ -855,7 +858,13 @@ def test_missing_means_are_told_and_not_drawn():
     assert [text.get_text() for text in overall.texts] == ["missing", "65.0"]
     figure = scaling_figure(Results(frame))
     assert "adapter: missing" in labels_of(figure)
-    assert "as tasks are missing: adapter." in " ".join(figure.subfigs[0].get_supxlabel().split())
+    assert "as runs are missing: adapter." in noted(figure)
+    extra = make_frame({"adapter-4": {"cats": [80]}}).assign(seed=1, options=[{"bottleneck": 4}])
+    frame = make_frame(
+        {"adapter": {"cats": [80, 81]}, "mosa": {"cats": [70]}}
+    )  # of the sweep's seed: adapter
+    figure = scaling_figure(Results(pd.concat([frame, extra]), ["adapter", "mosa"]))
+    assert "as runs are missing: mosa." in noted(figure)
 
 
 EDGES = {
@@ -877,6 +886,45 @@ def test_edge_cases_are_drawn(name, tmp_path, only_svg):
     order = ["mosa", "adapter"] if name == "a variant without runs" else None
     assert len(write_plots(EDGES[name], tmp_path, order)) == 6 * 4
     assert len(write_tables(EDGES[name], tmp_path, order)) == 26
+
+
+def noted(figure):
+    """Return the note below a figure's first part, in one line."""
+    return " ".join(figure.subfigs[0].get_supxlabel().split())
+
+
+def test_panels_that_share_an_axis_show_what_is_near_in_any_of_them():
+    frame = make_ablation().query("variant != 'adapter'")  # whose level is in all panels
+    frame.loc[frame["variant"] == "mosa-16", "top1"] = 5.0
+    panels = options_figure(Results(frame, ["mosa-"])).axes
+    low, high = panels[0].get_ylim()
+    near = [score for score in frame.groupby("variant").top1.mean() if score > 5]
+    assert len(near) == frame["variant"].nunique() - 1 and 5 < low < min(near) and max(near) < high
+    assert {axes.get_ylim() for axes in panels if axes.axison} == {(low, high)}
+
+
+@pytest.mark.parametrize("draw", [scaling_figure, compute_figure])
+def test_bars_are_whole_beside_a_variant_that_collapsed(draw):
+    scores = {f"adapter-{i}": {"cats": [65 + i, 71 + i, 77 + i]} for i in range(5)} | {
+        "lora": {"cats": [5, 6, 7]}
+    }
+    known = {"epochs": 2, "train_examples": 100, "passes": 1, "train_flops_per_image": 1e6}
+    axes = draw(Results(make_frame(scores, **known))).axes[0]
+    low, high = axes.get_ylim()
+    assert 7 < low < 71 - 6 and high > 75 + 6
+
+
+def test_a_metric_of_a_plugin_may_be_negative(monkeypatch):
+    mcc = Metric("mcc", "MCC", "", True, 3, lambda logits, labels: 0.0, "Matthews correlation.")
+    monkeypatch.setitem(METRICS, "mcc", mcc)
+    frame = make_frame().assign(mcc=lambda frame: -frame["top1"] / 1000)
+    for draw in (comparison_figure, scaling_figure, rank_figure):
+        assert draw(Results(frame, None, "mcc")) is not None
+    (overall, *_) = comparison_figure(Results(frame, None, "mcc")).axes
+    low, high = overall.get_xlim()
+    (section,) = Results(frame, None, "mcc").compared
+    assert low < section.mean[MEAN_OVER_TASKS].min() and section.mean[MEAN_OVER_TASKS].max() < high
+    assert METRICS["nll"].floor == 0 and mcc.floor is None
 
 
 def test_titles_are_beside_a_plot_unless_asked_for():

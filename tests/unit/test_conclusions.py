@@ -161,6 +161,14 @@ def test_one_is_no_plural():
     assert count(1, "task is", "tasks are") == "1 task is"
 
 
+def test_a_backbone_of_the_sweep_alone_does_not_stop_the_report(tmp_path):
+    scores = {"adapter": ("adapter", 40, [80.0, 81.0]), "adapter_b4": ("adapter", 16, [70.0, 72.0])}
+    frame = write_records(tmp_path / "runs", scores, tasks=["digits"], seeds=2)
+    other = frame[frame["variant"] == "adapter_b4"].assign(backbone="other")
+    write_report(pd.concat([frame, other], ignore_index=True), tmp_path / "report.html", ["adapter"])
+    assert "adapter" in visible(tmp_path / "report.html")
+
+
 def test_a_reference_that_one_backbone_lacks_does_not_stop_the_report(tmp_path):
     scores = {"adapter": ("adapter", 40, [80.0, 81.0]), "mosa": ("mosa", 40, [50.0, 52.0])}
     frame = write_records(tmp_path / "runs", scores, tasks=["digits"], seeds=2)

@@ -51,6 +51,15 @@ def test_a_cost_that_a_task_lacks_has_no_mean_over_tasks():
     assert pd.isna(table["inference_overhead"]["mosa"]) and table["inference_overhead"]["adapter"] == 1.1
 
 
+def test_costs_do_not_need_a_seed_with_all_tasks():
+    frame = costly("linear", "adapter").assign(train_seconds=2.0)
+    alone = frame[(frame["variant"] == "linear") | ((frame["task"] == "cats") == (frame["seed"] == 0))]
+    table = efficiency_table(compare(alone)).set_index("variant")
+    assert pd.isna(table["mean_over_tasks"]["adapter"]) and table["train_seconds"]["adapter"] == 2
+    lacking = frame[(frame["variant"] == "linear") | (frame["task"] == "cats")]
+    assert pd.isna(efficiency_table(compare(lacking)).set_index("variant")["train_seconds"]["adapter"])
+
+
 def test_nothing_else_stands_for_an_unknown_backbone():
     frame = costly("adapter", "mosa", architecture="strange_vit", image_size=32, head_parameters=970)
     assert pd.isna(list(overheads(frame).values())).all()

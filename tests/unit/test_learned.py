@@ -12,6 +12,7 @@ from mosa.results.aggregate import Results, compare
 from mosa.results.frame import read_table, write_table
 from mosa.results.learned import COLUMN, learned_note, learned_nothing
 from mosa.results.plots.comparison import comparison_chart
+from mosa.results.plots.scaling import cost_chart
 from mosa.results.report import write_report
 from mosa.results.tables.columns import caption
 from mosa.results.tables.write import terminal_table, write_tables
@@ -102,7 +103,12 @@ def test_it_counts_like_any_other_and_is_marked_wherever_it_counts(frame, tmp_pa
     assert note in " ".join(text.split()) and note in caption(section) and note in learned_note(frame)
     named = learned_note(frame.assign(display_name=frame["variant"].replace({"lora": "LoRA (ours)"})))
     assert "LoRA (ours) on digits" in named and "lora on" not in named
-    assert note in comparison_chart(section, Results(frame).styles).note
+    chart = comparison_chart(section, Results(frame).styles)
+    assert note in chart.note
+    lines = {series.label: series.points[0].text for series in chart.series}
+    assert "†" in lines["lora"] and "†" not in lines["adapter"]
+    scaling = cost_chart(section, "adapter_parameters", Results(frame).styles).note  # which marks nothing
+    assert "†" not in scaling and "Runs that are no better than a guess count like any other" in scaling
     write_tables(frame, tmp_path / "tables")
     for kind in ("md", "html", "tex"):
         assert (tmp_path / f"tables/comparison.{kind}").read_text().count("†") >= 4

@@ -26,7 +26,10 @@ def use(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
     count: int = peft.count_parameters(model).total
     names: list[str] = peft.list_adapters(peft.set_active(model, None))
     peft.save_pretrained(model, names[0], label_names=names)
-    output: Tensor = peft.from_pretrained("pets.safetensors", peft.merge(peft.detach(model)))(images)
+    try:
+        output: Tensor = peft.from_pretrained("pets.safetensors", peft.merge(peft.detach(model)))(images)
+    except peft.UserError:
+        raise
     return output * loss * count
 """
 

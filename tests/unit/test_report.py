@@ -210,6 +210,25 @@ def test_the_report_follows_the_metric(frame, tmp_path):
     assert section["metric"] == "nll" and next(iter(section["scores"])) == "nll"
 
 
+def test_choices_by_different_rules_are_told_with_all_of_them(tmp_path):
+    frame = write_records(tmp_path / "records", {"b": SCORES["full"]})
+    by_loss = CHOICE | {
+        "variant": "b",
+        "rule": "the lowest",
+        "search": {"metric": "nll", "folds": 3},
+        "score": 0.5,
+    }
+    for choices, words in (
+        ([CHOICE], "Rule: the best."),
+        ([CHOICE, by_loss], "Rule: the best or the lowest."),
+    ):
+        write_report(frame, tmp_path / "report.html", choices=choices)
+        shown = visible(tmp_path / "report.html")
+        assert words in shown
+        assert ("71.00 %" in shown) == (len(choices) > 1) and "0.50000 %" not in shown
+    assert "trained on train, compared on val or trained on all but one of 3 parts" in shown
+
+
 def test_names_stay_names(tmp_path):
     frame = write_records(
         tmp_path / "records", {HOSTILE: SCORES["mosa"], "b": SCORES["full"]}, tasks=[HOSTILE[:60]]

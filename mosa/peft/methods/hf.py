@@ -17,6 +17,10 @@ from mosa.peft.proof import blank_copy
 
 # Exactly these: a layer that derives from one may use its weight in another way than the library knows.
 WRAPPED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding, nn.MultiheadAttention)
+# Types that change the output at the start, whatever their config says, and those that do by default.
+RANDOM, RANDOM_BY_DEFAULT = ("UNILORA", "VBLORA"), ("C3A", "FOURIERFT")
+# The starts of LoRA that need neither the weights of the backbone nor data.
+STARTS = (True, False, "gaussian", "orthogonal")
 
 
 class HuggingFacePeft(Method):
@@ -26,7 +30,8 @@ class HuggingFacePeft(Method):
     the arguments of its config class, such as {"r": 8, "use_dora": true}. The library
     treats timm's fused qkv as one layer: a change of `qkv` covers q, k and v together. It fits any model
     that has the named layers. After merging, only the backbone's modules are left, if the library can merge
-    the type. Tuned parameters: as counted by the library.
+    the type. ADALORA is refused, and so is a start of LoRA that is computed from the backbone's weights or
+    from data (PiSSA, OLoRA, EVA, ...). Tuned parameters: as counted by the library.
     """
 
     name: ClassVar[str] = "peft"
@@ -40,6 +45,15 @@ class HuggingFacePeft(Method):
         description="Names of the wrapped layers, or their ends; `proj` matches the patch embedding, too.",
     )
     config: dict[str, Any] = Field(default={}, description="Arguments of the library's config class.")
+
+    @property
+    def starts_as_backbone(self) -> bool:
+        if self.type in RANDOM:
+            return False
+        start = self.config.get("init_weights", self.config.get("init_lora_weights"))
+        if self.type in RANDOM_BY_DEFAULT:
+            return start is True
+        return start is not False
 
     @property
     def wraps_qkv(self) -> bool:
@@ -88,6 +102,7 @@ class HuggingFacePeft(Method):
             raise unknown("type of method 'peft'", self.type, names)
         kind = library.PeftType(self.type)
         try:
+            self._refuse_what_needs_more()
             config = configs[kind](target_modules=list(self.targets), **self.config)
             # The tuner itself, as inject_adapter_in_model refuses types whose layers share state (VeRA).
             tuners[kind](model, config, "default")
@@ -99,13 +114,25 @@ class HuggingFacePeft(Method):
                 )
             if not _tuned(model):
                 raise ValueError("it tunes nothing (is there `inference_mode`?)")
-        except (TypeError, ValueError, KeyError, AttributeError, NotImplementedError) as error:
+        except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+            if "allocate" in str(error):  # no memory
+                raise
             message = " ".join(str(error).split())
             raise UserError(
                 f"type {self.type} of Hugging Face PEFT does not fit {type(model).__name__} with targets "
                 f"{', '.join(self.targets)} and config {self.config}: {message}; take other targets (timm's "
                 "attention has qkv, one layer, and proj; its MLP fc1 and fc2) or another type"
             ) from None
+
+    def _refuse_what_needs_more(self) -> None:
+        if self.type == "ADALORA":
+            raise ValueError("it has a term of the loss and a call after every step, which nothing does here")
+        start = self.config.get("init_lora_weights", True)
+        if start not in STARTS:
+            raise ValueError(
+                f"init_lora_weights={start!r} is computed from the backbone's weights or from data, which is "
+                f"not done here; expected one of {', '.join(map(repr, STARTS))}"
+            )
 
 
 def _library() -> ModuleType:

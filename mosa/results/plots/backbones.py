@@ -1,6 +1,7 @@
 """The backbones plot: scores against the size of the backbone, a line per variant."""
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import product
 
 from matplotlib.figure import Figure
@@ -43,17 +44,24 @@ def backbones_figure(results: Results) -> Figure | None:
         key = (section.benchmark, section.metric.name, *section.task_names)
         by_benchmark.setdefault(key, []).append(section)
     charts = [
-        backbones_chart(sections, results.styles) for sections in by_benchmark.values() if len(sections) > 1
+        backbones_chart(
+            sections, results.styles, [one for one in results.compared if one.benchmark == key[0]]
+        )
+        for key, sections in by_benchmark.items()
+        if len(sections) > 1
     ]
     return chart_figure(charts) if charts else None
 
 
-def backbones_chart(sections: list[Section], styles: dict[str, MethodStyle]) -> Chart:
+def backbones_chart(
+    sections: list[Section], styles: dict[str, MethodStyle], known: Sequence[Section] = ()
+) -> Chart:
     """Return the mean over tasks of each variant on each backbone.
 
     Args:
         sections: One benchmark on several backbones.
         styles: Style of each method.
+        known: All backbones of the benchmark; the note names those that are not drawn.
     """
     sections = sorted(sections, key=_size)
     variants = list(
@@ -74,9 +82,9 @@ def backbones_chart(sections: list[Section], styles: dict[str, MethodStyle]) -> 
     return Chart(
         title=f"{first.benchmark}: {first.metric.label}, {first.eval_split} split",
         x=Axis("backbone, and its parameters", "names", names),
-        y=Axis(mean_label(first), unit=first.metric.unit),
+        y=Axis(mean_label(first), unit=first.metric.unit, floor=first.metric.floor),
         series=tuple(series),
-        note=_note(sections),
+        note=_note(sections, [one.backbone for one in known if one not in sections]),
     )
 
 
@@ -89,7 +97,7 @@ def _size(section: Section) -> float:
     return float(section.runs["model_parameters"].median())
 
 
-def _note(sections: list[Section]) -> str:
+def _note(sections: list[Section], others: list[str]) -> str:
     tasks = sections[0].task_names
     seeds = {section.backbone: section.full_n for section in sections}
     most = max(seeds.values())
@@ -98,7 +106,8 @@ def _note(sections: list[Section]) -> str:
     bars = f"; bars: ± one sample standard deviation over {over}" if most > 1 else ""
     over = f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}{bars}. Backbones by size, equally spaced."
     short = [f"On {section.backbone}: {section.about_seeds}" for section in sections if section.about_seeds]
-    return " ".join([f"{over}{_about_settings(sections)}", *short])
+    absent = [f"Not drawn here, as their tasks differ: {', '.join(others)}."] if others else []
+    return " ".join([f"{over}{_about_settings(sections)}", *absent, *short])
 
 
 def _about_settings(sections: list[Section]) -> str:

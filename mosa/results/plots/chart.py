@@ -21,6 +21,7 @@ class Axis:
         unit: Unit of its values, where the text of a point needs one: "%".
         least: The smallest range that it may show, so that noise does not look large.
         places: Where the names of a log axis stand.
+        floor: The least score that there can be, of an axis of scores; None: there is none.
     """
 
     label: str
@@ -29,11 +30,12 @@ class Axis:
     unit: str = ""
     least: float = 0.0
     places: tuple[float, ...] = ()
+    floor: float | None = 0.0
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """The least and the greatest score that an axis of scores can show; no metric is negative."""
-        return 0.0, 100.0 if self.unit == "%" else math.inf
+        """The least and the greatest score that there can be, of an axis of scores."""
+        return -math.inf if self.floor is None else self.floor, 100.0 if self.unit == "%" else math.inf
 
 
 def shown_range(values: Iterable[float], axis: Axis) -> tuple[float, float]:

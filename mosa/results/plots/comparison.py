@@ -9,11 +9,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mosa.results.aggregate import MEAN_OVER_TASKS, Key, Results, Section
+from mosa.results.learned import marked
 from mosa.results.plots.chart import Axis, Chart, Point, Series, shown_range
 from mosa.results.plots.figures import LOOK, QUIET, broken, seeds_of, stack
 from mosa.results.provenance import short_notes
 from mosa.results.registry import plot
 from mosa.results.style import MethodStyle
+from mosa.results.tables.columns import notes_of, tasks_of
 
 _WIDTH = 0.6  # of the place of a score, over which the variants are spread
 _STEPS = 30  # as printed, which an axis of scores shows at least
@@ -72,7 +74,12 @@ def comparison_chart(section: Section, styles: dict[str, MethodStyle]) -> Chart:
     return Chart(
         title=section.title,
         x=Axis("", "names", tuple(name for _, name in keys)),
-        y=Axis(section.metric.label, unit=section.metric.unit, least=_STEPS * 10**-section.metric.decimals),
+        y=Axis(
+            section.metric.label,
+            unit=section.metric.unit,
+            least=_STEPS * 10**-section.metric.decimals,
+            floor=section.metric.floor,
+        ),
         series=tuple(series),
         note=_note(section),
     )
@@ -81,11 +88,12 @@ def comparison_chart(section: Section, styles: dict[str, MethodStyle]) -> Chart:
 def _point(section: Section, variant: str, key: Key, place: int, shift: float) -> Point:
     n, mean, sd = (table.loc[variant, key] for table in (section.n, section.mean, section.sd))
     seeds = section.per_seed[key].get(variant, pd.Series(dtype=float)).dropna()
+    notes = notes_of(section, variant, key, marked(section.runs, tasks_of(section, key)))
     return Point(
         name=section.name(variant),
         x=place,
         y=mean,
-        text=section.shown(mean) + (f" (n={n})" if n < section.full_n else "") if n else "missing",
+        text=f"{section.shown(mean)} {notes}".rstrip() if n else "missing",
         spread=sd,
         shift=shift,
         seeds=tuple(seeds) if section.full_n > 1 else (),

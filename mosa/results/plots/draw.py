@@ -1,12 +1,13 @@
 """A chart drawn by matplotlib."""
 
 import math
+from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from mosa.results.plots.chart import Chart, Series, shown_range
+from mosa.results.plots.chart import Chart, Point, Series, shown_range
 from mosa.results.plots.figures import LOOK, stack
 
 LEAST_DECADES = 0.8  # of a log axis, so that it has two labels or more
@@ -39,13 +40,14 @@ def _legend_lines(chart: Chart) -> int:
     return sum(1 + series.label.count("\n") for series in chart.series)
 
 
-def draw_chart(axes: Axes, chart: Chart, y_ticks: int = 8) -> None:
+def draw_chart(axes: Axes, chart: Chart, y_ticks: int = 8, beside: Sequence[Chart] = ()) -> None:
     """Draw a chart into axes, without its title, note and legend.
 
     Args:
         axes: Where to draw.
         chart: What to draw.
         y_ticks: The most ticks on the y axis.
+        beside: The charts that share its y axis, itself among them; none: it has its own.
     """
     for series in chart.series:
         _draw_series(axes, chart, series)
@@ -55,7 +57,7 @@ def draw_chart(axes: Axes, chart: Chart, y_ticks: int = 8) -> None:
         axes.set_xticks(range(len(chart.x.names)), chart.x.names)
         axes.set_xlim(-0.4, len(chart.x.names) - 0.6)
         axes.grid(axis="y")
-    _set_scores(axes, chart)
+    _set_scores(axes, chart, beside or [chart])
     axes.yaxis.set_major_locator(MaxNLocator(y_ticks, steps=[1, 2, 5, 10]))
     axes.set_xlabel(chart.x.label)
     axes.set_ylabel(chart.y.label)
@@ -88,20 +90,28 @@ def _draw_series(axes: Axes, chart: Chart, series: Series) -> None:
     )
 
 
-def _set_scores(axes: Axes, chart: Chart) -> None:
-    """Show the scores at their scale; one far off is marked at the edge, with its value."""
-    points = [point for series in chart.series for point in series.points]
-    levels = [series.level for series in chart.series if series.level is not None]
-    low, high = shown_range([*(point.y for point in points), *levels], chart.y)
-    outside = [point for point in points if not low <= point.y <= high and not math.isnan(point.y)]
-    if not outside:
+def _set_scores(axes: Axes, chart: Chart, beside: Sequence[Chart]) -> None:
+    """Show the scores at their scale, with their bars; one far off is marked at the edge, with its value."""
+    drawn = [series for one in beside for series in one.series]
+    points = [point for series in drawn for point in series.points if not math.isnan(point.y)]
+    levels = [(series.level, series.band) for series in drawn if series.level is not None]
+    low, high = shown_range([*(point.y for point in points), *(level for level, _ in levels)], chart.y)
+
+    def is_far(point: Point) -> bool:
+        return not math.isnan(point.y) and not low <= point.y <= high
+
+    if not any(map(is_far, points)):
         return
-    margin = 0.08 * (high - low) + (high == low)
-    bottom, top = low - 2 * margin, high + 2 * margin
+    near = [(point.y, point.spread) for point in points] + levels
+    bars = [(score, *chart.bar(score, spread)) for score, spread in near if low <= score <= high]
+    least = min([low, *(score - below for score, below, _ in bars if not math.isnan(below))])
+    most = max([high, *(score + above for score, _, above in bars if not math.isnan(above))])
+    margin = 0.08 * (most - least) + (most == least)
+    bottom, top = least - 2 * margin, most + 2 * margin
     axes.set_ylim(bottom, top)
     for series in chart.series:
         for point in series.points:
-            if point in outside:
+            if is_far(point):
                 under = point.y < low
                 edge, marker = (bottom, "v") if under else (top, "^")
                 x = chart.drawn_x(point)

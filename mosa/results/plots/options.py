@@ -82,7 +82,7 @@ def _draw_panels(part: SubFigure, charts: list[Chart]) -> None:
     panels = part.subplots(len(grid), len(grid[0]), sharey=True, squeeze=False)
     handles: dict[str, Artist] = {}
     for axes, chart in zip(panels.flat, charts, strict=False):
-        draw_chart(axes, chart, y_ticks=6)
+        draw_chart(axes, chart, y_ticks=6, beside=charts)
         axes.set_title(chart.title, loc="left")
         axes.set_xlabel("")
         axes.set_ylabel("")
@@ -149,7 +149,7 @@ def option_chart(section: Section, option: str, curves: list[Curve], styles: dic
             tuple(_tick(option, value) for value in values),
             places=tuple(places),
         ),
-        y=Axis(mean_label(section), unit=section.metric.unit),
+        y=Axis(mean_label(section), unit=section.metric.unit, floor=section.metric.floor),
         series=tuple(series),
     )
 

@@ -68,9 +68,9 @@ def cost_chart(
     return Chart(
         title=section.title,
         x=Axis(COSTS[cost].label, "log"),
-        y=Axis(mean_label(section), unit=section.metric.unit),
+        y=Axis(mean_label(section), unit=section.metric.unit, floor=section.metric.floor),
         series=tuple(series),
-        note=_note(section),
+        note=_note(section, order),
     )
 
 
@@ -106,7 +106,8 @@ def method_curves(section: Section, order: Sequence[str]) -> list[tuple[str, lis
     curves_of = Counter(method for method, _ in curves)
     found = []
     for (method, _), variants in curves.items():
-        base = next((variant for variant in order if variant in variants), min(variants, key=len))
+        scored = [variant for variant in variants if section.n[MEAN_OVER_TASKS][variant]] or variants
+        base = next((variant for variant in order if variant in scored), min(scored, key=len))
         given = section.name(base) != base
         found.append((broken(section.name(base)) if given or curves_of[method] > 1 else method, variants))
     return found
@@ -125,16 +126,17 @@ def sizes_in_words(section: Section, variants: list[str]) -> str:
     return "".join(lines)
 
 
-def _note(section: Section) -> str:
+def _note(section: Section, order: Sequence[str]) -> str:
     tasks = section.task_names
     counts = section.n[MEAN_OVER_TASKS]
     seeds = seeds_of(section)
     bars = f"bars: ± one sample standard deviation over {seeds}" if section.full_n > 1 else seeds
-    missing = [section.name(variant) for variant in section.variants if not counts[variant]]
-    absent = f" Not shown, as tasks are missing: {', '.join(missing)}." if missing else ""
+    variants = dict.fromkeys([*order, *section.variants])  # of the first, the sweep's tasks may have no run
+    missing = [section.name(variant) for variant in variants if not counts.get(variant)]
+    absent = f" Not shown, as runs are missing: {', '.join(missing)}." if missing else ""
     return (
         f"Over {count(len(tasks), 'task')}: {', '.join(tasks)}; {bars}. "
         "A curve joins the variants of one method that differ in size only, neither in other options nor in "
         "the recipe. Points of the same size are drawn side by side. Horizontal lines: references."
-        f"{absent} {' '.join(short_notes(section.runs))}"
+        f"{absent} {' '.join(short_notes(section.runs, marked=False))}"
     ).rstrip()

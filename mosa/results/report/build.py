@@ -22,7 +22,7 @@ from mosa.results.report.facts import bibtex, data_facts, sources
 from mosa.results.report.missing import Missing
 from mosa.results.report.predicted import predicted_data
 from mosa.results.report.sections import page_section
-from mosa.search.choose import describe
+from mosa.search.choose import describe, metric_of
 
 _FOLDER = Path(__file__).parent
 _SCRIPTS = ("statistics.js", "chart.js", "answers.js", "report.js")  # one after the other
@@ -155,6 +155,7 @@ def _choice(choice: dict[str, Any]) -> dict[str, Any]:
         "variant": choice["variant"],
         "chosen": describe(choice["chosen"]),
         "score": with_digits(choice, choice["score"]),
+        "unit": f" {unit}" if (unit := metric_of(choice["search"]).unit) else "",
         "at_edge": ", ".join(choice["at_edge"]),
         "trials": [
             {

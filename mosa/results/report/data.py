@@ -29,8 +29,9 @@ _DECIMALS = 12  # of a score that the page gets, so that its means are exact
 def page_data(results: Results, choices: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the data that the page's script needs at once: all of the sections, and the trials."""
     styles = method_styles([*results.frame["method"], *(choice["method"] for choice in choices)])
-    pairs = zip(results.compared, results.swept, strict=True)
-    sections = [_Numbers(section, swept).data(styles, results.order or ()) for section, swept in pairs]
+    swept = {(one.benchmark, one.backbone): one for one in results.swept}
+    pairs = [(one, swept[one.benchmark, one.backbone]) for one in results.compared]
+    sections = [_Numbers(section, sweep).data(styles, results.order or ()) for section, sweep in pairs]
     most = max(section.full_n for section in [*results.compared, *results.swept])
     quantiles = [0, 0, *(float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) for n in range(2, most + 1))]
     return {
@@ -45,7 +46,7 @@ def page_data(results: Results, choices: Sequence[dict[str, Any]]) -> dict[str, 
 def _metric(metric: Metric) -> dict[str, Any]:
     return {
         "name": metric.name, "label": metric.label, "unit": metric.unit, "decimals": metric.decimals,
-        "higher": metric.higher_is_better, "least": 30 * 10**-metric.decimals,
+        "higher": metric.higher_is_better, "least": 30 * 10**-metric.decimals, "floor": metric.floor,
     }  # fmt: skip
 
 

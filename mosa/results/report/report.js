@@ -290,9 +290,10 @@ function efficiencyOf(section, state, summary, columns) {
 // --- the charts of a section
 
 const styleOf = ({ color, marker, dash }) => ({ color: color === "#000000" ? INK : color, marker, dash });
-const clamp = (metric, value) => Math.max(0, metric.unit === "%" ? Math.min(100, value) : value);
+const floorOf = (metric) => metric.floor ?? -Infinity;
+const clamp = (metric, value) => Math.max(floorOf(metric), metric.unit === "%" ? Math.min(100, value) : value);
 const barOf = (metric, { mean: middle, sd }) => (isKnown(sd) ? { low: clamp(metric, middle - sd), high: clamp(metric, middle + sd) } : {});
-const scoreAxis = (metric, label) => ({ label, scale: "linear", marksFar: true, unit: metric.unit, least: metric.least, floor: 0, ceiling: metric.unit === "%" ? 100 : Infinity });
+const scoreAxis = (metric, label) => ({ label, scale: "linear", marksFar: true, unit: metric.unit, least: metric.least, floor: floorOf(metric), ceiling: metric.unit === "%" ? 100 : Infinity });
 
 function drawSection(number, section, state) {
   const about = document.querySelector(`section[data-section="${number}"] .about-time`);

@@ -103,7 +103,7 @@ def _scores(section: Section, key: Key) -> list[Cell]:
         Cell(
             value=section.shown(mean[variant]),
             sd="" if pd.isna(sd[variant]) else section.shown(sd[variant]),
-            note=_notes(section, variant, key, nothing),
+            note=notes_of(section, variant, key, nothing),
             best=variant in best,
             second=variant in second,
         )
@@ -113,7 +113,7 @@ def _scores(section: Section, key: Key) -> list[Cell]:
     ]
 
 
-def _notes(section: Section, variant: str, key: Key, nothing: set[str]) -> str:
+def notes_of(section: Section, variant: str, key: Key, nothing: set[str]) -> str:
     """Return what is said beside a number: seeds that it lacks, and runs that learned nothing."""
     n = section.n[key][variant]
     notes = [] if n == section.full_n else [f"(n={n})"]
