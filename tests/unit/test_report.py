@@ -47,6 +47,7 @@ SCORES = {
     "adapter": ("adapter", 40, [80.0, 81.5]), "adapter_bottleneck4": ("adapter", 10, [76.0, 77.5]),
     "mosa": ("mosa", 40, [70.0, 72.0]),
 }  # fmt: skip
+MAIN = [variant for variant in SCORES if variant != "adapter_bottleneck4"]
 CHOICE = {
     "tasks": ["demo/digits", "demo/count"], "backbone": "micro_vit", "variant": "mosa", "method": "mosa",
     "rule": "the best", "search": {}, "chosen": {"options": {}, "training": {"lr": 0.1}}, "top1": 71.0,
@@ -320,8 +321,7 @@ def shown(frame):
 def page(browser, shown, tmp_path_factory):
     """The report, opened; at the end, that it wrote no error and asked for nothing."""
     output = tmp_path_factory.mktemp("page") / "report.html"
-    order = [variant for variant in SCORES if variant != "adapter_bottleneck4"]
-    write_report(shown, output, order, "report", "name: x", [CHOICE], [Missing("a/b.json", "failed")])
+    write_report(shown, output, MAIN, "report", "name: x", [CHOICE], [Missing("a/b.json", "failed")])
     page, problems, requests = browser.new_page(viewport={"width": 1200, "height": 900}), [], []
     page.on(
         "console",
@@ -375,10 +375,9 @@ def drawn_by_matplotlib(figure):
 
 @pytest.mark.browser
 def test_page_and_plots_show_the_same_points_with_the_same_labels(page, shown):
-    order = [variant for variant in SCORES if variant != "adapter_bottleneck4"]
     for cost, draw in (("training_flops", compute_figure), ("adapter_parameters", scaling_figure)):
         page.select_option("[data-section='0'] [data-control='cost']", cost)
-        figure = draw(Results(shown, order))
+        figure = draw(Results(shown, MAIN))
         axes, legend = figure.axes[0], figure.subfigs[0].legends[0]
         found = points(page, "section0-costs")
         assert page.text_content("#section0-costs .x-title") == axes.get_xlabel()
@@ -401,7 +400,7 @@ def test_what_is_chosen_changes_every_number(page, shown):
     assert page.locator("#section1-title").count() and "there is no mean" in page.content()
     page.uncheck(section + "[data-control='task'][value='1']")
     part = shown[(shown["task"] == "digits") & (shown["backbone"] == "micro_vit")]
-    (alone,) = compare(part, [variant for variant in SCORES if variant != "adapter_bottleneck4"])
+    (alone,) = compare(part, MAIN)
     wanted = [alone.shown(alone.mean.loc[v, ("overall", "mean over tasks")]) for v in alone.variants]
     assert [cell.split()[0] for cell in column(page, "section0-comparison", 2)] == wanted
     assert "Highest mean over 1 task: full, 88.5 ± 0.7 %." in page.inner_text(section + ".summary")
@@ -481,7 +480,6 @@ def test_the_pareto_front_moves(page, shown):
     page.check("[data-section='0'] [data-control='sweep']")
 
 
-MAIN = [variant for variant in SCORES if variant != "adapter_bottleneck4"]
 DRAWN = """([s, cost, sweep, tasks]) => {
   const chart = costChart(s, { metric: s.metric, tasks: tasks ?? s.compared.tasks, sweep, cost });
   return { note: chart.note, front: chart.front.map(({ name }) => name), series: chart.series };
@@ -773,12 +771,11 @@ def test_curves_of_two_backbones_have_two_names(page):
 def test_answers_are_shown_by_class_confusion_confidence_and_pair(page, shown):
     page.locator("[data-answers-of='0']").scroll_into_view_if_needed()
     page.wait_for_selector("#section0-reliability .point")
-    order = [variant for variant in SCORES if variant != "adapter_bottleneck4"]
-    section = next(one for one in compare(shown, order) if one.backbone == "micro_vit")
+    section = next(one for one in compare(shown, MAIN) if one.backbone == "micro_vit")
     of_task = answers(section).tasks[1]
     page.select_option("[data-answers='task']", label=of_task.task)
     page.select_option("[data-answers='variant']", label="adapter")
-    for name, scores in ((v, class_accuracies(of_task, v)) for v in order):
+    for name, scores in ((v, class_accuracies(of_task, v)) for v in MAIN):
         ours = {key[1]: y for key, (_, y) in points(page, "section0-classes").items() if key[0] == name}
         assert ours == {f"{name}, {label}": pytest.approx(score) for label, score in enumerate(scores)}
     counts = sum(confusion_matrix(of_task.labels, one, 4) for one in of_task.predicted["adapter"].values())
@@ -787,7 +784,7 @@ def test_answers_are_shown_by_class_confusion_confidence_and_pair(page, shown):
     binned = sum(of_task.binned["adapter"].values())
     drawn = page.locator("#section0-reliability g[data-series='adapter'] .point")
     assert drawn.count() == (binned[0] > 0).sum()
-    shared = matrix(section, "shared_mistakes").loc[order, order]
+    shared = matrix(section, "shared_mistakes").loc[MAIN, MAIN]
     cells = [[float(cell) for cell in row[1:]] for row in rows(page, "section0-agreement")]
     np.testing.assert_allclose(cells, shared, atol=0.0501)
     page.select_option("[data-answers='measure']", label="gain of averaging")
