@@ -194,7 +194,7 @@ def trials_chart(choices: Sequence[dict[str, Any]], styles: dict[str, MethodStyl
             ", ".join(dict.fromkeys(key for _, _, key in drawn)),
             "log" if min(values, default=0) > 0 else "linear",
         ),
-        y=Axis(f"{tuned_by(choices)} on val; large: chosen", unit=_unit(choices)),
+        y=Axis(f"{tuned_by(choices)} on val; large: chosen", unit=_unit(choices), floor=_floor(choices)),
         series=tuple(
             Series(
                 ", ".join([scope_of(choice), *[choice["backbone"]] * several, choice["variant"]]),
@@ -265,6 +265,11 @@ def tuned_by(choices: Sequence[dict[str, Any]]) -> str:
 def _unit(choices: Sequence[dict[str, Any]]) -> str:
     units = {metric_of(choice["search"]).unit for choice in choices}
     return units.pop() if len(units) == 1 else ""
+
+
+def _floor(choices: Sequence[dict[str, Any]]) -> float | None:
+    floors = [metric_of(choice["search"]).floor for choice in choices]
+    return None if None in floors else 0.0
 
 
 # --- the runs

@@ -398,7 +398,7 @@ function groupChart(section, state) {
 // --- trials
 
 const openAgain = (chart) => ({
-  x: { ...chart.x, label: chart.x.label }, y: { label: chart.y.label, scale: "linear", floor: 0, ceiling: chart.y.unit === "%" ? 100 : Infinity },
+  x: { ...chart.x, label: chart.x.label }, y: { label: chart.y.label, scale: "linear", floor: floorOf(chart.y), ceiling: chart.y.unit === "%" ? 100 : Infinity },
   series: chart.series.map((one) => ({ label: one.label, ...styleOf(one.style), open: one.variation > 0, joined: one.joined, level: one.level, points: one.points.map(({ name, x, y, text, marked }) => ({ name, x, y, text, marked })) })),
 });
 
@@ -534,7 +534,7 @@ function curveChart(runs, what = "loss") {
   }));
   return {
     x: { label: "epoch", scale: "linear", least: 1 },
-    y: { label: what === "loss" ? loss : metric ? `${metric.label} on val` : "terms of the training loss", scale: wide && metric?.unit !== "%" ? "log" : "linear", floor: 0 },
+    y: { label: what === "loss" ? loss : metric ? `${metric.label} on val` : "terms of the training loss", scale: wide && metric?.unit !== "%" ? "log" : "linear", floor: metric ? floorOf(metric) : 0 },
     series, empty: runs.length ? "the records of these runs do not have it" : "choose runs in the list: the boxes of its last column",
   };
 }
