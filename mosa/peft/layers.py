@@ -60,7 +60,8 @@ def take_hooks(layer: nn.Module, other: nn.Module) -> None:
 
 def has_hooks(layer: nn.Module) -> bool:
     """Return whether something is hooked to a layer."""
-    return any(vars(layer)[name] for name in _HOOKS)
+    hooks = (vars(layer)[name] for name in _HOOKS)
+    return any(each for each in hooks if isinstance(each, dict))  # a flag may be left of one that was removed
 
 
 class InPlaceOf(nn.Linear):
@@ -71,6 +72,8 @@ class InPlaceOf(nn.Linear):
     Args:
         linear: The layer that is replaced, of one of the types `LINEAR`.
     """
+
+    kind = nn.Linear  # of layers that were pickled without it
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")

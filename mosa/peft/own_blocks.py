@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from mosa.base.errors import UserError, unknown
 from mosa.peft.blocks import QKV, SITES, Description, Sites, part_of, stream_of, width_of
-from mosa.peft.layers import LINEAR
 
 _LINEAR = ("qkv", *QKV, "kv", "proj", "fc1", "fc2")
 _WITHIN_FORWARD = ("residual", "attended")  # a method puts a function in their place, for one call
@@ -102,8 +101,8 @@ def _misfit(block: nn.Module, part: str, name: str) -> str | None:
         return "has no such module"
     if part in _WITHIN_FORWARD and "." in name:
         return "needs a module of its own here, not one within another"
-    if part in _LINEAR and type(module) not in LINEAR:
-        return f"has a {type(module).__name__} there, expected a Linear, and none that derives from it"
+    if part in _LINEAR and not isinstance(module, nn.Linear):
+        return f"has a {type(module).__name__} there, expected a Linear"
     if part == "qkv" and isinstance(module, nn.Linear) and module.out_features % len(QKV):
         return f"has {module.out_features} outputs there, which are no equal parts of q, k and v"
     if part == "kv" and isinstance(module, nn.Linear) and module.out_features % 2:

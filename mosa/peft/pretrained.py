@@ -174,10 +174,11 @@ def _classes(model: nn.Module) -> int | None:
     """Return the number of classes of a head, whoever made it; where that is an unknown layer, timm's."""
     head = find_head(model)
     layers = [each for each in head.modules() if isinstance(each, nn.Linear | nn.Conv2d)]
-    if layers:
-        last = layers[-1]
-        return last.out_features if isinstance(last, nn.Linear) else last.out_channels
-    return getattr(model, "num_classes", None) if list(head.parameters()) else 0
+    sizes = [each.out_features if isinstance(each, nn.Linear) else each.out_channels for each in layers]
+    known = getattr(model, "num_classes", None)
+    if sizes:
+        return known if known in sizes else sizes[-1]
+    return known if list(head.parameters()) else 0
 
 
 def _names_of(names: object, classes: int | None) -> list[str] | None:
@@ -283,8 +284,12 @@ def _load(
 def _probe(model: nn.Module) -> dict[str, Any] | None:
     """Return what a model computes of one image, and the shape of that; None if it cannot be known."""
     shape = image_shape(model)
-    features = None if shape is None else features_of(model, shape)
-    return None if features is None else {"shape": shape, "features": features}
+    if shape is None or len(shape) != 3 or math.prod(shape) > LARGEST:
+        return None
+    features, again = features_of(model, shape), features_of(model, shape, seed=1)
+    if features is None or again is None or differ(again, features, next(model.parameters()).dtype):
+        return None  # a model that draws in evaluation has no features of its own
+    return {"shape": shape, "features": features}
 
 
 def _problem_of_probe(probe: object) -> str:

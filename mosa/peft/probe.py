@@ -26,16 +26,22 @@ def image_shape(model: nn.Module) -> list[int] | None:
         return None
 
 
-def features_of(model: nn.Module, shape: Sequence[int]) -> list[float] | None:
+def features_of(model: nn.Module, shape: Sequence[int], seed: int = 0) -> list[float] | None:
     """Return some of what the classifier gets of one fixed image in evaluation; None if that cannot be known.
 
     A copy is run that shares the model's tensors, so nothing of the model changes.
+
+    Args:
+        model: The model.
+        shape: Shape of the image.
+        seed: Of the global generator of the CPU meanwhile, from which a model may draw.
     """
     tensors = [*model.parameters(), *model.buffers()]
     if not tensors or any(tensor.is_meta for tensor in tensors):
         return None
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
             like = next(tensor for tensor in tensors if tensor.is_floating_point())
             with torch.autocast(like.device.type, enabled=False):
                 found = _input_of_head(_sharing_copy(model), _image(shape).to(like))

@@ -61,7 +61,7 @@ class Passes:
         self.count, self.requested = self.requested, 1
         self.features = []
         self.gradients = torch.is_grad_enabled()
-        if self.gradients and not _is_exporting():
+        if self.gradients and not _is_exporting() and not torch.jit.is_tracing():
             _look(model)
         if model.training and is_distributed() and not in_backward():
             self.trained += 1

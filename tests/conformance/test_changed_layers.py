@@ -183,6 +183,13 @@ def test_the_bridge_refuses_a_layer_with_a_hook():
         peft.attach(model, "peft")
 
 
+def test_a_hook_that_was_removed_is_none():
+    pytest.importorskip("peft")
+    model = build()
+    model.blocks[0].attn.qkv.register_full_backward_hook(lambda module, to, of: None).remove()
+    peft.attach(model, "peft")
+
+
 @pytest.mark.parametrize("method", ["lora", "ssf"])
 def test_a_merge_that_fails_leaves_the_model_as_it_was(method, monkeypatch):
     model = build()

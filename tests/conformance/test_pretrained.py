@@ -14,6 +14,7 @@ from torch import nn
 
 from mosa import peft
 from mosa.base.errors import UserError
+from mosa.base.timm import timm
 from mosa.peft import pretrained
 from mosa.peft.subject import VIT
 
@@ -317,6 +318,47 @@ def test_any_number_of_classes_is_saved(classes, own, tmp_path, monkeypatch):
         again = peft.from_pretrained(tmp_path / "file", backbone).eval()
         monkeypatch.undo()
         assert torch.equal(again(IMAGES), model(IMAGES))
+
+
+class Gated(nn.Module):
+    """A head whose last layer has not the classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.out, self.gate = nn.Linear(32, 5), nn.Linear(32, 1)
+
+    def forward(self, x):
+        return self.out(x) * self.gate(x).sigmoid()
+
+
+def test_the_classes_of_a_head_need_not_be_its_last_layers(tmp_path):
+    model = build()
+    model.head = Gated()
+    peft.save_pretrained(attach(model, "lora", rank=4), tmp_path / "file", label_names=NAMES)
+    other = build()
+    other.head = Gated()
+    assert torch.equal(peft.from_pretrained(tmp_path / "file", other).eval()(IMAGES), model.eval()(IMAGES))
+
+
+def noisy():
+    model = build()
+    model.patch_embed.register_forward_hook(lambda module, inputs, output: output + torch.randn_like(output))
+    return model
+
+
+def test_what_draws_in_evaluation_or_takes_huge_images_has_no_probe(tmp_path):
+    peft.save_pretrained(attach(noisy(), "lora", rank=4), tmp_path / "noisy")
+    peft.from_pretrained(tmp_path / "noisy", noisy())
+    huge = {"img_size": 512, "patch_size": 256, "in_chans": 80}
+    model = attach(
+        timm.create_model("vit_tiny_patch16_224", depth=1, embed_dim=16, num_heads=2, num_classes=5, **huge),
+        "bias",
+        verify=False,
+    )
+    peft.save_pretrained(model, tmp_path / "huge", model_args=huge)
+    for name in ("noisy", "huge"):
+        with safe_open(tmp_path / name, "pt") as file:
+            assert json.loads(file.metadata()["mosa.backbone"])["probe"] is None
 
 
 @pytest.mark.parametrize("architecture", ["efficientvit_m0", "shvit_s1"])

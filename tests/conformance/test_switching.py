@@ -235,6 +235,13 @@ def averaged(model):
     return average.module
 
 
+def test_a_trace_does_not_hold_what_was_unfrozen():
+    model = attach(build(), "lora", rank=2).eval()
+    model.blocks[0].norm1.requires_grad_(True)
+    images = batch(2)[0]
+    assert torch.equal(torch.jit.trace(model, images)(images), model(images))
+
+
 @pytest.mark.parametrize(
     "change",
     [

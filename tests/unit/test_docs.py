@@ -177,7 +177,11 @@ TRIAL = {  # a part of the trial, by what its variants' names end in, and what t
     "_fraction20": "adapter_fraction20",
     "_fraction50": "adapter_fraction50",
 }
-REGIMES = {"wide": "adapter", "label-noise": "adapter", "strong-features": "adapter"}  # experiments of their own
+REGIMES = {
+    "wide": "adapter",
+    "label-noise": "adapter",
+    "strong-features": "adapter",
+}  # experiments of their own
 BESIDE = {"_dropout": ["adapter_e100", "adapter_rdrop_e100", "mosa_n4_e100"]}  # in the same table
 
 

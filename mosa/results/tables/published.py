@@ -115,7 +115,7 @@ def _of_backbone(section: Section) -> dict[str, tuple[Any, Any]]:
     place = published_backbone(*first[["architecture", "weights_kind", "weights"]])
     file, size = published_file(place, first["weights"]), first.get("image_size", IMAGE_SIZE)
     found = {"weights": (first["weights"], file)} if file else {}
-    return found if size == IMAGE_SIZE else found | {"image_size": (int(size), IMAGE_SIZE)}
+    return found if pd.isna(size) or size == IMAGE_SIZE else found | {"image_size": (int(size), IMAGE_SIZE)}
 
 
 @cache
