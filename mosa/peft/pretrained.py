@@ -259,6 +259,12 @@ def _load(
         vars(model)["mosa_merged"] = Merged(saved["merged"], places, label_names)
     found = _digest(model, _changed(model) | set(about.get("changed", ())))
     if found != about.get("digest"):
+        ours, theirs = set(_head_names(model)), set(about.get("head") or ())
+        if theirs and theirs < ours:  # VOLO's, of a version that took one of the two for backbone
+            raise UserError(
+                f"{path}: was saved without {min(ours - theirs)!r} of this model's classifier, which was not "
+                f"tuned with it: train it again"
+            )
         raise UserError(
             f"{path}: trained on another backbone: the weights that were not tuned are not those of this "
             f"model, by their SHA-256 ({found[:12]}, expected {str(about.get('digest'))[:12]}); load the "

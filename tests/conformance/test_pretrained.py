@@ -15,7 +15,7 @@ from torch import nn
 from mosa import peft
 from mosa.base.errors import UserError
 from mosa.base.timm import timm
-from mosa.peft import pretrained
+from mosa.peft import blocks, pretrained
 from mosa.peft.subject import VIT
 
 IMAGES = batch(2)[0]
@@ -318,6 +318,16 @@ def test_any_number_of_classes_is_saved(classes, own, tmp_path, monkeypatch):
         again = peft.from_pretrained(tmp_path / "file", backbone).eval()
         monkeypatch.undo()
         assert torch.equal(again(IMAGES), model(IMAGES))
+
+
+@pytest.mark.parametrize("head", [True, False])
+def test_a_file_with_one_of_two_classifiers_is_refused_with_the_reason(head, tmp_path, monkeypatch):
+    backbone = timm.create_model("volo_d1_224", img_size=64, num_classes=5)
+    with monkeypatch.context() as patch:
+        patch.setattr(blocks, "VOLO", ())  # as versions did that took the other for backbone
+        peft.save_pretrained(peft.attach(copy.deepcopy(backbone), "linear", verify=False), tmp_path / "file")
+    with pytest.raises(UserError, match=r"was saved without 'aux_head.bias' of this model's classifier"):
+        peft.from_pretrained(tmp_path / "file", backbone, head=head)
 
 
 class Gated(nn.Module):
