@@ -222,55 +222,67 @@ class Change:
 class Watch:
     """Knows which tensors that were frozen at first were trained since, also if they are frozen again.
 
-    Versions of tensors say less: loading and averaging move them, too, and some optimisers do not.
+    Versions of tensors say less: loading and averaging move them, too, and some optimisers do not. It knows
+    places, not tensors, as these may be replaced (`load_state_dict` with `assign=True`).
 
     Args:
         model: The model with a method attached.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.frozen = [each for each in model.parameters() if not each.requires_grad]
-        self.statistics = [
-            [*norm.parameters(recurse=False), *norm.buffers(recurse=False)]
-            for norm in model.modules()
-            if has_statistics(norm) and is_frozen(norm)
-        ]
-        self.before: list[tuple[Tensor, Tensor]] = []
-        self.moved: list[Tensor] = []
+        places = [place for _, place in tensor_places(model) if isinstance(place.value, nn.Parameter)]
+        self.frozen = [place for place in places if not place.value.requires_grad]
+        self.norms = [each for each in model.modules() if has_statistics(each) and is_frozen(each)]
+        self.before: dict[Place, Tensor] = {}
+        self.moved: set[Place] = set()
 
     def look(self) -> None:
         """Keep the values of what is unfrozen now for the first time: before each forward that may train."""
-        unfrozen = [each for each in self.frozen if each.requires_grad]
+        unfrozen = [place for place in self.frozen if _is_tuned(place)]
         if not unfrozen:
             return
-        known = {id(tensor) for tensor, _ in self.before}
-        found: dict[int, Tensor] = {id(each): each for each in unfrozen}
-        for tensors in self.statistics:
-            if any(each.requires_grad for each in tensors):
-                found |= {id(each): each for each in tensors}
-        self.before += [(each, each.detach().clone()) for key, each in found.items() if key not in known]
+        for norm in self.norms:
+            places = _own_places(norm)
+            if any(_is_tuned(place) for place in places):
+                unfrozen += places
+        for place in unfrozen:
+            if place not in self.before:
+                self.before[place] = place.value.detach().clone()
 
     def trained(self) -> set[int]:
         """Return the identities of the tensors that were unfrozen and have other values than then."""
-        moved = {id(each) for each in self.moved}
-        moved |= {id(each) for each, value in self.before if not _same(each, value)}
-        for tensors in self.statistics:  # of a norm all or nothing
-            identities = {id(each) for each in tensors}
-            moved |= identities if identities & moved else set()
+        return {id(place.value) for place in self._trained()}
+
+    def _trained(self) -> set[Place]:
+        moved = self.moved | {place for place, value in self.before.items() if not _same(place.value, value)}
+        for norm in self.norms:  # of a norm all or nothing
+            places = _own_places(norm)
+            moved |= set(places) if moved & set(places) else set()
         return moved
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a copy keeps: what was trained, and the values of what is unfrozen and may be yet."""
         self.look()
-        trained = self.trained()
-        moved = [*self.moved, *(each for each, _ in self.before if id(each) in trained)]
-        before = [(each, value) for each, value in self.before if each.requires_grad]
-        return {**vars(self), "before": before, "moved": moved}
+        before = {place: value for place, value in self.before.items() if _is_tuned(place)}
+        return {**vars(self), "before": before, "moved": self._trained()}
 
 
-def _same(tensor: Tensor, value: Tensor) -> bool:
+def _own_places(module: nn.Module) -> list[Place]:
+    return [
+        Place(module, dictionary, key)
+        for dictionary in TENSORS
+        for key, value in vars(module)[dictionary].items()
+        if value is not None
+    ]
+
+
+def _is_tuned(place: Place) -> bool:
+    return isinstance(place.value, Tensor) and place.value.requires_grad
+
+
+def _same(now: Any, value: Tensor) -> bool:
     """Return whether a tensor has a value, which is from before it was moved to its device and its type."""
-    return tensor.shape == value.shape and torch.equal(tensor, value.to(tensor))
+    return isinstance(now, Tensor) and now.shape == value.shape and torch.equal(now, value.to(now))
 
 
 def _ask(parameter: nn.Parameter, requires_grad: bool) -> bool:

@@ -1,7 +1,9 @@
 """What is attached can be taken off, switched and merged into: always to the same bits."""
 
 import copy
+import gc
 import io
+import weakref
 
 import pytest
 import torch
@@ -210,6 +212,17 @@ def test_an_average_of_what_was_unfrozen_is_not_lost():
     average.update_parameters(model)
     state = peft.tuned_state_dict(average.module.requires_grad_(False))
     assert torch.equal(state["norm.weight"], average.module.norm.weight)
+
+
+def test_what_replaced_a_frozen_tensor_is_not_lost():
+    model = attached(build(), "lora", restorable=False)
+    old = weakref.ref(model.norm.weight)
+    model.load_state_dict({name: each.clone() for name, each in model.state_dict().items()}, assign=True)
+    gc.collect()
+    assert old() is None  # nothing holds the tensors of before
+    model.norm.requires_grad_(True)
+    train_steps(model, steps=1, lr=0.1)
+    assert "norm.weight" in peft.tuned_state_dict(model.requires_grad_(False))
 
 
 def test_what_was_unfrozen_and_compiled_is_not_lost():
