@@ -57,17 +57,18 @@ def _cell(value: float) -> str:
 def _together(section: Section) -> list[str]:
     """Return the pairs that gain most when their probabilities are averaged."""
     found = pairs(section)
-    means = (
-        found[found["variant"] != found["other"]].drop(columns="task").groupby(["variant", "other"]).mean()
-    )
+    grouped = found[found["variant"] != found["other"]].drop(columns="task").groupby(["variant", "other"])
+    means, counts = grouped.mean(), grouped["seeds"].sum()
+    whole = section.full_n * len(answers(section).tasks)
+    lacking = {pair: f" (n={int(runs)})" for pair, runs in counts.items() if runs < whole}
     best = means.sort_values("ensemble_gain", ascending=False, kind="stable").head(_BEST)
     if best.empty:
         return []
     rows = [
         [
-            f"{section.name(one)} + {section.name(other)}", percent(row.better), percent(row.ensemble),
-            percent(row.ensemble_gain, signed=True), percent(row.oracle),
-            percent(row.oracle_gain, signed=True),
+            f"{section.name(one)} + {section.name(other)}{lacking.get((one, other), '')}",
+            percent(row.better), percent(row.ensemble), percent(row.ensemble_gain, signed=True),
+            percent(row.oracle), percent(row.oracle_gain, signed=True),
         ]
         for (one, other), row in zip(best.index, best.itertuples(), strict=True)
     ]  # fmt: skip
@@ -78,6 +79,8 @@ def _together(section: Section) -> list[str]:
         f"are the best of {len(means)}, so their gains are chosen on these images: smaller ones are to be "
         "expected on others."
     )
+    if any(pair in lacking for pair in best.index):
+        note += f" n: the runs of a pair, where they are fewer than {whole}, over all tasks and seeds."
     header = ["pair", "better one", "averaged", "gain", "oracle", "gain"]
     return [escaped_table(header, rows), note]
 
