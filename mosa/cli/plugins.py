@@ -168,7 +168,7 @@ def conformance(method: str, architectures: tuple[str, ...], options: dict[str, 
 
 def _described(title: str, one: "Finding") -> list[str]:
     """Return what was found of a method on an architecture, in lines."""
-    from mosa.peft.conformance import CHECKS
+    from mosa.peft.checks import CHECKS
 
     place = f"{title} on {one.architecture}"
     if one.unfit:

@@ -1,43 +1,36 @@
 """Attach a method to a model."""
 
 from collections.abc import Mapping
-from itertools import chain
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mosa.base.errors import UserError, plain, shown
-from mosa.base.seeding import drawing
+from mosa.base.errors import UserError
 from mosa.peft.attached import (
     DEFAULT,
     Attachment,
     attachment,
     count_of,
-    forward_passes,
     list_adapters,
     tuned_parameters,
 )
 from mosa.peft.blocks import (
     call_projections,
-    description_of,
     find_blocks,
     find_head,
     passes_can_separate,
 )
 from mosa.peft.choice import choice_of
+from mosa.peft.classifier import reset_classifier
 from mosa.peft.merge import become_backbone
 from mosa.peft.method import Batches, Chosen, Method, build_method
 from mosa.peft.parallel import refuse_wrapped
-from mosa.peft.proof import blank_copy, example_images, unreached, watch_calls
+from mosa.peft.proof import StepError, check_backbone, example_images, fault
 from mosa.peft.routing import Passes, is_stochastic
 from mosa.peft.statistics import has_statistics, is_frozen, keep_statistics
-from mosa.peft.structure import Change, Structure, Watch, shared_places, tensor_places
+from mosa.peft.structure import Change, Structure, Watch, shared_places
 from mosa.peft.switch import put_aside
-
-
-class StepError(Exception):
-    """The training step of a blank copy raised, or gave no output for each image."""
 
 
 @torch.inference_mode(False)
@@ -142,11 +135,11 @@ def _attach(
                 f"{method.name} does not fit {type(model).__name__}: what it inserts would replace "
                 f"{lost[0]!r}; give the model's own module another name"
             )
-        reason = None if images is None else _fault(model, images)
+        reason = None if images is None else fault(model, images)
     except StepError as error:
         reason = str(error)
         before.restore()
-        _check_backbone(model, cast(Tensor, images))
+        check_backbone(model, cast(Tensor, images))
     if reason:
         raise UserError(f"{method.name} does not fit {type(model).__name__}: {reason}")
     state = attachment(model)
@@ -190,38 +183,6 @@ def _inserted(model: nn.Module, state: Attachment) -> bool:
     own = {id(place.value) for place in state.backbone.values()}
     own |= {id(each) for each in find_head(model).parameters()}
     return any(id(each) not in own for each in model.parameters())
-
-
-def reset_classifier(model: nn.Module, classes: int, seed: int) -> None:
-    """Replace the classifier by one with random values from a seed, and nothing else.
-
-    Raises:
-        UserError: There is no `reset_classifier`, the number is none, or other layers would be new.
-    """
-    if description_of(model) or not hasattr(model, "reset_classifier"):
-        raise UserError(
-            f"num_classes: {type(model).__name__} has no reset_classifier(), as timm's models have"
-        )
-    if not isinstance(classes, int) or isinstance(classes, bool) or classes < 0:
-        raise UserError(f"num_classes={shown(classes)}: expected a whole number, or 0 for no classifier")
-    like = next(model.parameters())
-    known, tensors = set(model.modules()), {name: place.value for name, place in tensor_places(model)}
-    with drawing(seed), torch.device("cpu"):
-        cast(Any, model).reset_classifier(classes)
-    head = find_head(model).to(like)
-    for module in set(model.modules()) - known:
-        module.train(model.training)
-    # Some of timm's make layers before the classifier anew, which stay frozen: these keep their weights.
-    renewed = {id(each) for each in chain(head.parameters(), head.buffers())}
-    for name, place in tensor_places(model):
-        if id(place.value) in renewed or place.value is (old := tensors.get(name)):
-            continue
-        if old is None or old.shape != place.value.shape:
-            raise UserError(
-                f"num_classes={classes}: reset_classifier() of {type(model).__name__} makes {name!r} anew, "
-                f"too, which would stay frozen as it is: build the model with num_classes={classes}"
-            )
-        place.holder[place.key] = old
 
 
 def _refuse_inference(model: nn.Module) -> None:
@@ -292,41 +253,6 @@ def _own_buffers(model: nn.Module, inserted: dict[str, nn.Module]) -> None:
         for name, _ in module.named_buffers(recurse=False)
     )
     state.hooks += [norm.register_forward_pre_hook(keep_statistics) for norm in norms.values()]
-
-
-def _fault(model: nn.Module, images: Tensor) -> str | None:
-    """Return why a training step would not reach all that is tuned; None if it would.
-
-    A copy is run, so that neither the model nor any generator changes.
-
-    Raises:
-        StepError: The step fails.
-    """
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        twin = blank_copy(model, images.device).train()
-        called = watch_calls(twin)
-        passes = attachment(twin).method.passes
-        try:
-            output = forward_passes(twin, images, passes)
-            if not isinstance(output, Tensor) or len(output) != passes * len(images):
-                raise TypeError(f"the output is no tensor with {passes * len(images)} rows")
-            return unreached(twin, output, called)
-        except Exception as error:  # whatever timm, torch or a library raises
-            step = f"a training step on {len(images)} images of {'x'.join(map(str, images.shape[1:]))}"
-            raise StepError(f"{step} raises {type(error).__name__}: {plain(str(error))}") from error
-
-
-def _check_backbone(model: nn.Module, images: Tensor) -> None:
-    """Raise if the model cannot be run without a method, either."""
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-        try:
-            blank_copy(model, images.device).train()(images)
-        except Exception as error:
-            raise UserError(
-                f"{type(model).__name__} itself cannot be run on images of {tuple(images.shape[1:])}, to "
-                f"see that all that is tuned has an effect: {type(error).__name__}: {plain(str(error))}; "
-                "attach with verify=False, and test the gradients on your data"
-            ) from error
 
 
 def _hook_passes(model: nn.Module, backbone: set[nn.Module]) -> None:

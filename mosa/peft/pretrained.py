@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from mosa.base.errors import UserError, plain, shown
 from mosa.base.timm import timm
 from mosa.base.words import count
-from mosa.peft.attach import attach, reset_classifier
+from mosa.peft.attach import attach
 from mosa.peft.attached import Merged, attachment, list_adapters, merged_into, tuned_buffers, tuned_parameters
 from mosa.peft.blocks import find_head
+from mosa.peft.classifier import reset_classifier
 from mosa.peft.method import build_method
 from mosa.peft.parallel import bare, refuse_wrapped
 from mosa.peft.probe import LARGEST, NUMBERS, differ, features_of, image_shape

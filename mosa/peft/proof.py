@@ -7,12 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mosa.base.errors import UserError, plain
+from mosa.peft.attached import attachment, forward_passes
 from mosa.peft.blocks import description_of
 from mosa.peft.structure import copied
 
 IMAGES = 2  # BatchNorm wants more than one value per channel
 # Parameters times pixels up to which computing with zeros takes less time than tracing the shapes.
 COMPUTED = 5e10
+
+
+class StepError(Exception):
+    """The training step of a blank copy raised, or gave no output for each image."""
 
 
 def blank_copy(model: nn.Module, device: torch.device) -> nn.Module:
@@ -54,6 +60,41 @@ def watch_calls(model: nn.Module) -> set[nn.Module]:
     for module in model.modules():
         module.register_forward_pre_hook(lambda module, inputs: called.add(module))
     return called
+
+
+def fault(model: nn.Module, images: Tensor) -> str | None:
+    """Return why a training step would not reach all that is tuned; None if it would.
+
+    A copy is run, so that neither the model nor any generator changes.
+
+    Raises:
+        StepError: The step fails.
+    """
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        twin = blank_copy(model, images.device).train()
+        called = watch_calls(twin)
+        passes = attachment(twin).method.passes
+        try:
+            output = forward_passes(twin, images, passes)
+            if not isinstance(output, Tensor) or len(output) != passes * len(images):
+                raise TypeError(f"the output is no tensor with {passes * len(images)} rows")
+            return unreached(twin, output, called)
+        except Exception as error:  # whatever timm, torch or a library raises
+            step = f"a training step on {len(images)} images of {'x'.join(map(str, images.shape[1:]))}"
+            raise StepError(f"{step} raises {type(error).__name__}: {plain(str(error))}") from error
+
+
+def check_backbone(model: nn.Module, images: Tensor) -> None:
+    """Raise if the model cannot be run without a method, either."""
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        try:
+            blank_copy(model, images.device).train()(images)
+        except Exception as error:
+            raise UserError(
+                f"{type(model).__name__} itself cannot be run on images of {tuple(images.shape[1:])}, to "
+                f"see that all that is tuned has an effect: {type(error).__name__}: {plain(str(error))}; "
+                "attach with verify=False, and test the gradients on your data"
+            ) from error
 
 
 def unreached(model: nn.Module, output: Tensor, called: set[nn.Module]) -> str | None:

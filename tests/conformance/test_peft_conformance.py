@@ -11,7 +11,7 @@ from mosa import peft
 from mosa.base.errors import UserError
 from mosa.base.methods import ANY_MODEL
 from mosa.base.timm import timm
-from mosa.peft import conformance
+from mosa.peft import checks
 from mosa.peft.blocks import FAMILIES, families_of
 from mosa.peft.routing import is_stochastic
 from mosa.peft.subject import VIT, Subject
@@ -104,13 +104,13 @@ def test_method_runs_on_exactly_the_families_that_it_declares(method):
 @pytest.mark.parametrize(
     "check",
     [
-        conformance.draws_nothing,
-        conformance.starts_as_it_says,
-        conformance.counts_by_formula,
-        conformance.trains_what_it_tunes,
-        conformance.reaches_all_it_tunes,
-        conformance.leaves_other_models_alone,
-        conformance.merges,
+        checks.draws_nothing,
+        checks.starts_as_it_says,
+        checks.counts_by_formula,
+        checks.trains_what_it_tunes,
+        checks.reaches_all_it_tunes,
+        checks.leaves_other_models_alone,
+        checks.merges,
     ],
     ids=lambda check: check.__name__,
 )
@@ -127,13 +127,13 @@ def test_a_kernel_that_torch_takes_for_frozen_weights_is_no_change(monkeypatch):
         lambda classes: timm.create_model("vit_tiny_patch16_224", num_classes=classes, **pooled),
     )
     subject = Subject("linear", {}, "map_pool")
-    assert conformance.starts_as_it_says(subject) is None
+    assert checks.starts_as_it_says(subject) is None
     subject.output.add_(1e-8)
-    assert "changes the output" in conformance.starts_as_it_says(subject)
+    assert "changes the output" in checks.starts_as_it_says(subject)
 
 
 def test_state_survives_safetensors(pair, folder):
-    assert conformance.survives_saving(pair, folder) is None
+    assert checks.survives_saving(pair, folder) is None
 
 
 def shortly(case: str) -> list[str]:
@@ -156,25 +156,25 @@ def test_every_pair_trains_and_merges(case, which):
         if rare and asked and not unfit(case, architecture):
             model = subject(case, architecture).start
             train_steps(model, steps=2)
-            assert conformance.gradients_of(model) is None, architecture
-            assert conformance.merging_of(model, architecture) is None, architecture
+            assert checks.gradients_of(model) is None, architecture
+            assert checks.merging_of(model, architecture) is None, architecture
 
 
 @cases
 def test_number_of_classes_is_free(case):
-    assert conformance.takes_any_number_of_classes(subject(case)) is None
+    assert checks.takes_any_number_of_classes(subject(case)) is None
 
 
 @cases
 def test_images_of_a_batch_are_apart(case):
-    assert conformance.treats_images_apart(subject(case)) is None
+    assert checks.treats_images_apart(subject(case)) is None
 
 
 @cases
 def test_seeded_runs_repeat_exactly(case):
     drawing = ("vpt", "ssf", "repadapter", "peft", "prefix", "e2vpt", "rlrr", "arc", "sct")
     draws = True if case in drawing else None  # others draw nothing, unless they have branches
-    assert conformance.repeats_exactly(subject(case), draws) is None
+    assert checks.repeats_exactly(subject(case), draws) is None
 
 
 @cases
@@ -182,7 +182,7 @@ def test_two_passes_at_once_are_two_passes(case):
     """Without dropout and routing, each part of a batched forward is the plain forward."""
     if CASES[case][0] in ("adamix", "dropconnect"):
         pytest.skip("always draws in training")
-    assert conformance.passes_are_apart(subject(case), unless_it_draws=False) is None
+    assert checks.passes_are_apart(subject(case), unless_it_draws=False) is None
 
 
 @cases
@@ -193,17 +193,17 @@ def test_two_passes_draw_apart(case):
     routed = hasattr(model, "router") or case == "dropconnect"
     if not stochastic and not routed:
         pytest.skip("draws nothing")
-    assert conformance.draws_of(subject(case), model) is None
+    assert checks.draws_of(subject(case), model) is None
 
 
 @cases
 def test_attaching_to_a_model_on_another_dtype_keeps_it(case):
-    assert conformance.keeps_the_dtype(subject(case)) is None
+    assert checks.keeps_the_dtype(subject(case)) is None
 
 
 @pytest.mark.parametrize("method", peft.list_methods())
 def test_methods_describe_themselves(method):
-    assert conformance.describes_itself(Subject(method, {})) is None
+    assert checks.describes_itself(Subject(method, {})) is None
 
 
 # Tuned parameters without head on ViT-B/16 (d = 768, L = 12), as the literature quotes or by formula.
