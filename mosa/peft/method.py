@@ -26,6 +26,16 @@ def needs(**others: JsonValue) -> dict[str, JsonValue]:
     return {_NEEDS: others}
 
 
+def weight_of_consistency(default: float) -> Any:
+    """Return the field of `Method.consistency`, for a method with another default."""
+    return Field(
+        default=default,
+        ge=0,
+        description="Weight of the symmetric KL term between the outputs of two forward passes.",
+        json_schema_extra=TRAINING,
+    )
+
+
 class BranchShape(NamedTuple):
     """The two projections of an inserted branch: inputs -> hidden -> outputs, with biases or without."""
 
@@ -63,12 +73,7 @@ class Method(BaseModel):
     merges_away: ClassVar[bool | Mapping[str, Sequence[JsonValue]]] = False
     on_features: ClassVar[bool] = False
 
-    consistency: float = Field(
-        default=0.0,
-        ge=0,
-        description="Weight of the symmetric KL term between the outputs of two forward passes.",
-        json_schema_extra=TRAINING,
-    )
+    consistency: float = weight_of_consistency(0.0)
     second_pass: float = Field(
         default=0.0,
         ge=0,
@@ -153,6 +158,14 @@ class Method(BaseModel):
             The method that the model carries now, or None if only the plain architecture is left.
         """
         return self
+
+    def as_plain(self, kind: "type[Method]") -> "Method":
+        """Return this method without what it adds to another: with the options of that one, and one pass.
+
+        Args:
+            kind: The class of the other, whose options this one has, too.
+        """
+        return kind(**self.model_dump(include=set(kind.model_fields) - set(Method.model_fields)))
 
     def fork_point(self, model: nn.Module) -> nn.Module | None:
         """Return the first inserted module whose output differs between passes, if they can separate there.

@@ -10,7 +10,7 @@ from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.peft.attached import attachment
 from mosa.peft.blocks import find_blocks
-from mosa.peft.method import TRAINING, Method, needs
+from mosa.peft.method import TRAINING, Method, needs, weight_of_consistency
 from mosa.peft.routing import Passes, Router, repeat_batch
 from mosa.peft.split import Merge, SplitLinear, Structure, averaged, too_many_experts
 
@@ -60,12 +60,7 @@ class Splitting(Method):
             **needs(consistency=0.0, second_pass=0.0, feature_consistency=0.0),
         },
     )
-    consistency: float = Field(
-        default=1.0,
-        ge=0,
-        description="Weight of the symmetric KL term between the outputs of two forward passes.",
-        json_schema_extra=TRAINING,
-    )
+    consistency: float = weight_of_consistency(1.0)
 
     @property
     def passes(self) -> int:
@@ -78,8 +73,7 @@ class Splitting(Method):
     @property
     def merged_method(self) -> Method:
         """The dense method that this one becomes by merging its experts."""
-        shared = set(self.dense.model_fields) - set(Method.model_fields)
-        return self.dense(**self.model_dump(include=shared))
+        return self.as_plain(self.dense)
 
     @property
     def split_names(self) -> tuple[str, ...]:

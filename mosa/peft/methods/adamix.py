@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mosa.base.seeding import generator
-from mosa.peft.method import TRAINING, Method
+from mosa.peft.method import Method, weight_of_consistency
 from mosa.peft.methods.adapter import Adapter
 from mosa.peft.routing import Router, drawn, linear_per_pass
 
@@ -28,12 +28,7 @@ class AdaMix(Adapter):
     copies: Literal["up", "down", "both"] = Field(
         default="both", description="Which projections have experts; the others are shared."
     )
-    consistency: float = Field(
-        default=1.0,
-        ge=0,
-        description="Weight of the symmetric KL term between the outputs of two forward passes.",
-        json_schema_extra=TRAINING,
-    )
+    consistency: float = weight_of_consistency(1.0)
 
     @property
     def copied_names(self) -> tuple[str, ...]:
@@ -58,7 +53,7 @@ class AdaMix(Adapter):
             for name in self.copied_names:
                 setattr(branch, name, getattr(branch, name).merged())
         model.router.remove(model)
-        return Adapter(**self.model_dump(include=set(Adapter.model_fields) - set(Method.model_fields)))
+        return self.as_plain(Adapter)
 
     def trained_block_parameters(self, block: nn.Module) -> int:
         copied = 0

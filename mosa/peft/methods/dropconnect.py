@@ -39,7 +39,7 @@ class DropConnect(Adapter):
     def fold(self, model: nn.Module) -> Method:
         for branch in self.branches(model):
             branch.up = branch.up.merged()
-        return Adapter(**self.model_dump(include=set(Adapter.model_fields) - set(Method.model_fields)))
+        return self.as_plain(Adapter)
 
 
 class DropConnectLinear(nn.Linear):
