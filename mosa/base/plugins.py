@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any, NamedTuple, TypeVar
 
 from mosa.base.errors import UserError, plain, reason_of
@@ -168,12 +168,25 @@ def blamed(error: BaseException) -> str | None:
     Returns:
         One line; None: no such code was running.
     """
-    files = {str(file): plugin.name for plugin in _IN_USE for file in plugin.files}
+    files = _files()
     frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename in files]
     if not frames:
         return None
     what = plain(f"raises {type(error).__name__}: {reason_of(error)}")
     return f"plugin {files[frames[-1].filename]}, line {frames[-1].lineno}: {what}"
+
+
+def own_traceback(error: BaseException) -> TracebackType | None:
+    """Return the traceback of an error from the code of a plugin on; None: no such code was running."""
+    files, found = _files(), error.__traceback__
+    while found is not None and found.tb_frame.f_code.co_filename not in files:
+        found = found.tb_next
+    return found
+
+
+def _files() -> dict[str, str]:
+    """Return the files of the plugins in use, and the names of their plugins."""
+    return {str(file): plugin.name for plugin in _IN_USE for file in plugin.files}
 
 
 @cache

@@ -5,6 +5,7 @@ Each verb imports what it needs when it runs, so that help and tables do not wai
 
 import os
 import sys
+import traceback
 from contextlib import suppress
 from errno import EDQUOT, ENOSPC
 from io import TextIOWrapper
@@ -14,6 +15,7 @@ import click
 from mosa import __version__
 from mosa.base.errors import Shortage, UserError
 from mosa.base.extras import missing_module
+from mosa.base.plugins import blamed, own_traceback
 from mosa.cli import data, experiment, plugins, reference, results, runs, share, workflow
 from mosa.cli.help import Sections, examples
 
@@ -75,7 +77,12 @@ def run() -> None:
         sys.exit(Shortage.status)
     except Exception as error:
         number = getattr(error, "stopped_by", None)  # mosa.engine.resume.Interrupted, which needs torch
-        if number is None:
+        if number is not None:
+            click.echo(str(error), err=True)
+            sys.exit(128 + number)
+        reason = blamed(error)
+        if reason is None or isinstance(error, (OSError, RuntimeError, MemoryError)):  # worth a retry
             raise
-        click.echo(str(error), err=True)
-        sys.exit(128 + number)
+        traceback.print_exception(error.with_traceback(own_traceback(error)))
+        click.echo(f"{UserError.label}: {reason}", err=True)
+        sys.exit(UserError.status)

@@ -22,7 +22,7 @@ def write_outputs(
 ) -> list[Path]:
     """Write every registered table or plot that the records have something to show in.
 
-    The same records give the same bytes in any order.
+    The same records give the same bytes in any order. Where one cannot be made, all others are first.
 
     Args:
         kind: "tables" or "plots".
@@ -40,11 +40,17 @@ def write_outputs(
         UserError: The records cannot be compared, or a file cannot be written.
     """
     results = Results(frame, None if order is None else list(order), metric, reference)
-    paths = []
+    paths, failed = [], []
     for output, make in registered(kind):
-        made = make(results)
+        try:
+            made = make(results)
+        except Exception as error:  # of a plugin's, say
+            failed.append(error)
+            continue
         for suffix in output.formats if made is not None else ():
             paths.append(Path(directory) / f"{output.name}.{suffix}")
             with written_atomically(paths[-1]) as temporary:
                 save(made, temporary, suffix)
+    if failed:
+        raise failed[0]
     return paths

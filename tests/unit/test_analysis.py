@@ -631,6 +631,18 @@ def test_a_decorated_function_is_all_that_a_table_or_plot_needs(tmp_path, monkey
     with pytest.raises(ValueError, match="no condition 'sometimes'"):
         registry.table("more", label="more", caption="More.", when="sometimes")
 
+    @registry.table("broken", label="broken", caption="Broken.", formats=["md"])
+    def broken(results):
+        raise KeyError("x")
+
+    @registry.table("seeds", label="seeds", caption="The seeds.", formats=["md"])
+    def seeds(results):
+        return {"md": str(len(results.compared[0].seeds))}
+
+    with pytest.raises(KeyError):
+        write_tables(make_frame(), tmp_path / "again")
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {"names.md", "seeds.md"}
+
 
 def names_of(kind, *runs, **config):
     config = {

@@ -14,6 +14,7 @@ import yaml
 from forked import run_mosa
 from models import spec
 from PIL import Image
+from test_records import make_record
 
 from mosa import peft
 from mosa.backbones.build import build_backbone
@@ -33,7 +34,7 @@ from mosa.experiment.outputs import expected_outputs
 from mosa.experiment.plugins import load_plugins, used_by
 from mosa.experiment.workflow import Workflow
 from mosa.peft.conformance import check
-from mosa.records import load_record
+from mosa.records import load_record, seal, write_record
 from mosa.results.aggregate import Results
 from mosa.results.collect import collect
 from mosa.results.frame import load_records, read_table
@@ -41,6 +42,12 @@ from mosa.results.registry import registered
 from mosa.results.report.data import run_data
 from mosa.results.tables.write import write_tables
 
+TABLE = """
+from mosa.results.registry import table
+@table("mine", label="mine", caption="Mine.", formats=["md"])
+def mine(results):
+    return {{"md": {value}}}
+"""
 PAGE = Path(__file__).parents[2] / "docs" / "plugins.md"
 BLOCK = re.compile(r"^```(?:py|yaml)\n# (\S+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SELECTION = '''
@@ -371,6 +378,20 @@ def test_a_reader_that_raises_is_a_finding(tmp_path, example, monkeypatch):
     result = run_mosa(tmp_path, "check")
     assert result.returncode == 1 and "Traceback" not in result.stderr
     assert "plugin my_layout.py, line 10: raises NameError: name 'nothing' is not defined" in result.stdout
+
+
+def test_a_table_that_raises_is_blamed_and_leaves_the_others(tmp_path):
+    (tmp_path / "m.py").write_text(TABLE.format(value="str(results.nothing)"))
+    write_record(seal(make_record()), tmp_path / "runs" / "mosa" / "seed0.json")
+    arguments = ("tables", "--plugin", "m.py", "--records", tmp_path / "runs", "--output", "tables")
+    result = run_mosa(tmp_path, *arguments)
+    *shown, last = result.stderr.strip().splitlines()
+    assert result.returncode == 2 and last == (
+        "error: plugin m.py, line 5: raises AttributeError: 'Results' object has no attribute 'nothing'"
+    )
+    assert shown[0].startswith("Traceback") and f'"{tmp_path / "m.py"}"' in shown[1]  # from its own code on
+    assert (tmp_path / "tables" / "comparison.csv").exists()
+    assert not (tmp_path / "tables" / "mine.md").exists()
 
 
 # --- what is wrong is said in one sentence
