@@ -24,20 +24,25 @@ def unchangeable(model: nn.Module, layers: Iterable[nn.Module]) -> str | None:
     """
     layers = list(layers)
     names = {module: name for name, module in model.named_modules()}
-    held = Counter(id(each) for module in names for each in module._parameters.values() if each is not None)
-    times = Counter(map(id, layers))
+    shared, times = shared_parameters(model), Counter(map(id, layers))
     for layer in layers:
         if other := _unlike_its_type(layer):
             return (
                 f"{names[layer]!r} is {other}, so that a change of its weight may not be one of its output: "
                 f"replace it by a plain layer, or take a method that leaves it alone, such as 'adapter'"
             )
-        if times[id(layer)] > 1 or any(held[id(each)] > 1 for each in layer.parameters(recurse=False)):
+        if times[id(layer)] > 1 or shared.intersection(layer.parameters(recurse=False)):
             return (
                 f"{names[layer]!r} is shared by two places of {type(model).__name__}, which would both "
                 f"change: give each a copy of its own (copy.deepcopy)"
             )
     return None
+
+
+def shared_parameters(model: nn.Module) -> set[nn.Parameter]:
+    """Return the parameters that several modules of a model have."""
+    held = [each for module in model.modules() for each in module._parameters.values() if each is not None]
+    return {each for each, times in Counter(held).items() if times > 1}
 
 
 def _unlike_its_type(layer: nn.Module) -> str | None:

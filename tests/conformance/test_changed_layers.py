@@ -183,6 +183,39 @@ def test_the_bridge_refuses_a_layer_with_a_hook():
         peft.attach(model, "peft")
 
 
+def with_one_projection(model):
+    model.blocks[1].attn.qkv = model.blocks[0].attn.qkv
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (halved, r"'blocks\.0\.attn\.qkv' is a Half, not one of torch's own layers"),
+        (with_own_forward, r"'blocks\.0\.attn\.qkv' is a Linear with a forward of its own"),
+        (with_one_weight, r"'blocks\.0\.attn\.qkv' is shared by two places, which would both change"),
+        (with_one_projection, r"'blocks\.0\.attn\.qkv' is shared by two places, which would both change"),
+    ],
+)
+def test_the_bridge_refuses_a_layer_that_is_more_than_its_weight(change, words):
+    pytest.importorskip("peft")
+    model = build()
+    change(model)
+    with pytest.raises(UserError, match=words):
+        peft.attach(model, "peft")
+    assert not hasattr(model, "peft")
+
+
+def test_the_bridge_changes_once_what_two_blocks_share():
+    pytest.importorskip("peft")
+    model = build()
+    with_one_attention_and_mlp(model)
+    attach(model, "peft", targets=["qkv", "fc1"])
+    train_steps(model)
+    images = torch.randn(2, 3, 32, 32)
+    expected = model.eval()(images)
+    torch.testing.assert_close(merge(model)(images), expected, atol=1e-5, rtol=0)
+
+
 def test_a_hook_that_was_removed_is_none():
     pytest.importorskip("peft")
     model = build()

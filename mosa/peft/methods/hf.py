@@ -1,5 +1,6 @@
 """A bridge to Hugging Face PEFT: its injectable methods on a timm model."""
 
+from collections import Counter
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from mosa.base.errors import UserError, unknown
 from mosa.base.methods import ANY_MODEL
 from mosa.base.seeding import derive_seed
 from mosa.peft.blocks import find_head
-from mosa.peft.layers import has_hooks
+from mosa.peft.layers import has_hooks, shared_parameters
 from mosa.peft.method import Method
 from mosa.peft.proof import blank_copy
 
@@ -154,12 +155,18 @@ def _tuned(model: nn.Module) -> bool:
 
 
 def _refuse_other_layers(model: nn.Module) -> None:
+    places = Counter(child for module in model.modules() for child in module._modules.values())
+    shared = shared_parameters(model)
     for name, layer in _tuner_layers(model).items():
         base = layer.get_base_layer()
         if type(base) not in WRAPPED:
             raise ValueError(f"{name!r} is a {type(base).__name__}, not one of torch's own layers")
         if has_hooks(base):
             raise ValueError(f"{name!r} has a hook, which would not see its change: remove it")
+        if "forward" in vars(base):
+            raise ValueError(f"{name!r} is a {type(base).__name__} with a forward of its own")
+        if places[base] > 1 or shared.intersection(base.parameters()):
+            raise ValueError(f"{name!r} is shared by two places, which would both change: give each a copy")
 
 
 def _tuner_layers(model: nn.Module) -> dict[str, nn.Module]:
