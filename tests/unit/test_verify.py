@@ -191,6 +191,19 @@ def test_what_differs_is_reported(folder):
     assert "binomial error of top-1 on 30 images" in compare(old, new, path).noise
 
 
+@pytest.mark.parametrize("whose", ["old", "new"])
+def test_a_score_that_is_off_does_not_widen_the_noise_that_it_is_judged_by(folder, whose):
+    path = folder / "runs" / "seed0.json"
+    records = {"old": load_record(path), "new": load_record(path)}
+    scores = [
+        record["metrics"]["top1"] for record in (records["old"], load_record(path.with_name("seed1.json")))
+    ]
+    records[whose]["metrics"]["top1"] = max(scores) + 70
+    path.write_text(json.dumps(seal(records["old"])))
+    found = compare(records["old"], records["new"], path)
+    assert found.verdict == "different" and "over 2 seeds" in found.noise
+
+
 @pytest.mark.parametrize(
     ("again", "verdict"), [(7.6, "equal within seed noise"), (7.7, "different"), (None, "different")]
 )
