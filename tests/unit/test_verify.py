@@ -90,9 +90,14 @@ def other_weights(folder):
     path.write_text(json.dumps(seal(record)))
 
 
+def copied_seed(folder):
+    shutil.copy(folder / "runs" / "seed0.json", folder / "runs" / "seed1.json")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words", "number"),
     [
+        (copied_seed, "seed1.json: is the record of seed 0, expected 1", 1),
         (edited, "seed0.json: was changed after it was written", 1),
         (forged, "seed0.json: not a valid record, its specification has the digest", 1),
         (other_pack, "seed0.json: its pack had the digest", 2),
