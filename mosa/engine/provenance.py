@@ -17,6 +17,7 @@ _SHOW = ("cli", "results")  # packages that decide no result
 LIBRARIES = ("mosa-benchmark", "torch", "timm", "numpy", "safetensors")
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the libraries that compute a run."""
     return {"python": platform.python_version()} | {
@@ -35,8 +36,12 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
+@cache
 def git_state() -> dict[str, str | bool | None]:
-    """Return the commit of this package's checkout and whether the package's files differ from it."""
+    """Return the commit of this package's checkout and whether the package's files differ from it.
+
+    As it was when this process first asked: modules that are loaded stay what they are.
+    """
     root = PACKAGE.parent
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}

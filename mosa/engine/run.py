@@ -144,6 +144,7 @@ def execute(
 def _execute(run: Run, pack_path: Path, output: Path, machine: Machine, keep: Keep) -> dict[str, Any]:
     """Train, evaluate and write the record; see `execute`."""
     start = time.perf_counter()
+    code = {"versions": provenance.versions(), "git": provenance.git_state()}  # before files change
     ready = _prepare(run, pack_path, machine)
     before, with_features = ready.seconds
     resume = _resume_file(ready)
@@ -168,7 +169,7 @@ def _execute(run: Run, pack_path: Path, output: Path, machine: Machine, keep: Ke
         "eval": ended - opened,
         "total": earlier + ended - start,
     }
-    record = _describe(ready, progress, metrics, adapter) | {"seconds": seconds} | _origin(ready)
+    record = _describe(ready, progress, metrics, adapter) | {"seconds": seconds} | _origin(ready) | code
     folder = _shared_folder(run, output)
     record["kept"] = keep_files(output, keep, found, ready.model, before_merging, folder)
     record = write_record(record, output)
@@ -467,11 +468,9 @@ def _describe(ready: Prepared, progress: Progress, metrics: dict[str, Any], adap
 
 
 def _origin(ready: Prepared) -> dict[str, Any]:
-    """Return the part of the record that says where it comes from."""
+    """Return the part of the record that says when it was made, and on what."""
     return {
         "peak_memory_mib": provenance.peak_memory_mib(ready.place),
         "device": provenance.describe_device(ready.place) | ready.machine.describe(),
-        "versions": provenance.versions(),
-        "git": provenance.git_state(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -15,6 +15,8 @@ from mosa.base.timm import timm
 from mosa.data.packs import Pack
 from mosa.data.splits import DataSplit, FixedStore
 from mosa.engine import loop as training
+from mosa.engine import provenance
+from mosa.engine import run as running
 from mosa.engine.batches import Images
 from mosa.engine.loop import Diverged, fit, lr_factor, measure, predict
 from mosa.engine.machine import Machine
@@ -132,6 +134,21 @@ def test_a_record_repeats_bit_for_bit(pack, tmp_path):
     other = execute(spec(seed=1), pack, tmp_path / "c.json")
     assert first["metrics"] == second["metrics"]
     assert first["metrics"]["train_loss"] != other["metrics"]["train_loss"]
+
+
+def test_the_record_says_which_code_it_began_with(pack, tmp_path, monkeypatch):
+    before, libraries = provenance.git_state(), provenance.versions()
+    later = {"commit": "c" * 40, "dirty": True}
+    train = running.fit
+
+    def fit(*arguments):
+        monkeypatch.setattr(provenance, "git_state", lambda: later)  # somebody commits meanwhile
+        monkeypatch.setattr(provenance, "versions", lambda: {"torch": "9.9"})
+        return train(*arguments)
+
+    monkeypatch.setattr(running, "fit", fit)
+    record = execute(spec("linear"), pack, tmp_path / "a.json")
+    assert record["git"] == before and record["versions"] == libraries
 
 
 def test_nothing_is_left_of_a_run_that_diverges(pack, tmp_path):
