@@ -1,5 +1,6 @@
 """Where a result comes from: code, libraries, machine."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
@@ -18,11 +19,14 @@ LIBRARIES = ("mosa-benchmark", "torch", "timm", "numpy", "safetensors")
 
 
 @cache
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that compute a run."""
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in LIBRARIES
-    }
+def versions(method: str = "") -> dict[str, str]:
+    """Return the versions of Python and of the libraries that compute a run of a method."""
+    found = {"python": platform.python_version()}
+    found |= {name: importlib.metadata.version(name) for name in LIBRARIES}
+    if method == "peft":  # the library of the same name; the method says so where it is not installed
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found["peft"] = importlib.metadata.version("peft")
+    return found
 
 
 @cache

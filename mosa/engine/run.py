@@ -144,7 +144,8 @@ def execute(
 def _execute(run: Run, pack_path: Path, output: Path, machine: Machine, keep: Keep) -> dict[str, Any]:
     """Train, evaluate and write the record; see `execute`."""
     start = time.perf_counter()
-    code = {"versions": provenance.versions(), "git": provenance.git_state()}  # before files change
+    libraries = provenance.versions(run.specification.method)
+    code = {"versions": libraries, "git": provenance.git_state()}  # before files change
     ready = _prepare(run, pack_path, machine)
     before, with_features = ready.seconds
     resume = _resume_file(ready)
@@ -350,7 +351,8 @@ def _resume_file(ready: Prepared) -> ResumeFile | None:
     if machine.resume_folder is None:
         return None
     decides = [ready.run.specification.digest, ready.run.seed, ready.pack.digest]
-    how = [provenance.code_digest(), provenance.versions(), ready.on_features]
+    libraries = provenance.versions(ready.run.specification.method)
+    how = [provenance.code_digest(), libraries, ready.on_features]
     digest = digest_of_data([*decides, asdict(ready.backbone), *how])
     return ResumeFile(machine.resume_folder / f"{digest[:16]}.pt", digest, machine.save_every)
 

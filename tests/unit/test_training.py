@@ -1,5 +1,6 @@
 """The loop: schedule, decay, determinism, divergence, and what it reads when."""
 
+import importlib.metadata
 import json
 import math
 
@@ -143,12 +144,18 @@ def test_the_record_says_which_code_it_began_with(pack, tmp_path, monkeypatch):
 
     def fit(*arguments):
         monkeypatch.setattr(provenance, "git_state", lambda: later)  # somebody commits meanwhile
-        monkeypatch.setattr(provenance, "versions", lambda: {"torch": "9.9"})
+        monkeypatch.setattr(provenance, "versions", lambda method="": {"torch": "9.9"})
         return train(*arguments)
 
     monkeypatch.setattr(running, "fit", fit)
     record = execute(spec("linear"), pack, tmp_path / "a.json")
     assert record["git"] == before and record["versions"] == libraries
+
+
+def test_the_record_has_the_version_of_the_library_whose_method_it_is(pack, tmp_path):
+    peft_version = importlib.metadata.version("peft")
+    assert execute(spec("peft"), pack, tmp_path / "a.json")["versions"]["peft"] == peft_version
+    assert "peft" not in execute(spec("linear"), pack, tmp_path / "b.json")["versions"]
 
 
 def test_nothing_is_left_of_a_run_that_diverges(pack, tmp_path):
