@@ -12,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from mosa.base.errors import UserError, unknown
+from mosa.base.files import digest_of_file
 from mosa.data.class_names import known_classes
 from mosa.data.layouts.source import stratified
 from mosa.data.splits import DataSplit, FileStore, FixedStore, RaggedStore, Store
@@ -118,8 +119,9 @@ class Pack:
 
     def _read_images(self, name: str) -> Store:
         if not self.packed:
-            paths = list(map(os.fsdecode, self._map(f"{name}.files").tobytes().split(b"\0")))
-            return FileStore(paths, self.size, self.task.resize, self.interpolation or "bicubic")
+            hashes = self._map(f"{name}.hashes").reshape(-1, 32)
+            how = self.size, self.task.resize, self.interpolation or "bicubic"
+            return FileStore(self._listed(name), hashes, *how)
         images = self._map(f"{name}.images")
         if f"{name}.sizes" not in self._tensors:
             if images.shape[3:] != (3,):
@@ -130,18 +132,30 @@ class Pack:
             raise ValueError("sizes that are not those of its pixels")
         return store
 
+    def _listed(self, split: str) -> list[str]:
+        """Return the files of a split whose images are not packed."""
+        return list(map(os.fsdecode, self._map(f"{split}.files").tobytes().split(b"\0")))
+
+    def _hashes(self, split: str) -> bytes:
+        """Return the SHA-256 of the files of a split as they are now; as it was, of one that is not here."""
+        known = self._map(f"{split}.hashes").reshape(-1, 32)
+        rows = zip(map(Path, self._listed(split)), known, strict=True)
+        return b"".join(
+            bytes.fromhex(digest_of_file(path)) if path.is_file() else row.tobytes() for path, row in rows
+        )
+
     def content_digest(self) -> str:
-        """Compute the digest of the content anew; `digest` is what the file says."""
+        """Compute the digest of the content anew, of listed files too; `digest` is what the file says."""
         total = hashlib.sha256()
         for name, described in self._tensors.items():
             if name == "__metadata__" or name.rpartition(".")[2] == NAMES:
                 continue
-            kind = name.rpartition(".")[2]
+            split, _, kind = name.rpartition(".")
             flat = kind in ("files", "hashes") or (kind == "images" and len(described["shape"]) == 1)
             dtype = {code: dtype for dtype, code in DTYPES.items()}[described["dtype"]]
             shape = None if flat else described["shape"]
             total.update(json.dumps([name, dtype, shape]).encode())
-            total.update(_bytes(self._mapped(name)))
+            total.update(self._hashes(split) if kind == "hashes" else _bytes(self._mapped(name)))
         return total.hexdigest()
 
     def names(self, split: str) -> list[str] | None:

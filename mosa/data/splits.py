@@ -8,6 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
+from mosa.base.errors import UserError
+from mosa.base.files import digest_of_file
 from mosa.data.images import read_image
 
 
@@ -45,15 +47,29 @@ class RaggedStore:
 
 
 class FileStore:
-    """Images that are decoded on every access, for sets that are too large to pack."""
+    """Images that are decoded on every access, for sets that are too large to pack.
+
+    A file is compared with its SHA-256, a row of `hashes` (n, 32), when it is first read.
+    """
 
     sizes = None
 
-    def __init__(self, paths: Sequence[str], size: int, resize: str, interpolation: str) -> None:
-        self.paths, self.how = paths, (size, resize, interpolation)
+    def __init__(
+        self, paths: Sequence[str], hashes: np.ndarray, size: int, resize: str, interpolation: str
+    ) -> None:
+        self.paths, self.hashes, self.how = paths, hashes, (size, resize, interpolation)
+        self.compared = np.zeros(len(paths), bool)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return read_image(Path(self.paths[index]), *self.how)
+        path = Path(self.paths[index])
+        if not self.compared[index] and path.is_file():
+            if digest_of_file(path) != self.hashes[index].tobytes().hex():
+                raise UserError(
+                    f"{path}: was changed since the pack was made, which lists it; put that file back, or "
+                    "run the workflow again, which takes the files as they are"
+                )
+            self.compared[index] = True
+        return read_image(path, *self.how)
 
 
 class DataSplit:

@@ -73,6 +73,6 @@ class DivergedNote:
             "specification": self._run.specification.digest,
             "seed": self._run.seed,
             "code": provenance.code_digest(),
-            "versions": provenance.versions(),
+            "versions": provenance.versions(self._run.specification.method),
             "device": device | machine.describe() | {"features": machine.features is not None},
         }

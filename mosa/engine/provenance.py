@@ -1,5 +1,6 @@
 """Where a result comes from: code, libraries, machine."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
@@ -17,11 +18,15 @@ _SHOW = ("cli", "results")  # packages that decide no result
 LIBRARIES = ("mosa-benchmark", "torch", "timm", "numpy", "safetensors")
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that compute a run."""
-    return {"python": platform.python_version()} | {
-        name: importlib.metadata.version(name) for name in LIBRARIES
-    }
+@cache
+def versions(method: str = "") -> dict[str, str]:
+    """Return the versions of Python and of the libraries that compute a run of a method."""
+    found = {"python": platform.python_version()}
+    found |= {name: importlib.metadata.version(name) for name in LIBRARIES}
+    if method == "peft":  # the library of the same name; the method says so where it is not installed
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found["peft"] = importlib.metadata.version("peft")
+    return found
 
 
 @cache
@@ -35,8 +40,12 @@ def code_digest() -> str:
     return digest.hexdigest()
 
 
+@cache
 def git_state() -> dict[str, str | bool | None]:
-    """Return the commit of this package's checkout and whether the package's files differ from it."""
+    """Return the commit of this package's checkout and whether the package's files differ from it.
+
+    As it was when this process first asked: modules that are loaded stay what they are.
+    """
     root = PACKAGE.parent
     if not (root / ".git").exists():
         return {"commit": None, "dirty": None}

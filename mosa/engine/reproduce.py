@@ -123,9 +123,10 @@ def _compared(record: Mapping[str, Any]) -> dict[str, Any]:
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> Reproduction:
     """Compare a record with one of the same run that was made anew.
 
-    Seed noise is the spread over the records of the run's seeds that lie together, the old one among them;
-    where there are fewer than two, the binomial error of an accuracy on so many images. Of another metric
-    it is not known then, and nothing but an equal score is within it.
+    Seed noise is the spread over the records of the run's seeds that lie together, with the old one or with
+    the new one in its place, whichever is less, so that neither widens what it is judged by; where there are
+    fewer than two, the binomial error of an accuracy on so many images. Of another metric it is not known
+    then, and nothing but an equal score is within it.
 
     Args:
         old: The record.
@@ -141,7 +142,7 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> Repro
     key, (ours, theirs) = next(iter(found.items()))
     first = f"{key} was {_short(ours)}, and is {_short(theirs)}"
     metric = old["metric"]
-    spread, noise = _noise(old, path)
+    spread, noise = _noise(old, new, path)
     scores = old["metrics"][metric], new["metrics"][metric]
     near = scores[0] == scores[1] or (None not in scores and abs(scores[0] - scores[1]) <= _NOISE * spread)
     same_data = not any(key.startswith(("data", "backbone", "parameters")) for key in found)
@@ -149,22 +150,24 @@ def compare(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> Repro
     return Reproduction(verdict, first, noise, changes, dict(new))
 
 
-def _noise(old: Mapping[str, Any], path: Path) -> tuple[float, str]:
+def _noise(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> tuple[float, str]:
     """Return the spread of the reported metric over seeds, and how it was had."""
     metric = get_metric(old["metric"])
-    values = []
+    found: dict[int, float] = {}
     for other in sorted(path.parent.glob("seed*.json")):
         try:
             record = load_record(other)
         except UserError:
             continue
-        if record["specification_digest"] == old["specification_digest"]:
-            values.append(record["metrics"][metric.name])
-    values = [value for value in values if value is not None]
-    if len(values) > 1:
-        spread = statistics.stdev(values)
+        value = record["metrics"][metric.name]
+        if record["specification_digest"] == old["specification_digest"] and value is not None:
+            found[record["seed"]] = value
+    if len(found) > 1:
+        others = [value for seed, value in found.items() if seed != old["seed"]]
+        own = [value for record in (old, new) if (value := record["metrics"][metric.name]) is not None]
+        spread = min(statistics.stdev([*others, value]) for value in own) if own else 0.0
         shown = metric.shown(spread, more=1)
-        return spread, f"{metric.title} has a standard deviation of {shown} over {len(values)} seeds"
+        return spread, f"{metric.title} has a standard deviation of {shown} over {len(others) + 1} seeds"
     if metric.name not in SHARES:
         return 0.0, f"unknown for {metric.title}, as no two records of the run's seeds lie together"
     share, images = old["metrics"][metric.name] / 100, old["metrics"]["examples"]

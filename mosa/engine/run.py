@@ -144,6 +144,8 @@ def execute(
 def _execute(run: Run, pack_path: Path, output: Path, machine: Machine, keep: Keep) -> dict[str, Any]:
     """Train, evaluate and write the record; see `execute`."""
     start = time.perf_counter()
+    libraries = provenance.versions(run.specification.method)
+    code = {"versions": libraries, "git": provenance.git_state()}  # before files change
     ready = _prepare(run, pack_path, machine)
     before, with_features = ready.seconds
     resume = _resume_file(ready)
@@ -168,7 +170,7 @@ def _execute(run: Run, pack_path: Path, output: Path, machine: Machine, keep: Ke
         "eval": ended - opened,
         "total": earlier + ended - start,
     }
-    record = _describe(ready, progress, metrics, adapter) | {"seconds": seconds} | _origin(ready)
+    record = _describe(ready, progress, metrics, adapter) | {"seconds": seconds} | _origin(ready) | code
     folder = _shared_folder(run, output)
     record["kept"] = keep_files(output, keep, found, ready.model, before_merging, folder)
     record = write_record(record, output)
@@ -349,7 +351,8 @@ def _resume_file(ready: Prepared) -> ResumeFile | None:
     if machine.resume_folder is None:
         return None
     decides = [ready.run.specification.digest, ready.run.seed, ready.pack.digest]
-    how = [provenance.code_digest(), provenance.versions(), ready.on_features]
+    libraries = provenance.versions(ready.run.specification.method)
+    how = [provenance.code_digest(), libraries, ready.on_features]
     digest = digest_of_data([*decides, asdict(ready.backbone), *how])
     return ResumeFile(machine.resume_folder / f"{digest[:16]}.pt", digest, machine.save_every)
 
@@ -467,11 +470,9 @@ def _describe(ready: Prepared, progress: Progress, metrics: dict[str, Any], adap
 
 
 def _origin(ready: Prepared) -> dict[str, Any]:
-    """Return the part of the record that says where it comes from."""
+    """Return the part of the record that says when it was made, and on what."""
     return {
         "peak_memory_mib": provenance.peak_memory_mib(ready.place),
         "device": provenance.describe_device(ready.place) | ready.machine.describe(),
-        "versions": provenance.versions(),
-        "git": provenance.git_state(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

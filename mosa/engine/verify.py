@@ -1,5 +1,6 @@
-"""Verifying records: each against its own digests, its pack, its weights, and what is meant."""
+"""Verifying records: each against its own digests, its seed, its pack, its weights, and what is meant."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ from mosa.experiment.specification import Specification
 from mosa.records import check_specification, load_record
 
 KEPT = ("predictions", "model")  # files beside a record, whose digests it names
+_NAME = re.compile(r"seed(\d+)\.json")
 
 
 class Wanted(NamedTuple):
@@ -72,7 +74,7 @@ def _verify(
             check_specification(record, wanted.meant, wanted.path)
     except UserError as error:
         return Verdict(wanted.path, [str(error)], [])
-    problems, unchecked = [], []
+    problems, unchecked = _misnamed(record["seed"], wanted.path), []
     data, backbone = record["specification"]["data"], record["specification"]["backbone"]
     if data["pack"] not in digests:
         digests[data["pack"]] = _pack_digest(packs / data["pack"])
@@ -97,6 +99,14 @@ def _verify(
         place = places.get(plugin["sha256"]) or plugin["path"] or plugin["name"]
         problems += _plugin_problem(plugin["sha256"], place, unchecked)
     return Verdict(wanted.path, [f"{wanted.path}: {problem}" for problem in problems], unchecked)
+
+
+def _misnamed(seed: int, path: Path) -> list[str]:
+    """Return what is wrong with the name of a record: that it is another seed's."""
+    named = _NAME.fullmatch(path.name)
+    if named and int(named[1]) != seed:
+        return [f"is the record of seed {seed}, expected {named[1]}; delete it and run again"]
+    return []
 
 
 def _check_kept(path: Path, recorded: str, kind: str, problems: list[str], unchecked: list[str]) -> None:

@@ -179,7 +179,7 @@ def test_changed_code_libraries_or_machine_train_it_again(pack, tmp_path, monkey
         assert attempt(tmp_path, monkeypatch, run_of(), pack)[1]
     attempt(tmp_path, monkeypatch, run_of(), pack)
     with monkeypatch.context() as changed:
-        changed.setattr(provenance, "versions", lambda: {"torch": "another"})
+        changed.setattr(provenance, "versions", lambda method="": {"torch": "another"})
         assert attempt(tmp_path, monkeypatch, run_of(), pack)[1]
 
 

@@ -99,6 +99,22 @@ def test_the_digest_of_a_list_follows_the_content_of_the_files(root, tmp_path):
     assert digests[0] != digests[1]
 
 
+def test_a_listed_file_that_changed_is_refused_when_it_is_read(root, tmp_path):
+    shutil.copytree(root, tmp_path / "copy")
+    make_pack(TASK, tmp_path / "list", tmp_path / "copy", image_size=32, limit_gib=1e-6)
+    listed = Pack(tmp_path / "list")
+    assert listed.content_digest() == listed.digest
+    image = tmp_path / "copy" / "cifar" / "images" / "test" / "000003.jpg"
+    Image.fromarray(np.zeros((12, 12, 3), np.uint8)).save(image)
+    test = listed.split("test")
+    test.read(np.array([0, 1]))
+    with pytest.raises(UserError, match=r"000003\.jpg: was changed since the pack was made, which lists it"):
+        test.read(np.array([3]))
+    assert listed.content_digest() != listed.digest  # which `mosa verify` compares
+    image.unlink()
+    assert listed.content_digest() == listed.digest
+
+
 def test_too_little_room_is_told_before_anything_is_written(root, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(1, 1, 1000))
     with pytest.raises(UserError, match=r"needs about .* GiB and the disk has 0\.00 GiB; make room"):

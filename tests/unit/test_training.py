@@ -1,5 +1,6 @@
 """The loop: schedule, decay, determinism, divergence, and what it reads when."""
 
+import importlib.metadata
 import json
 import math
 
@@ -15,6 +16,8 @@ from mosa.base.timm import timm
 from mosa.data.packs import Pack
 from mosa.data.splits import DataSplit, FixedStore
 from mosa.engine import loop as training
+from mosa.engine import provenance
+from mosa.engine import run as running
 from mosa.engine.batches import Images
 from mosa.engine.loop import Diverged, fit, lr_factor, measure, predict
 from mosa.engine.machine import Machine
@@ -132,6 +135,27 @@ def test_a_record_repeats_bit_for_bit(pack, tmp_path):
     other = execute(spec(seed=1), pack, tmp_path / "c.json")
     assert first["metrics"] == second["metrics"]
     assert first["metrics"]["train_loss"] != other["metrics"]["train_loss"]
+
+
+def test_the_record_says_which_code_it_began_with(pack, tmp_path, monkeypatch):
+    before, libraries = provenance.git_state(), provenance.versions()
+    later = {"commit": "c" * 40, "dirty": True}
+    train = running.fit
+
+    def fit(*arguments):
+        monkeypatch.setattr(provenance, "git_state", lambda: later)  # somebody commits meanwhile
+        monkeypatch.setattr(provenance, "versions", lambda method="": {"torch": "9.9"})
+        return train(*arguments)
+
+    monkeypatch.setattr(running, "fit", fit)
+    record = execute(spec("linear"), pack, tmp_path / "a.json")
+    assert record["git"] == before and record["versions"] == libraries
+
+
+def test_the_record_has_the_version_of_the_library_whose_method_it_is(pack, tmp_path):
+    peft_version = importlib.metadata.version("peft")
+    assert execute(spec("peft"), pack, tmp_path / "a.json")["versions"]["peft"] == peft_version
+    assert "peft" not in execute(spec("linear"), pack, tmp_path / "b.json")["versions"]
 
 
 def test_nothing_is_left_of_a_run_that_diverges(pack, tmp_path):

@@ -90,9 +90,14 @@ def other_weights(folder):
     path.write_text(json.dumps(seal(record)))
 
 
+def copied_seed(folder):
+    shutil.copy(folder / "runs" / "seed0.json", folder / "runs" / "seed1.json")
+
+
 @pytest.mark.parametrize(
     ("spoil", "words", "number"),
     [
+        (copied_seed, "seed1.json: is the record of seed 0, expected 1", 1),
         (edited, "seed0.json: was changed after it was written", 1),
         (forged, "seed0.json: not a valid record, its specification has the digest", 1),
         (other_pack, "seed0.json: its pack had the digest", 2),
@@ -189,6 +194,19 @@ def test_what_differs_is_reported(folder):
     assert compare(old, new, path).verdict == "different"
     (folder / "runs" / "seed1.json").unlink()
     assert "binomial error of top-1 on 30 images" in compare(old, new, path).noise
+
+
+@pytest.mark.parametrize("whose", ["old", "new"])
+def test_a_score_that_is_off_does_not_widen_the_noise_that_it_is_judged_by(folder, whose):
+    path = folder / "runs" / "seed0.json"
+    records = {"old": load_record(path), "new": load_record(path)}
+    scores = [
+        record["metrics"]["top1"] for record in (records["old"], load_record(path.with_name("seed1.json")))
+    ]
+    records[whose]["metrics"]["top1"] = max(scores) + 70
+    path.write_text(json.dumps(seal(records["old"])))
+    found = compare(records["old"], records["new"], path)
+    assert found.verdict == "different" and "over 2 seeds" in found.noise
 
 
 @pytest.mark.parametrize(
