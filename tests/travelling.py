@@ -4,12 +4,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 from test_config import tiny
 from test_records import make_record
 
 from mosa.data.predictions import write_images, write_predictions
 from mosa.data.task import kept_path
+from mosa.engine.loop import measure
 from mosa.experiment.load import load_config
 from mosa.experiment.workflow import Workflow
 from mosa.records import write_record
@@ -24,7 +26,7 @@ def write_results(folder, name="lab", config=None, score=None, predictions=False
         folder: Where; the results folder is folder/results.
         name: Name of the experiment.
         config: Changes of the config of two tasks, two seeds, linear and mosa.
-        score: Top-1 from task, variant and seed.
+        score: Top-1 from task, variant and seed; with predictions, theirs.
         predictions: Whether runs keep predictions; "wrong": of which fewer are right.
         changes: Keys of the records.
     """
@@ -41,10 +43,12 @@ def write_results(folder, name="lab", config=None, score=None, predictions=False
         for one in workflow.meant():
             what = one.specification
             task = what.task.partition("/")[2]
-            kept = _keep(one.path, predictions != "wrong") if predictions else {}
+            metrics, kept = {"top1": score(task, what.variant, one.seed)}, {}
+            if predictions:
+                metrics, kept = _keep(one.path, predictions != "wrong")
             record = make_record(
                 specification=what.model_dump(), specification_digest=what.digest, seed=one.seed,
-                metrics={"top1": score(task, what.variant, one.seed)}, kept=kept, **changes,
+                metrics=metrics, kept=kept, **changes,
             )  # fmt: skip
             record["backbone"]["sha256"] = what.backbone.identity
             write_record(record, one.path)
@@ -54,11 +58,12 @@ def write_results(folder, name="lab", config=None, score=None, predictions=False
 
 
 def _keep(record, right):
-    """Write predictions of three images, of which two or one are right; return what the record says."""
+    """Write predictions of three images, two or one right; return the record's metrics and `kept`."""
     folder = record.parents[2]
     name = write_images(folder, ["a", "b", "c"], ["x", "y"])
     logits = np.array([[1, 0], [0, 1], [1, 0]], np.float32)[:, :: 1 if right else -1]
     digest = write_predictions(
         kept_path(record, "predictions"), "test", logits, np.array([0, 1, 1], np.int32), images=folder / name
     )
-    return {"predictions": digest, "model": None, "images": f"../../{name}"}
+    found = measure(torch.from_numpy(logits.copy()), torch.tensor([0, 1, 1]))
+    return found, {"predictions": digest, "model": None, "images": f"../../{name}"}

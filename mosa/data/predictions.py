@@ -79,6 +79,30 @@ class Predictions:
         """Softmax of the logits, float64 (images, classes)."""
         return softmax(self.logits)
 
+    def contradicted(self, metrics: Mapping[str, Any]) -> str | None:
+        """Return what of the metrics of a record does not follow from these predictions; None: all does.
+
+        Accuracies, and the NLL where logits are as they were computed. Of equal logits, either may be ranked
+        first.
+        """
+        if metrics["examples"] != len(self):
+            return f"{len(self)} images, the record {metrics['examples']}"
+        best = self.logits.max(axis=1, keepdims=True)
+        tied = 100 * float(((self.logits == best).sum(axis=1) > 1).mean())
+        found = {"top1": (100 * float(self.correct.mean()), tied)}
+        if not tied:
+            classes = np.unique(self.labels)
+            shares = [self.correct[self.labels == label].mean() for label in classes]
+            found["mean_per_class"] = 100 * float(np.mean(shares)), 0.0
+        if self.exact and np.isfinite(self.logits).all():
+            shifted = self.logits.astype(np.float64) - best
+            losses = np.log(np.exp(shifted).sum(axis=1)) - shifted[np.arange(len(self)), self.labels]
+            found["nll"] = float(losses.mean()), 1e-4 * float(losses.mean())
+        for name, (value, slack) in found.items():
+            if not abs(value - metrics[name]) <= slack + 1e-6:
+                return f"{name} {value:.6g}, the record {metrics[name]:.6g}"
+        return None
+
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities over the last axis, float64."""
@@ -228,6 +252,21 @@ def read_predictions(path: Path) -> Predictions:
         logits.dtype == np.float32,
         tensors["sets"].astype(np.int64) if "sets" in tensors else None,
         tuple(described["sets"]),
+    )
+
+
+def contradiction(path: Path, metrics: Mapping[str, Any]) -> str | None:
+    """Return in what a file of predictions contradicts the metrics of its record; None: in nothing.
+
+    Raises:
+        UserError: It cannot be read, or is none.
+    """
+    try:
+        found = read_predictions(path).contradicted(metrics)
+    except NotKept:
+        return None
+    return found and (
+        f"{path.name} gives {found}: they are not of one run; delete the record and run the workflow again"
     )
 
 

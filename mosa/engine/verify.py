@@ -1,9 +1,9 @@
 """Verifying records: each against its own digests, its seed, its pack, its weights, and what is meant."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mosa.backbones.build import digest_of_weights
 from mosa.backbones.hub import HUB, cached_file
@@ -12,6 +12,7 @@ from mosa.base.files import digest_of_file
 from mosa.base.plugins import digest_of_plugin
 from mosa.base.words import count
 from mosa.data.packs import Pack
+from mosa.data.predictions import contradiction
 from mosa.data.task import kept_path
 from mosa.experiment.specification import Specification
 from mosa.records import check_specification, load_record
@@ -92,7 +93,7 @@ def _verify(
         )
     for kind, recorded in record["kept"].items():
         if kind in KEPT and recorded is not None:
-            _check_kept(kept_path(wanted.path, kind), recorded, kind, problems, unchecked)
+            _check_kept(kept_path(wanted.path, kind), recorded, kind, record["metrics"], problems, unchecked)
     used = wanted.meant.plugins if wanted.meant else []
     places = {one.sha256: one.path for one in used}  # where the file is by now
     for plugin in record["specification"]["plugins"]:
@@ -109,7 +110,14 @@ def _misnamed(seed: int, path: Path) -> list[str]:
     return []
 
 
-def _check_kept(path: Path, recorded: str, kind: str, problems: list[str], unchecked: list[str]) -> None:
+def _check_kept(
+    path: Path,
+    recorded: str,
+    kind: str,
+    metrics: Mapping[str, Any],
+    problems: list[str],
+    unchecked: list[str],
+) -> None:
     if not path.is_file():
         unchecked.append(kind)
     elif (found := digest_of_file(path)) != recorded:
@@ -117,6 +125,8 @@ def _check_kept(path: Path, recorded: str, kind: str, problems: list[str], unche
             f"{path.name} had the digest {recorded[:16]}, and has {found[:16]}; put that file back, or "
             "delete the record and run the workflow again"
         )
+    elif kind == "predictions" and (reason := contradiction(path, metrics)):
+        problems.append(reason)
 
 
 def _compare(

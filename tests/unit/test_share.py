@@ -21,6 +21,7 @@ from mosa.engine.verify import Wanted, verify
 from mosa.experiment.config import read_config
 from mosa.experiment.manifest import read_manifest
 from mosa.experiment.workflow import Workflow
+from mosa.records import seal
 from mosa.results.bundle.contents import METADATA, contents_of
 from mosa.results.bundle.crate import digests_of
 from mosa.results.bundle.export import SOURCES, _workflow, write_bundle
@@ -72,7 +73,7 @@ def rewritten(bundle, target, change=None, drop=(), add=(), sealed=False):
 
 
 def other_score(text):
-    return text.replace(b'"top1": 66.0', b'"top1": 99.0')
+    return re.sub(rb'"top1": [\d.]+', b'"top1": 99.0', text)
 
 
 def test_a_bundle_travels_and_is_verified(lab, tmp_path):
@@ -247,6 +248,20 @@ def test_a_file_that_is_missing_is_named(lab, tmp_path):
         import_bundle(bundle, tmp_path / "in")
 
 
+def test_a_record_that_its_predictions_contradict_is_refused(lab, tmp_path):
+    """Whoever changes a score can make every digest anew, but not the predictions."""
+
+    def sealed(text):
+        record = json.loads(text)
+        record["metrics"]["top1"] = 99.0
+        return json.dumps(seal(record)).encode()
+
+    bundle = rewritten(lab / "lab.zip", tmp_path / "bad.zip", {RECORD: sealed}, sealed=True)
+    words = r"seed1\.json: seed1\.predictions\.safetensors gives top1 66\.6667, the record 99: they are not"
+    with pytest.raises(UserError, match=words):
+        import_bundle(bundle, tmp_path / "in")
+
+
 def test_another_record_is_never_replaced(lab, tmp_path):
     import_bundle(lab / "lab.zip", tmp_path / "in")
     mine = tmp_path / "in" / RECORD
@@ -334,7 +349,7 @@ def test_a_collected_table_that_was_changed_is_refused(lab, tmp_path):
     collect(found.manifest, table)
     text = table.read_text()
     assert len(read_table(table)) == 8
-    for changed in (text.replace("66.0", "99.0"), "".join(text.splitlines(keepends=True)[:-1])):
+    for changed in (text.replace("66.6", "99.6"), "".join(text.splitlines(keepends=True)[:-1])):
         table.write_text(changed)
         with pytest.raises(UserError, match=r"runs\.csv: was changed since `mosa collect` wrote it; collect"):
             read_table(table)

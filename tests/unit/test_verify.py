@@ -253,6 +253,15 @@ def test_what_a_run_kept_is_verified_too(pack, tmp_path):
     (tmp_path / "packs").mkdir()
     shutil.copy(pack, tmp_path / "packs" / "given")
     assert describe(verdicts(tmp_path)) == (["1 of 1 record is in order"], True)
+    text = path.read_text()
+    for name in ("top1", "mean_per_class", "nll", "examples"):  # a record that was changed and sealed anew
+        record = json.loads(text)
+        record["metrics"][name] = 1 if name == "examples" else 0.5 + record["metrics"][name]
+        path.write_text(json.dumps(seal(record)))
+        lines, good = describe(verdicts(tmp_path))
+        said = "30 images" if name == "examples" else name
+        assert not good and f"seed0.predictions.safetensors gives {said}" in lines[0]
+    path.write_text(text)
     (tmp_path / "runs" / "seed0.model.safetensors").unlink()
     (tmp_path / "runs" / "seed0.predictions.safetensors").write_bytes(b"others")
     lines, good = describe(verdicts(tmp_path))

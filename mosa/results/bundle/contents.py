@@ -8,7 +8,7 @@ from typing import Any
 
 from mosa.base.errors import UserError
 from mosa.base.files import digest_of_file
-from mosa.data.predictions import read_images
+from mosa.data.predictions import contradiction, read_images
 from mosa.data.task import kept_path
 from mosa.experiment.manifest import Meant, read_manifest
 from mosa.results.collect import load_meant
@@ -105,6 +105,8 @@ def _kept(results: Path, meant: Meant, record: dict[str, Any], predictions: bool
             continue
         if digest_of_file(path) != named[what]:
             raise UserError(f"{path}: was changed (the record beside it names another digest)")
+        if what == "predictions" and (reason := contradiction(path, record["metrics"])):
+            raise UserError(f"{meant.path}: {reason}")
         found.append(_below(results, path))
     images = named.get("images")
     if found and images:
