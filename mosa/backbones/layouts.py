@@ -12,6 +12,7 @@ from mosa.base.errors import UserError
 from mosa.base.tensors import FLOATS
 
 _BIAS, _MASK, _PERIODS = ".attn.qkv.bias", ".attn.qkv.bias_mask", "rope_embed.periods"
+_HEADS = {"mocov3": {384: 12}}  # of attention, by kind and width, where timm's ViT of this width has others
 _COMPUTED = re.compile(r"rope_embed\.periods|(blocks\.\d+\.attn\.)?rope\.freqs_(cos|sin)")  # by timm, too
 
 
@@ -58,6 +59,24 @@ def timm_layout(
         _check_periods(model, tensors.get(_PERIODS), path)
         return _masked(model, tensors, path)
     return tensors
+
+
+def check_heads(model: nn.Module, kind: str, path: Path) -> None:
+    """Refuse an architecture with other heads of attention than a kind's, which no tensor's shape tells.
+
+    Raises:
+        UserError: The numbers differ.
+    """
+    expected = _HEADS.get(kind, {})
+    if not expected or getattr(model, "embed_dim", None) not in expected:
+        return
+    width, heads = model.embed_dim, {getattr(module, "num_heads", None) for module in model.modules()}
+    if heads - {None, expected[width]}:
+        raise UserError(
+            f"{path}: a ViT of width {width} of kind {kind!r} has {expected[width]} heads of attention, the "
+            "architecture has others: every tensor fits, but computes something else; take a backbone of "
+            "your own with as many (docs/weights.md), or set `kind: timm` if this one was not trained so"
+        )
 
 
 def layout_notes(model: nn.Module, kind: str) -> list[str]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mosa.backbones.checkpoint import Part, find_backbone, read_checkpoint
 from mosa.backbones.flax import load_npz
-from mosa.backbones.layouts import layout_notes, layout_of, timm_layout
+from mosa.backbones.layouts import check_heads, layout_notes, layout_of, timm_layout
 from mosa.backbones.refusal import Row, check_patch, patch_weight, refusal
 from mosa.base.errors import UserError
 from mosa.base.tensors import misfit, unusable
@@ -72,6 +72,7 @@ def load_weights(model: nn.Module, path: Path, kind: str = "auto") -> Loaded:
     plain = {"cls_token", "pos_embed"} <= own.keys() and not _has_classifier(part, head)
     bare = plain and (kind, found) == ("auto", "timm")
     used = found if kind == "auto" else kind
+    check_heads(model, used, path)
     tensors = timm_layout(model, _timm_names(part.tensors, used), found, path)
     notes = _load_state(model, dict(tensors), head, path, used)
     return Loaded(used, (*part.notes, *notes, *layout_notes(model, found)), bare)

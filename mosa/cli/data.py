@@ -47,7 +47,24 @@ def make_data(
     if task is None:
         raise click.UsageError("Missing argument 'TASK'.")
     options["threads"] = threads
-    make_pack(task if own is None else task_from_config(task.rpartition("/")[2], own), output, **options)
+    if own is not None:
+        task = task_from_config(task.rpartition("/")[2], _entry(own))
+    make_pack(task, output, **options)
+
+
+def _entry(own: dict) -> dict:
+    """Return the entry of a user's own task, with its defaults.
+
+    Raises:
+        UserError: A key is missing, unknown, or has no such value.
+    """
+    from mosa.experiment.models import OwnTask
+    from mosa.experiment.validation import Places, validated
+
+    # The reader is the workflow's, which names no plugin here that only a metric is from.
+    others = {key: own[key] for key in ("reader", "metric") if key in own}
+    given = {key: value for key, value in own.items() if key not in others}
+    return validated(OwnTask, given, ("--own",), Places()).model_dump() | others
 
 
 def _how_it_is_made(pack: Path, frozen: Path) -> list[str]:

@@ -8,8 +8,9 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
+from mosa.base.errors import UserError
 from mosa.base.words import count
 from mosa.data.naming import IMAGE_SUFFIXES, SPLITS, few, hidden, like_a_split, split_named, split_of_set
 from mosa.data.problems import Report
@@ -238,10 +239,16 @@ def images_below(folder: Path) -> tuple[list[Path], str]:
 
     Args:
         folder: The folder. Links are followed, but no folder is read twice; what is hidden is left out.
+
+    Raises:
+        UserError: It, or a folder within, cannot be read.
     """
     found, unread, seen = [], _Unread(), set()
-    for inside, folders, names in os.walk(folder, followlinks=True):
-        place = os.stat(inside)
+    for inside, folders, names in os.walk(folder, onerror=_refuse, followlinks=True):
+        try:
+            place = os.stat(inside)
+        except OSError as error:
+            _refuse(error)
         if (place.st_dev, place.st_ino) in seen:
             folders.clear()
             continue
@@ -255,6 +262,10 @@ def images_below(folder: Path) -> tuple[list[Path], str]:
         _sort_others(os.path.relpath(inside, folder), shown, unread)
     formats = [os.path.normpath(path) for path in unread.formats]
     return sorted(found), f"{folder}: {_other_formats(formats)}" if formats else ""
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); change its permissions") from None
 
 
 def _other_formats(files: list[str]) -> str:

@@ -18,7 +18,7 @@ from mosa.data.digests import File, look_up
 from mosa.data.discover import ALL, read_tree
 from mosa.data.held_out import held_out_of_train, share_of
 from mosa.data.listed import find_lists, read_table
-from mosa.data.naming import IMAGE_SUFFIXES, SPLITS
+from mosa.data.naming import SPLITS, in_other_formats
 from mosa.data.problems import Report
 from mosa.data.task import Task
 from mosa.data.texts import read_text
@@ -194,14 +194,10 @@ def _image(folder: str | Path, base: str, relative: str) -> Iterator[File]:
     if not relative or relative.startswith("/") or ".." in relative.split("/"):
         return
     name = f"{base}/{relative}" if base else relative
-    file = look_up(f"{folder}/{name}", name) or _of_another_format(folder, os.path.splitext(name)[0])
-    if file is not None:
-        yield file
-
-
-def _of_another_format(folder: str | Path, stem: str) -> File | None:
-    names = (f"{stem}{suffix}" for suffix in IMAGE_SUFFIXES[:3])
-    return next((file for name in names if (file := look_up(f"{folder}/{name}", name))), None)
+    for one in (name, *in_other_formats(name)):
+        if (file := look_up(f"{folder}/{one}", one)) is not None:
+            yield file
+            return
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,10 +1,12 @@
 """How people name splits and image files. Standard library only: the workflow imports it."""
 
+import os
 import re
 from collections.abc import Sequence
 
 SPLITS = ("train", "val", "test")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+_FORMATS = (*IMAGE_SUFFIXES, ".gif", ".ppm", ".pgm", ".jpe", ".jfif", ".jp2", ".heic", ".avif", ".tga")
 
 _WORDS = {
     "train": ("train", "training", "trn"),
@@ -55,6 +57,15 @@ def split_of_set(name: str) -> tuple[str, str] | None:
         if split is not None and others:
             return " ".join(others), split
     return None
+
+
+def in_other_formats(path: str) -> list[str]:
+    """Return where else an image that a list names may lie, as copies of a data set differ in their format.
+
+    The suffix of an image is replaced. A name without one, which may have dots, gets one.
+    """
+    stem, suffix = os.path.splitext(path)
+    return [(stem if suffix.lower() in _FORMATS else path) + other for other in IMAGE_SUFFIXES[:3]]
 
 
 def hidden(name: str) -> bool:

@@ -117,6 +117,7 @@ def test_schema_file_is_what_the_registry_says():
     assert json.loads(path.read_text()) == methods_schema(), "run `mosa schema`"
 
 
+OWN = ["make-data", "own/x", "--output", "x.safetensors", "--own"]
 TUNE = ["tune", "--task", "demo/digits", "--method", "linear", "--pack", "none", "--space", "{}"]
 TRAIN = ["train", "--task", "demo/digits", "--pack", "none", "--output", "record.json", "--method"]
 
@@ -125,6 +126,8 @@ TRAIN = ["train", "--task", "demo/digits", "--pack", "none", "--output", "record
     ("arguments", "words"),
     [
         (["make-data", "demo/digit", "--output", "x.safetensors"], "error: unknown task 'demo/digit'"),
+        ([*OWN, '{"layout": "folder"}'], "error: --own: key 'root' is missing"),
+        ([*OWN, '{"layout": "folder", "root": "x", "resize": "a"}'], "--own.resize: 'a' is not allowed"),
         (["collect", "--manifest", "none.json", "--output", "x.csv"], "none.json: not a manifest"),
         (["tables", "--records", "none", "--output", "t"], "error: none: cannot be read"),
         ([*TRAIN, "linear"], "error: none: no such pack; make it with `mosa make-data`"),

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from standin import image, make_aircraft, make_cifar100, make_fgvc, make_food101, make_vtab, save
 
-from mosa.data import digests
+from mosa.data import digests, formats
 from mosa.data.catalogue import get_task, list_tasks
 from mosa.data.content import file_content, task_content
 from mosa.data.layouts import Report, read_source
+from mosa.data.layouts.source import find_image
 from mosa.data.task import pack_name, task_from_config
 
 LAYOUTS = ("vtab", "fgvc", "cifar100", "aircraft", "food101", "lists", "folder", "csv")
@@ -279,6 +280,28 @@ def test_an_image_of_another_format_takes_the_place_of_a_missing_one(tmp_path):
     found = data.identify()
     change_in_place(listed.with_suffix(".jpeg"))
     assert data.identify() != found
+
+
+@pytest.mark.parametrize(
+    ("listed", "beside", "found"),
+    [
+        ("i/1.png", ["i/1.jpg", "i/1.png.jpg"], "i/1.jpg"),
+        ("i/1.GIF", ["i/1.png"], "i/1.png"),
+        ("i/1", ["i/1.jpeg"], "i/1.jpeg"),
+        ("i/1.2", ["i/1.2.png", "i/1.jpg"], "i/1.2.png"),
+        ("i/1.2", ["i/1.jpg"], None),
+    ],
+)
+def test_a_name_without_a_suffix_may_have_dots(listed, beside, found, tmp_path):
+    for path in beside:
+        save(tmp_path / path, image(np.random.default_rng(0)))
+    (tmp_path / "all.csv").write_text(f"path,label\n{listed},cat\n")
+    report = Report()
+    assert find_image(tmp_path, listed, "", report) == (found and tmp_path / found)
+    assert bool(report.errors) == (found is None)
+    files = formats.LAYOUTS["csv"].files(own("csv", tmp_path / "all.csv"), tmp_path / "all.csv")
+    names = {file.name for file in files}
+    assert names == {"all.csv", found} - {None}
 
 
 def test_a_union_is_identified_by_its_members(tmp_path):

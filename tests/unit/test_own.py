@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from mosa.base.errors import UserError
 from mosa.data import make_pack
 from mosa.data.catalogue import get_task
 from mosa.data.content import task_content
-from mosa.data.formats import count_own
-from mosa.data.layouts import Report, read_source
+from mosa.data.formats import LAYOUTS, Layout, all_files, count_own
+from mosa.data.layouts import Entry, Report, Source, read_source
 from mosa.data.naming import like_a_split, split_named
 from mosa.data.packs import Pack
 from mosa.data.task import task_from_config
@@ -616,6 +617,65 @@ def test_a_folder_that_cannot_be_read_is_an_error(folder, tmp_path, monkeypatch)
     told = of_folder(tmp_path)
     error = f"error {tmp_path / folder}: cannot be read (Permission denied); change its permissions"
     assert told.errors.count(error) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: [1], "a list, expected a Source"),
+        (lambda s: replace(s, names=("a",)), "1 names for 2 classes; expected a name for each"),
+        (lambda s: replace(s, names=(1, 2)), "names of classes that are no texts"),
+        (lambda s: replace(s, num_classes=2.0), r"num_classes 2\.0; expected an int"),
+        (
+            lambda s: replace(s, num_classes=1),
+            "the label 1 in train .*1.png.; expected a whole number, 0 to 0",
+        ),
+        (lambda s: relabelled(s, lambda label: label + 0.7), r"the label 0\.7 in train"),
+        (lambda s: relabelled(s, str), "the label '0' in train"),
+        (
+            lambda s: replace(s, splits=s.splits | {"extra": []}),
+            "the splits train, val, test, extra; expected",
+        ),
+        (lambda s: replace(s, splits={"train": s.splits["train"]}), "the splits train; expected"),
+        (lambda s: replace(s, notes=["x" * 30_000]), "notes of more than 20,000 characters"),
+        (lambda s: repainted(s, str), "'.*0.png' in train .*; expected a Path, or an array uint8"),
+        (lambda s: repainted(s, lambda _: np.zeros((4, 4))), r"an array float64 \(4, 4\) in train"),
+    ],
+)
+def test_a_reader_of_a_plugin_that_returns_something_else_is_refused(change, words, tmp_path, monkeypatch):
+    source = of_plugin(tmp_path, monkeypatch, change)
+    assert (
+        source.source is None and rf"error {tmp_path}: the reader of layout 'mine' returns {words}" in source
+    )
+
+
+def test_labels_of_a_plugin_may_be_numpys_and_its_val_may_be_empty(tmp_path, monkeypatch):
+    told = of_plugin(tmp_path, monkeypatch, lambda s: relabelled(s, np.int64))
+    assert not told.lines and {type(e.label) for es in told.source.splits.values() for e in es} == {int}
+    told = of_plugin(tmp_path, monkeypatch, lambda s: replace(s, splits=s.splits | {"val": [], "test": []}))
+    assert told.errors == [f"error {tmp_path}: its split test is empty; own/mine needs images in it"]
+
+
+def relabelled(source, how):
+    return replace(
+        source, splits={s: [e._replace(label=how(e.label)) for e in es] for s, es in source.splits.items()}
+    )
+
+
+def repainted(source, how):
+    return replace(
+        source, splits={s: [e._replace(image=how(e.image)) for e in es] for s, es in source.splits.items()}
+    )
+
+
+def of_plugin(root, monkeypatch, change):
+    """What is said of a reader that returns a changed source of twelve images of two classes."""
+    images(root, "i", number=12)
+    entries = [Entry(root / f"i/{n}.png", n % 2, str(root / f"i/{n}.png")) for n in range(12)]
+    splits = {"train": entries[:6], "val": entries[6:8], "test": entries[8:]}
+    monkeypatch.setitem(LAYOUTS, "mine", Layout(lambda *_: change(Source(root, 2, splits)), all_files))
+    task = task_from_config("mine", {"layout": "mine", "root": str(root), "reader": "0" * 64})
+    return Told(task, root, opened=True)
 
 
 FUZZED = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 
 from mosa.backbones.build import build_backbone
 from mosa.backbones.kinds import IMAGENET, INCEPTION
+from mosa.backbones.weights import load_weights
 from mosa.base.errors import UserError
 from mosa.base.timm import timm
 
@@ -201,6 +202,17 @@ def test_a_kind_that_the_file_contradicts_is_refused(vit, tmp_path):
     np.savez(tmp_path / "ViT.npz", **npz_arrays(vit))
     assert "is an npz file, not of kind 'mae'; set `kind: npz`" in refused(tmp_path / "ViT.npz", kind="mae")
     assert "is of kind 'mae'" in refused(saved(mae(vit), tmp_path), kind="dino")
+
+
+@pytest.mark.parametrize("write", [mocov3, mocov3_linear])
+def test_heads_that_no_shape_tells_are_compared(write, tmp_path):
+    small = {"depth": 1, "num_classes": 3}
+    vit = fix_positions(timm.create_model("vit_small_patch16_224", num_heads=12, **small), "rows")
+    path, other = saved(write(vit), tmp_path), timm.create_model("vit_small_patch16_224", **small)
+    with pytest.raises(UserError, match="has 12 heads of attention, the architecture has others: every"):
+        load_weights(other, path)
+    load_weights(other, path, "timm")
+    load_weights(vit, path)
 
 
 def changed(value):

@@ -5,7 +5,7 @@ from pathlib import Path
 from mosa.data.catalogue import get_task
 from mosa.data.formats import LAYOUTS
 from mosa.data.layouts import own
-from mosa.data.layouts.checks import check_source
+from mosa.data.layouts.checks import check_source, in_form
 from mosa.data.layouts.source import Entry, Report, Source
 from mosa.data.naming import SPLITS
 from mosa.data.problems import Problem
@@ -30,7 +30,9 @@ def read_source(task: Task, root: Path, report: Report) -> Source | None:
     if task.layout == "union":
         source = _read_union(task, root, report)
     else:
-        source = LAYOUTS[task.layout].read()(task, Path(task.root or root), report)
+        place = Path(task.root or root)
+        source = LAYOUTS[task.layout].read()(task, place, report)
+        source = None if source is None else in_form(task, source, place, report)
     if source is not None:
         check_source(task, source, report)
     return source

@@ -1,5 +1,6 @@
 """What is checked of every data set, whatever its layout: sizes, classes, and images in two splits."""
 
+import operator
 import os
 from collections import defaultdict
 from collections.abc import Iterable
@@ -7,9 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from mosa.data.layouts.source import Entry, Report, Source
 from mosa.data.naming import SPLITS, few
 from mosa.data.task import OWN, Task
+
+_NOTES = 20_000  # characters, which a pack has room for
 
 
 class Overlap(NamedTuple):
@@ -28,11 +33,52 @@ class Overlap(NamedTuple):
     first: Entry
 
 
+def in_form(task: Task, source: object, root: Path, report: Report) -> Source | None:
+    """Return what a reader returned, with labels as Python's integers; None if it is not as `Source` says."""
+    reason = f"a {type(source).__name__}, expected a Source"
+    if isinstance(source, Source):
+        reason = _malformed(source) or ""
+    if reason:
+        report.error(root, f"the reader of layout {task.layout!r} returns {reason}")
+        return None
+    for split, entries in source.splits.items():
+        source.splits[split] = [entry._replace(label=operator.index(entry.label)) for entry in entries]
+    return source
+
+
+def _malformed(source: Source) -> str | None:
+    if set(source.splits) != set(SPLITS):
+        return f"the splits {few(list(map(str, source.splits)))}; expected {', '.join(SPLITS)}"
+    if not isinstance(source.num_classes, int):
+        return f"num_classes {source.num_classes!r}; expected an int"
+    if not all(isinstance(name, str) for name in source.names):
+        return "names of classes that are no texts"
+    if source.names and len(source.names) != source.num_classes:
+        return (
+            f"{len(source.names)} names for {source.num_classes} classes; expected a name for each, or none"
+        )
+    if sum(map(len, source.notes)) > _NOTES:
+        return f"notes of more than {_NOTES:,} characters"
+    for split, entries in source.splits.items():
+        for image, label, place in entries:
+            if isinstance(image, np.ndarray):
+                good = image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3
+            else:
+                good = isinstance(image, Path)
+            if not good:
+                what = f"an array {image.dtype} {image.shape}" if hasattr(image, "dtype") else repr(image)
+                return f"{what} in {split} ({place}); expected a Path, or an array uint8 (height, width, 3)"
+            if not isinstance(label, int | np.integer) or not 0 <= label < source.num_classes:
+                end = source.num_classes - 1
+                return f"the label {label!r} in {split} ({place}); expected a whole number, 0 to {end}"
+    return None
+
+
 def check_source(task: Task, source: Source, report: Report) -> None:
     """Report what is wrong with the lists of a task, as far as it shows without an image being opened."""
-    if task.benchmark != OWN:  # an own task is cut into splits, and says why one is empty
+    if task.benchmark != OWN or task.reader:  # other own tasks are cut into splits, and say why one is empty
         for split, entries in source.splits.items():
-            if not entries:
+            if not entries and not (task.reader and split == "val"):
                 report.error(source.root, f"its split {split} is empty; {task.full_name} needs images in it")
     found = {split: len(entries) for split, entries in source.splits.items()}
     if task.sizes and found != {split: task.sizes[split] for split in found}:

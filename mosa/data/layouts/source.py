@@ -13,7 +13,7 @@ import numpy as np
 from mosa.base.errors import shown
 from mosa.base.words import count as counted
 from mosa.data.held_out import HOLD_OUT, share_of
-from mosa.data.naming import IMAGE_SUFFIXES
+from mosa.data.naming import in_other_formats
 from mosa.data.problems import Report, why_absent
 from mosa.data.sources import where
 from mosa.data.task import Task
@@ -83,7 +83,7 @@ def find_folder(task: Task, root: Path, report: Report) -> Path | None:
 def find_image(base: Path, relative: str, place: str, report: Report) -> Path | None:
     """Return the file that an entry names, which must lie below `base`; links are followed.
 
-    Copies of a benchmark differ in their format: the same name with another suffix is accepted, too.
+    Copies of a benchmark differ in their format, see `mosa.data.naming.in_other_formats`.
     """
     parts = Path(relative).parts
     if "\0" in relative:
@@ -94,7 +94,7 @@ def find_image(base: Path, relative: str, place: str, report: Report) -> Path | 
         return None
     path = base / relative
     denied = False
-    for candidate in (path, *(path.with_suffix(suffix) for suffix in IMAGE_SUFFIXES[:3])):
+    for candidate in (path, *(base / other for other in in_other_formats(relative))):
         try:
             if stat.S_ISREG(os.stat(candidate).st_mode):  # follows links
                 return candidate
