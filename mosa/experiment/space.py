@@ -349,8 +349,9 @@ def beyond(trials: list[Trial], best: Trial, method: str) -> Trial | None:
     """
     for section, model in _models(method).items():
         for key, value in getattr(best, section).items():
-            tried = {getattr(trial, section)[key] for trial in trials}
-            if len(tried) < 2 or not all(map(is_positive, tried)):
+            values = [getattr(trial, section)[key] for trial in trials]
+            tried = set(values) if all(map(is_positive, values)) else set()
+            if len(tried) < 2:
                 continue
             ordered = sorted(tried, key=lambda one: abs(math.log(one / value)))  # from the best value on
             if value not in (min(tried), max(tried)):

@@ -188,6 +188,15 @@ def test_runs_take_the_choice_of_their_scope_and_sweeps_that_of_their_variant():
     assert not any(run.choice for run in expand(load_config(CONFIG | {"tune": None})))
 
 
+def test_a_variant_that_a_sweep_makes_too_takes_the_choice_of_its_own_search():
+    config = copy.deepcopy(CONFIG)
+    config["variants"]["adapter_bottleneck8"] = {"method": "adapter", "options": {"bottleneck": 8}}
+    config["tune"]["variants"]["adapter_bottleneck8"] = {"training": {"lr": [0.2, 0.3, 0.4]}}
+    workflow = Workflow.of(load_config(config))
+    assert all(run.choice.endswith(f"/{run.specification.variant}") for run in workflow.runs.values())
+    assert {path for paths in workflow.choices.values() for path in paths} == set(workflow.searches)
+
+
 def test_the_plan_counts_the_search(tmp_path):
     paths = {"results": str(tmp_path), "packs": str(tmp_path)}
     text = plan(load_config(CONFIG | {"paths": paths}))
@@ -582,6 +591,7 @@ def test_folds_are_alike_and_have_every_image_once():
         ({"options": {"dropout": [0.1, 0.5]}}, {"dropout": 0.5}, "adapter", None),  # 2.5 is no rate
         ({"options": {"norm": [True, False]}}, {"norm": True}, "adapter", None),
         ({"training": {"weight_decay": [0.0, 0.1]}}, {"weight_decay": 0.1}, "adapter", None),  # no ratio
+        ({"options": {"targets": [["q"], ["q", "v"]]}}, {"targets": ["q"]}, "lora", None),
     ],
 )
 def test_a_grid_grows_beyond_its_edge_in_the_same_ratio(tried, best, method, further):
