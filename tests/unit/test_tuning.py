@@ -569,6 +569,28 @@ def test_trials_of_other_images_are_trained_again(pack, tmp_path, capsys):
 # --- folds, and how sure a choice is
 
 
+def test_trials_measured_by_other_code_of_a_plugin_are_trained_again(pack, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = own_config(a="sure") | {"plugins": ["sure.py"]}
+    save(tmp_path / "a" / "train" / "x" / "0.png", image(np.random.default_rng(0), 0))
+    searched = Search(space(lr=[0.1]), metric="sure")
+    results, settings = [], []
+    for value in (0.25, 0.25, 0.5):
+        (tmp_path / "sure.py").write_text(
+            "from mosa.data.metrics import METRICS, Metric\n"
+            f'METRICS["sure"] = Metric("sure", "s", "", True, 2, lambda logits, labels: {value}, "?")\n'
+        )
+        workflow = Workflow.of(load_config(copy.deepcopy(config)))
+        (meant, *_) = workflow.searches.values()
+        settings.append(workflow.search_settings(meant))
+        run = Run(RUN.specification.model_copy(update={"measures": meant.specification.measures}))
+        results.append(run_search(run, searched, pack, tmp_path / "records", tmp_path / "trials.json"))
+    assert [result["trials"][0]["score"] for result in results] == [0.25, 0.25, 0.5]
+    assert settings[0] == settings[1] != settings[2]
+    assert [one["measured_by"] for one in settings] == [one["search"]["measured_by"] for one in results]
+    assert capsys.readouterr().err.count("'sure' as its plugin defines it now; it is trained again") == 1
+
+
 def test_folds_are_alike_and_have_every_image_once():
     labels = np.random.default_rng(0).integers(0, 7, 203)
     part = deal(labels, 5)
