@@ -396,6 +396,34 @@ def test_final_runs_take_the_choice(pack, tmp_path):
     assert record["splits"]["eval"] == "test"
 
 
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        ({}, False),
+        ({"tasks": ["demo/digits"]}, True),
+        ({"tasks": ["demo/count", "demo/digits"]}, False),
+        ({"backbone": "other"}, True),
+        ({"variant": "adapter"}, True),
+        ({"tasks": None}, True),
+    ],
+)
+def test_a_choice_among_other_searches_is_made_again(tmp_path, change, stale):
+    """As where a task was taken out, and Snakemake does not know what the choice was made from."""
+    paths = {"results": str(tmp_path), "packs": str(tmp_path)}
+    config = CONFIG | {"paths": paths, "tune": CONFIG["tune"] | {"per": "benchmark"}}
+    workflow = Workflow.of(load_config(copy.deepcopy(config)))
+    assert not workflow.stale_choices()
+    run = workflow.at("demo", "digits", "micro_vit", "linear")
+    chosen = {"options": {}, "training": {"lr": 0.1}}
+    choice = {"tasks": ["demo/digits", "demo/count"], "backbone": "micro_vit", "variant": "linear"}
+    path = tmp_path / f"tune/choices/{run.choice}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(choice | {"chosen": chosen} | change))
+    assert workflow.stale_choices() == ({str(path)} if stale else set())
+    assert workflow.stale_choices() <= workflow.stale_files()
+    assert (workflow.meant_digest(run) == "") == stale
+
+
 def test_tables_show_every_trial_and_mark_the_choice(tmp_path):
     paths = []
     for name in ("a", "b"):
