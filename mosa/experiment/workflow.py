@@ -119,7 +119,7 @@ class Workflow:
     def manifest(self) -> str:
         """The manifest of the records, and with it the specifications; written where their content is new."""
         variants, name = list(self.config["variants"]), self.config["name"]
-        about = left_out(self.config), display_names(self.config)
+        about = left_out(self.config), display_names(self.config), self.config["reference"]
         return write_manifest(self.runs.values(), Path(self.results), variants, name, *about).as_posix()
 
     @cached_property
