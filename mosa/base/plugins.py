@@ -66,6 +66,17 @@ class Registry(dict[str, V]):
         for name, entry in entries.items():
             self.add(name, entry, sys._getframe(1).f_globals.get("__name__", ""))
 
+    def __ior__(self, entries: Mapping[str, V]) -> "Registry[V]":  # type: ignore[override,misc]
+        for name, entry in entries.items():
+            self.add(name, entry, sys._getframe(1).f_globals.get("__name__", ""))
+        return self
+
+    def setdefault(self, name: str, entry: V) -> V:
+        """Add an entry unless there is one of its name, and return the one that there is then."""
+        if name not in self:
+            self.add(name, entry, sys._getframe(1).f_globals.get("__name__", ""))
+        return self[name]
+
     def put(self, entries: Mapping[str, V]) -> None:
         """Add the entries of a plugin that was loaded before."""
         super().update(entries)

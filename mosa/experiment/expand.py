@@ -85,7 +85,8 @@ def expand(config: Mapping[str, Any], identities: Identities | None = None) -> l
     """
     identities = identities or Identities()
     variants = dict(config["variants"]) | {name: variant for name, variant, _ in sweep_variants(config)}
-    bases = {name: made_by[2] for name, _, made_by in sweep_variants(config)}
+    swept = {name: made_by[2] for name, _, made_by in sweep_variants(config)}
+    bases = {name: base for name, base in swept.items() if name not in config["variants"]}
     tune, schemas = config["tune"], schemas_of(config)
     runs = []
     for task, (backbone, entry) in product(config_tasks(config), config["backbones"].items()):

@@ -60,6 +60,7 @@ def write_manifest(
     name: str,
     left_out: Mapping[str, str] | None = None,
     display_names: Mapping[str, str] | None = None,
+    reference: str | None = None,
 ) -> Path:
     """Write the specifications of runs, and the manifest that names them.
 
@@ -70,6 +71,7 @@ def write_manifest(
         name: Name of the experiment.
         left_out: Why variants have no runs on a backbone.
         display_names: Names of variants for readers, where they have one.
+        reference: The variant that the others are compared with, if the config names one.
 
     Returns:
         The manifest: results/manifests/runs-<digest>.json.
@@ -95,6 +97,7 @@ def write_manifest(
     }
     content |= {"display_names": dict(display_names)} if display_names else {}
     content |= {"tasks": tasks} if tasks else {}
+    content |= {"reference": reference} if reference else {}  # another one makes another table
     return write_by_content(results / "manifests", "runs-", "json", json.dumps(content, indent=1) + "\n")
 
 

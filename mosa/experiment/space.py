@@ -268,6 +268,7 @@ def search_settings(tune: Mapping[str, Any], specification: Specification) -> di
         }
         | {name: tune[name] for name in ("folds", "extend") if tune[name]}
         | compared
+        | measured_by(metric_of(specification), specification)
     )
 
 
@@ -282,6 +283,12 @@ def comparison(metric: str) -> dict[str, Any]:
     if metric == TOP1:
         return {}
     return {"metric": metric, "higher_is_better": get_metric(metric).higher_is_better}
+
+
+def measured_by(metric: str, specification: Specification) -> dict[str, str]:
+    """Return the digest of the plugin that computes a metric of a run: nothing for one of the package."""
+    found = [one.sha256 for one in specification.measures if metric in one.metrics]
+    return {"measured_by": found[0]} if found else {}
 
 
 def round_lengths(epochs: int, min_epochs: int, factor: int) -> list[int]:
@@ -349,8 +356,9 @@ def beyond(trials: list[Trial], best: Trial, method: str) -> Trial | None:
     """
     for section, model in _models(method).items():
         for key, value in getattr(best, section).items():
-            tried = {getattr(trial, section)[key] for trial in trials}
-            if len(tried) < 2 or not all(map(is_positive, tried)):
+            values = [getattr(trial, section)[key] for trial in trials]
+            tried = set(values) if all(map(is_positive, values)) else set()
+            if len(tried) < 2:
                 continue
             ordered = sorted(tried, key=lambda one: abs(math.log(one / value)))  # from the best value on
             if value not in (min(tried), max(tried)):

@@ -119,7 +119,7 @@ class Workflow:
     def manifest(self) -> str:
         """The manifest of the records, and with it the specifications; written where their content is new."""
         variants, name = list(self.config["variants"]), self.config["name"]
-        about = left_out(self.config), display_names(self.config)
+        about = left_out(self.config), display_names(self.config), self.config["reference"]
         return write_manifest(self.runs.values(), Path(self.results), variants, name, *about).as_posix()
 
     @cached_property
@@ -268,11 +268,35 @@ class Workflow:
         """Return the digest of the specification that a record has to have."""
         if not run.choice:
             return run.specification.digest
+        path = f"{self.results}/tune/choices/{run.choice}.json"
         try:
-            choice = json.loads(Path(f"{self.results}/tune/choices/{run.choice}.json").read_text("utf-8"))
+            choice = json.loads(Path(path).read_text("utf-8"))
+            if not self._is_meant(choice, path):
+                return ""
             return with_choice(run.specification, choice["chosen"]).digest
         except (OSError, ValueError, KeyError, TypeError, RecursionError, UserError):
             return ""  # whatever is there is not of a choice that can be read
+
+    def _is_meant(self, choice: Mapping[str, Any], path: str) -> bool:
+        """Return whether a choice is one among the searches that the file is meant to be made from."""
+        of = [self.searches[search].specification for search in self.choices[path]]
+        names = {(one.backbone.name, one.variant) for one in of}
+        tasks = {one.task for one in of}
+        return names == {(choice["backbone"], choice["variant"])} and tasks == set(choice["tasks"])
+
+    def stale_choices(self) -> set[str]:
+        """Return the choices that were made among other searches than those that are meant."""
+        stale = set()
+        for path in self.choices:
+            try:
+                same = self._is_meant(json.loads(Path(path).read_text(encoding="utf-8")), path)
+            except FileNotFoundError:
+                continue
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
+                same = False
+            if not same:
+                stale.add(path)
+        return stale
 
     def stale_searches(self) -> set[str]:
         """Return the results of searches of another specification, or of another search."""
@@ -324,7 +348,7 @@ class Workflow:
     def stale_files(self) -> set[str]:
         """Return the files that exist and were made from something else than what is meant."""
         table = {f"{self.results}/tables/runs.csv"} if self.table_is_stale() else set()
-        return self.stale_records() | self.stale_searches() | table
+        return self.stale_records() | self.stale_searches() | self.stale_choices() | table
 
     @property
     def wildcard_constraints(self) -> dict[str, str]:

@@ -21,7 +21,7 @@ from mosa.experiment.declared import digest_of_data
 from mosa.experiment.expand import Run
 from mosa.experiment.manifest import with_choice
 from mosa.experiment.recipe import problem_of
-from mosa.experiment.space import TOP1, Trial, beyond, comparison, make_trials, round_lengths
+from mosa.experiment.space import TOP1, Trial, beyond, comparison, make_trials, measured_by, round_lengths
 from mosa.experiment.specification import Specification
 from mosa.records import check_specification, load_record
 from mosa.search.choose import TRIALS_VERSION, best_first, describe, shown_score
@@ -108,7 +108,7 @@ def run_search(
         "backbone": what.backbone.name,
         "variant": what.variant,
         "method": what.method,
-        "search": _described(search, rounds),
+        "search": _described(search, rounds) | measured_by(search.metric, what),
         "trials": entries,
     }
     with written_atomically(output) as temporary:
@@ -194,7 +194,7 @@ def _try(
         specification = of_trial(run.specification, trial, epochs, fold)
         path = folder / f"{digest_of_data([specification.digest, seed])[:16]}.json"
         try:
-            record = _existing(path, specification, pack) or execute(
+            record = _existing(path, specification, pack, search.metric) or execute(
                 Run(specification, seed), pack, path, machine
             )
         except Diverged as error:
@@ -237,7 +237,7 @@ def of_trial(
     return Specification.model_validate(tried | {"stage": "selection", "fold": fold})
 
 
-def _existing(path: Path, specification: Specification, pack: Path) -> dict[str, Any] | None:
+def _existing(path: Path, specification: Specification, pack: Path, metric: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
@@ -245,6 +245,9 @@ def _existing(path: Path, specification: Specification, pack: Path) -> dict[str,
         check_specification(record, specification, path)
         if record["data"]["digest"] != Pack(pack).digest:
             raise UserError(f"{path}: was trained on other images than those of {pack}")
+        found = Specification.model_validate(record["specification"])
+        if measured_by(metric, found) != measured_by(metric, specification):
+            raise UserError(f"{path}: has no value of the metric {metric!r} as its plugin defines it now")
     except UserError as error:
         print(f"{error}; it is trained again", file=sys.stderr)
         return None

@@ -305,6 +305,14 @@ def test_runs_with_different_plugins_do_not_leak_into_one_another(tmp_path, pack
     assert "mine" not in peft.list_methods()
 
 
+@pytest.mark.parametrize("way", ["METRICS |= dict(sure=sure)", "METRICS.setdefault('sure', sure)"])
+def test_what_is_added_in_another_way_is_the_plugins_too(tmp_path, way):
+    (tmp_path / "metric.py").write_text(METRIC.replace('METRICS["sure"] = ', "sure = ") + f"\n{way}\n")
+    with using(Wanted("metric.py", tmp_path)) as found:
+        assert found[0].names("metric") == ["sure"] and "sure" in METRICS
+    assert "sure" not in METRICS
+
+
 def test_a_metric_of_older_code_has_no_value(tmp_path, pack, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("m.py").write_text(METRIC.format(value="0.5"))
@@ -413,6 +421,7 @@ def test_a_table_that_raises_is_blamed_and_leaves_the_others(tmp_path):
         ),
         (MINE.replace(', description="Nothing."', ""), "option 'size' of method 'mine' has no description"),
         (METRIC.replace('"sure"', '"top1"'), "there is a metric 'top1' already"),
+        (METRIC + 'METRICS |= dict(top1=METRICS["sure"])', "there is a metric 'top1' already"),
         (METRIC.replace('["sure"]', '["other"]'), "metric 'sure' is registered as 'other'"),
         (METRIC.replace('"sure"', '"So sure"'), "'So sure' cannot be part of a path"),
         (

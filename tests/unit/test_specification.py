@@ -1,6 +1,7 @@
 """Specifications: the digest covers what decides a result, and options that come later repeat nothing."""
 
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError, create_model
@@ -139,6 +140,15 @@ def test_a_manifest_names_each_record_and_its_specification(tmp_path):
         path.write_text(content)
         with pytest.raises(UserError, match="not a manifest"):
             read_manifest(path)
+
+
+def test_another_reference_makes_tables_anew_and_repeats_no_run(tmp_path, monkeypatch):
+    """Their input is the manifest, also where Snakemake has forgotten their parameters."""
+    monkeypatch.chdir(tmp_path)
+    plain, *others = (Workflow.from_config(tiny() | {"reference": one}) for one in (None, "linear", "mosa"))
+    assert "reference" not in json.loads(Path(plain.manifest).read_text())
+    assert len({plain.manifest, *(one.manifest for one in others)}) == 3
+    assert all(read_manifest(Path(one.manifest)) == read_manifest(Path(plain.manifest)) for one in others)
 
 
 OWN_TASK = {"layout": "folder", "root": "images"}

@@ -188,6 +188,15 @@ def test_runs_take_the_choice_of_their_scope_and_sweeps_that_of_their_variant():
     assert not any(run.choice for run in expand(load_config(CONFIG | {"tune": None})))
 
 
+def test_a_variant_that_a_sweep_makes_too_takes_the_choice_of_its_own_search():
+    config = copy.deepcopy(CONFIG)
+    config["variants"]["adapter_bottleneck8"] = {"method": "adapter", "options": {"bottleneck": 8}}
+    config["tune"]["variants"]["adapter_bottleneck8"] = {"training": {"lr": [0.2, 0.3, 0.4]}}
+    workflow = Workflow.of(load_config(config))
+    assert all(run.choice.endswith(f"/{run.specification.variant}") for run in workflow.runs.values())
+    assert {path for paths in workflow.choices.values() for path in paths} == set(workflow.searches)
+
+
 def test_the_plan_counts_the_search(tmp_path):
     paths = {"results": str(tmp_path), "packs": str(tmp_path)}
     text = plan(load_config(CONFIG | {"paths": paths}))
@@ -387,6 +396,34 @@ def test_final_runs_take_the_choice(pack, tmp_path):
     assert record["splits"]["eval"] == "test"
 
 
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        ({}, False),
+        ({"tasks": ["demo/digits"]}, True),
+        ({"tasks": ["demo/count", "demo/digits"]}, False),
+        ({"backbone": "other"}, True),
+        ({"variant": "adapter"}, True),
+        ({"tasks": None}, True),
+    ],
+)
+def test_a_choice_among_other_searches_is_made_again(tmp_path, change, stale):
+    """As where a task was taken out, and Snakemake does not know what the choice was made from."""
+    paths = {"results": str(tmp_path), "packs": str(tmp_path)}
+    config = CONFIG | {"paths": paths, "tune": CONFIG["tune"] | {"per": "benchmark"}}
+    workflow = Workflow.of(load_config(copy.deepcopy(config)))
+    assert not workflow.stale_choices()
+    run = workflow.at("demo", "digits", "micro_vit", "linear")
+    chosen = {"options": {}, "training": {"lr": 0.1}}
+    choice = {"tasks": ["demo/digits", "demo/count"], "backbone": "micro_vit", "variant": "linear"}
+    path = tmp_path / f"tune/choices/{run.choice}.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(choice | {"chosen": chosen} | change))
+    assert workflow.stale_choices() == ({str(path)} if stale else set())
+    assert workflow.stale_choices() <= workflow.stale_files()
+    assert (workflow.meant_digest(run) == "") == stale
+
+
 def test_tables_show_every_trial_and_mark_the_choice(tmp_path):
     paths = []
     for name in ("a", "b"):
@@ -560,6 +597,28 @@ def test_trials_of_other_images_are_trained_again(pack, tmp_path, capsys):
 # --- folds, and how sure a choice is
 
 
+def test_trials_measured_by_other_code_of_a_plugin_are_trained_again(pack, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = own_config(a="sure") | {"plugins": ["sure.py"]}
+    save(tmp_path / "a" / "train" / "x" / "0.png", image(np.random.default_rng(0), 0))
+    searched = Search(space(lr=[0.1]), metric="sure")
+    results, settings = [], []
+    for value in (0.25, 0.25, 0.5):
+        (tmp_path / "sure.py").write_text(
+            "from mosa.data.metrics import METRICS, Metric\n"
+            f'METRICS["sure"] = Metric("sure", "s", "", True, 2, lambda logits, labels: {value}, "?")\n'
+        )
+        workflow = Workflow.of(load_config(copy.deepcopy(config)))
+        (meant, *_) = workflow.searches.values()
+        settings.append(workflow.search_settings(meant))
+        run = Run(RUN.specification.model_copy(update={"measures": meant.specification.measures}))
+        results.append(run_search(run, searched, pack, tmp_path / "records", tmp_path / "trials.json"))
+    assert [result["trials"][0]["score"] for result in results] == [0.25, 0.25, 0.5]
+    assert settings[0] == settings[1] != settings[2]
+    assert [one["measured_by"] for one in settings] == [one["search"]["measured_by"] for one in results]
+    assert capsys.readouterr().err.count("'sure' as its plugin defines it now; it is trained again") == 1
+
+
 def test_folds_are_alike_and_have_every_image_once():
     labels = np.random.default_rng(0).integers(0, 7, 203)
     part = deal(labels, 5)
@@ -582,6 +641,7 @@ def test_folds_are_alike_and_have_every_image_once():
         ({"options": {"dropout": [0.1, 0.5]}}, {"dropout": 0.5}, "adapter", None),  # 2.5 is no rate
         ({"options": {"norm": [True, False]}}, {"norm": True}, "adapter", None),
         ({"training": {"weight_decay": [0.0, 0.1]}}, {"weight_decay": 0.1}, "adapter", None),  # no ratio
+        ({"options": {"targets": [["q"], ["q", "v"]]}}, {"targets": ["q"]}, "lora", None),
     ],
 )
 def test_a_grid_grows_beyond_its_edge_in_the_same_ratio(tried, best, method, further):
