@@ -227,6 +227,7 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
         ("dropconnect_e8", "mosa_n4_alone_e8"),
         ("dropconnect_e100", "mosa_n4_alone_e100"),
         ("adamix_e25", "mosa_n4_e25"),
+        ("adamix_e100", "mosa_n4_e100"),
     ):
         interval = summary["interval"](seeds[one] - seeds[other])
         follows |= {abs(float(number)) for number in re.findall(r"\d+\.\d+", interval)}
