@@ -133,6 +133,8 @@ def _typed(value: Any) -> Any:
         return [_typed(child) for child in value]
     try:
         read = yaml.safe_load(value) if isinstance(value, str) else value
+        if isinstance(read, str) and value[:1] not in ("'", '"'):
+            return value  # it has been read before: a second time, "#" would begin a comment
     except (yaml.YAMLError, ValueError, RecursionError):
         return value
     if isinstance(value, str) and isinstance(read, int | float) and OTHER_BASE.fullmatch(value):

@@ -1,10 +1,12 @@
 """Records as a table: one row per run, as a DataFrame or a CSV; its columns are declared with the record."""
 
+import fnmatch
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, NoReturn, get_args, get_origin
 
 import pandas as pd
 
@@ -134,16 +136,22 @@ def find_records(directory: Path) -> list[Path]:
     """Return the record files below a directory, in order; of a results folder, those of its runs/.
 
     Raises:
-        UserError: There is none.
+        UserError: There is none, or a folder cannot be read.
     """
     runs = Path(directory) / "runs"  # beside it may be the results of others
     directory = runs if runs.is_dir() else Path(directory)
-    found = ((path, path.relative_to(directory)) for path in directory.rglob("seed*.json"))
-    inside = (path for path, below in found if not any(part.startswith(".") for part in below.parts))
-    paths = sorted(path for path in inside if path.is_file())
+    paths = []
+    for folder, folders, names in os.walk(directory, onerror=_refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths += [Path(folder, name) for name in fnmatch.filter(names, "seed*.json")]
+    paths = sorted(path for path in paths if path.is_file())
     if not paths:
         raise UserError(f"{directory}: no records below it; expected .../<variant>/seed<n>.json, one per run")
     return paths
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(f"{error.filename}: cannot be read ({error.strerror}), and may have records") from None
 
 
 def write_table(frame: pd.DataFrame, output: Path) -> None:

@@ -148,7 +148,10 @@ def choose(paths: Iterable[Path]) -> dict[str, Any]:
     files = {str(path): read_trials(path) for path in paths}
     first, *others = files.items()
     tried = [(trial["options"], trial["training"]) for trial in first[1]["trials"]]
+    tasks = {first[1]["task"]: first[0]}
     for path, other in others:
+        if (same := tasks.setdefault(other["task"], path)) != path:
+            raise UserError(f"{path}: of {other['task']}, as {same} is; give one file for each task")
         for key in ("backbone", "variant", "search"):
             if other[key] != first[1][key]:
                 raise UserError(
@@ -168,7 +171,7 @@ def choose(paths: Iterable[Path]) -> dict[str, Any]:
     best = best_first(trials, complete, search)[0]
     chosen = {key: trials[best][key] for key in ("options", "training")}
     return {
-        "tasks": [file["task"] for file in files.values()],
+        "tasks": list(tasks),
         "backbone": first[1]["backbone"],
         "variant": first[1]["variant"],
         "method": first[1]["method"],

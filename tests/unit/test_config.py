@@ -611,11 +611,18 @@ def test_options_of_methods_are_what_their_schema_says():
     [
         ({"seeds": ["0", "1", "2"]}, "seeds", [0, 1, 2]),  # as Snakemake reads --config 'seeds=[0,1,2]'
         ({"seeds": "[3]"}, "seeds", [3]),
+        ({"name": "'7'"}, "name", "7"),
         ({"training": {"epochs": "7"}}, "training", Recipe(epochs=7).model_dump()),
     ],
 )
 def test_the_command_line_sets_keys(overrides, key, value):
     assert load_config(tiny(), overrides=overrides)[key] == value
+
+
+@pytest.mark.parametrize("text", ["out #1", " out"])
+def test_a_text_of_the_command_line_is_taken_as_it_is(text):
+    """Snakemake has read it as YAML, where a second time `#` would begin a comment."""
+    assert load_config(tiny(), overrides={"paths": {"results": text}})["paths"]["results"] == text
 
 
 def test_mistakes_on_the_command_line_are_not_blamed_on_a_file(tmp_path):

@@ -294,6 +294,23 @@ def test_other_tables_are_refused(tmp_path, name, content, words):
         read_table(tmp_path / name)
 
 
+@pytest.mark.parametrize("folder", ["runs", "runs/b"])
+def test_a_folder_of_records_that_cannot_be_read_is_refused(folder, tmp_path, monkeypatch):
+    for name in ("a/seed0.json", "b/seed0.json"):
+        write_record(make_record(variant=name[0]), tmp_path / "runs" / name)
+    scandir = os.scandir
+
+    def refused(path):  # root may read every folder, so modes refuse it nothing
+        if os.fspath(path) == str(tmp_path / folder):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    assert len(find_records(tmp_path)) == 2
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(UserError, match=rf"^{tmp_path / folder}: cannot be read \(Permission denied\)"):
+        find_records(tmp_path)
+
+
 def test_an_empty_folder_is_told(tmp_path):
     with pytest.raises(UserError, match="no records below it"):
         read_table(tmp_path)
