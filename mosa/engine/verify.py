@@ -75,7 +75,7 @@ def _verify(
             check_specification(record, wanted.meant, wanted.path)
     except UserError as error:
         return Verdict(wanted.path, [str(error)], [])
-    problems, unchecked = _misnamed(record["seed"], wanted.path), []
+    problems, unchecked = _misplaced(record, wanted.path), []
     data, backbone = record["specification"]["data"], record["specification"]["backbone"]
     if data["pack"] not in digests:
         digests[data["pack"]] = _pack_digest(packs / data["pack"])
@@ -102,11 +102,16 @@ def _verify(
     return Verdict(wanted.path, [f"{wanted.path}: {problem}" for problem in problems], unchecked)
 
 
-def _misnamed(seed: int, path: Path) -> list[str]:
-    """Return what is wrong with the name of a record: that it is another seed's."""
+def _misplaced(record: Mapping[str, Any], path: Path) -> list[str]:
+    """Return what is wrong with where a record lies: that its name, or its place in a runs/, is another's."""
     named = _NAME.fullmatch(path.name)
-    if named and int(named[1]) != seed:
-        return [f"is the record of seed {seed}, expected {named[1]}; delete it and run again"]
+    if named and int(named[1]) != record["seed"]:
+        return [f"is the record of seed {record['seed']}, expected {named[1]}; delete it and run again"]
+    place = Path(Specification.model_validate(record["specification"]).record_path(record["seed"]))
+    depth = len(place.parts)
+    found = Path(*path.absolute().parts[-depth:])
+    if found.parts[0] == place.parts[0] and found != place:
+        return [f"is the record of {place}; delete it and run again"]
     return []
 
 

@@ -315,9 +315,7 @@ def test_the_best_mean_over_tasks_is_taken(tmp_path):
     write_choice(choice, tmp_path / "choice.json")
     assert read_choice(tmp_path / "choice.json")["chosen"] == choice["chosen"]
     (tmp_path / "copy.json").write_text(one.read_text())
-    with pytest.raises(
-        UserError, match=r"copy\.json: of demo/a, as .*a\.json is; give one file"
-    ):
+    with pytest.raises(UserError, match=r"copy\.json: of demo/a, as .*a\.json is; give one file"):
         choose([one, two, tmp_path / "copy.json"])
 
 

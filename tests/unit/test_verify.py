@@ -127,13 +127,13 @@ def test_records_that_are_named_are_compared_with_a_config_that_is_named(folder,
     config = f"""
         name: tiny
         benchmarks: {{demo: [digits]}}
-        backbones: {{micro_vit: {weights}}}
+        backbones: {{random: {weights}}}
         seeds: [0]
         training: {{epochs: 3, batch_size: 16}}
         variants: {{linear: {{method: linear}}}}
         """
     (folder / "tiny.yaml").write_text(config)
-    record = Path("results/runs/demo/digits/micro_vit/linear/seed0.json")
+    record = Path("results/runs/demo/digits/random/linear/seed0.json")
     record.parent.mkdir(parents=True)
     shutil.copy("runs/seed0.json", record)
     alone = ["verify", str(record), "--packs", "packs"]
@@ -144,6 +144,21 @@ def test_records_that_are_named_are_compared_with_a_config_that_is_named(folder,
         assert "no pack" not in done.output
     done = CliRunner().invoke(cli, ["verify", "runs/seed1.json", "--alone", "--configfile", "tiny.yaml"])
     assert "runs/seed1.json: is no record of this config" in str(done.exception)
+
+
+@pytest.mark.parametrize("place", ["random/lora", "other/linear"])
+def test_a_record_in_the_folder_of_another_variant_is_named(place, folder):
+    for path in ("random/linear", place):
+        path = folder / f"results/runs/demo/digits/{path}/seed0.json"
+        path.parent.mkdir(parents=True)
+        shutil.copy(folder / "runs" / "seed0.json", path)
+    wanted = [Wanted(path) for path in sorted((folder / "results").rglob("seed0.json"))]
+    lines, good = describe(verify(wanted, folder / "packs"))
+    assert not good and lines[1] == "1 of 2 records are in order"
+    assert (
+        f"/{place}/seed0.json: is the record of runs/demo/digits/random/linear/seed0.json; delete it"
+        in lines[0]
+    )
 
 
 def test_what_does_not_lie_here_is_said(folder):
