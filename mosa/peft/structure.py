@@ -317,6 +317,8 @@ def _follow(place: Place, old: Any, new: Any, moved: tuple[Any, Any] | None, tra
             new.to(*moved)
         if place.dictionary == "_modules":
             new.train(training)
+        if isinstance(old, nn.Module) and new._backward_hooks is old._backward_hooks:  # see InPlaceOf
+            new._is_full_backward_hook = old._is_full_backward_hook
     elif isinstance(new, Tensor) and isinstance(old, Tensor):
         if new.device != old.device or new.dtype != old.dtype:
             new.data = new.data.to(old)

@@ -174,6 +174,18 @@ def test_hooks_stay_through_attaching_merging_and_detaching(method):
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers_of(backbone))
 
 
+def test_a_backward_hook_on_a_layer_is_called_whichever_method_wraps_it():
+    model, called = build(), []
+    for name in ("one", "two"):
+        attach(model, "lora", name=name, **OPTIONS["lora"])
+    handle = model.blocks[0].attn.qkv.register_full_backward_hook(lambda *given: called.append(1))
+    for number, name in enumerate(("two", "one", None), 1):
+        peft.set_active(model, name)
+        model(torch.randn(2, 3, 32, 32, requires_grad=True)).sum().backward()
+        assert len(called) == number, name
+    handle.remove()
+
+
 def test_the_bridge_refuses_a_layer_with_a_hook():
     """The library would leave it on the layer within, so that merging changed what it sees."""
     pytest.importorskip("peft")
