@@ -98,7 +98,8 @@ def run_search(
             print(f"{name}: {_outcome(entries[index], search)}", file=sys.stderr, flush=True)
         alive = _survivors(entries, alive, search, number, last=number == len(rounds) - 1)
     if not alive:
-        raise UserError(f"{what.task} {what.variant}: every trial diverged; try smaller learning rates")
+        left = " that was left" if {entry["status"] for entry in entries} != {"diverged"} else ""
+        raise UserError(f"{what.task} {what.variant}: every trial{left} diverged; try smaller learning rates")
     trained = functools.partial(_try, run, search=search, pack=pack, folder=folder, machine=machine)
     _extend(what, trials, entries, alive, search, trained)
     result = {
