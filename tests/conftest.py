@@ -41,6 +41,23 @@ def pack(tmp_path_factory):
     return write_small_pack(path, {"train": 40, "val": 20, "test": 30})
 
 
+@pytest.fixture
+def lock(monkeypatch):
+    """A function that has a folder refuse to be read, as modes refuse nothing to root."""
+
+    def lock(folder):
+        scandir = os.scandir
+
+        def refused(path):
+            if os.fspath(path) == str(folder):
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refused)
+
+    return lock
+
+
 @pytest.fixture(scope="session")
 def flowers(tmp_path_factory):
     """A pack of Flowers102's form, whose images leave room to crop."""

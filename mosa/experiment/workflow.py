@@ -8,7 +8,7 @@ Snakemake remembers: a record names its specification, and a table what it was m
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -286,34 +286,17 @@ class Workflow:
 
     def stale_choices(self) -> set[str]:
         """Return the choices that were made among other searches than those that are meant."""
-        stale = set()
-        for path in self.choices:
-            try:
-                same = self._is_meant(json.loads(Path(path).read_text(encoding="utf-8")), path)
-            except FileNotFoundError:
-                continue
-            except (OSError, ValueError, KeyError, TypeError, RecursionError):
-                same = False
-            if not same:
-                stale.add(path)
-        return stale
+        return _unlike(self.choices, self._is_meant)
 
     def stale_searches(self) -> set[str]:
         """Return the results of searches of another specification, or of another search."""
-        stale = set()
-        for path, run in self.searches.items():
-            try:
-                found = json.loads(Path(path).read_text(encoding="utf-8"))
-                same = (found["specification"], found["search"]) == (
-                    run.specification.digest, self.search_settings(run)
-                )  # fmt: skip
-            except FileNotFoundError:
-                continue
-            except (OSError, ValueError, KeyError, TypeError, RecursionError):
-                same = False
-            if not same:
-                stale.add(path)
-        return stale
+
+        def is_meant(found: Mapping[str, Any], path: str) -> bool:
+            run = self.searches[path]
+            meant = run.specification.digest, self.search_settings(run)
+            return (found["specification"], found["search"]) == meant
+
+        return _unlike(self.searches, is_meant)
 
     def search_settings(self, run: Run) -> dict[str, Any]:
         """Return how a variant is searched, as the results of its search say it."""
@@ -366,3 +349,18 @@ class Workflow:
             "seed": map(str, self.config["seeds"]),
         }
         return {name: "|".join(map(re.escape, values)) for name, values in names.items()}
+
+
+def _unlike(paths: Iterable[str], is_meant: Callable[[Mapping[str, Any], str], bool]) -> set[str]:
+    """Return those of some JSON files that exist and are not what is meant, or cannot be read."""
+    found = set()
+    for path in paths:
+        try:
+            same = is_meant(json.loads(Path(path).read_text(encoding="utf-8")), path)
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            same = False
+        if not same:
+            found.add(path)
+    return found

@@ -604,16 +604,9 @@ def test_images_that_vtab_does_not_use_need_not_be_there(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["train", "train/dog", "train/dog/more"])
-def test_a_folder_that_cannot_be_read_is_an_error(folder, tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_an_error(folder, tmp_path, lock):
     images(tmp_path, "train/cat", "train/dog", "train/dog/more")
-    scandir = os.scandir
-
-    def refused(path):  # root may read every folder, so modes refuse it nothing
-        if os.fspath(path) == str(tmp_path / folder):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refused)
+    lock(tmp_path / folder)
     told = of_folder(tmp_path)
     error = f"error {tmp_path / folder}: cannot be read (Permission denied); change its permissions"
     assert told.errors.count(error) == 1

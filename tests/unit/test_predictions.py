@@ -317,18 +317,11 @@ def test_no_image_is_predicted_twice_and_none_that_is_hidden(tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["", "b"])
-def test_a_folder_of_images_that_cannot_be_read_is_refused(folder, tmp_path, monkeypatch):
+def test_a_folder_of_images_that_cannot_be_read_is_refused(folder, tmp_path, lock):
     for name in ("a.png", "b/c.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    scandir = os.scandir
-
-    def refused(path):  # root may read every folder, so modes refuse it nothing
-        if os.fspath(path) == str(tmp_path / folder):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refused)
+    lock(tmp_path / folder)
     with pytest.raises(UserError, match=rf"^{tmp_path / folder}: cannot be read \(Permission denied\)"):
         find_images([tmp_path])
 

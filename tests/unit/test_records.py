@@ -295,18 +295,11 @@ def test_other_tables_are_refused(tmp_path, name, content, words):
 
 
 @pytest.mark.parametrize("folder", ["runs", "runs/b"])
-def test_a_folder_of_records_that_cannot_be_read_is_refused(folder, tmp_path, monkeypatch):
+def test_a_folder_of_records_that_cannot_be_read_is_refused(folder, tmp_path, lock):
     for name in ("a/seed0.json", "b/seed0.json"):
         write_record(make_record(variant=name[0]), tmp_path / "runs" / name)
-    scandir = os.scandir
-
-    def refused(path):  # root may read every folder, so modes refuse it nothing
-        if os.fspath(path) == str(tmp_path / folder):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
     assert len(find_records(tmp_path)) == 2
-    monkeypatch.setattr(os, "scandir", refused)
+    lock(tmp_path / folder)
     with pytest.raises(UserError, match=rf"^{tmp_path / folder}: cannot be read \(Permission denied\)"):
         find_records(tmp_path)
 
