@@ -1,6 +1,7 @@
 """What a weights file of torch holds, and where in it the tensors of a backbone are."""
 
 import re
+import warnings
 import zipfile
 from argparse import Namespace
 from collections import Counter
@@ -68,7 +69,8 @@ def read_checkpoint(path: Path) -> dict[Any, Any]:
             raise UserError(f"{path}: cannot be read as safetensors, it is damaged; copy it again") from None
     try:
         # MAE's files, and many others, hold their command line beside the weights.
-        with torch.serialization.safe_globals([Namespace]):
+        with torch.serialization.safe_globals([Namespace]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickles and TorchScript: what matters is said below
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_mappable(path))
     except Exception as error:
         raise UserError(f"{path}: cannot be read as a file that holds only weights{_why(error)}") from None

@@ -282,6 +282,7 @@ def test_shallow_prompts_are_no_image_tokens():
     assert [tokens.shape for tokens in between] == [(6, 32, 4, 4)] * 3
 
 
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_features_are_compared_with_their_gradient_or_not_at_all(reentrant, monkeypatch):
     """timm's checkpoints of blocks are reentrant where it is told so."""

@@ -248,6 +248,7 @@ def averaged(model):
     return average.module
 
 
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
 def test_a_trace_does_not_hold_what_was_unfrozen():
     model = attach(build(), "lora", rank=2).eval()
     model.blocks[0].norm1.requires_grad_(True)

@@ -388,6 +388,7 @@ NAMES = (
 )
 
 
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor", "ignore:TypedStorage is deprecated")
 @fuzzed
 @given(st.data())
 def test_states_of_weights(tmp_path, data):
