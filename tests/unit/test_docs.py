@@ -127,6 +127,31 @@ def test_readme_shows_the_table_of_its_runs():
     assert f"```\n{table.strip()}\n```" in (DOCS.parent / "README.md").read_text()
 
 
+def test_readme_and_faq_state_how_far_other_machines_differ():
+    """The default's runs on an Intel Xeon against those on an AMD EPYC and on an NVIDIA H200."""
+    xeon, epyc, h200 = (
+        pd.read_csv(DOCS / "summaries" / f"{name}.csv").set_index(["variant", "task", "seed"]).top1
+        for name in ("quick", "quick-epyc", "demo-full")
+    )
+    off = pd.DataFrame({"epyc": epyc - xeon, "h200": h200 - xeon}).dropna()
+    assert len(off) == len(xeon) == 20
+    runs, means = off.abs(), off.groupby("variant").mean().abs()
+    spreads = pd.DataFrame([runs.mean(), runs.max(), means.mean(), means.max()]).round(1)
+    table = (DOCS / "faq.md").read_text().partition("| AMD EPYC | NVIDIA H200 |")[2].partition("\n\n")[0]
+    told = [[float(number) for number in row] for row in re.findall(r"(\d\.\d) \| (\d\.\d) \|", table)]
+    assert told == spreads.to_numpy().tolist()
+    assert runs.loc["linear"].max().max() < 0.15 and set(runs.idxmax().str[0]) == {"full"}
+    orders = {
+        tuple(top1.loc[top1.index.isin(off.index)].groupby("variant").mean().sort_values().index)
+        for top1 in (xeon, epyc, h200)
+    }
+    assert len(orders) == 1
+    sentence = (DOCS.parent / "README.md").read_text().partition("on an AMD EPYC ")[2].partition("([why]")[0]
+    told = [float(number) for number in re.findall(r"\d\.\d", sentence)]
+    assert told[:4] == spreads.iloc[:2].to_numpy().T.ravel().tolist()  # its average and maximum, then the other's
+    assert told[4:] == [means.mean().mean().round(1), means.max().max().round(1)]
+
+
 def test_results_shows_the_tables_of_its_runs_and_of_its_search(tmp_path):
     page, (runs, order) = (DOCS / "results.md").read_text(), shown("demo-full")
     write_tables(runs, tmp_path, order)
