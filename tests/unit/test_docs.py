@@ -249,6 +249,7 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
         ("mosa_scale4_e25", "adapter_scale4_e25"),
         ("mosa_scale8_e25", "mosa_n4_e25"),
         ("mosa_scale8_e25", "adapter_scale8_e25"),
+        ("mosa_scale4_e25", "adapter_scale8_e25"),  # the best on val of all rates and scales
         ("mosa_split_lr8_e25", "mosa_n4_e25"),
         ("dropconnect_e25", "mosa_n4_alone_e25"),
         ("dropconnect_e8", "mosa_n4_alone_e8"),
