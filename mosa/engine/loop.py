@@ -176,7 +176,7 @@ class _Training:
         return self.progress
 
     def _epoch(self, epoch: int, display: "Display") -> None:
-        self.drawn, lr = self.order.get_state(), float(self.schedule.get_last_lr()[0])
+        self.drawn = self.order.get_state()
         permutation = torch.randperm(len(self.data), generator=self.order)
         for images, labels in self.data.batches(self.options.batch_size, permutation, epoch, self.done):
             value = self._step(images, labels, epoch)
@@ -199,7 +199,12 @@ class _Training:
             _extend(self.progress.val, val)
             self.model.train()
         if self.events:
-            self.events.epoch(epoch, loss, terms or {"ce": loss}, lr, val)
+            self.events.epoch(epoch, loss, terms or {"ce": loss}, self._first_lr(epoch), val)
+
+    def _first_lr(self, epoch: int) -> float:
+        """Return the rate of an epoch's first step; a run that went on within it has not done that step."""
+        factor = self.schedule.lr_lambdas[0]((epoch - 1) * self.steps_per_epoch)
+        return float(self.schedule.base_lrs[0]) * factor
 
     def _step(self, images: Tensor, labels: Tensor, epoch: int) -> float:
         """Do one step of the optimiser, and return its loss."""

@@ -4,11 +4,13 @@ import sys
 
 import pytest
 from models import spec
+from test_resume import stop_after
 
 from mosa.base.errors import UserError
 from mosa.engine import loop
 from mosa.engine.keep import Keep
 from mosa.engine.machine import Machine
+from mosa.engine.resume import Interrupted
 from mosa.engine.run import execute
 from mosa.experiment.config import load_config
 from mosa.experiment.expand import expand
@@ -92,6 +94,17 @@ def test_a_run_that_goes_on_writes_each_epoch_once(pack, tmp_path, monkeypatch):
     )
     execute(run, pack, tmp_path / "seed0.json", machine, EVENTS)  # anew: what was there is replaced
     assert list(scalars(tmp_path / "seed0.json")["lr"]) == [1, 2, 3]
+
+
+def test_the_rate_of_an_epoch_that_was_interrupted_is_that_of_its_first_step(pack, tmp_path, monkeypatch):
+    run, machine = run_of("bias", stage="final"), Machine(resume_folder=tmp_path / "resume")
+    execute(run, pack, tmp_path / "whole.json", keep=EVENTS)
+    stop_after(monkeypatch, 3)  # there are two in an epoch
+    with pytest.raises(Interrupted):
+        execute(run, pack, tmp_path / "seed0.json", machine, EVENTS)
+    monkeypatch.undo()
+    execute(run, pack, tmp_path / "seed0.json", machine, EVENTS)
+    assert scalars(tmp_path / "seed0.json")["lr"] == scalars(tmp_path / "whole.json")["lr"]
 
 
 def test_without_tensorboard_one_sentence_names_the_extra(pack, tmp_path, monkeypatch):
