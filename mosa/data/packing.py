@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from mosa.base.errors import UserError, plain
 from mosa.base.files import digest_of_file, locked, written_atomically
+from mosa.base.words import room
 from mosa.data.images import read_image
 from mosa.data.layouts.source import Entry, Source
 from mosa.data.packs import DTYPES, NAMES, PARTS, Pack
@@ -156,7 +157,7 @@ def _decide_packing(path: Path, task: Task, source: Source, size: int, limit_gib
     need = int(3 * size**2 * count * (1 if task.resize == "direct" else (256 / 224) ** 2 * 4 / 3))
     files = not any(isinstance(entry.image, np.ndarray) for entry in islice(source.splits["train"], 1))
     packed = limit_gib is None or need <= limit_gib * 2**30 or not files
-    announced = f"{task.full_name}: {count:,} images, about {need / 2**30:.2f} GiB as a pack"
+    announced = f"{task.full_name}: {count:,} images, about {room(need / 2**30)} as a pack"
     over = "" if packed else f", over the limit of {limit_gib} GiB: decoded while training"
     print(announced + over, file=sys.stderr, flush=True)
     try:
@@ -167,7 +168,7 @@ def _decide_packing(path: Path, task: Task, source: Source, size: int, limit_gib
         raise UserError(f"{path}: cannot be written ({reason}); choose another folder") from None
     if packed and need > free:
         raise UserError(
-            f"{path}: needs about {need / 2**30:.2f} GiB and the disk has {free / 2**30:.2f} GiB; make room, "
+            f"{path}: needs about {room(need / 2**30)} and the disk has {room(free / 2**30)}; make room, "
             "set paths.packs to another disk, or set packing.limit_gib to decode the images while training"
         )
     return packed

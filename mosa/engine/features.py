@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mosa.base.files import locked, written_atomically
+from mosa.base.words import room
 from mosa.engine.batches import RESIDENT_SHARE, Images
 from mosa.engine.loop import autocast, in_large_batches
 from mosa.engine.provenance import code_digest, describe_device, versions
@@ -175,16 +176,16 @@ def fits(model: nn.Module, images: Images, read: Read, label: str) -> bool:
     with torch.inference_mode():
         batch, _ = next(images.batches(1))
         size = 4 * read(model, batch).numel() * len(images) * (images.views or 1)
-    room = KEPT_BYTES
+    most = KEPT_BYTES
     if images.device.type == "cuda":
-        room = min(room, torch.cuda.mem_get_info(images.device)[0] // RESIDENT_SHARE)
-    if size > room:
+        most = min(most, torch.cuda.mem_get_info(images.device)[0] // RESIDENT_SHARE)
+    if size > most:
         print(
-            f"{label}: the trunk runs in every epoch, as {size / 2**30:.1f} GiB of its outputs would have to "
-            f"be kept, and {room / 2**30:.1f} may be",
+            f"{label}: the trunk runs in every epoch, as {room(size / 2**30)} of its outputs would have to "
+            f"be kept, and {room(most / 2**30)} may be",
             file=sys.stderr,
         )
-    return size <= room
+    return size <= most
 
 
 def cached_features(

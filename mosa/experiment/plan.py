@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from mosa.base.grid import aligned
-from mosa.base.words import count
+from mosa.base.words import count, room
 from mosa.data.formats import count_own
 from mosa.data.task import OWN, Task
 from mosa.experiment.cost import assumed_rate, image_passes, searched_options
@@ -262,25 +262,19 @@ def _disk(config: Mapping[str, Any], runs: list[Run], tasks: Mapping[str, Task])
     packed = sum(need for need in needs if need <= limit)
     lines = [
         f"packs: {len(packs)}, of which {len(packs) - len(missing)} are made; the others need about "
-        f"{_room(packed)} in {folder} ({_free_gib(folder):.1f} GiB are free)"
+        f"{room(packed)} in {folder} ({room(_free_gib(folder))} are free)"
     ]
     predictions, uncounted = predictions_gib(config, runs, tasks)
     if predictions or uncounted:
         without = f", without those of {count(uncounted, 'task')} of unknown size" if uncounted else ""
-        room = f"about {_room(predictions)}" if predictions else "of unknown size"
-        lines.append(f"predictions: {room} in {config['paths']['results']}{without if predictions else ''}")
+        size = f"about {room(predictions)}" if predictions else "of unknown size"
+        lines.append(f"predictions: {size} in {config['paths']['results']}{without if predictions else ''}")
     if large := sum(need > limit for need in needs):
         over = count(large, "task is", "tasks are")
         lines.append(f"{over} over packing.limit_gib = {limit:g}: decoded while training")
     if unknown := sum(not task.sizes for task, _ in missing.values()):
         lines.append(f"{count(unknown, 'task is', 'tasks are')} not counted, as no images are found")
     return lines
-
-
-def _room(gib: float) -> str:
-    """Return room in GiB in words: "1.3 GiB", "12 MiB", "0.6 MiB"."""
-    mib = gib * 1024
-    return f"{gib:.1f} GiB" if gib >= 0.1 else f"{mib:.0f} MiB" if mib >= 10 else f"{mib:.2g} MiB"
 
 
 def _pack_gib(task: Task, image_size: int) -> float:

@@ -178,6 +178,6 @@ def _memory_cells(specification: Specification, classes: int, machine: Machine) 
         raise UserError(f"backbone {backbone.name}, variant {specification.variant}: {error}") from None
     size_of, images_in = fitting(model, built.image_size, training, machine)
     fits = [images_in(1e9 * card - 2**30 * RESERVED) for card in CARDS]
-    size = f"{size_of(training.batch_size) / 2**30:.2f}"
-    cells = [training.precision, training.batch_size, size, *fits]
+    gib = size_of(training.batch_size) / 2**30
+    cells = [training.precision, training.batch_size, f"{gib:.2f}" if gib >= 0.1 else f"{gib:.2g}", *fits]
     return list(map(str, cells))

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from mosa.base.errors import UserError, plain, shown
 from mosa.base.files import PASSING, digest_of_file, unwritable
-from mosa.base.words import count
+from mosa.base.words import count, room
 from mosa.data.predictions import LARGEST_NAMES, read_images
 from mosa.results.bundle.contents import CONFIG, IMAGES, MANIFEST, METADATA, WORKFLOW, Contents, contents_of
 from mosa.results.bundle.crate import digests_of
@@ -176,7 +176,7 @@ def _checked_entries(bundle: Path, archive: zipfile.ZipFile, limit_gib: float) -
     total = sum(info.file_size for info in infos) / 2**30
     if total > limit_gib:
         raise UserError(
-            f"{bundle}: takes {total:.1f} GiB unpacked, more than {limit_gib:g}; raise it with --limit-gib "
+            f"{bundle}: takes {room(total)} unpacked, more than {limit_gib:g} GiB; raise it with --limit-gib "
             "if you trust its origin"
         )
     return entries
