@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from mosa.base.errors import Shortage, UserError, plain
 from mosa.base.seeding import derive_seed, generator
+from mosa.base.words import count
 from mosa.data.metrics import METRICS, SHIPPED, Metric
 from mosa.engine.batches import Images
 from mosa.engine.diverged import Diverged
@@ -242,8 +243,9 @@ class _Training:
             self.progress = Progress(**state["progress"])
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError):
             raise UserError(f"{self.resume.path}: is damaged; delete it and run again") from None
+        at = f"step {self.done + 1} of" if self.done < self.steps_per_epoch else "after its"
         print(
-            f"{self.label}: goes on at epoch {self.first}, step {self.done + 1} of {self.steps_per_epoch}",
+            f"{self.label}: goes on at epoch {self.first}, {at} {count(self.steps_per_epoch, 'step')}",
             file=sys.stderr,
         )
 

@@ -111,7 +111,7 @@ def whole(pack, tmp_path_factory):
         ((10,), signal.SIGINT),
     ],
 )
-def test_any_step_and_any_number_of_stops(stops, number, whole, pack, tmp_path, monkeypatch):
+def test_any_step_and_any_number_of_stops(stops, number, whole, pack, tmp_path, monkeypatch, capsys):
     run = tiny("mosa", drop_path=0.1)
     for steps in stops:
         with monkeypatch.context() as patch:
@@ -120,6 +120,9 @@ def test_any_step_and_any_number_of_stops(stops, number, whole, pack, tmp_path, 
                 execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path / "kept"))
         assert not (tmp_path / "run.json").exists()
     resumed = execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path / "kept"))
+    done = sum(stops)  # two in each epoch
+    at = "step 2 of 2 steps" if done % 2 else "after its 2 steps"
+    assert f"goes on at epoch {(done + 1) // 2}, {at}\n" in capsys.readouterr().err
     assert results(resumed) == whole
     assert resumed["seconds"]["total"] >= resumed["seconds"]["train"]  # of all processes, both
     assert list((tmp_path / "kept").iterdir()) == []
