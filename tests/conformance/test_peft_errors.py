@@ -39,6 +39,7 @@ COUNT = len(peft.list_methods())
         ("mosa", {"structure": "rows", "split": "down", "bottleneck": 3}, ["experts=4", "3 rows"]),
         ("mosl", {"rank": 1, "experts": 40}, ["experts=40", "expected 1 to 32", "32x1"]),
         ("split", {"of": "lora", "split_bias": True}, ["split_bias=true", "have no biases to divide"]),
+        ("adapter_plus", {"spread": 0.0}, ["'spread'", "greater than 0", "got 0.0"]),
         ("pruned", {"keep": 40, "bottleneck": 1}, ["keep=40", "32 entries"]),
         ("partial", {"blocks": 4}, ["blocks=4", "at most 3"]),
         ("repadapter", {"bottleneck": 6, "groups": 4}, ["groups=4", "divisor of the bottleneck 6"]),
