@@ -45,8 +45,8 @@ class Adapter(Method):
 
     LN is the branch's own trainable LayerNorm. Down is Kaiming-uniform with zero bias and Up is zero,
     so the model starts as the backbone. ConvNeXt has no attention, so houlsby and residuals do not fit
-    it, and its h is the block's input. Tuned parameters per branch of width d: 2 b d + d + b; LN adds
-    2 d, and a learned scale 1.
+    it, and its h is the block's input, as is that of blocks whose attention and MLP are parallel. Tuned
+    parameters per branch of width d: 2 b d + d + b; LN adds 2 d, and a learned scale 1.
     """
 
     name: ClassVar[str] = "adapter"
