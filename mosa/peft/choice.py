@@ -55,8 +55,11 @@ def _checked(batches: Batches, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         tensors = isinstance(pair, Sequence) and [each for each in pair if isinstance(each, Tensor)]
         if not tensors or len(tensors) != 2 or len(tensors[0]) != len(tensors[1]):
             raise UserError("data: expected each batch to be a tensor of images and one of as many labels")
+        images, labels = tensors
+        if labels.dim() != 1 or labels.is_floating_point() or labels.is_complex():
+            raise UserError("data: expected the labels of a batch to be whole numbers, one for each image")
         read += 1
-        yield tensors[0].to(like), tensors[1].to(like.device)
+        yield images.to(like), labels.to(like.device, torch.int64)
     if not read:
         raise UserError("data: there is no batch of images")
 
@@ -93,6 +96,19 @@ def gradients(
             module.training = training
         for parameter, requires_grad in asks:
             parameter.requires_grad_(requires_grad)
+
+
+def classified(model: nn.Module, labels: Tensor, method: str) -> Tensor:
+    """Return labels that a model has classes for.
+
+    Raises:
+        UserError: It has none for one of them.
+    """
+    classes = cast(int, model.num_classes)
+    beyond = labels[(labels < 0) | (labels >= classes)]
+    if len(beyond):
+        raise UserError(f"{method}: label {beyond.max()}, where the model has {classes} classes")
+    return labels
 
 
 def taken(choice: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:

@@ -83,7 +83,10 @@ class Splitting(Method):
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
             return reason
-        for shape in sorted({shape for block in find_blocks(model) for shape in self.branch_shapes(block)}):
+        shapes = sorted({shape for block in find_blocks(model) for shape in self.branch_shapes(block)})
+        if self.split_bias and not any(shape.bias for shape in shapes):
+            return "split_bias=true: the branches have no biases to divide; leave it out"
+        for shape in shapes:
             weights = {"up": (shape.outputs, shape.hidden), "down": (shape.hidden, shape.inputs)}
             for name in self.split_names:
                 reason = too_many_experts(weights[name], self.experts, self.structure)

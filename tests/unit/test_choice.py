@@ -66,6 +66,8 @@ def test_choosing_leaves_the_model_and_its_generator(method):
         (3, "expected batches of images and labels, got int"),
         ([torch.zeros(2, 3, 32, 32)], "expected each batch to be a tensor of images and one of as many"),
         ([(torch.zeros(2, 3, 32, 32), torch.zeros(3))], "and one of as many"),
+        ([(torch.zeros(2, 3, 32, 32), torch.eye(2, 5))], "whole numbers, one for each image"),
+        ([(torch.zeros(2, 3, 32, 32), torch.zeros(2))], "whole numbers, one for each image"),
         ([], "there is no batch"),
     ],
 )
@@ -74,6 +76,24 @@ def test_what_is_no_data(method, data, words):
     with pytest.raises(UserError, match=words):
         peft.attach(model, method, data=data, **SMALL.get(method, {}))
     assert not hasattr(model, "peft") and all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("method", "options"), [("gps", {"loss": "cross_entropy"}), ("sct", {}), ("spt", {"budget": 3000})]
+)
+@pytest.mark.parametrize("label", [-1, 5])
+def test_labels_need_classes_where_these_are_read(method, options, label):
+    images, labels = batch()
+    with pytest.raises(UserError, match=f"^{method}: label {label}, where the model has 5 classes$"):
+        peft.attach(build(), method, data=[(images, labels.fill_(label))], **options)
+
+
+@choosing
+@pytest.mark.parametrize("kind", [torch.uint8, torch.int32])
+def test_labels_are_whole_numbers_of_any_kind(method, kind):
+    images, labels = batch(size=12)
+    found, same = (choice(method, attached(method, [(images, each)])) for each in (labels, labels.to(kind)))
+    assert all(torch.equal(found[name], same[name]) for name in found)
 
 
 @choosing

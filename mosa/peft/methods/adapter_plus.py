@@ -30,7 +30,7 @@ class AdapterPlus(Method):
     bottleneck: int = Field(default=8, ge=1, description="Channels b between the two projections.")
     spread: float = Field(
         default=0.01,
-        ge=0,
+        gt=0,
         description="Standard deviation of the initial projections.",
         json_schema_extra=TRAINING,
     )
@@ -44,7 +44,7 @@ class AdapterPlus(Method):
 
     @property
     def starts_as_backbone(self) -> bool:
-        return self.spread == 0
+        return False
 
     def apply(self, model: nn.Module, seed: int) -> None:
         rng = generator(seed, "adapter_plus")

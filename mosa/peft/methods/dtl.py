@@ -26,7 +26,7 @@ class Dtl(Side):
 
     name: ClassVar[str] = "dtl"
     reference: ClassVar[str] = (
-        "Fu et al., DTL, AAAI 2024, arXiv 2312.07856; defaults: its released code for VTAB, which is DTL+"
+        "Fu et al., DTL, AAAI 2024, arXiv 2312.07856; defaults: the scripts of its released code for VTAB"
     )
 
     rank: int = Field(default=2, ge=1, description="Rank r of the side network's matrices.")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mosa.base.errors import UserError
 from mosa.peft.blocks import BlockView, backbone_modules
-from mosa.peft.choice import gradients, taken
+from mosa.peft.choice import classified, gradients, taken
 from mosa.peft.layers import unchangeable
 from mosa.peft.method import TRAINING, Batches, Chosen, above, needs
 
@@ -79,7 +79,7 @@ class Gps(Chosen):
     def _loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         features = model.forward_features(images)
         if self.loss == "cross_entropy":
-            return F.cross_entropy(model.forward_head(features), labels)
+            return F.cross_entropy(model.forward_head(features), classified(model, labels, "gps"))
         return contrastive(model.forward_head(features, pre_logits=True), labels, self.temperature)
 
     def insert(self, model: nn.Module, seed: int, choice: Mapping[str, Tensor]) -> None:

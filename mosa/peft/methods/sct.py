@@ -8,10 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.peft.blocks import BlockView, block_width, find_blocks, passes_can_separate, sites_of
-from mosa.peft.choice import taken
+from mosa.peft.choice import classified, taken
 from mosa.peft.method import Batches, Chosen, above
 
 
@@ -88,7 +87,7 @@ def importance(model: nn.Module, blocks: list[nn.Module], batches: Batches) -> l
         batches: Images and labels.
 
     Raises:
-        UserError: A label is beyond the model's classes.
+        UserError: The model has no class for a label.
     """
     modes = [(module, module.training) for module in model.modules()]
     prefix = getattr(model, "num_prefix_tokens", 0)
@@ -106,8 +105,7 @@ def importance(model: nn.Module, blocks: list[nn.Module], batches: Batches) -> l
     try:
         model.eval()
         for images, labels in batches:
-            if labels.max() >= model.num_classes:
-                raise UserError(f"sct: label {labels.max()}, where the model has {model.num_classes} classes")
+            labels = classified(model, labels, "sct")
             model(images)
             for block, found in squares.items():
                 sums.setdefault(block, found.new_zeros(model.num_classes, found.shape[1]))

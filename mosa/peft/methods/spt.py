@@ -13,7 +13,7 @@ from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.base.timm import DropPath
 from mosa.peft.blocks import BlockView, final_norm, find_blocks
-from mosa.peft.choice import gradients, taken
+from mosa.peft.choice import classified, gradients, taken
 from mosa.peft.layers import unchangeable
 from mosa.peft.method import TRAINING, Batches, Chosen
 from mosa.peft.side import draw
@@ -88,7 +88,7 @@ class Spt(Chosen):
         tensors = [t for layer in layers.values() for t in (layer.weight, layer.bias) if t is not None]
         total = [torch.zeros_like(tensor) for tensor in tensors]
         few = (batch for _, batch in zip(range(self.batches), batches, strict=False))
-        for found in gradients(model, tensors, few, lambda m, x, labels: F.cross_entropy(m(x), labels)):
+        for found in gradients(model, tensors, few, _loss):
             torch._foreach_addcmul_(total, found, found)
         fused = {getattr(getattr(block, "attn", None), "qkv", None) for block in find_blocks(model)}
         pieces = [
@@ -180,6 +180,10 @@ class Spt(Chosen):
         if not all(hasattr(layer, "spt") for layer in layers):
             return self.budget  # about: the images decide
         return _token(model) + sum(layer.spt.count(layer) for layer in layers)
+
+
+def _loss(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(model(images), classified(model, labels, "spt"))
 
 
 class Piece(NamedTuple):

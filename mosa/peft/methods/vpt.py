@@ -31,7 +31,8 @@ class Vpt(Method):
 
     name: ClassVar[str] = "vpt"
     reference: ClassVar[str] = (
-        "Jia et al., VPT, ECCV 2022, arXiv 2203.12119, eq. 4-7; defaults: its released code"
+        "Jia et al., VPT, ECCV 2022, arXiv 2203.12119, eq. 4-7; initial values and dropout: its released "
+        "code, which has another number of prompts for each task, and no dropout of shallow ones"
     )
     families: ClassVar[tuple[str, ...]] = (
         *("ViT", "PostNormViT", "Swin", "EVA", "BEiT", "SwinV2", "RelPos", "ParallelViT"),
