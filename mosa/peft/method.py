@@ -101,6 +101,8 @@ class Method(BaseModel):
             lacking = {key: value for key, value in others.items() if getattr(self, key) != value}
             if lacking and getattr(self, name) != field.default:
                 raise ValueError(lacks(name, lacking))
+        if getattr(self, "scale", 1.0) == 0:
+            raise ValueError("scale: 0 leaves the backbone as it is, whatever is trained: take another")
         return self
 
     @property

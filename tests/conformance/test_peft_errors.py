@@ -25,11 +25,8 @@ COUNT = len(peft.list_methods())
         ("linear", {"bottleneck": 4}, ["unknown option 'bottleneck' of method 'linear'"]),
         ("adapter", {"bottleneck": 0}, ["'bottleneck'", "greater than or equal to 1", "got 0"]),
         ("adapter", {"bottleneck": "8"}, ["'bottleneck'", "integer", "got '8'"]),
-        (
-            "mosa",
-            {"scale": 0.0, "learn_scale": True},
-            ["'learn_scale'", "starts at 0", "another `scale`", "got True"],
-        ),
+        ("mosa", {"scale": 0.0, "learn_scale": True}, ["scale: 0 leaves the backbone as it is"]),
+        ("lora", {"scale": 0.0}, ["scale: 0 leaves the backbone as it is", "take another"]),
         ("adapter", {"dropout": 1.0}, ["'dropout'", "less than 1", "got 1.0"]),
         ("adapter", {"activation": "tanh"}, ["'activation'", "'gelu', 'relu' or 'silu'", "got 'tanh'"]),
         ("mosa", {"experts": 0}, ["'experts'", "greater than or equal to 1", "got 0"]),

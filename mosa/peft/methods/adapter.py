@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mosa.base.seeding import generator
@@ -84,13 +84,6 @@ class Adapter(Method):
         if options.get("activation") is None and isinstance(placement, str) and placement in USUAL_ACTIVATION:
             options = options | {"activation": USUAL_ACTIVATION[placement]}
         return options
-
-    @field_validator("learn_scale")
-    @classmethod
-    def _can_leave_its_start(cls, learned: bool, info: ValidationInfo) -> bool:
-        if learned and info.data.get("scale") == 0:
-            raise ValueError("a factor that starts at 0, as Up does, is never trained: take another `scale`")
-        return learned
 
     def unfit(self, model: nn.Module) -> str | None:
         if reason := super().unfit(model):
