@@ -122,8 +122,8 @@ def import_(bundle: Path, into: Path | None, limit_gib: float) -> None:
     folder = into or bundle.with_suffix("")
     found = import_bundle(bundle, folder, limit_gib)
     there = f", {count(found.there, 'file')} of it there already" if found.there else ""
-    missing = f" of {found.records + found.missing}" if found.missing else ""
-    click.echo(f"{found.records}{missing} records verified{there} -> {folder}")
+    part = f"{found.records} of " if found.missing else ""
+    click.echo(f"{part}{count(found.records + found.missing, 'record')} verified{there} -> {folder}")
     click.echo(
         f"tables: mosa collect --manifest {found.manifest} --existing --output {folder}/tables/runs.csv && "
         f"mosa tables --records {folder}/tables/runs.csv --output {folder}/tables"

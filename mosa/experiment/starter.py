@@ -229,7 +229,7 @@ def _describe(source: Source) -> list[str]:
     sizes = {split: len(source.splits[split]) for split in SPLITS}
     shown = ", ".join(f"{split} {size:,}" for split, size in sizes.items())
     counts = _counts(source)
-    lines = [f"found {count(sum(sizes.values()), 'image')} of {len(counts)} classes: {shown}"]
+    lines = [f"found {count(sum(sizes.values()), 'image')} of {source.num_classes} classes: {shown}"]
     lines += [f"  {_plain(note)}" for note in source.notes]
     lines += ["  images  class"]
     largest = counts.most_common(_LISTED)

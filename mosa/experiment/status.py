@@ -142,7 +142,7 @@ def _hours_left(
 ) -> tuple[float, bool]:
     """Return the hours that what is left takes, and whether a rate is assumed."""
     tasks: dict[str, Task] = counted(config)
-    rates = Rates(results, [one.run for one in states if one.state == "done"], config["device"] == "cuda")
+    rates = Rates(results, [one.run for one in states], config["device"] == "cuda")
     hours, assumed = 0.0, False
     for one in states:
         what = one.run.specification

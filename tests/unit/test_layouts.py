@@ -283,6 +283,8 @@ def test_the_same_image_in_train_and_test_of_own_data_is_an_error(tmp_path):
     [
         ("file,class\nx,1\n", "line 1: has the columns file, class; expected path,label"),
         ("path,label\n../x.png,1\n", "line 2: '../x.png' leads out of"),
+        ("path,label\n{root}/x.png,1\n", "line 2: '/.*/x.png' is an absolute path; list images by"),
+        ("path,label\n{root}/../x.png,1\n", "line 2: '/.*/x.png' leads out of"),
         ("path,label\nx.png,\n", "line 2: the label is empty"),
         ("path,label,split\nx.png,1,fold2\n", "line 2: split 'fold2': expected train, val or test"),
         ("path,label\nno.png,1\n", "line 2: .*no.png: no such image"),
@@ -291,7 +293,7 @@ def test_the_same_image_in_train_and_test_of_own_data_is_an_error(tmp_path):
 )
 def test_problems_of_a_csv(text, words, tmp_path):
     save(tmp_path / "x.png", image(np.random.default_rng(0)))
-    (tmp_path / "all.csv").write_text(text)
+    (tmp_path / "all.csv").write_text(text.format(root=tmp_path))
     _told(problems(own("csv", tmp_path / "all.csv"), tmp_path), f"error .*all.csv, {words}")
 
 

@@ -316,6 +316,15 @@ def test_the_commands_as_typed(lab, tmp_path):
     assert (tmp_path / "lab" / RECORD).is_file()
 
 
+def test_a_single_record_is_counted_as_one(tmp_path):
+    pytest.importorskip("rocrate")
+    one = {"seeds": [0], "benchmarks": {"demo": ["digits"]}, "variants": {"linear": {"method": "linear"}}}
+    write_results(tmp_path, config=one)
+    bundle, into = str(export(tmp_path)), str(tmp_path / "in")
+    done = CliRunner().invoke(cli, ["import", bundle, "--into", into], catch_exceptions=False)
+    assert done.output.startswith("1 record verified -> ")
+
+
 def test_an_installed_package_has_the_workflow_to_export(tmp_path, monkeypatch):
     monkeypatch.setattr("mosa.results.bundle.export.SOURCES", tmp_path)  # as `mosa/workflow` in a wheel
     (tmp_path / "rules").mkdir()

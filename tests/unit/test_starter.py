@@ -42,6 +42,14 @@ def test_images_in_folders_of_classes(here):
     assert set(config["tune"]["variants"]) == set(config["variants"])
 
 
+def test_a_class_without_images_is_counted_as_the_run_counts_it(here):
+    images(here / "pets", "cat", "dog", number=12)
+    (here / "pets" / "eel").mkdir()
+    found, *_, warning, _ = write_config(here, here / "pets").notes
+    assert found == "found 24 images of 3 classes: train 18, val 2, test 4"
+    assert warning.endswith("no training image of 1 of 3 classes ('eel')")
+
+
 def test_splits_are_recognised_and_the_rest_follows_from_the_numbers(here):
     for split, number in {"Training": 600, "valid": 120, "test": 5}.items():
         for name in ("a", "b"):

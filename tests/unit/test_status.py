@@ -162,6 +162,15 @@ def test_a_record_of_another_specification_is_stale(workflow):
     assert rows == {"linear": (4, 4), "mosa": (4, 0)}  # what will be done again is not done
 
 
+def test_hours_are_at_the_rate_of_stale_records_too(workflow):
+    Path("changed.yaml").write_text("training: {weight_decay: 0.5}")
+    config = read_config("config.yaml", "changed.yaml")
+    found, planned = status_of(Workflow.of(config)), plan_data(config)
+    assert dict(found.counts) == {"stale": 7, "to do": 1}
+    assert not found.assumed and not planned["all"]["assumed"]
+    assert found.hours == pytest.approx(planned["all"]["hours"])
+
+
 def test_the_command_has_the_exit_status_that_it_says(workflow):
     def call(*options):
         return CliRunner().invoke(cli, ["status", *options], catch_exceptions=False)

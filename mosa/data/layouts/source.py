@@ -90,7 +90,9 @@ def find_image(base: Path, relative: str, place: str, report: Report) -> Path | 
         report.error(place, f"{relative!r} is no path: it has a character with the code 0; take the line out")
         return None
     if not parts or Path(relative).is_absolute() or ".." in parts:
-        report.error(place, f"{relative!r} leads out of {base}; list images by their paths below it")
+        below = Path(relative).is_relative_to(os.path.abspath(base)) and ".." not in parts
+        wrong = "is an absolute path" if below else f"leads out of {base}"
+        report.error(place, f"{relative!r} {wrong}; list images by their paths below {base}")
         return None
     path = base / relative
     denied = False
