@@ -47,7 +47,8 @@ class Shortage(UserError):
 
 def shown(value: object) -> str:
     """Return a value as an error quotes it: in one line, and short whatever it is."""
-    return _short.repr(value)
+    text = _short.repr(value)
+    return " ".join(text.split()) if "\n" in text else text
 
 
 def plain(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mosa.base.errors import UserError
+from mosa.base.errors import UserError, shown
 from mosa.peft.attached import (
     DEFAULT,
     Attachment,
@@ -233,7 +233,9 @@ def _built(method: str | Method, options: dict[str, Any]) -> Method:
     if isinstance(method, str):
         return build_method(method, **options)
     if not isinstance(method, Method):
-        raise UserError(f"method {method!r}: expected a name, such as 'mosa', or what build_method returns")
+        raise UserError(
+            f"method {shown(method)}: expected a name, such as 'mosa', or what build_method returns"
+        )
     if options:
         raise UserError(
             f"{', '.join(options)}: the method {method.name!r} is built already, with its options; give "

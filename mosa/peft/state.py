@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from mosa.base.errors import LISTED, UserError, unknown
+from mosa.base.errors import LISTED, UserError, shown, unknown
 from mosa.base.files import unwritable, written_atomically
 from mosa.base.tensors import misfit
 from mosa.base.words import count
@@ -107,6 +108,7 @@ def save_tuned(model: nn.Module, path: str | Path) -> None:
 
 def write(model: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> None:
     """Save the tuned state and what describes it."""
+    _check_path(path)
     metadata = {"mosa.method": json.dumps(described(model), sort_keys=True), **metadata}
     state = {name: value.contiguous() for name, value in tuned_state_dict(model).items()}
     metadata[_CONTENT] = digest_of_tensors(state, json.dumps(metadata, sort_keys=True))
@@ -171,12 +173,18 @@ def _check_merged(path: str | Path, saved: Mapping[str, Any], own: Mapping[str, 
         )
 
 
+def _check_path(path: object) -> None:
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"expected the path of a file, got {shown(path)}")
+
+
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Return the tensors and the metadata of a file.
 
     Raises:
         UserError: It cannot be read, or was changed after it was saved.
     """
+    _check_path(path)
     try:
         with safe_open(path, framework="pt") as file:
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -429,6 +429,13 @@ def test_inference_mode():
     [
         (lambda: peft.attach("vit", "lora"), "expected a model, got 'vit'"),
         (lambda: peft.merge(None), "expected a model, got None"),
+        (
+            lambda: peft.from_pretrained(build(), "a.safetensors"),
+            "path of a file, got VisionTransformer( (",
+        ),
+        (lambda: peft.load_tuned(attach(build(), "bias"), None), "the path of a file, got None"),
+        (lambda: peft.save_tuned(attach(build(), "bias"), 3), "the path of a file, got 3"),
+        (lambda: peft.attach(build(), build()), "method VisionTransformer( (patch_embed)"),
         (lambda: peft.attach(build(), "lora", num_classes=-3), "num_classes=-3: expected a whole number"),
         (lambda: peft.attach(build(), "lora", num_classes="7"), "num_classes='7': expected a whole number"),
         (lambda: peft.tuning_loss(attach(build(), "mosa", bottleneck=4), IMAGES, batch(4)[1]), "4 labels"),

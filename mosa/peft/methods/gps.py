@@ -23,8 +23,9 @@ class Gps(Chosen):
     anything is tuned. L is the supervised contrastive loss of the normalised features z, which needs no
     classifier: the mean over images i of -1/|P(i)| sum over p in P(i) of log softmax(z_i z_p / t), P(i) being
     the other images of the batch with the label of i. Neurons are the outputs of Linear layers and
-    convolutions outside the classifier. Only the chosen weights are parameters; merging puts them back, so
-    that the backbone's exact modules are left. Tuned parameters: K for each neuron, and its bias.
+    convolutions outside the classifier; the released code also tunes the layer scales of ConvNeXt. Only the
+    chosen weights are parameters; merging puts them back, so that the backbone's exact modules are left.
+    Tuned parameters: K for each neuron, and its bias.
     """
 
     name: ClassVar[str] = "gps"
