@@ -21,7 +21,7 @@ from mosa.data.metrics import SHIPPED
 from mosa.data.task import AUGMENTATIONS, INTERPOLATIONS, RESIZES
 from mosa.experiment.declared import STORED, Declared, digest_of_data, option
 from mosa.experiment.recipe import COMPILE, Recipe
-from mosa.experiment.specification import Specification, complete
+from mosa.experiment.specification import Specification, complete, in_words
 from mosa.experiment.validation import Places, explain
 
 SCHEMA_VERSION = 4
@@ -475,13 +475,8 @@ def check_specification(record: Mapping[str, Any], meant: Specification, path: P
     if record["specification_digest"] == meant.digest:
         return
     found = Specification.model_validate(record["specification"])
+    differing = in_words(found.differences(meant), "{key} is {ours!r}, expected {theirs!r}")
     raise UserError(
-        f"{path}: the record of another specification: {describe_differences(found.differences(meant))}; run "
+        f"{path}: the record of another specification: {', '.join(differing.values())}; run "
         "the workflow again, which repeats the run, or take another results folder (paths.results)"
     )
-
-
-def describe_differences(differences: Mapping[str, tuple[Any, Any]]) -> str:
-    """Return "key is X, expected Y" for each difference between a record and what is meant."""
-    texts = (f"{key} is {ours!r}, expected {theirs!r}" for key, (ours, theirs) in differences.items())
-    return ", ".join(texts)

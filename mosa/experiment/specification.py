@@ -5,6 +5,7 @@ pack; the record carries it; and whoever reads a record compares it with the one
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,8 @@ from mosa.experiment.validation import (
     validated,
 )
 
+_DIGESTS = {"data.source": "the images or their labels", "backbone.identity": "the weights"}
+_DIGEST = re.compile("[0-9a-f]{64}")
 PLUGIN_KEY = "plugins."  # before the name of a plugin, where specifications are compared
 BUILTIN_CARDS = {"mosa_vit_micro": PACKAGE / "backbones" / "assets" / "micro_vit.json"}
 
@@ -170,6 +173,22 @@ class Specification(Declared):
         shared = {one.sha256 for one in other.plugins}
         named = {PLUGIN_KEY + one.name: one.sha256[:16] for one in self.plugins if one.sha256 not in shared}
         return {key: value for key, value in self.decisive().items() if key != "plugins"} | named
+
+
+def in_words(differing: Mapping[str, tuple[Any, Any]], form: str) -> dict[str, str]:
+    """Return differences in words, by their keys. Digests of files say nothing to a reader.
+
+    Args:
+        differing: As `Specification.differences` returns them.
+        form: How two values are told, such as "{key} was {ours!r}, and is {theirs!r}".
+    """
+    texts = {key: form.format(key=key, ours=ours, theirs=theirs) for key, (ours, theirs) in differing.items()}
+    for key, files in _DIGESTS.items():
+        if all(isinstance(value, str) and _DIGEST.fullmatch(value) for value in differing.get(key, [None])):
+            texts[key] = f"{files} on disk are others"
+            if key == "data.source":  # the name of the pack has it, too
+                texts.pop("data.pack", None)
+    return texts
 
 
 def list_known() -> list[str]:

@@ -1,12 +1,12 @@
 """Why records are made again: what differs between the specification of each and the one that is meant."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mosa.experiment.declared import STORED
 from mosa.experiment.expand import Run
-from mosa.experiment.specification import PLUGIN_KEY, Specification
+from mosa.experiment.specification import PLUGIN_KEY, Specification, in_words
 
 _SHOWN = 3  # keys that one reason names
 _UNREADABLE = "its record cannot be read"
@@ -30,18 +30,20 @@ def why_stale(record: Path, run: Run) -> str:
         differing = {key: values for key, values in differing.items() if key not in searched}
         if not differing:
             return "its hyper-parameters are of another choice, or the recipe is another"
-    texts = [_told(key, *values) for key, values in differing.items()]
+    by_key = in_words(differing, "{key} was {ours!r}, and is {theirs!r}") | _plugins(differing)
+    texts = list(by_key.values())
     more = f", and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
     return ", ".join(texts[:_SHOWN]) + more
 
 
-def _told(key: str, before: object, now: object) -> str:
-    plugin = key.removeprefix(PLUGIN_KEY)
-    if plugin == key:
-        return f"{key} was {before!r}, and is {now!r}"
-    if before and now:
-        return f"plugin {plugin} was edited"
-    return f"plugin {plugin} is {'used now' if now else 'no longer used'}"
+def _plugins(differing: Mapping[str, tuple[object, object]]) -> dict[str, str]:
+    """Return what differs in plugins in words, by its keys."""
+    told = {}
+    for key, (before, now) in differing.items():
+        if (name := key.removeprefix(PLUGIN_KEY)) != key:
+            what = "was edited" if before and now else "is used now" if now else "is no longer used"
+            told[key] = f"plugin {name} {what}"
+    return told
 
 
 def told(reasons: Iterable[tuple[str, str]], runs: int) -> str:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError
+from mosa.base.words import count
 from mosa.peft.attached import attachment, forward_passes
 
 
@@ -39,8 +40,8 @@ def tuning_loss(
     method = state.method
     logits = forward_passes(model, images, method.passes)
     if len(logits) != method.passes * len(labels):
-        count = len(logits) // method.passes
-        raise UserError(f"{len(labels)} labels for {count} images: expected one for each")
+        given = count(len(labels), "label")
+        raise UserError(f"{given} for {count(len(logits) // method.passes, 'image')}: expected one for each")
     if logits.dtype == torch.bfloat16:  # under autocast, which would also compute the logarithms in bfloat16
         logits = logits.float()
     if method.labels_every_pass:

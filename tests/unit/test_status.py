@@ -5,19 +5,23 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 from travelling import write_results
 
+from mosa.base.errors import UserError
 from mosa.cli.commands import cli
 from mosa.experiment import alive
 from mosa.experiment.config import read_config
 from mosa.experiment.failures import first_words
 from mosa.experiment.plan import plan_data
+from mosa.experiment.stale import why_stale
 from mosa.experiment.status import as_json, as_text, status_of
 from mosa.experiment.workflow import Workflow
+from mosa.records import check_specification
 
 ROOT = Path(__file__).parents[2]
 RUN = "runs/demo/digits/micro_vit/mosa/seed1.json"
@@ -160,6 +164,27 @@ def test_a_record_of_another_specification_is_stale(workflow):
     assert workflow.told_stale(workflow.stale_files()) == ""
     rows = {row["variant"]: (row["runs"], row["done"]) for row in plan_data(config)["rows"]}
     assert rows == {"linear": (4, 4), "mosa": (4, 0)}  # what will be done again is not done
+
+
+def test_other_images_and_weights_are_told_without_their_digests(workflow):
+    run = next(iter(workflow.runs.values()))
+    what = run.specification
+    as_it_was, other = (
+        what.model_copy(
+            update={
+                "data": what.data.model_copy(update={"pack": f"own/pets-{digit}", "source": digit * 64}),
+                "backbone": what.backbone.model_copy(update={"identity": digit * 64}),
+            }
+        )
+        for digit in "0a"
+    )
+    meant = "the weights on disk are others, the images or their labels on disk are others"
+    record = Path("record.json")
+    record.write_text(json.dumps({"specification": as_it_was.model_dump(mode="json")}))
+    assert why_stale(record, replace(run, specification=other)) == meant
+    content = {"specification": as_it_was.model_dump(mode="json"), "specification_digest": as_it_was.digest}
+    with pytest.raises(UserError, match=f"another specification: {meant}; run"):
+        check_specification(content, other, record)
 
 
 def test_hours_are_at_the_rate_of_stale_records_too(workflow):
