@@ -422,6 +422,19 @@ def test_a_table_that_raises_is_blamed_and_leaves_the_others(tmp_path):
         (MINE.replace(', description="Nothing."', ""), "option 'size' of method 'mine' has no description"),
         (METRIC.replace('"sure"', '"top1"'), "there is a metric 'top1' already"),
         (METRIC + 'METRICS |= dict(top1=METRICS["sure"])', "there is a metric 'top1' already"),
+        (
+            METRIC.replace('"sure"', '"top1"').replace("METRICS[", "METRICS.pop('top1')\nMETRICS["),
+            r"plugin m\.py: takes the metric 'top1' away, which is not its own",
+        ),
+        (METRIC + "del METRICS['nll']", "takes the metric 'nll' away"),
+        (METRIC + "METRICS.clear()", "takes the metric 'top1' away"),
+        (METRIC + "METRICS.pop('sure')\nMETRICS.popitem()", "takes the metric 'ece' away"),
+        (
+            f"from mosa.peft.method import _REGISTRY\n_REGISTRY.pop('lora', None){MINE}".replace(
+                '"mine"', '"lora"'
+            ),
+            "takes the method 'lora' away",
+        ),
         (METRIC.replace('["sure"]', '["other"]'), "metric 'sure' is registered as 'other'"),
         (METRIC.replace('"sure"', '"So sure"'), "'So sure' cannot be part of a path"),
         (
@@ -439,8 +452,10 @@ def test_a_wrong_plugin_is_refused_with_file_and_line(tmp_path, text, words):
     if text is not None:
         (tmp_path / "m.py").write_text(text.format(value=0))
     config = write_config(tmp_path, ["m.py"], {"linear": {}})
+    before = {kind: set(registry) for kind, registry in REGISTRIES.items()}
     with pytest.raises(UserError, match=words) as error:
         read_config(config)
+    assert all(before[kind] <= set(REGISTRIES[kind]) for kind in before)
     assert str(error.value).startswith(f"{config}, line ") and "\n" not in str(error.value)
 
 
