@@ -244,6 +244,11 @@ class Device(Declared):
     gradient_checkpointing: bool = option(
         False, optional=True, description="Whether activations were computed again in the backward."
     )
+    earlier: list[str] = option(
+        [],
+        optional=True,
+        description="Other devices that the run was on before it stopped, and went on here; absent: none.",
+    )
 
 
 class Git(Declared):
@@ -444,6 +449,8 @@ def _validated(record: Any, source: str) -> dict[str, Any]:
         )
     content = found.model_dump()
     content["metrics"] |= own
+    if not found.device.earlier:  # as in records that are older than this key
+        del content["device"]["earlier"]
     return content
 
 

@@ -15,7 +15,7 @@ from snakemake.io import IOFile
 
 from mosa.base.files import PACKAGE
 from mosa.experiment import resources
-from mosa.experiment.outputs import KINDS, expected_outputs
+from mosa.experiment.outputs import KINDS, expected_outputs, own_outputs, read_outputs
 from mosa.experiment.workflow import FROZEN, UserError, Workflow
 
 # All of a plan is kept: to look through thousands of jobs for garbage, again and again, takes a tenth of the time.
@@ -76,6 +76,10 @@ OUTPUTS = {kind: expected_outputs(kind, CONFIG, RUNS.values()) for kind in KINDS
 TABLES, PLOTS = (
     [f"{RESULTS}/{kind}/{file}" for output in OUTPUTS[kind] for file in output.files] for kind in KINDS
 )
+
+# What plugins add has jobs of its own: one that fails takes its own files alone with it.
+OWN = {kind: [one for one in OUTPUTS[kind] if one in own_outputs(kind, CONFIG)] for kind in KINDS}
+SHIPPED = {kind: [one for one in OUTPUTS[kind] if one not in OWN[kind]] for kind in KINDS}
 
 REPORT = f"{RESULTS}/report.html"
 
@@ -253,10 +257,10 @@ def all_records(wildcards):
     return list(RUNS)
 
 
-def marked(kind):
-    """The files of all tables, or plots; of each, one format is marked for Snakemake's report."""
+def marked(kind, outputs):
+    """The files of tables, or plots; of each, one format is marked for Snakemake's report."""
     formats = {"tables": {"format": "Markdown"}, "plots": {}}[kind]
-    for output in OUTPUTS[kind]:
+    for output in outputs:
         path = f"{RESULTS}/{kind}/{output.name}"
         yield from (f"{path}.{suffix}" for suffix in output.formats if suffix != output.embedded)
         yield report(
@@ -265,6 +269,16 @@ def marked(kind):
             caption=EXPERIMENT.caption(kind, output) or f"../report/{kind}/{output.name}.rst",
             labels={kind.removesuffix("s"): output.label} | formats,
         )
+
+
+def only(outputs):
+    """The names of tables, or plots, as an option of the command that writes them."""
+    return command_line({"only": ",".join(one.name for one in outputs)})
+
+
+ONLY = {kind: only(read_outputs(kind)) if OWN[kind] else "" for kind in KINDS}
+# The command says nothing of what has nothing to show, and Snakemake asks for a file.
+EMPTY = ' && for file in {output:q}; do [ -e "$file" ] || : > "$file"; done'
 
 
 def folder_of_output(wildcards, output):

@@ -2,6 +2,15 @@
 # The records are a parameter, not an input, so that nothing is trained for it.
 
 
+# What a plugin cannot make is told, and takes nothing with it.
+OWN_TOO = "".join(
+    f" && (mosa {kind} --records {{output.runs:q}} {{params.compared}} {only(OWN[kind])} --unfinished"
+    " --output {params.folder:q} >> {log:q} 2>&1 || tail -n 1 {log:q} >&2)"
+    for kind in KINDS
+    if OWN[kind]
+)
+
+
 rule partial:
     input:
         manifest=MANIFEST,
@@ -27,9 +36,11 @@ rule partial:
         existing=lambda wildcards: existing_records(),
     shell:
         "(mosa collect --manifest {input.manifest:q} --existing --output {output.runs:q} &&"
-        " mosa tables --records {output.runs:q} {params.compared} --unfinished --output {params.folder:q} &&"
-        " mosa plots --records {output.runs:q} {params.compared} --unfinished --output {params.folder:q} &&"
+        " mosa tables --records {output.runs:q} {params.compared} --unfinished --output {params.folder:q}"
+        f" {ONLY['tables']} &&"
+        " mosa plots --records {output.runs:q} {params.compared} --unfinished --output {params.folder:q}"
+        f" {ONLY['plots']} &&"
         " mosa report --records {output.runs:q} {params.compared} --unfinished --title {params.title:q}"
         " --config {input.config:q} --manifest {input.manifest:q} --results {params.results:q}"
         " --output {output.report:q})"
-        " > {log:q} 2>&1"
+        f" > {{log:q}} 2>&1{OWN_TOO}"

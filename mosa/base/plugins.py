@@ -77,9 +77,44 @@ class Registry(dict[str, V]):
             self.add(name, entry, sys._getframe(1).f_globals.get("__name__", ""))
         return self[name]
 
+    def __delitem__(self, name: str) -> None:
+        if _LOADING and name in self:
+            plugin, added = _LOADING[-1]
+            if name not in added.get(self.kind, ()):
+                raise UserError(
+                    f"plugin {plugin}: takes the {self.kind} {name!r} away, which is not its own; leave it "
+                    "there, and give the plugin's another name, as results of two that share one could not "
+                    "be told apart"
+                )
+            del added[self.kind][name]
+        super().__delitem__(name)
+
+    def pop(self, name: str, *default: Any) -> Any:
+        """Take an entry away, and return it."""
+        if name not in self and default:
+            return default[0]
+        entry = self[name]
+        del self[name]
+        return entry
+
+    def popitem(self) -> tuple[str, V]:
+        """Take the last entry away, and return it with its name."""
+        name = next(reversed(self))
+        return name, self.pop(name)
+
+    def clear(self) -> None:
+        """Take all entries away."""
+        for name in list(self):
+            del self[name]
+
     def put(self, entries: Mapping[str, V]) -> None:
         """Add the entries of a plugin that was loaded before."""
         super().update(entries)
+
+    def take_away(self, names: Iterable[str]) -> None:
+        """Take entries of a plugin away, where they are there."""
+        for name in names:
+            super().pop(name, None)
 
 
 class Plugin(NamedTuple):
@@ -215,8 +250,7 @@ def _drop() -> None:
 
 def _remove(entries: _Entries) -> None:
     for kind, added in entries.items():
-        for name in added:
-            REGISTRIES[kind].pop(name, None)
+        REGISTRIES[kind].take_away(added)
 
 
 def _take(plugin: Plugin) -> None:

@@ -64,7 +64,7 @@ def _configs(files: Sequence[Path], folder: Path, given: Namespace) -> list[str]
 
     found = config_files(files, given.replace_workflow_config, folder)
     load_files(found, parse_config(given.config))
-    return [str(file) for file in found if file != folder / "config.yaml"]
+    return [str(file) for file in (found[1:] if found[0] == folder / "config.yaml" else found)]
 
 
 def _with_profiles(words: Sequence[str]) -> Iterator[str]:

@@ -209,7 +209,7 @@ def config_files(files: Sequence[Path], alone: bool = False, folder: Path = Path
     """
     found, base = [_find_config(file) for file in files], folder / "config.yaml"
     if base.is_file() and not alone:
-        return [base, *(file for file in found if not file.samefile(base))]
+        return found if found and found[0].samefile(base) else [base, *found]
     if alone and not found:
         raise UserError("--alone: no config is named; name one with --configfile, or leave --alone out")
     if not found:

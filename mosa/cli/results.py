@@ -4,11 +4,12 @@ from pathlib import Path
 
 import click
 
-from mosa.cli.options import FILE, FOLDER, Written, read_text, shows_records, take_records
+from mosa.cli.options import FILE, FOLDER, Written, names, read_text, shows_records, take_records
 
 
 @click.command()
 @shows_records
+@click.option("--only", callback=names, help="Names of the tables to write, comma-separated; by default all.")
 @click.option("--output", type=FOLDER, required=True, help="Folder to write to.")
 def tables(
     records: Path,
@@ -16,18 +17,20 @@ def tables(
     unfinished: bool,
     metric: str | None,
     reference: str | None,
+    only: list[str] | None,
     output: Path,
 ) -> None:
     """Write all tables (CSV, Markdown; the comparison in LaTeX, HTML and as text, too) from records."""
     from mosa.results.tables.write import terminal_table, write_tables
 
     frame = take_records(records, variants, unfinished, metric)
-    write_tables(frame, output, variants, metric, reference)
+    write_tables(frame, output, variants, metric, reference, only)
     click.echo(terminal_table(frame, variants, metric))
 
 
 @click.command()
 @shows_records
+@click.option("--only", callback=names, help="Names of the plots to draw, comma-separated; by default all.")
 @click.option("--titles", is_flag=True, help="Draw title and caption into the plots, not only beside them.")
 @click.option(
     "--columns",
@@ -43,6 +46,7 @@ def plots(
     unfinished: bool,
     metric: str | None,
     reference: str | None,
+    only: list[str] | None,
     titles: bool,
     columns: int,
     output: Path,
@@ -51,7 +55,7 @@ def plots(
     from mosa.results.plots.write import write_plots
 
     frame = take_records(records, variants, unfinished, metric)
-    write_plots(frame, output, variants, metric, reference, titles, columns)
+    write_plots(frame, output, variants, metric, reference, titles, columns, only)
 
 
 @click.command()

@@ -23,8 +23,7 @@ def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -
     from mosa.engine.run import execute
     from mosa.experiment.expand import Run
     from mosa.experiment.failures import first_words
-    from mosa.experiment.manifest import with_choice
-    from mosa.search.choose import read_choice
+    from mosa.search.choose import chosen_for
 
     machine, _held = take_machine(options)
     keep = take_keep(options)
@@ -32,7 +31,7 @@ def train(pack: Path, output: Path, seed: int, choice: Path | None, **options) -
     if keep.val and specification.stage == "final":
         raise UserError("--keep-val: final runs have no curve on val; add --stage selection, or leave it out")
     if choice is not None:
-        specification = with_choice(specification, read_choice(choice)["chosen"])
+        specification = chosen_for(specification, choice)
     if not sys.stderr.isatty():  # a log, which `mosa status` reads
         click.echo(first_words(specification.digest), err=True)
     record = execute(Run(specification, seed), pack, output, machine, keep)

@@ -38,13 +38,16 @@ class ResumeFile:
         path: The file; its name and content say which run it belongs to.
         digest: Of all that decides the run's result; a file with another one is not this run's.
         every: Seconds between two saves at epoch ends; 0: at each.
+        device: Name of what computes.
 
     Attributes:
+        earlier: Names of the other devices that computed what was loaded.
         stopped_by: The signal that asked to stop, if one came; the training loop looks after each step.
     """
 
-    def __init__(self, path: Path, digest: str, every: float = EVERY) -> None:
-        self.path, self.digest, self.every = path, digest, every
+    def __init__(self, path: Path, digest: str, every: float = EVERY, device: str = "") -> None:
+        self.path, self.digest, self.every, self.device = path, digest, every, device
+        self.earlier: list[str] = []
         self.stopped_by: int | None = None
         self._saved = time.monotonic()
 
@@ -75,7 +78,12 @@ class ResumeFile:
             UserError: The file cannot be written.
         """
         written = BytesIO()  # as torch's own error for a full disk is none of the system's
-        torch.save({"digest": self.digest, "torch": str(torch.__version__), **state}, written)
+        head = {
+            "digest": self.digest,
+            "torch": str(torch.__version__),
+            "devices": [*self.earlier, self.device],
+        }
+        torch.save(head | dict(state), written)
         with written_atomically(self.path) as temporary:
             temporary.write_bytes(written.getbuffer())
         self._saved = time.monotonic()
@@ -95,6 +103,7 @@ class ResumeFile:
         if reason:
             print(f"{self.path}: not used, as {reason}; training starts anew", file=sys.stderr)
             return None
+        self.earlier = [name for name in state.get("devices", ()) if name != self.device]
         return state
 
     def _refusal(self, state: object) -> str:

@@ -171,6 +171,8 @@ def _execute(run: Run, pack_path: Path, output: Path, machine: Machine, keep: Ke
         "total": earlier + ended - start,
     }
     record = _describe(ready, progress, metrics, adapter) | {"seconds": seconds} | _origin(ready) | code
+    if resume is not None and resume.earlier:
+        record["device"]["earlier"] = resume.earlier
     folder = _shared_folder(run, output)
     record["kept"] = keep_files(output, keep, found, ready.model, before_merging, folder)
     record = write_record(record, output)
@@ -354,7 +356,8 @@ def _resume_file(ready: Prepared) -> ResumeFile | None:
     libraries = provenance.versions(ready.run.specification.method)
     how = [provenance.code_digest(), libraries, ready.on_features]
     digest = digest_of_data([*decides, asdict(ready.backbone), *how])
-    return ResumeFile(machine.resume_folder / f"{digest[:16]}.pt", digest, machine.save_every)
+    device = str(provenance.describe_device(ready.place)["name"])
+    return ResumeFile(machine.resume_folder / f"{digest[:16]}.pt", digest, machine.save_every, device)
 
 
 def _predict(ready: Prepared) -> Evaluated:

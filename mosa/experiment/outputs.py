@@ -125,5 +125,15 @@ def expected_outputs(kind: str, config: Mapping[str, Any], runs: Iterable[Run]) 
         runs: All its runs.
     """
     runs = list(runs)
-    own = [_output(one) for plugin in config["plugins"] for one in plugin[kind]]
-    return [output for output in (*read_outputs(kind), *own) if CONDITIONS[output.when].holds(config, runs)]
+    outputs = (*read_outputs(kind), *own_outputs(kind, config))
+    return [output for output in outputs if CONDITIONS[output.when].holds(config, runs)]
+
+
+def own_outputs(kind: str, config: Mapping[str, Any]) -> list[Output]:
+    """Return the tables or plots that the plugins of a loaded config add, in their order.
+
+    Args:
+        kind: "tables" or "plots".
+        config: A loaded config.
+    """
+    return [_output(one) for plugin in config["plugins"] for one in plugin[kind]]

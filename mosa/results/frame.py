@@ -115,6 +115,8 @@ def _row(record: dict[str, Any], path: Path) -> dict[str, Any]:
         for key in keys:
             value = value[key]
         row[name] = value if keys else DERIVED[name](record)
+    if earlier := record["device"].get("earlier"):
+        row["device"] = ", then ".join([*earlier, row["device"]])
     own = {name: record["metrics"].get(name) for name in own_metrics()}
     return row | own | {"path": str(path)}
 

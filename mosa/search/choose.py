@@ -293,11 +293,37 @@ def meant_specification(meant: Meant) -> Specification:
     """Return the specification that a record has to have, with the chosen hyper-parameters, if any.
 
     Raises:
-        UserError: The choice is missing, or is not one.
+        UserError: The choice is missing, is not one, or is one for other runs.
     """
     if meant.choice is None:
         return meant.specification
-    return with_choice(meant.specification, read_choice(meant.choice)["chosen"])
+    return chosen_for(meant.specification, meant.choice)
+
+
+def chosen_for(specification: Specification, path: Path) -> Specification:
+    """Lay what was chosen for a run over its specification.
+
+    Args:
+        specification: What was searched for, or a variant of a sweep that is made from that.
+        path: The choice.
+
+    Raises:
+        UserError: The file cannot be read, is no choice, or is one for other runs.
+    """
+    choice, run = read_choice(path), specification
+    base = choice["variant"]
+    swept = {f"{base}_{option}{value}".lower() for option, value in run.options.items()}
+    for key, got, expected, fits in (
+        ("task", run.task, " and ".join(choice["tasks"]), run.task in choice["tasks"]),
+        ("backbone", run.backbone.name, choice["backbone"], run.backbone.name == choice["backbone"]),
+        ("variant", run.variant, base, run.variant == base or run.variant in swept),
+    ):
+        if not fits:
+            raise UserError(
+                f"{path}: a choice for the {key} {expected}, and the run is of {got}; name the choice "
+                "that was made for it"
+            )
+    return with_choice(specification, choice["chosen"])
 
 
 def describe(chosen: Mapping[str, Mapping[str, Any]]) -> str:

@@ -11,6 +11,7 @@ from forked import run_mosa
 
 from mosa.base.files import SCHEMAS
 from mosa.cli.commands import cli
+from mosa.cli.options import config_files
 from mosa.peft.describe import methods_schema
 
 
@@ -110,6 +111,23 @@ def test_a_check_that_fails_is_json_too(tmp_path):
     assert found.returncode == 1
     states = {finding["name"]: finding["state"] for finding in json.loads(found.stdout)}
     assert states["general/cifar100"] == "error" and states["micro_vit"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("named", "read"),
+    [
+        (["a"], ["config", "a"]),
+        (["config"], ["config"]),
+        (["config", "a"], ["config", "a"]),
+        (["a", "config"], ["config", "a", "config"]),
+        (["a", "config", "b", "a"], ["config", "a", "config", "b", "a"]),
+    ],
+)
+def test_configs_count_in_the_order_in_which_they_are_named(named, read, tmp_path):
+    for name in ("config", "a", "b"):
+        (tmp_path / f"{name}.yaml").touch()
+    found = config_files([tmp_path / f"{name}.yaml" for name in named], folder=tmp_path)
+    assert [file.stem for file in found] == read
 
 
 def test_schema_file_is_what_the_registry_says():

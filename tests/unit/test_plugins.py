@@ -1,5 +1,6 @@
 """Plugins: a user's own code is found, checked, specified by its content, and kept apart from other code."""
 
+import contextlib
 import json
 import re
 import shutil
@@ -37,7 +38,7 @@ from mosa.peft.conformance import check
 from mosa.records import load_record, seal, write_record
 from mosa.results.aggregate import Results
 from mosa.results.collect import collect
-from mosa.results.frame import load_records, read_table
+from mosa.results.frame import load_records, read_table, to_frame
 from mosa.results.registry import registered
 from mosa.results.report.data import run_data
 from mosa.results.tables.write import write_tables
@@ -402,6 +403,38 @@ def test_a_table_that_raises_is_blamed_and_leaves_the_others(tmp_path):
     assert not (tmp_path / "tables" / "mine.md").exists()
 
 
+@pytest.mark.parametrize(
+    ("text", "only", "words", "left"),
+    [
+        (
+            '{"md": 5}',
+            "mine",
+            r"plugin m\.py: what the table 'mine' returns cannot be written as md \(Ty",
+            False,
+        ),
+        (
+            "{}",
+            "mine",
+            r"'mine' returns cannot be written as md \(KeyError: 'md'\); expected the text",
+            False,
+        ),
+        ("1 / 0", "mine", "division by zero", False),
+        ("None", "mine", "", False),
+        ("None", "efficiency", "", True),
+        ("None", "mines", "unknown table 'mines'.*did you mean 'mine'", True),
+        ('{"md": "now"}', "mine", "", True),
+    ],
+)
+def test_tables_are_written_by_name_and_leave_no_file_of_an_earlier_time(tmp_path, text, only, words, left):
+    (tmp_path / "m.py").write_text(TABLE.format(value=0).replace('{"md": 0}', text))
+    (tmp_path / "mine.md").write_text("earlier")
+    frame = to_frame([(make_record(), tmp_path / "runs")])
+    expected = pytest.raises(Exception, match=words) if words else contextlib.nullcontext()
+    with using(Wanted("m.py", tmp_path)), expected:
+        write_tables(frame, tmp_path, only=[only])
+    assert (tmp_path / "mine.md").exists() == left and not (tmp_path / "comparison.md").exists()
+
+
 # --- what is wrong is said in one sentence
 
 
@@ -422,6 +455,19 @@ def test_a_table_that_raises_is_blamed_and_leaves_the_others(tmp_path):
         (MINE.replace(', description="Nothing."', ""), "option 'size' of method 'mine' has no description"),
         (METRIC.replace('"sure"', '"top1"'), "there is a metric 'top1' already"),
         (METRIC + 'METRICS |= dict(top1=METRICS["sure"])', "there is a metric 'top1' already"),
+        (
+            METRIC.replace('"sure"', '"top1"').replace("METRICS[", "METRICS.pop('top1')\nMETRICS["),
+            r"plugin m\.py: takes the metric 'top1' away, which is not its own",
+        ),
+        (METRIC + "del METRICS['nll']", "takes the metric 'nll' away"),
+        (METRIC + "METRICS.clear()", "takes the metric 'top1' away"),
+        (METRIC + "METRICS.pop('sure')\nMETRICS.popitem()", "takes the metric 'ece' away"),
+        (
+            f"from mosa.peft.method import _REGISTRY\n_REGISTRY.pop('lora', None){MINE}".replace(
+                '"mine"', '"lora"'
+            ),
+            "takes the method 'lora' away",
+        ),
         (METRIC.replace('["sure"]', '["other"]'), "metric 'sure' is registered as 'other'"),
         (METRIC.replace('"sure"', '"So sure"'), "'So sure' cannot be part of a path"),
         (
@@ -439,8 +485,10 @@ def test_a_wrong_plugin_is_refused_with_file_and_line(tmp_path, text, words):
     if text is not None:
         (tmp_path / "m.py").write_text(text.format(value=0))
     config = write_config(tmp_path, ["m.py"], {"linear": {}})
+    before = {kind: set(registry) for kind, registry in REGISTRIES.items()}
     with pytest.raises(UserError, match=words) as error:
         read_config(config)
+    assert all(before[kind] <= set(REGISTRIES[kind]) for kind in before)
     assert str(error.value).startswith(f"{config}, line ") and "\n" not in str(error.value)
 
 

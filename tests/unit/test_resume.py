@@ -1,5 +1,6 @@
 """A run that is stopped goes on as if it had not been: bit by bit, from any step, or not at all."""
 
+import json
 import os
 import signal
 import subprocess
@@ -21,6 +22,8 @@ from mosa.engine.machine import Machine
 from mosa.engine.resume import Interrupted, ResumeFile, load_trained_state, trained_state
 from mosa.engine.run import execute
 from mosa.experiment.recipe import Recipe
+from mosa.records import load_record
+from mosa.results.frame import load_records
 
 STEPS = 10  # of the runs below: 14 + 6 images in batches of 12 make two steps in each of five epochs
 
@@ -142,9 +145,15 @@ def test_a_killed_run_goes_on_from_its_last_epoch(pack, tmp_path, monkeypatch, c
         with pytest.raises(MemoryError):
             execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path, save_every=0))
     capsys.readouterr()
+    (path,) = tmp_path.glob("*.pt")
+    torch.save(torch.load(path, weights_only=True) | {"devices": ["Old GPU", whole["device"]["name"]]}, path)
     resumed = execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path, save_every=0))
     assert "goes on at epoch 4, step 1 of 2" in capsys.readouterr().err
     assert results(resumed) == results(whole)
+    assert "earlier" not in json.loads((tmp_path / "whole.json").read_text())["device"]
+    assert load_record(tmp_path / "run.json")["device"]["earlier"] == ["Old GPU"]
+    shown = list(load_records([tmp_path / "run.json"])["device"])
+    assert shown == [f"Old GPU, then {whole['device']['name']}"]
 
 
 def test_short_runs_write_no_resume_file(pack, tmp_path):

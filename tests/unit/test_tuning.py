@@ -1,5 +1,6 @@
 """Tuning: what is tried, on which splits, what is chosen, and that a search goes on where it stopped."""
 
+import contextlib
 import copy
 import csv
 import json
@@ -29,7 +30,7 @@ from mosa.experiment.workflow import Workflow
 from mosa.records import load_record
 from mosa.results.choices import write_choices
 from mosa.search import trials as searches
-from mosa.search.choose import choose, read_choice, write_choice
+from mosa.search.choose import choose, chosen_for, read_choice, write_choice
 from mosa.search.trials import Search, run_search
 
 CONFIG = yaml.safe_load("""
@@ -376,7 +377,8 @@ def test_a_space_of_the_command_line_is_checked_as_that_of_a_config(pack, tmp_pa
 
 
 def test_final_runs_take_the_choice(pack, tmp_path):
-    trials = written(tmp_path / "a.json", [entry(60, lr=0.07)])
+    of = {"task": RUN.specification.task, "backbone": "micro_vit", "variant": "linear"}
+    trials = written(tmp_path / "a.json", [entry(60, lr=0.07)], **of)
     write_choice(choose([trials]), tmp_path / "choice.json")
     output = tmp_path / "run.json"
     arguments = [
@@ -397,6 +399,27 @@ def test_final_runs_take_the_choice(pack, tmp_path):
     recipe = record["specification"]["training"]
     assert recipe["lr"] == 0.07 and recipe["epochs"] == 1
     assert record["splits"]["eval"] == "test"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, ""),
+        ({"task": "demo/other"}, "a choice for the task demo/other, and the run is of demo/digits"),
+        ({"backbone": "b"}, "a choice for the backbone b, and the run is of micro_vit"),
+        ({"variant": "adapter"}, "a choice for the variant adapter, and the run is of lora_rank4"),
+        ({"variant": "lora"}, ""),
+        ({"variant": "lora_rank"}, "a choice for the variant lora_rank, and"),
+    ],
+)
+def test_a_choice_for_other_runs_is_refused(tmp_path, change, words):
+    """A variant of a sweep, such as lora_rank4, takes the choice of the one that it is made from."""
+    of = {"task": "demo/digits", "backbone": "micro_vit", "variant": "lora_rank4"} | change
+    trials = written(tmp_path / "a.json", [entry(60, lr=0.07)], **of)
+    write_choice(choose([trials]), tmp_path / "choice.json")
+    run = make_specification("demo/digits", "lora", {"rank": 4}, variant="lora_rank4")
+    with pytest.raises(UserError, match=words) if words else contextlib.nullcontext():
+        assert chosen_for(run, tmp_path / "choice.json").training.lr == 0.07
 
 
 @pytest.mark.parametrize(

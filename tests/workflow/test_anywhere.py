@@ -132,6 +132,8 @@ def test_mosa_run_finds_the_configs_and_profiles_of_the_package(folder):
     shutil.copy("my.yaml", "config.yaml")
     assert "--configfile" not in line("-n")  # Snakemake reads ./config.yaml
     assert "--configfile" not in line("-n", files=["config.yaml"])
+    last = ["my.yaml", "config.yaml"]  # named last, it counts most, as for Snakemake
+    assert line("-n", files=last)[:3] == ["--configfile", *last]
     words = r"demo-tune.yaml, line 22: tune.variants.full: unknown variant .*is merged over config.yaml here"
     with pytest.raises(UserError, match=words):
         line("-n", files=["configs/demo-tune.yaml"])  # merged over ./config.yaml

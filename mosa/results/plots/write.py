@@ -28,6 +28,7 @@ def write_plots(
     reference: str | None = None,
     titles: bool = False,
     columns: int = 2,
+    only: Iterable[str] | None = None,
 ) -> list[Path]:
     """Draw every registered plot, see `write_outputs`.
 
@@ -39,7 +40,7 @@ def write_plots(
     # The user's matplotlibrc has no effect.
     with matplotlib.style.context(["default", STYLE], after_reset=True):
         try:
-            return write_outputs("plots", _save, frame, directory, order, metric, reference)
+            return write_outputs("plots", _save, frame, directory, order, metric, reference, only)
         finally:
             LOOK.reset(look)
 

@@ -16,9 +16,10 @@ def write_tables(
     order: Iterable[str] | None = None,
     metric: str | None = None,
     reference: str | None = None,
+    only: Iterable[str] | None = None,
 ) -> list[Path]:
     """Write every registered table, see `write_outputs`."""
-    return write_outputs("tables", _save, frame, directory, order, metric, reference)
+    return write_outputs("tables", _save, frame, directory, order, metric, reference, only)
 
 
 def _save(texts: Mapping[str, str], path: Path, suffix: str) -> None:
