@@ -146,7 +146,9 @@ def test_a_killed_run_goes_on_from_its_last_epoch(pack, tmp_path, monkeypatch, c
             execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path, save_every=0))
     capsys.readouterr()
     (path,) = tmp_path.glob("*.pt")
-    torch.save(torch.load(path, weights_only=True) | {"devices": ["Old GPU", whole["device"]["name"]]}, path)
+    saved = torch.load(path, weights_only=True)
+    assert saved["devices"] == [whole["device"]["name"]]
+    torch.save(saved | {"devices": ["Old GPU", *saved["devices"]]}, path)
     resumed = execute(run, pack, tmp_path / "run.json", Machine(resume_folder=tmp_path, save_every=0))
     assert "goes on at epoch 4, step 1 of 2" in capsys.readouterr().err
     assert results(resumed) == results(whole)
