@@ -207,7 +207,7 @@ REGIMES = {
     "label-noise": "adapter",
     "strong-features": "adapter",
 }  # experiments of their own
-BESIDE = {"_dropout": ["adapter_e100", "adapter_rdrop_e100", "mosa_n4_e100"]}  # in the same table
+BESIDE = {"_dropout": ["adapter_e100", "adapter_rdrop_e100", "mosa_n4_e100", "lora"]}  # in the same table
 
 
 def test_findings_states_what_its_summaries_say(monkeypatch):
@@ -223,7 +223,7 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
         names = {name for name in runs.variant if name.endswith(ending)}
         shown = runs[runs.variant.isin(names | set(BESIDE.get(ending, [])))]
         tables.append(summary["table"](shown, reference))
-    for endings in ("_e25", "_e100", "_dropout", "_fraction[125]0"):
+    for endings in ("_e25", "_e100", "(?:_dropout|^lora)", "_fraction[125]0"):
         tables.append(summary["search_table"](trials[trials.variant.str.contains(f"{endings}$")]))
     for name, reference in REGIMES.items():
         own, tried = (pd.read_csv(DOCS / "summaries" / f"{name}{part}.csv") for part in ("", "-search"))
@@ -256,6 +256,9 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
         ("dropconnect_e100", "mosa_n4_alone_e100"),
         ("adamix_e25", "mosa_n4_e25"),
         ("adamix_e100", "mosa_n4_e100"),
+        ("lora_dropout", "lora"),
+        ("mosa_n4_e100", "lora"),
+        ("mosa_dropout", "lora_dropout"),
     ):
         interval = summary["interval"](seeds[one] - seeds[other])
         follows |= {abs(float(number)) for number in re.findall(r"\d+\.\d+", interval)}
