@@ -249,7 +249,7 @@ def test_jobs_that_wait_in_the_queue_do_what_was_meant(packed):
 def test_a_job_over_its_time_limit_goes_on(place):
     long = CONFIG["variants"]["long"] | {"training": {"epochs": 1600}}
     config = CONFIG | {"variants": {"long": long}}
-    # A minute does little on a machine that is busy; each retry would ask for more memory, than it has at last.
+    # A minute does little on a busy machine, and each retry would ask for more memory than the one before.
     often = ["--retries", "20", "--set-resources", "train:runtime=1", "train:mem=1GB"]
     process = start(place, *often, config=config)
     code, head = finish(process, place, 1500)
