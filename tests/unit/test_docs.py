@@ -259,6 +259,7 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
         ("lora_dropout", "lora"),
         ("mosa_n4_e100", "lora"),
         ("mosa_dropout", "lora_dropout"),
+        ("mosa_dropout", "full_dropout"),
     ):
         interval = summary["interval"](seeds[one] - seeds[other])
         follows |= {abs(float(number)) for number in re.findall(r"\d+\.\d+", interval)}
