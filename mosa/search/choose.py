@@ -312,11 +312,11 @@ def chosen_for(specification: Specification, path: Path) -> Specification:
     """
     choice, run = read_choice(path), specification
     base = choice["variant"]
-    swept = tuple(f"{base}_{option}".lower() for option in run.options)  # and the value, as the config has it
+    swept = {f"{base}_{option}{value}".lower() for option, value in run.options.items()}
     for key, got, expected, fits in (
         ("task", run.task, " and ".join(choice["tasks"]), run.task in choice["tasks"]),
         ("backbone", run.backbone.name, choice["backbone"], run.backbone.name == choice["backbone"]),
-        ("variant", run.variant, base, run.variant == base or run.variant.startswith(swept)),
+        ("variant", run.variant, base, run.variant == base or run.variant in swept),
     ):
         if not fits:
             raise UserError(

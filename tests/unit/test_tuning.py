@@ -410,14 +410,16 @@ def test_final_runs_take_the_choice(pack, tmp_path):
         ({"variant": "adapter"}, "a choice for the variant adapter, and the run is of lora_rank4"),
         ({"variant": "lora"}, ""),
         ({"variant": "lora_rank"}, "a choice for the variant lora_rank, and"),
+        ({"variant": "lora", "run": "lora_rank8"}, "a choice for the variant lora, and the run is of lora_r"),
     ],
 )
 def test_a_choice_for_other_runs_is_refused(tmp_path, change, words):
     """A variant of a sweep, such as lora_rank4, takes the choice of the one that it is made from."""
-    of = {"task": "demo/digits", "backbone": "micro_vit", "variant": "lora_rank4"} | change
+    of = {"task": "demo/digits", "backbone": "micro_vit", "variant": "lora_rank4", "run": "lora_rank4"} | change
+    name = of.pop("run")  # its rank is 4
     trials = written(tmp_path / "a.json", [entry(60, lr=0.07)], **of)
     write_choice(choose([trials]), tmp_path / "choice.json")
-    run = make_specification("demo/digits", "lora", {"rank": 4}, variant="lora_rank4")
+    run = make_specification("demo/digits", "lora", {"rank": 4}, variant=name)
     with pytest.raises(UserError, match=words) if words else contextlib.nullcontext():
         assert chosen_for(run, tmp_path / "choice.json").training.lr == 0.07
 
