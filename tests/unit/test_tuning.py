@@ -415,8 +415,9 @@ def test_final_runs_take_the_choice(pack, tmp_path):
 )
 def test_a_choice_for_other_runs_is_refused(tmp_path, change, words):
     """A variant of a sweep, such as lora_rank4, takes the choice of the one that it is made from."""
-    of = {"task": "demo/digits", "backbone": "micro_vit", "variant": "lora_rank4", "run": "lora_rank4"} | change
-    name = of.pop("run")  # its rank is 4
+    name = change.get("run", "lora_rank4")  # its rank is 4
+    of = {"task": "demo/digits", "backbone": "micro_vit", "variant": name} | change
+    of.pop("run", None)
     trials = written(tmp_path / "a.json", [entry(60, lr=0.07)], **of)
     write_choice(choose([trials]), tmp_path / "choice.json")
     run = make_specification("demo/digits", "lora", {"rank": 4}, variant=name)
