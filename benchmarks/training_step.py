@@ -151,7 +151,11 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--compile", choices=COMPILE, default="none")
-    parser.add_argument("--methods", type=lambda text: text.split(","), help="comma-separated; all of them")
+    parser.add_argument(
+        "--methods",
+        type=lambda text: text.split(","),
+        help="comma-separated, measured beside adapter and full; all of them",
+    )
     parser.add_argument("--config", type=Path, help="measure its variants, with their options")
     parser.add_argument("--csv", type=Path, help="write the ratios to the adapter, of one setting")
     arguments = parser.parse_args()
@@ -162,6 +166,7 @@ def main() -> None:
         if arguments.config:
             variants = config_of((arguments.config,), alone=False)["variants"]
             made = {name: (one["method"], one.get("options", {})) for name, one in variants.items()}
+        made = {**{name: (name, {}) for name in BASELINES}, **made}
         steps = build(made, setting, machine, arguments.precision)
         found = measure(steps, setting, machine, arguments.seconds)
         if arguments.csv:
