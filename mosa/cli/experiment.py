@@ -48,7 +48,7 @@ def check(
     if errors:
         # The last line of a job's log says whether to do it again (mosa.experiment.failures).
         click.echo(
-            f"{UserError.label}: {errors} of the {len(findings)} checks failed; see the table", err=True
+            f"{UserError.label}: {errors} of {count(len(findings), 'check')} failed; see the table", err=True
         )
         sys.exit(1)
     if output is not None:

@@ -135,15 +135,15 @@ def _missing(root: Path, tasks: list[Task], present: list[Task]) -> Finding:
     if os.path.isdir(root):
         others = sum(task.benchmark == tasks[0].benchmark for task in present)
         message = (
-            f"has no folders for {len(tasks)} of {len(tasks) + others} tasks ({names}); put them there as "
-            f"docs/data.md shows (it says where to get them), or set paths.data.{key}"
+            f"has no folders for {len(tasks)} of {count(len(tasks) + others, 'task')} ({names}); put them "
+            f"there as docs/data.md shows (it says where to get them), or set paths.data.{key}"
         )
     else:
         message = (
             f"no such folder; put the tasks of the config there ({len(tasks)}: {names}), as docs/data.md "
             f"shows (it says where to get them), or set paths.data.{key}"
         )
-    summary = f"{len(tasks)} task{'s are' if len(tasks) > 1 else ' is'} missing"
+    summary = f"{count(len(tasks), 'task is', 'tasks are')} missing"
     return Finding(key, str(root), summary, problems=[Problem("error", str(root), message)])
 
 
@@ -161,7 +161,8 @@ def _without_weights(absent: Mapping[str, str]) -> Finding:
         "these paths (docs/weights.md says where they are), or set `weights` of each backbone"
     )
     problem = Problem("error", few(list(absent.values())), message)
-    return Finding("weights", "-", f"{len(absent)} files are missing", problems=[problem])
+    summary = f"{count(len(absent), 'file is', 'files are')} missing"
+    return Finding("weights", "-", summary, problems=[problem])
 
 
 def _check_task(task: Task, config: Mapping[str, Any], quick: bool, threads: int) -> Finding:

@@ -123,6 +123,7 @@ def test_a_variant_that_lacks_seeds_is_not_called_the_best_and_says_so(tmp_path)
     assert "] (n=1) |" in cell and made["intervals"]["md"].count("(n=") == 1
     assert "| lora (n=1) |" in made["classes"]["md"]
     assert "lora + adapter (n=1) |" in made["agreement"]["md"] and "fewer than 2" in made["agreement"]["md"]
+    assert "The pair, accuracy" in made["agreement"]["md"] and "chosen on" not in made["agreement"]["md"]
     for name in ("confused", "intervals", "classes"):
         assert "Not ranked, as seeds are missing: lora (has 0)." in made[name]["md"], name
     (part,) = confusion_figure(Results(frame)).subfigs

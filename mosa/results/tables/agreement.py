@@ -72,13 +72,17 @@ def _together(section: Section) -> list[str]:
         ]
         for (one, other), row in zip(best.index, best.itertuples(), strict=True)
     ]  # fmt: skip
+    which = "The pair" if len(means) == 1 else f"The {len(rows)} pairs that gain most together"
     note = (
-        f"The {len(rows)} pairs that gain most together, accuracy (%) as a mean over the tasks of both: of "
-        "the better one, of the average of their probabilities, and of an oracle that takes the right one. "
-        "Each is computed per task and seed first; the better one may be another on another task. The pairs "
-        f"are the best of {len(means)}, so their gains are chosen on these images: smaller ones are to be "
-        "expected on others."
+        f"{which}, accuracy (%) as a mean over the tasks of both: of the better one, of the average of their "
+        "probabilities, and of an oracle that takes the right one. Each is computed per task and seed first; "
+        "the better one may be another on another task."
     )
+    if len(means) > 1:
+        note += (
+            f" What stands first among {len(means)} pairs is chosen on these images: smaller gains are to be "
+            "expected on others."
+        )
     if any(pair in lacking for pair in best.index):
         note += f" n: the runs of a pair, where they are fewer than {whole}, over all tasks and seeds."
     header = ["pair", "better one", "averaged", "gain", "oracle", "gain"]
