@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "performance.md"
 SCRIPTS = ("training_step", "gpu_steps", "step_profile", "evaluation", "options", "bfloat16", "memory")
 SCRIPTS += ("vtab_passes", "linear_probing", "packed_reading", "data_waiting", "start_up", "core_time")
-SCRIPTS += ("tables_from_records", "report_opens", "side_networks")
+SCRIPTS += ("amd_kernels", "tables_from_records", "report_opens", "side_networks")
 INTRO = """\
 # Performance
 
@@ -63,6 +63,7 @@ What can be chosen:
 | `channels_last: true` | the same | float error |
 | `gradient_checkpointing: true` | the same | nothing but memory and time |
 | `--set-threads train=4` | `snakemake` | float error |
+| MKL's kernels for Intel, on an AMD CPU | [a library of one line](faq.md#reproducing) | float error |
 
 Only what pays on every device measured is the default: fused AdamW, an allocator that keeps its memory, and
 one thread per run with as many runs as cores. On a GPU take `compile: step_graph`: in bfloat16 the host of

@@ -152,6 +152,30 @@ def test_readme_and_faq_state_how_far_other_machines_differ():
     assert told[4:] == [means.mean().mean().round(1), means.max().max().round(1)]
 
 
+def test_faq_says_that_an_amd_cpu_can_give_the_results_of_an_intel():
+    columns = ["variant", "task", "seed", "top1", "nll", "predictions_sha256"]
+    xeon, epyc = (
+        pd.read_csv(DOCS / "summaries" / f"{name}.csv")[columns].sort_values(columns[:3], ignore_index=True)
+        for name in ("quick", "quick-epyc-preloaded")
+    )
+    pd.testing.assert_frame_equal(xeon, epyc, check_exact=True)
+    page = (DOCS / "faq.md").read_text()
+    source = re.search(r"echo '(.*)' \| gcc (.*)", page)
+    script = (DOCS.parent / "benchmarks" / "amd_kernels.py").read_text()
+    assert source[1] in script
+    part = (DOCS / "performance.md").read_text().partition("`python benchmarks/amd_kernels.py`")[2]
+    ratios = {
+        name: [round(float(ratio), 1) for ratio in re.findall(rf"^{name}.* (\d\.\d\d)$", part, re.MULTILINE)]
+        for name in ("mosa_vit_micro", "vit_base")
+    }
+    told = re.search(r"steps are (\S+) to (\S+) times as fast on the\s+micro ViT and (\S+) times", page)
+    assert [float(number) for number in told.groups()] == [
+        min(ratios["mosa_vit_micro"]),
+        max(ratios["mosa_vit_micro"]),
+        ratios["vit_base"][0],
+    ]
+
+
 def test_results_shows_the_tables_of_its_runs_and_of_its_search(tmp_path):
     page, (runs, order) = (DOCS / "results.md").read_text(), shown("demo-full")
     write_tables(runs, tmp_path, order)
