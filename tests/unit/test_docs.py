@@ -231,7 +231,9 @@ REGIMES = {
     "label-noise": "adapter",
     "strong-features": "adapter",
 }  # experiments of their own
-BESIDE = {"_dropout": ["adapter_e100", "adapter_rdrop_e100", "mosa_n4_e100", "lora"]}  # in the same table
+BESIDE = {  # in the same table
+    "_dropout": ["adapter_e100", "adapter_rdrop_e100", "mosa_n4_e100", "lora", "full_e100"],
+}
 
 
 def test_findings_states_what_its_summaries_say(monkeypatch):
@@ -281,6 +283,8 @@ def test_findings_states_what_its_summaries_say(monkeypatch):
         ("adamix_e25", "mosa_n4_e25"),
         ("adamix_e100", "mosa_n4_e100"),
         ("lora_dropout", "lora"),
+        ("full_dropout", "full_e100"),
+        ("mosa_n4_e100", "full_e100"),
         ("mosa_n4_e100", "lora"),
         ("mosa_dropout", "lora_dropout"),
         ("mosa_dropout", "full_dropout"),
