@@ -230,6 +230,13 @@ def test_runs_that_are_not_comparable_are_refused(column, value):
             summarise(frame)
 
 
+def test_backbones_may_take_the_same_images_in_other_sizes():
+    """Each size has a pack of its own, with a digest of its own."""
+    sizes = {"small": 32, "large": 224}
+    frames = [make_frame(backbone=name, image_size=size, data_digest=name) for name, size in sizes.items()]
+    assert [section.backbone for section in compare(pd.concat(frames))] == ["large", "small"]
+
+
 def test_records_of_other_normalisations_are_not_mixed():
     """Weights whose statistics were guessed differently by two versions have one specification."""
     frame = make_frame().assign(normalization="known")
