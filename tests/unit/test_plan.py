@@ -106,6 +106,14 @@ def test_hours_come_from_the_records_and_done_runs_are_done(tmp_path):
     assert row(planned(tmp_path), "linear")[3] == "~0.1"
 
 
+def test_the_rate_of_a_cpu_is_not_that_of_a_gpu(tmp_path):
+    steps = make_record()["steps"] | {"passes": 1}
+    record_of_linear(tmp_path, images_per_second=0.5, steps=steps)
+    assert row(planned(tmp_path), "linear") == (4, 1, 30_000, "16.7")
+    text = planned(tmp_path, device="cuda")
+    assert row(text, "linear") == (4, 1, 30_000, "~0.1") and "made with `device: cuda`" in text
+
+
 def test_other_variants_are_planned_at_the_rate_of_the_backbone(tmp_path):
     mosa = {"method": "mosa"}
     variants = {"first": mosa, "other": {"method": "adapter"}}
