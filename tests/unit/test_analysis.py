@@ -1083,6 +1083,9 @@ def test_efficiency_is_what_the_records_say():
     assert pd.isna(absent.loc["mosa", ["train_seconds", "mean_over_tasks", "ppt"]].astype(float)).all()
     text = efficiency_text(compare(make_frame()))
     assert "| mosa | 65.0 | 1,000 |" in text and "—" in text
+    assert "several machines" not in efficiency_text(compare(frame.assign(device="a")))
+    mixed = efficiency_text(compare(frame.assign(device=mosa.astype(str))))
+    assert "The records name several machines, whose seconds do not compare." in mixed
 
 
 def test_the_rank_plot_names_every_variant_with_its_rank():
