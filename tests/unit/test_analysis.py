@@ -561,6 +561,7 @@ def test_a_table_says_when_its_variants_differ_in_epochs(tmp_path):
     frame = make_frame()
     assert frame.variant.nunique() == 2 and "epochs" not in frame and lengths(frame) == ""
     assert lengths(frame.assign(epochs=25)) == ""
+    assert lengths(frame.assign(epochs=range(1, len(frame) + 1))[::9]) == "Trained for 1 epoch; mosa for 10."
     of_mosa = frame.variant == "mosa"
     frame["epochs"] = 25 + 25 * of_mosa
     said = "Trained for 25 epochs; mosa for 50."
