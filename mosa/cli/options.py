@@ -258,7 +258,7 @@ def take_records(
     if frame.empty:
         raise UserError(f"{records}: has no records; expected one finished run at least")
     known = sorted(frame["variant"].unique())
-    for name in variants or () if not unfinished else ():
+    for name in () if unfinished else variants or ():
         if name not in known:
             raise unknown("variant", name, known)
     if metric is not None and frame[metric].isna().all():

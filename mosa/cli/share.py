@@ -121,7 +121,7 @@ def import_(bundle: Path, into: Path | None, limit_gib: float) -> None:
 
     folder = into or bundle.with_suffix("")
     found = import_bundle(bundle, folder, limit_gib)
-    there = f", {count(found.there, 'file')} of it there already" if found.there else ""
+    there = f", {count(found.there, 'file')} there already" if found.there else ""
     part = f"{found.records} of " if found.missing else ""
     click.echo(f"{part}{count(found.records + found.missing, 'record')} verified{there} -> {folder}")
     click.echo(

@@ -278,7 +278,7 @@ def _tell_unread(root: Path, unread: _Unread, report: Report) -> None:
     if unread.dead:
         report.error(root, f"{_files(unread.dead)}: a broken link; copy the file, or delete the link")
     if unread.outside:
-        report.warning(root, f"{_files(unread.outside)}: not read, as it lies in no folder of a class")
+        report.warning(root, f"{_files(unread.outside)}: not read: in no folder of a class")
     if unread.formats:
         report.warning(root, f"{_other_formats(unread.formats)}, or move them elsewhere")
     if unread.links:
@@ -288,8 +288,8 @@ def _tell_unread(root: Path, unread: _Unread, report: Report) -> None:
     if unread.deeper:
         report.warning(
             root,
-            f"{_files(unread.deeper)}: lies deeper than the folders of classes, and counts as its uppermost "
-            "folder's class",
+            f"{_files(unread.deeper)}: deeper than the folders of classes; the class is that of the "
+            "uppermost folder",
         )
     if unread.plain:
         report.note(root, f"{_files(unread.plain)}: no image, and not read")

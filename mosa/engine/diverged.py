@@ -10,7 +10,7 @@ from mosa.base.errors import UserError
 from mosa.base.files import written_atomically
 from mosa.engine import provenance
 from mosa.engine.machine import Machine
-from mosa.experiment.declared import digest_of_data
+from mosa.experiment.alive import name_of
 from mosa.experiment.expand import Run
 
 
@@ -30,7 +30,7 @@ class DivergedNote:
     def __init__(self, run: Run, machine: Machine) -> None:
         self.path: Path | None = None
         if machine.resume_folder is not None:
-            name = digest_of_data([run.specification.digest, run.seed])[:16]
+            name = name_of(run.specification.digest, run.seed)
             self.path = machine.resume_folder / f"{name}.diverged.json"
         self._run, self._machine = run, machine
 

@@ -13,13 +13,7 @@ from torch import Tensor, nn
 from mosa.base.errors import UserError
 from mosa.base.files import digest_of_file, written_atomically
 from mosa.data.metrics import METRICS
-from mosa.data.predictions import (
-    SMALL,
-    form_of,
-    rounded,
-    write_images,
-    write_predictions,
-)
+from mosa.data.predictions import SMALL, form_of, rounded, write_images, write_predictions
 from mosa.data.task import kept_path
 from mosa.peft import save_tuned
 
@@ -139,14 +133,11 @@ def _keep_predictions(path: Path, keep: Keep, found: Evaluated, images: Path | N
         elif keep.predictions is not True:
             form = None
     if form is None:
-        size = logits.nbytes / 2**20
-        logits, left_out = (
-            None,
-            (
-                f"its predictions are not kept, as they take {size:.0f} MiB and keep.predictions: auto keeps "
-                f"{SMALL >> 20}; set it to true and repeat the run"
-            ),
+        left_out = (
+            f"its predictions are not kept, as they take {logits.nbytes / 2**20:.0f} MiB and "
+            f"keep.predictions: auto keeps {SMALL >> 20}; set it to true and repeat the run"
         )
+        logits = None
     return write_predictions(
         path, found.split, logits, found.labels.numpy(), images=images, sets=found.sets,
         set_names=found.set_names, left_out=left_out,

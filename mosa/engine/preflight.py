@@ -171,7 +171,7 @@ def _check_task(task: Task, config: Mapping[str, Any], quick: bool, threads: int
     finding = Finding(task.full_name, str(source.root if source else root))
     if source is not None:
         counts = " / ".join(str(len(source.splits[split])) for split in SPLITS)
-        finding.summary = f"{counts} images, {source.num_classes} classes"
+        finding.summary = f"{counts} images, {count(source.num_classes, 'class', 'classes')}"
         finding.notes += source.notes
         if not quick:
             finding.digest = _check_images(task, source, report, threads)
@@ -208,10 +208,10 @@ def _check_images(task: Task, source: Source, report: Report, threads: int) -> s
     total = hashlib.sha256()
     seen: dict[bytes, tuple[str, Entry]] = {}
     overlaps, ambiguous = [], []
-    count = sum(map(len, source.splits.values()))
-    if count > _MANY and not sys.stderr.isatty():
-        print(f"{task.full_name}: decoding {count:,} images", file=sys.stderr, flush=True)
-    bar = tqdm(total=count, unit="image", desc=task.full_name, leave=False, disable=not sys.stderr.isatty())
+    images = sum(map(len, source.splits.values()))
+    if images > _MANY and not sys.stderr.isatty():
+        print(f"{task.full_name}: decoding {images:,} images", file=sys.stderr, flush=True)
+    bar = tqdm(total=images, unit="image", desc=task.full_name, leave=False, disable=not sys.stderr.isatty())
     with bar, ThreadPoolExecutor(threads) as pool:
         for split in SPLITS:
             entries = iter(source.splits[split])
@@ -232,11 +232,12 @@ def _check_images(task: Task, source: Source, report: Report, threads: int) -> s
     tell_overlaps(task, source, overlaps, report)
     if ambiguous:
         entry, first = ambiguous[0]
+        more = count(len(ambiguous) - 1, "more image is", "more images are")
         report.warning(
             entry.place,
             f"the same image is in two classes: {source.name_of(entry.label)} here, and "
             f"{source.name_of(first.label)} in {first.place}"
-            + (f"; {len(ambiguous) - 1:,} more images are so" if len(ambiguous) > 1 else ""),
+            + (f"; {more}, too" if len(ambiguous) > 1 else ""),
         )
     return total.hexdigest()[:12]
 
@@ -314,11 +315,11 @@ def table(findings: list[Finding]) -> str:
         for severity in ("error", "warning", "note"):
             problems = [problem for problem in finding.problems if problem.severity == severity]
             if problems:
-                lines += ["", f"{finding.name}: {len(problems)} {severity}{'s' * (len(problems) > 1)}"]
+                lines += ["", f"{finding.name}: {count(len(problems), severity)}"]
             lines += [f"  {problem.place}: {problem.message}" for problem in problems[:_SHOWN]]
             if len(problems) > _SHOWN:
                 lines.append(f"  ... and {len(problems) - _SHOWN} more")
         if finding.notes:
-            lines += ["", f"{finding.name}: {len(finding.notes)} note{'s' * (len(finding.notes) > 1)}"]
+            lines += ["", f"{finding.name}: {count(len(finding.notes), 'note')}"]
             lines += [f"  {note}" for note in finding.notes]
     return "\n".join(lines)

@@ -27,7 +27,7 @@ def lacking(config: Mapping[str, Any], results: Path, done: Iterable[str]) -> li
             named = ", ".join(path.removeprefix("runs/").removesuffix(".json") for path in short[:_LISTED])
             more = f" and {len(short) - _LISTED} more" if len(short) > _LISTED else ""
             lines.append(
-                f"keep.{kind}: {len(short)} of {count(len(done), 'finished run')} lack it, as they were done "
+                f"keep.{kind}: lacking in {len(short)} of {count(len(done), 'finished run')}, done "
                 f"before it was switched on ({named}{more}); no run is repeated for it, unless its file is "
                 f"asked for: snakemake {kept_path(results / short[0], kind)}"
             )

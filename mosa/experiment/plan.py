@@ -58,7 +58,7 @@ class Rates:
     """Image-passes per second of a core or GPU: as records have them, else as assumed."""
 
     def __init__(self, results: Path, runs: list[Run], gpu: bool) -> None:
-        self.gpu, self.measured = gpu, _measured_rates(results, runs)
+        self.gpu, self.measured = gpu, _measured_rates(results, runs, gpu)
 
     def row(self, specification: Specification, passes: float) -> _Row:
         """Return what a number of image-passes takes."""
@@ -72,11 +72,11 @@ def plan(config: Mapping[str, Any]) -> str:
     """Return a table of a loaded config's runs, done and to do, with what the others will take.
 
     An image-pass is a forward pass of one training image; methods with two passes a step count twice. Hours
-    are of one core or GPU, at the median rate of the records in the results folder: of the same backbone and
-    variant where there are some, else of the backbone, scaled by passes. Without any they are marked, and at
-    a rate that most machines exceed: that by which the workflow asks a cluster for time. The images of a
-    user's own tasks are counted; none is opened, unless there are results, which may be of other images: a
-    record of another specification is not done.
+    are of one core or GPU, at the median rate of the records in the results folder that were made on one:
+    of the same backbone and variant where there are some, else of the backbone, scaled by passes. Without
+    any they are marked, and at a rate that most machines exceed: that by which the workflow asks a cluster
+    for time. The images of a user's own tasks are counted; none is opened, unless there are results, which
+    may be of other images: a record of another specification is not done.
     """
     what = _count(config)
     rows, total = what.rows, what.total
@@ -188,8 +188,8 @@ def _explained(total: _Row, config: Mapping[str, Any], tasks: Mapping[str, Task]
         shown = ", ".join(f"{rate:g} for {backbone}" for backbone, rate in rates.items())
         lines.append(
             f"{_ASSUMED}: at an assumed rate, as no record of the backbone is in "
-            f"{config['paths']['results']} yet: image-passes per second and {what}, {shown}; most machines "
-            "exceed it"
+            f"{config['paths']['results']} yet that was made with `device: {config['device']}`: "
+            f"image-passes per second and {what}, {shown}; most machines exceed it"
         )
     for task in tasks.values():
         if not task.sizes:
@@ -235,16 +235,21 @@ def tuning_rows(
     return found
 
 
-def _measured_rates(results: Path, runs: list[Run]) -> dict[tuple[str, str], float]:
-    """Return the median image-passes per second, by backbone and variant, and by backbone alone."""
-    on_features = methods_on_features()
+def _measured_rates(results: Path, runs: list[Run], gpu: bool) -> dict[tuple[str, str], float]:
+    """Return the median image-passes per second, by backbone and variant, and by backbone alone.
+
+    Of records that were made on a CPU if `gpu` is false, else on a GPU: the other's rate says nothing.
+    """
+    on_features, device = methods_on_features(), "cuda" if gpu else "cpu"
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for run in runs:
         try:
             record = json.loads((results / run.path).read_text(encoding="utf-8"))
-            rate = record["images_per_second"] * record["steps"]["passes"]
+            rate, made_on = record["images_per_second"] * record["steps"]["passes"], record["device"]["type"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # the workflow reports a broken record
+        if made_on != device:
+            continue
         backbone = run.specification.backbone.name
         found[backbone, run.specification.variant].append(rate)
         if run.specification.method not in on_features:  # whose rate says nothing of others

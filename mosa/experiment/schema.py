@@ -33,15 +33,15 @@ def _plain(node: Any, definitions: Mapping[str, Any]) -> Any:
     if "$ref" in node:
         target = definitions[node["$ref"].rpartition("/")[2]]
         node = target | {key: value for key, value in node.items() if key != "$ref"}
-    properties = node.get("properties")
+    properties, droppable = node.get("properties"), node.get("droppable")
     node = {
         key: _plain(value, definitions)
         for key, value in node.items()
         if key not in ("title", "droppable", "digested", "optional", "neutral", "discriminator", "properties")
-    } | ({"droppable": True} if node.get("droppable") else {})
+    }
     if properties is not None:
         node["properties"] = {key: _plain(child, definitions) for key, child in properties.items()}
-    if node.pop("droppable", False):
+    if droppable:
         _allow_null(node)
     return node
 

@@ -7,6 +7,7 @@ from itertools import product
 from typing import Any
 
 from mosa.base.errors import UserError
+from mosa.base.words import count
 from mosa.data.catalogue import get_task
 from mosa.data.metrics import get_metric
 from mosa.data.task import OWN
@@ -82,8 +83,8 @@ def check_tune(config: Mapping[str, Any], meant: Iterable[Specification], places
         if tune["halving"] and tune["halving"]["min_epochs"] >= what.training.epochs:
             raise places.error(
                 ("tune", "halving", "min_epochs"),
-                f"is no shorter than the {what.training.epochs} epochs of {what.variant} on {what.task}, so "
-                "that nothing is dropped; take fewer, or leave halving out",
+                f"is no shorter than the {count(what.training.epochs, 'epoch')} of {what.variant} on "
+                f"{what.task}, so that nothing is dropped; take fewer, or leave halving out",
             )
     _check_extend(config, places)
     if tune["per"] == "benchmark":
@@ -130,8 +131,9 @@ def _check_lengths(meant: Iterable[Specification], places: Places) -> None:
         if what.training.epochs != other.training.epochs:
             raise places.error(
                 ("tune", "per"),
-                f"benchmark: {what.variant} trains for {other.training.epochs} epochs on {other.task}, "
-                f"{what.training.epochs} on {what.task}; give them one length, or set `per: task`",
+                f"benchmark: {what.variant} trains for {count(other.training.epochs, 'epoch')} on "
+                f"{other.task}, {what.training.epochs} on {what.task}; give them one length, or set `per: "
+                "task`",
             )
 
 

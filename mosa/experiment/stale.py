@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from mosa.base.words import count
 from mosa.experiment.declared import STORED
 from mosa.experiment.expand import Run
 from mosa.experiment.specification import PLUGIN_KEY, Specification, in_words
@@ -56,8 +57,7 @@ def told(reasons: Iterable[tuple[str, str]], runs: int) -> str:
     counts: dict[tuple[str, str], int] = {}
     for each in reasons:
         counts[each] = counts.get(each, 0) + 1
-    number = sum(counts.values())
-    verb = "record is" if number == 1 else "records are"
-    lines = [f"stale: {number:,} {verb} of another specification (runs: {runs:,}), to be made again"]
+    stale = count(sum(counts.values()), "record is", "records are")
+    lines = [f"stale: {stale} of another specification (runs: {runs:,}), to be made again"]
     lines += [f"  {variant} ({number:,}): {why}" for (variant, why), number in counts.items()]
     return "\n".join(lines)

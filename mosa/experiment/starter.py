@@ -236,7 +236,9 @@ def _describe(source: Source) -> list[str]:
     lines += [f"  {number:6,}  {_plain(name)}" for name, number in sorted(largest)]
     others = counts.most_common()[_LISTED:]
     if others:
-        lines += [f"  and {len(others)} smaller classes, of {others[-1][1]:,} to {others[0][1]:,} images"]
+        low, high = others[-1][1], others[0][1]
+        sizes = count(high, "image") if low == high else f"{low:,} to {high:,} images"
+        lines += [f"  and {count(len(others), 'smaller class', 'smaller classes')}, of {sizes}"]
     return lines
 
 

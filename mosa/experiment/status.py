@@ -63,6 +63,7 @@ class Status:
         hours: What is left takes, in hours of one core or GPU, searches included.
         assumed: Whether some of them are at an assumed rate, and not at that of records.
         unit: "core" or "GPU".
+        counts: The number of runs in each state.
     """
 
     name: str
@@ -194,12 +195,12 @@ def as_text(found: Status) -> str:
 def _left(found: Status) -> str:
     if found.exit_status == ALL_DONE:
         return "nothing is left to do"
-    about = "at an assumed rate, as there are no records of it yet, " if found.assumed else ""
-    text = f"left: {about}about {found.hours:.1f} hours of one {found.unit}"
+    text = f"left: about {found.hours:.1f} hours of one {found.unit}"
+    text += ", partly at an assumed rate, as there are no records to tell it by yet" if found.assumed else ""
     running = found.counts["running"]
     if running:
         minutes = found.hours / running * 60
-        span = f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
+        span = count(round(minutes), "minute") if minutes < 90 else f"{minutes / 60:.1f} hours"
         text += f"; with {count(running, 'run')} at once, as now, {span}"
     return text + ("; without failed runs" if found.counts["failed"] else "")
 

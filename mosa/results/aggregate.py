@@ -34,7 +34,7 @@ _MUST_AGREE = {
     "protocol": ["benchmark"],
     "protocol_version": ["benchmark"],
     "group": ["benchmark", "task"],
-    "data_digest": ["benchmark", "task"],
+    "data_digest": ["benchmark", "task", "image_size"],  # of the pack, of which each size has its own
     "architecture": ["backbone"],
     "image_size": ["backbone"],
     "weights_sha256": ["backbone"],
@@ -318,6 +318,7 @@ def _checked(frame: pd.DataFrame, metric: str | None) -> pd.DataFrame:
 
 def _check_agreement(frame: pd.DataFrame, column: str, within: list[str]) -> None:
     """Raise if a column has several values within one of the sets of runs."""
+    within = [name for name in within if name in frame]
     values = frame[column].tolist()
     texts = [json.dumps(v, sort_keys=True) if isinstance(v, dict | list) else str(v) for v in values]
     distinct = frame[within].assign(found=texts).drop_duplicates()

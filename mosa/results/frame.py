@@ -12,6 +12,7 @@ import pandas as pd
 
 from mosa.base.errors import UserError
 from mosa.base.files import digest_of_file, written_atomically
+from mosa.base.plugins import in_use
 from mosa.data.metrics import METRICS, SHIPPED
 from mosa.experiment.declared import Declared
 from mosa.experiment.recipe import Recipe
@@ -117,8 +118,18 @@ def _row(record: dict[str, Any], path: Path) -> dict[str, Any]:
         row[name] = value if keys else DERIVED[name](record)
     if earlier := record["device"].get("earlier"):
         row["device"] = ", then ".join([*earlier, row["device"]])
-    own = {name: record["metrics"].get(name) for name in own_metrics()}
-    return row | own | {"path": str(path)}
+    return row | _own_values(record) | {"path": str(path)}
+
+
+def _own_values(record: dict[str, Any]) -> dict[str, float | None]:
+    """Return the values of the plugins' metrics; None where there is none, or other code computed it."""
+    code = {name: plugin.sha256 for plugin in in_use() for name in plugin.names("metric")}
+    found: dict[str, float | None] = dict.fromkeys(own_metrics())
+    for one in record["specification"]["measures"] if found else ():
+        for name in found.keys() & set(one["metrics"]):
+            if code.get(name, one["sha256"]) == one["sha256"]:
+                found[name] = record["metrics"].get(name)
+    return found
 
 
 def own_metrics() -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mosa.base.errors import UserError
+from mosa.base.words import count
 from mosa.data.catalogue import get_task
 
 MARK = "†"
@@ -29,7 +30,8 @@ def learned_nothing(record: Mapping[str, Any]) -> str:
     Args:
         record: The record. One of a task of your own that does not state the number of classes is not judged.
     """
-    metrics, classes = record["metrics"], record["data"]["classes"] or _classes_of(record)
+    metrics = record["metrics"]
+    classes = record["data"]["classes"] or classes_of(record["specification"]["task"])
     if not classes or classes < 2:
         return ""
     guess, images = 100 / classes, metrics["examples"]
@@ -55,17 +57,17 @@ def _most_by_guessing(images: int, classes: int) -> int:
     return bisect_left(range(images), 0.975, key=lambda right: bdtr(right, images, 1 / classes))
 
 
-def _classes_of(record: Mapping[str, Any]) -> int | None:
+def classes_of(task: str) -> int | None:
     """Return the number of classes of a task of the catalogue, for records that do not state it."""
     try:
-        return get_task(record["specification"]["task"]).num_classes
+        return get_task(task).num_classes
     except UserError:
         return None
 
 
 def marked(runs: pd.DataFrame, tasks: Iterable[str]) -> set[str]:
     """Return the variants with a run on one of the tasks that learned nothing."""
-    found = _nothing(runs)
+    found = without_learning(runs)
     return set(found.loc[found["task"].isin(list(tasks)), "variant"])
 
 
@@ -76,7 +78,7 @@ def learned_note(runs: pd.DataFrame, marked: bool = True) -> str:
         runs: Rows of the records' frame; without the column, none is marked.
         marked: Whether the sentence explains the mark.
     """
-    found = _nothing(runs)
+    found = without_learning(runs)
     if found.empty:
         return ""
     name = "display_name" if "display_name" in found else "variant"
@@ -85,12 +87,12 @@ def learned_note(runs: pd.DataFrame, marked: bool = True) -> str:
         for row in found.head(_SHOWN).itertuples(index=False)
     ]
     more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    count = f"{len(found)} run{'s' if len(found) > 1 else ''}"
-    which = f"({count}: {', '.join(named)}{more})"
+    which = f"({count(len(found), 'run')}: {', '.join(named)}{more})"
     if not marked:
         return f"Runs that are no better than a guess count like any other {which}."
     return f"{MARK} has a run that is no better than a guess, which counts like any other {which}."
 
 
-def _nothing(runs: pd.DataFrame) -> pd.DataFrame:
+def without_learning(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return the runs that learned nothing; none where the column is missing."""
     return runs[runs[COLUMN] != ""] if COLUMN in runs else runs.head(0)

@@ -54,7 +54,8 @@ def lengths(runs: pd.DataFrame) -> str:
     most = max(map(len, variants.values()))
     usual, *others = sorted(variants, key=lambda span: (len(variants[span]) < most, span))
     parts = [f"{_listed(variants[span])} for {_span(span)}" for span in others]
-    return f"Trained for {_span(usual)} epochs; {'; '.join(parts)}."
+    epochs = "epoch" if usual == (1, 1) else "epochs"
+    return f"Trained for {_span(usual)} {epochs}; {'; '.join(parts)}."
 
 
 def _span(span: tuple[int, int]) -> str:

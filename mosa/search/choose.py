@@ -276,12 +276,10 @@ def read_choice(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path, form: type[Declared], verb: str) -> dict[str, Any]:
-    workflows = (
-        "tune" in Path(path).parts and Path(path).suffix == ".json"
-    )  # otherwise it may be a user's own
+    workflows = "tune" in path.parts and path.suffix == ".json"  # otherwise it may be a user's own
     advice = "delete it and run again" if workflows else f"name a file that `{verb}` wrote"
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
         return form.model_validate(content).model_dump()
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, (), Places())}; {advice}") from None

@@ -17,7 +17,7 @@ from mosa.data.packs import Pack
 from mosa.engine.diverged import Diverged
 from mosa.engine.machine import CPU, Machine
 from mosa.engine.run import execute
-from mosa.experiment.declared import digest_of_data
+from mosa.experiment.alive import name_of
 from mosa.experiment.expand import Run
 from mosa.experiment.manifest import with_choice
 from mosa.experiment.recipe import problem_of
@@ -193,7 +193,7 @@ def _try(
     folds = [{"number": number, "of": search.folds} for number in range(search.folds or 0)] or [None]
     for fold, seed in product(folds, search.seeds):
         specification = of_trial(run.specification, trial, epochs, fold)
-        path = folder / f"{digest_of_data([specification.digest, seed])[:16]}.json"
+        path = folder / f"{name_of(specification.digest, seed)}.json"
         try:
             record = _existing(path, specification, pack, search.metric) or execute(
                 Run(specification, seed), pack, path, machine

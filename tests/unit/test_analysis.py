@@ -230,6 +230,13 @@ def test_runs_that_are_not_comparable_are_refused(column, value):
             summarise(frame)
 
 
+def test_backbones_may_take_the_same_images_in_other_sizes():
+    """Each size has a pack of its own, with a digest of its own."""
+    sizes = {"small": 32, "large": 224}
+    frames = [make_frame(backbone=name, image_size=size, data_digest=name) for name, size in sizes.items()]
+    assert [section.backbone for section in compare(pd.concat(frames))] == ["large", "small"]
+
+
 def test_records_of_other_normalisations_are_not_mixed():
     """Weights whose statistics were guessed differently by two versions have one specification."""
     frame = make_frame().assign(normalization="known")
@@ -554,6 +561,7 @@ def test_a_table_says_when_its_variants_differ_in_epochs(tmp_path):
     frame = make_frame()
     assert frame.variant.nunique() == 2 and "epochs" not in frame and lengths(frame) == ""
     assert lengths(frame.assign(epochs=25)) == ""
+    assert lengths(frame.assign(epochs=range(1, len(frame) + 1))[::9]) == "Trained for 1 epoch; mosa for 10."
     of_mosa = frame.variant == "mosa"
     frame["epochs"] = 25 + 25 * of_mosa
     said = "Trained for 25 epochs; mosa for 50."
@@ -1076,6 +1084,9 @@ def test_efficiency_is_what_the_records_say():
     assert pd.isna(absent.loc["mosa", ["train_seconds", "mean_over_tasks", "ppt"]].astype(float)).all()
     text = efficiency_text(compare(make_frame()))
     assert "| mosa | 65.0 | 1,000 |" in text and "—" in text
+    assert "several machines" not in efficiency_text(compare(frame.assign(device="a")))
+    mixed = efficiency_text(compare(frame.assign(device=mosa.astype(str))))
+    assert "The records name several machines, whose seconds do not compare." in mixed
 
 
 def test_the_rank_plot_names_every_variant_with_its_rank():

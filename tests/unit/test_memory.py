@@ -82,6 +82,17 @@ def test_what_fits_is_what_the_count_says():
     assert images_in(0) == 0
 
 
+def test_the_masks_of_dropout_count(tmp_path):
+    config = tmp_path / "dropout.yaml"
+    dropped = "lora: {by_task: {demo/count: {training: {drop_rate: 0.1}}}}"
+    others = "linear: null, full: null, adapter: null, mosa: null"
+    config.write_text(f"variants: {{{others}, {dropped}}}\n")
+    done = CliRunner().invoke(cli.cli, ["memory", "--configfile", str(config)])
+    assert done.exit_code == 0, done.output
+    sizes = re.findall(r"^micro_vit +lora \(demo/\w+\) +float32 +32 +(\S+)", done.stdout, re.MULTILINE)
+    assert float(sizes[1]) > 1.05 * float(sizes[0])  # digits without dropout, count with it
+
+
 def test_every_variant_has_a_row_and_one_for_each_task_that_differs(monkeypatch, tmp_path):
     """The first one's count stands for all."""
     sizes = tmp_path / "sizes.yaml"

@@ -218,14 +218,14 @@ def test_webp_is_read(tmp_path):
 def test_images_outside_of_classes_are_said(place, tmp_path):
     images(tmp_path, "train/a", "train/b")
     save(tmp_path / place, image(np.random.default_rng(0)))
-    assert f"warning .*'{place}': not read, as it lies in no folder of a class" in of_folder(tmp_path)
+    assert f"warning .*'{place}': not read: in no folder of a class" in of_folder(tmp_path)
 
 
 def test_images_in_folders_below_a_class_are_said(tmp_path):
     images(tmp_path, "animals/cat", "animals/dog", "plants/rose")
     told = of_folder(tmp_path)
     assert told.source.names == ("animals", "plants")
-    assert "warning .*'animals/cat/0.png' and 29 more: lies deeper than the folders of classes" in told
+    assert "warning .*'animals/cat/0.png' and 29 more: deeper than the folders of classes; the class" in told
 
 
 def test_hidden_files_and_folders_are_no_classes_and_no_images(tmp_path):

@@ -106,6 +106,14 @@ def test_hours_come_from_the_records_and_done_runs_are_done(tmp_path):
     assert row(planned(tmp_path), "linear")[3] == "~0.1"
 
 
+def test_the_rate_of_a_cpu_is_not_that_of_a_gpu(tmp_path):
+    steps = make_record()["steps"] | {"passes": 1}
+    record_of_linear(tmp_path, images_per_second=0.5, steps=steps)
+    assert row(planned(tmp_path), "linear") == (4, 1, 30_000, "16.7")
+    text = planned(tmp_path, device="cuda")
+    assert row(text, "linear") == (4, 1, 30_000, "~0.1") and "made with `device: cuda`" in text
+
+
 def test_other_variants_are_planned_at_the_rate_of_the_backbone(tmp_path):
     mosa = {"method": "mosa"}
     variants = {"first": mosa, "other": {"method": "adapter"}}
@@ -136,7 +144,7 @@ def test_options_that_are_searched_count_with_the_most_passes(search, tmp_path):
 def test_runs_that_lack_what_is_to_be_kept_are_named(tmp_path):
     record = record_of_linear(tmp_path)
     text = planned(tmp_path)
-    assert "keep.predictions: 1 of 1 finished run lack it" in text and "keep.model" not in text
+    assert "keep.predictions: lacking in 1 of 1 finished run, done" in text and "keep.model" not in text
     assert "(demo/digits/vit/linear/seed0); no run is repeated for it, unless" in text
     assert text.count(f"snakemake {record.with_suffix('.predictions.safetensors')}") == 1
     assert re.search(r"^predictions: about [\d.]+ MiB in \S+$", text, re.MULTILINE)
@@ -145,7 +153,11 @@ def test_runs_that_lack_what_is_to_be_kept_are_named(tmp_path):
     both = planned(tmp_path, **own | {"benchmarks": {"own": "all", "demo": ["digits"]}})
     assert re.search(r"^predictions: about .* without those of 1 task of unknown size$", both, re.MULTILINE)
     text = planned(tmp_path, keep={"predictions": False, "model": True})
-    assert "keep.predictions" not in text and "\npredictions:" not in text and "keep.model: 1 of 1" in text
+    assert (
+        "keep.predictions" not in text
+        and "\npredictions:" not in text
+        and "keep.model: lacking in 1 of 1" in text
+    )
     record.with_suffix(".model.safetensors").touch()
     assert "keep." not in planned(tmp_path, keep={"predictions": False, "model": True})
 

@@ -1,6 +1,7 @@
 """`mosa init`: a config to start from, which loads, and says what was found."""
 
 import os
+import shutil
 
 import pytest
 import yaml
@@ -82,6 +83,9 @@ def test_many_classes_are_summed_up_and_names_stay_in_their_comment(here):
     images(here / "many", "evil\nname: x", number=4)
     text, _ = written(here, here / "many")
     assert "and 11 smaller classes, of 3 to 4 images" in text
+    for number in range(20, 30):
+        shutil.rmtree(here / "many" / f"c{number}")
+    assert "and 1 smaller class, of 4 images" in written(here, here / "many", force=True)[0]
     assert all(line.startswith("#") for line in text.partition("\nname:")[0].splitlines())
 
 

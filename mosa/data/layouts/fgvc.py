@@ -88,7 +88,8 @@ def _read_subsets(folder: Path, train: dict[str, object], report: Report) -> dic
             report.error(f"{file}, line {read.lines[relative]}", f"{shown(relative)} is not in train.json")
         others = sum(train.get(relative, class_id) != class_id for relative, class_id in read.content.items())
         if others:
-            report.warning(file, f"{others} of its class ids are not those of train.json, which are taken")
+            differ = count(others, "class id differs", "class ids differ")
+            report.warning(file, f"{differ} from those of train.json, which are taken")
         if not read.content:
             report.error(file, "lists no image; take it out, or list a part of train.json")
         subsets[str(float(fraction[1]))] = sorted(place_of[e] for e in read.content if e in place_of)

@@ -165,12 +165,19 @@ def memory_table(config: Mapping[str, Any], machine: Machine) -> str:
 def _what_counts(specification: Specification) -> tuple[Any, ...]:
     """Return what may differ between tasks and changes the memory of a step."""
     training = specification.training
-    return specification.options, training.batch_size, training.precision, training.drop_rate
+    return specification.options, training.batch_size, training.precision, _rates(training)
+
+
+def _rates(training: Recipe) -> dict[str, float | None]:
+    """Return the rates of the backbone's own dropout, whose masks are kept for the backward."""
+    return {name: getattr(training, name) for name in ("drop_path", "drop_rate", "attention_drop_rate")}
 
 
 def _memory_cells(specification: Specification, classes: int, machine: Machine) -> list[str]:
     backbone, training = specification.backbone, specification.training
-    model, built = build_backbone(backbone.architecture, "random", classes, image_size=backbone.image_size)
+    model, built = build_backbone(
+        backbone.architecture, "random", classes, image_size=backbone.image_size, **_rates(training)
+    )
     try:
         method = build_method(specification.method, **specification.options)
         attach(model, method, restorable=False, data=example_batches(model))

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -250,7 +251,7 @@ def _verify(bundle: Path, folder: Path, files: set[str]) -> None:
         raise UserError(f"{bundle}: {others[0]} belongs to no record of its manifest")
 
 
-def _one(folder: Path, pattern: "object", bundle: Path) -> Path:
+def _one(folder: Path, pattern: re.Pattern[str], bundle: Path) -> Path:
     """Return the one file of manifests/ that a pattern names."""
     found = sorted(
         path for path in (folder / "manifests").glob("*") if pattern.fullmatch(f"manifests/{path.name}")

@@ -25,7 +25,7 @@ function startAnswers(root, number) {
 
 function sureness(section, task, variant) {
   const [accuracy, low, high] = task.variants[variant].accuracy;
-  return `${nameWithSeeds(section, task, variant)} on ${task.name}: ${percent(accuracy)} % of ${sum(task.images)} images are right. As these are a sample of such images, the accuracy on all of them probably lies between ${percent(low)} and ${percent(high)} % (Wilson's 95 % interval, of a run with a typical seed).`;
+  return `${nameWithSeeds(section, task, variant)} on ${task.name}: ${percent(accuracy)} % of ${counted(sum(task.images), "image")} are right. As these are a sample of such images, the accuracy on all of them probably lies between ${percent(low)} and ${percent(high)} % (Wilson's 95 % interval, of a run with a typical seed).`;
 }
 
 // Right images of each class over all seeds, in percent.
@@ -64,7 +64,7 @@ function classChart(section, task) {
     series: styledVariants(section, task).map((one, place) => ({
       ...one, joined: false, level: null, points: labels.map((label, x) => ({
         x, y: byVariant[place][1][label], shift: (place - (byVariant.length - 1) / 2) * step, name: `${one.label}, ${task.classes[label]}`,
-        text: `${percent(byVariant[place][1][label])} % of ${task.images[label]} images` })),
+        text: `${percent(byVariant[place][1][label])} % of ${counted(task.images[label], "image")}` })),
     })),
   };
 }
@@ -74,7 +74,7 @@ function reliabilityChart(section, task) {
     const { bins } = Object.values(task.variants)[place];
     const name = one.label;
     const points = bins[0].map((images, bin) => images && {
-      x: (100 * bins[1][bin]) / images, y: (100 * bins[2][bin]) / images, name, text: `${percent((100 * bins[2][bin]) / images)} % right where the confidence is ${percent((100 * bins[1][bin]) / images)} % (${images} answers)` }).filter(Boolean);
+      x: (100 * bins[1][bin]) / images, y: (100 * bins[2][bin]) / images, name, text: `${percent((100 * bins[2][bin]) / images)} % right where the confidence is ${percent((100 * bins[1][bin]) / images)} % (${counted(images, "answer")})` }).filter(Boolean);
     return { ...one, dash: one.open ? "--" : "-", joined: true, small: true, level: null, points };
   });
   const ideal = { label: "as sure as right", color: "var(--quiet)", dash: ":", marker: "o", joined: true, level: null, small: true, points: [0, 100].map((at) => ({ x: at, y: at, name: "as sure as right" })) };
@@ -96,7 +96,7 @@ function fillConfusion(table, { classes, images }, { cells, seeds }) {
 }
 
 function fillConfused(table, { classes, images }, { confused }) {
-  table.tBodies[0].replaceChildren(...(confused.length ? confused : []).map(([label, predicted, count, which]) => make("tr", {},
+  table.tBodies[0].replaceChildren(...confused.map(([label, predicted, count, which]) => make("tr", {},
     make("th", { scope: "row" }, classes[label]), make("td", {}, classes[predicted]), make("td", { class: "number" }, fixed(count, Number.isInteger(count) ? 0 : 1)),
     make("td", { class: "number" }, fixed((100 * count) / images[label], 0)), make("td", { class: "path" }, which.join(", ")))));
 }

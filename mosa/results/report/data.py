@@ -14,7 +14,7 @@ from mosa.experiment.curves import is_number
 from mosa.results.aggregate import MISSING, Results, Section, shown_names
 from mosa.results.choices import scope_of
 from mosa.results.costs import COSTS, MIB, about_features, measured
-from mosa.results.learned import COLUMN
+from mosa.results.learned import COLUMN, without_learning
 from mosa.results.plots.chart import Axis, Chart, Point, Series
 from mosa.results.plots.scaling import REFERENCES, SIZE_OPTIONS, method_curves
 from mosa.results.provenance import code_of
@@ -164,10 +164,9 @@ class _Numbers:
 
     def _nothing(self) -> list[list[int]]:
         """Return variant, task and seed of the runs that learned nothing."""
-        found = self.runs[self.runs[COLUMN] != ""] if COLUMN in self.runs else self.runs.head(0)
         return [
             [self.variants.index(run.variant), self.tasks.index(run.task), self.seeds.index(run.seed)]
-            for run in found[["variant", "task", "seed"]].itertuples(index=False)
+            for run in without_learning(self.runs)[["variant", "task", "seed"]].itertuples(index=False)
         ]
 
 

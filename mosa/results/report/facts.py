@@ -1,16 +1,15 @@
 """What the page says of its data, and what to cite: only what records, methods and tasks state."""
 
-import json
 import re
-from functools import cache
 from typing import Any, NamedTuple
 
 import pandas as pd
 
 from mosa.base.errors import UserError
-from mosa.base.files import PACKAGE
 from mosa.data.catalogue import get_task
 from mosa.data.task import OWN
+from mosa.experiment.validation import read_schema
+from mosa.results.learned import classes_of
 
 _ARXIV = re.compile(r"arXiv[ :](\d{4}\.\d{4,5})")
 _OURS = re.compile(r"\btest: .* held out of train")
@@ -42,7 +41,7 @@ def data_facts(frame: pd.DataFrame) -> list[dict[str, Any]]:
             {
                 "task": f"{benchmark}/{task}",
                 "group": runs["group"].iloc[0],
-                "classes": int(classes.iloc[0]) if len(classes) else _known_classes(f"{benchmark}/{task}"),
+                "classes": int(classes.iloc[0]) if len(classes) else classes_of(f"{benchmark}/{task}"),
                 "trained": _span(runs["train_examples"]),
                 "train_split": ", ".join(sorted(set(runs["train_split"]))),
                 "evaluated": _span(runs["eval_examples"]),
@@ -58,13 +57,6 @@ def _span(counts: pd.Series) -> str:
     return f"{low:,.0f}" if low == high else f"{low:,.0f} to {high:,.0f}"
 
 
-def _known_classes(task: str) -> int | None:
-    try:
-        return get_task(task).num_classes
-    except UserError:
-        return None
-
-
 def _about_test(benchmark: str, notes: list[str]) -> list[str]:
     if benchmark != OWN:
         return []
@@ -76,20 +68,17 @@ def _about_test(benchmark: str, notes: list[str]) -> list[str]:
 # --- what to cite
 
 
-@cache
-def _references() -> dict[str, str]:
-    """Return the source that each method states."""
-    schema = json.loads((PACKAGE / "schemas" / "methods.schema.json").read_text(encoding="utf-8"))
-    return {name: method["reference"] for name, method in schema["$defs"].items()}
-
-
 def sources(frame: pd.DataFrame) -> list[Source]:
     """Return the methods, data sets and backbones of the records with their sources.
 
     Args:
         frame: One row per run.
     """
-    methods = [Source(name, _references().get(name, "")) for name in sorted(set(frame["method"]))]
+    known = read_schema("methods")["$defs"]
+    methods = [
+        Source(name, known[name]["reference"] if name in known else "")
+        for name in sorted(set(frame["method"]))
+    ]
     tasks = frame[["benchmark", "task"]].drop_duplicates().itertuples(index=False)
     of_data: dict[str, list[str]] = {}
     for row in tasks:

@@ -93,7 +93,7 @@ document.addEventListener("click", ({ target }) => {
 
 function startSection(root, number) {
   const section = data.sections[number];
-  const { compared, swept } = section;
+  const { compared } = section;
   const state = {
     metric: section.metric, reference: section.reference, tasks: [...compared.tasks], sweep: true,
     cost: root.querySelector("select[data-control='cost']").value,
@@ -119,7 +119,6 @@ function startSection(root, number) {
   root.querySelector(".controls").hidden = false;
   if (tables[1]) fillTable(tables[1], ...differencesOf(section, state, summaryOf(section, state)));
   drawSection(number, section, state);
-  return { section, state, swept, changed };
 }
 
 const metricOf = (state) => data.metrics[state.metric];
@@ -353,8 +352,7 @@ function costChart(section, state) {
       if (x === 0) return null; // it has no place on a logarithmic axis, but may beat others
       const beside = taken.get(x) ?? 0;
       taken.set(x, beside + 1);
-      const point = { name, x, y: cell.mean, nothing: learnedNothing(section, variant, tasks, seeds), shift: 5 * beside, ...barOf(metric, cell), text: `${shown(metric, cell.mean)}${isKnown(cell.sd) ? ` ± ${shown(metric, cell.sd)}` : ""} ${metric.unit}, ${costText(state.cost, x)} ${label}${cell.n < seeds.length ? ` (n=${cell.n})` : ""}` };
-      return point;
+      return { name, x, y: cell.mean, nothing: learnedNothing(section, variant, tasks, seeds), shift: 5 * beside, ...barOf(metric, cell), text: `${shown(metric, cell.mean)}${isKnown(cell.sd) ? ` ± ${shown(metric, cell.sd)}` : ""} ${metric.unit}, ${costText(state.cost, x)} ${label}${cell.n < seeds.length ? ` (n=${cell.n})` : ""}` };
     }).filter(Boolean);
     const { method, ...style } = section.variants[curve.variants[0]];
     const open = (drawn.get(method) ?? 0) > 0;
@@ -398,7 +396,7 @@ function groupChart(section, state) {
 // --- trials
 
 const openAgain = (chart) => ({
-  x: { ...chart.x, label: chart.x.label }, y: { label: chart.y.label, scale: "linear", floor: floorOf(chart.y), ceiling: chart.y.unit === "%" ? 100 : Infinity },
+  x: chart.x, y: { label: chart.y.label, scale: "linear", floor: floorOf(chart.y), ceiling: chart.y.unit === "%" ? 100 : Infinity },
   series: chart.series.map((one) => ({ label: one.label, ...styleOf(one.style), open: one.variation > 0, joined: one.joined, level: one.level, points: one.points.map(({ name, x, y, text, marked }) => ({ name, x, y, text, marked })) })),
 });
 

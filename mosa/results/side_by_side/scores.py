@@ -125,10 +125,13 @@ def side_by_side(
     """
     frames = {source.name: _frame(source) for source in sources}
     known = sorted(set().union(*(frame["variant"] for frame in frames.values())))
-    for kind, names in (("variant", variants or ()), ("reference", [reference] if reference else ())):
+    for kind, names, allowed in (
+        ("variant", variants or (), known),
+        ("reference", [reference] if reference else (), variants or known),
+    ):
         for name in names:
-            if name not in (variants or known if kind == "reference" else known):
-                raise unknown(kind, name, variants or known if kind == "reference" else known)
+            if name not in allowed:
+                raise unknown(kind, name, allowed)
     builder = _Builder(frames, variants, metric, reference)
     places = sorted(set().union(*(_places(frame) for frame in frames.values())))
     for place in places:

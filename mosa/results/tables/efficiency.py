@@ -45,6 +45,8 @@ def _note(section: Section) -> str:
 def about_time(section: Section) -> str:
     """Return what the seconds and the peak memory of a section are not, in sentences, or nothing."""
     about = f"{about_features(section.methods.values())} ".lstrip()
+    if "device" in section.runs and section.runs["device"].nunique() > 1:
+        about += "The records name several machines, whose seconds do not compare. "
     on_cpu = "device_type" in section.runs and (section.runs["device_type"] == "cpu").all()
     memory = "Peak memory: of a GPU; that of a CPU is the whole process's (`mosa memory`). " if on_cpu else ""
     return about + memory
