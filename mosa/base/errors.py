@@ -64,6 +64,11 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(error).partition("; use sys.")[0].split())
 
 
+def unreadable(error: BaseException) -> str:
+    """Return why a file cannot be read, without its name, which the message has already."""
+    return getattr(error, "strerror", None) or reason_of(error)
+
+
 def suggest(name: object, allowed: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of the allowed names, or an empty string."""
     near = _nearest(_folded(str(name)), {_folded(each): each for each in allowed})

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mosa.base.errors import UserError, expected, reason_of, shown, suggest, unknown
+from mosa.base.errors import UserError, expected, reason_of, shown, suggest, unknown, unreadable
 from mosa.base.files import WORKFLOW
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from None
+        raise UserError(f"{path}: cannot be read ({unreadable(error)})") from None
 
 
 def listed(manifest: Path) -> list[Path]:

@@ -23,7 +23,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from mosa.base.errors import UserError, reason_of
+from mosa.base.errors import UserError, unreadable
 from mosa.base.files import digest_of_file, written_atomically
 
 FORMAT = "mosa-predictions-1"
@@ -225,7 +225,7 @@ def read_predictions(path: Path) -> Predictions:
             described = json.loads((file.metadata() or {}).get(_KEY, "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: not readable predictions ({reason_of(error)}); repeat the run") from None
+        raise UserError(f"{path}: not readable predictions ({unreadable(error)}); repeat the run") from None
     if not isinstance(described, dict) or described.get("format") != FORMAT:
         raise UserError(f"{path}: no predictions of format {FORMAT}; repeat the run")
     problem = _problem(described, tensors)
@@ -317,7 +317,7 @@ def read_images(path: Path, shape: Sequence[int | None]) -> tuple[tuple[str, ...
         if not all(isinstance(each, str) for both in names for each in both):
             raise ValueError("a name is no text")
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: names of images cannot be read ({reason_of(error)}); delete it") from None
+        raise UserError(f"{path}: names of images cannot be read ({unreadable(error)}); delete it") from None
     if f"images-{hashlib.sha256(text).hexdigest()[:16]}.json.gz" != path.name:
         raise UserError(f"{path}: was changed after it was written; delete it")
     for found, number in zip(names, shape, strict=True):

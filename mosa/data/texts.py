@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import NamedTuple
 
-from mosa.base.errors import shown
+from mosa.base.errors import shown, unreadable
 from mosa.data.problems import Report
 
 _LARGEST = 256 << 20  # bytes; a list of a million images has 100 MB at most
@@ -41,7 +41,7 @@ def read_text(file: Path, report: Report, advice: str, missing: str = "no such f
     except UnicodeDecodeError as error:
         report.error(file, f"is not text in UTF-8 (its byte {error.start} is none); {advice}")
     except (OSError, ValueError) as error:
-        report.error(file, f"cannot be read ({getattr(error, 'strerror', None) or error}); {advice}")
+        report.error(file, f"cannot be read ({unreadable(error)}); {advice}")
     return None
 
 

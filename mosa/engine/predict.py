@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mosa.backbones.build import build_backbone
-from mosa.base.errors import UserError
+from mosa.base.errors import UserError, unreadable
 from mosa.base.files import digest_of_file
 from mosa.data.discover import images_below
 from mosa.data.images import read_image
@@ -165,7 +165,7 @@ def _build(record: dict[str, Any], specification: Specification, file: Path) -> 
     try:
         state = load_file(file)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: cannot be read ({error}); copy it again") from None
+        raise UserError(f"{file}: cannot be read ({unreadable(error)}); copy it again") from None
     model = merge(build())
     if hasattr(model, "peft"):
         return load_tuned(model, file)

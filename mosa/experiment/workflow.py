@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from mosa.base.errors import UserError
+from mosa.base.errors import UserError, unreadable
 from mosa.data.task import OWN, Task
 from mosa.experiment.expand import (
     Identities,
@@ -103,7 +103,7 @@ class Workflow:
             return cls(content["config"], Identities(**content["identities"]))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
-                f"{path}: the frozen experiment cannot be read ({error}); run the workflow again"
+                f"{path}: the frozen experiment cannot be read ({unreadable(error)}); run the workflow again"
             ) from None
 
     def freeze(self) -> Path:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mosa.base.errors import UserError, reason_of
+from mosa.base.errors import UserError, unreadable
 from mosa.base.files import digest_of_file
 from mosa.data.predictions import NotKept, Predictions, read_predictions
 from mosa.data.task import kept_path
@@ -36,7 +36,7 @@ def read(record: Path, digest: str | None = None) -> Predictions:
         try:
             digest = json.loads(Path(record).read_text(encoding="utf-8")).get("kept", {}).get("predictions")
         except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise UserError(f"{record}: cannot read the record ({reason_of(error)})") from None
+            raise UserError(f"{record}: cannot read the record ({unreadable(error)})") from None
     if not digest:
         raise NotKept(f"{record}: the run kept no predictions; repeat it with keep.predictions: true")
     if not path.is_file():

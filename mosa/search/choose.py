@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
-from mosa.base.errors import UserError, reason_of
+from mosa.base.errors import UserError, unreadable
 from mosa.base.files import written_atomically
 from mosa.data.metrics import EXACT, METRICS, SHARES, Metric
 from mosa.experiment.curves import is_number
@@ -284,7 +284,7 @@ def _read(path: Path, form: type[Declared], verb: str) -> dict[str, Any]:
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error, (), Places())}; {advice}") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read ({reason_of(error)}); {advice}") from None
+        raise UserError(f"{path}: cannot be read ({unreadable(error)}); {advice}") from None
 
 
 def meant_specification(meant: Meant) -> Specification:

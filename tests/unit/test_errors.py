@@ -2,7 +2,7 @@
 
 import pytest
 
-from mosa.base.errors import suggest, unknown
+from mosa.base.errors import suggest, unknown, unreadable
 
 
 def test_of_many_names_four_and_their_number_are_listed():
@@ -38,3 +38,8 @@ def test_a_long_name_is_quoted_shortly():
 
 def test_a_name_comes_before_what_it_is_of():
     assert str(unknown("letter of 'el'", "x", ["a"])) == "unknown letter 'x' of 'el': expected one of a"
+
+
+def test_why_a_file_is_unreadable_leaves_out_its_name():
+    assert unreadable(IsADirectoryError(21, "Is a directory", "x.yaml")) == "Is a directory"
+    assert unreadable(ValueError("line 1\nline 2")) == "line 1 line 2"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mosa.base.errors import shown
+from mosa.base.errors import shown, unreadable
 from mosa.data.layouts.source import Entry, Report, Source, find_folder, held_out_note, hold_out
 from mosa.data.task import Task
 
@@ -34,8 +34,7 @@ def _read_part(file: Path, num_classes: int, report: Report) -> list[Entry] | No
     try:
         content = file.read_bytes()
     except OSError as error:
-        reason = error.strerror or error
-        report.error(file, f"cannot be read ({reason}); unpack cifar-100-python.tar.gz again")
+        report.error(file, f"cannot be read ({unreadable(error)}); unpack cifar-100-python.tar.gz again")
         return None
     if hashlib.md5(content, usedforsecurity=False).hexdigest() != _MD5[file.name]:
         report.warning(
