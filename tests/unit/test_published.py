@@ -267,7 +267,7 @@ def test_families_have_rows_of_their_own_and_every_number_is_marked():
 def test_the_page_says_how_many_are_quoted_and_how_many_computed():
     page = (Path(__file__).parents[2] / "docs" / "published.md").read_text()
     numbers = PUBLISHED["origin"].value_counts()
-    assert f"{numbers['quoted']} are quoted" in page and f"{numbers['computed']} are computed" in page
+    assert f"{numbers['quoted']:,} are quoted" in page and f"{numbers['computed']} are computed" in page
     assert "othing is filled in" not in page
 
 
