@@ -162,10 +162,8 @@ def _load_state(
     model: nn.Module, state: dict[str, Tensor], head: set[str], path: Path, kind: str
 ) -> list[str]:
     """Copy tensors into a model, or raise; return what was decided."""
-    patch, own_patch = (
-        state.get("patch_embed.proj.weight", state.get("visual.conv1.weight")),
-        patch_weight(model),
-    )
+    patch = state.get("patch_embed.proj.weight", state.get("visual.conv1.weight"))
+    own_patch = patch_weight(model)
     if patch is not None and own_patch is not None and patch.ndim == 4:
         check_patch(patch.shape[-2:], own_patch, path)
     state, own = _converted(model, state), model.state_dict()
