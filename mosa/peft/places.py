@@ -144,7 +144,7 @@ def no_image(model: nn.Module, block: nn.Module) -> str | None:
 
 
 class OnImages(Method):
-    """Base of the methods with two branches in a block that convolve the image of its tokens.
+    """Base of the methods with branches in a block that convolve the image of its tokens.
 
     A subclass names the branches, builds one (`build_branch`), and runs a block with them (`run`).
     """
