@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mosa.base.errors import UserError
 from mosa.peft.method import Batches, Chosen, Method
 from mosa.peft.proof import example_images
+from mosa.peft.structure import evaluating
 
 EXAMPLES = 4  # images of a batch that stands in for data
 
@@ -80,20 +81,18 @@ def gradients(
         batches: Images and labels.
         loss: Computes a scalar from the model, images and labels.
     """
-    modes = [(module, module.training) for module in model.modules()]
     asks = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval().requires_grad_(False)
+    model.requires_grad_(False)
     for parameter in parameters:
         parameter.requires_grad_(True)
     try:
-        for images, labels in batches:
-            with torch.enable_grad():
-                value = loss(model, images, labels)
-                found = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
-            yield found
+        with evaluating(model):
+            for images, labels in batches:
+                with torch.enable_grad():
+                    value = loss(model, images, labels)
+                    found = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+                yield found
     finally:
-        for module, training in modes:
-            module.training = training
         for parameter, requires_grad in asks:
             parameter.requires_grad_(requires_grad)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mosa.base.errors import UserError, unknown
 from mosa.peft.blocks import QKV, SITES, Description, Sites, part_of, stream_of, width_of
+from mosa.peft.structure import evaluating
 
 _LINEAR = ("qkv", *QKV, "kv", "proj", "fc1", "fc2")
 _WITHIN_FORWARD = ("residual", "attended")  # a method puts a function in their place, for one call
@@ -126,12 +127,11 @@ def _check_use(
     names = {name: part_of(blocks[0], name) for name in sites if name}
     watched = {part_of(block, name) for block in blocks for name in names} | set(blocks)
     handles = [module.register_forward_hook(keep) for module in watched if module is not None]
-    modes = {module: module.training for module in model.modules()}
     example = next(model.parameters())
     images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0), device="cpu")
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model.eval()(images.to(example))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(model):
+            model(images.to(example))
     except Exception as error:  # whatever the model raises
         shape = "x".join(map(str, input_size))
         raise UserError(
@@ -140,8 +140,6 @@ def _check_use(
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
     channels: dict[nn.Module, int] = {}
     for block in blocks:
         if reason := _misuse(block, sites, calls):
