@@ -54,6 +54,9 @@ def load_weights(model: nn.Module, path: Path, kind: str = "auto") -> Loaded:
             (the original files), "siglip" (of open_clip), "timm" (any other with timm's names, in safetensors
             or pickled), or "auto": by the names and values in the file.
 
+    Returns:
+        The kind that the file was loaded as, and what was decided.
+
     Raises:
         UserError: The file cannot be read safely, or holds other names, other shapes, NaN or infinity.
     """
