@@ -64,7 +64,8 @@ class Sct(Chosen):
         names = {block: name for name, block in model.named_modules()}
         for block in find_blocks(model):
             like = next(block.parameters())
-            channels = taken(choice, f"{names[block]}.sct.channels", like)
+            width = block_width(block)
+            channels = taken(choice, f"{names[block]}.sct.channels", like, width, (width // self.keep,))
             block.sct = SalientChannels(channels, self.scale, rng).to(like)
             block.forward = partial(block.sct.after_attention, block)
 
