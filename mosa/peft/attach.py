@@ -94,8 +94,8 @@ def attach(
     """
     refuse_wrapped(model, "attach to")
     _refuse_inference(model)
-    if name == "":
-        raise UserError("name='': expected a name, or None for a model that has one method alone")
+    if name is not None and (not isinstance(name, str) or not name):
+        raise UserError(f"name={shown(name)}: expected a name, or None for a model that has one method alone")
     method = _built(method, options)
     whole = Structure(model)
     try:

@@ -296,9 +296,10 @@ def test_a_norm_without_a_weight_has_nothing_that_a_scale_merges_into(method):
         peft.attach(model, method)
 
 
-def test_a_method_has_a_name_or_none():
-    with pytest.raises(UserError, match="name='': expected a name, or None"):
-        peft.attach(build(), "lora", name="")
+@pytest.mark.parametrize("name", ["", 3])
+def test_a_method_has_a_name_or_none(name):
+    with pytest.raises(UserError, match=f"name={name!r}: expected a name, or None"):
+        peft.attach(build(), "lora", name=name)
 
 
 def test_a_placement_of_another_type_is_a_sentence():
