@@ -64,6 +64,8 @@ def save_pretrained(
     model = bare(model)
     classes = _classes(model)
     names = _names_of(get_label_names(model) if label_names is None else label_names, classes)
+    if not isinstance(model_args, Mapping | None):
+        raise UserError(f"model_args: expected arguments by their names, got {shown(model_args)}")
     if "num_classes" in (model_args or {}):
         raise UserError("model_args: num_classes is saved without it")
     merged, changed = merged_into(model), _changed(model)
