@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from torch import Tensor, nn
 
-from mosa.base.errors import UserError, unknown
+from mosa.base.errors import UserError, shown, unknown
 from mosa.base.methods import ANY_MODEL, misfit
 from mosa.base.plugins import Registry, use_installed
 from mosa.base.words import lacks
@@ -301,6 +301,6 @@ def build_method(name: str, **options: Any) -> Method:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "options"
-        got = f" (got {first['input']!r})" if first["loc"] else ""
+        got = f" (got {shown(first['input'])})" if first["loc"] else ""
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"method {name!r}, option {where!r}: {message}{got}") from None
