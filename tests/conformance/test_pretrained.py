@@ -197,6 +197,8 @@ def test_timm_builds_the_backbone_of_a_file(files, tmp_path, monkeypatch):
         "depth": 2,
     }
     assert not model.training and peft.get_label_names(model) == NAMES
+    with pytest.raises(UserError, match="its options take more memory than there is"):
+        peft.from_pretrained(edited(files / "mosa", tmp_path / "huge", method={"bottleneck": 10**13}))
     monkeypatch.undo()
     for backbone, words in (
         ({"architecture": "vit_tinny"}, "timm cannot build vit_tinny"),
