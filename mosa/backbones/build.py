@@ -78,7 +78,7 @@ def build_backbone(
         weights: "builtin", "random", "hub:" and timm's tag (such as "hub:orig_in21k"), or the path of a file.
         num_classes: Outputs of the classifier.
         seed: Seeds the classifier, and the weights where they are random.
-        kind: Format of a file, see `mosa.backbones.weights.load_weights`; others have timm's.
+        kind: Format of a file, see `mosa.backbones.weights.load_weights`; "builtin" and "hub:" have timm's.
         image_size: Side of the square input, in pixels; None: the architecture's own.
         normalization: "weights" (as the weights were trained), "imagenet", "inception" (0.5), "clip",
             "satellite" (SAT-493M of DINOv3) or "none" (pixels in 0 ... 1).

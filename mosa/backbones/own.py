@@ -1,12 +1,12 @@
 """Backbones of a user's own: builders of any model with a classifier, registered by name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from torch import nn
 
 from mosa.backbones.kinds import IMAGENET
-from mosa.base.errors import UserError, plain
+from mosa.base.errors import UserError, plain, shown
 from mosa.base.plugins import Registry
 from mosa.base.timm import timm
 from mosa.peft.blocks import find_head
@@ -50,16 +50,20 @@ def backbone(
         std: Standard deviation per channel of it.
 
     Raises:
-        UserError: The size is no such size, or timm has an architecture of this name.
+        UserError: The size is no such size, the statistics are not of three channels, or timm has an
+            architecture of this name.
 
     Example:
         >>> @backbone(input_size=(3, 32, 32))
         ... def my_net(num_classes: int) -> nn.Module:
         ...     return mosa.peft.describe_blocks(MyNet(num_classes), MyBlock, head="head", ...)
     """
-    size = tuple(input_size)
+    size = tuple(input_size) if isinstance(input_size, Iterable) else (input_size,)
     if len(size) != 3 or size[0] != 3 or size[1] != size[2]:
-        raise UserError(f"input_size={size}: expected (3, side, side), in pixels")
+        raise UserError(f"input_size={shown(input_size)}: expected (3, side, side), in pixels")
+    for what, values in (("mean", mean), ("std", std)):
+        if not isinstance(values, Iterable) or len(tuple(values)) != 3:
+            raise UserError(f"{what}={shown(values)}: expected a number for each of the 3 channels")
 
     def register(build: Build) -> Build:
         name = build.__name__

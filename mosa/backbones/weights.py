@@ -54,6 +54,9 @@ def load_weights(model: nn.Module, path: Path, kind: str = "auto") -> Loaded:
             (the original files), "siglip" (of open_clip), "timm" (any other with timm's names, in safetensors
             or pickled), or "auto": by the names and values in the file.
 
+    Returns:
+        The kind that the file was loaded as, and what was decided.
+
     Raises:
         UserError: The file cannot be read safely, or holds other names, other shapes, NaN or infinity.
     """
@@ -162,10 +165,8 @@ def _load_state(
     model: nn.Module, state: dict[str, Tensor], head: set[str], path: Path, kind: str
 ) -> list[str]:
     """Copy tensors into a model, or raise; return what was decided."""
-    patch, own_patch = (
-        state.get("patch_embed.proj.weight", state.get("visual.conv1.weight")),
-        patch_weight(model),
-    )
+    patch = state.get("patch_embed.proj.weight", state.get("visual.conv1.weight"))
+    own_patch = patch_weight(model)
     if patch is not None and own_patch is not None and patch.ndim == 4:
         check_patch(patch.shape[-2:], own_patch, path)
     state, own = _converted(model, state), model.state_dict()

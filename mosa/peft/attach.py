@@ -50,10 +50,10 @@ def attach(
 
     The output of the model does not change, except for methods whose `starts_as_backbone` is false; up to
     rounding where the method wraps a projection of BEiT, EVA or Swin V2, whose bias is added apart then.
-    Every method tunes the classifier, starting from its present values. What is tuned of the model are new
-    parameters, also the classifier's: build the optimiser after `attach`, as an earlier one trains none of
-    them. The running statistics of a BatchNorm
-    are frozen, unless it has a tuned parameter: then they belong to the tuned state.
+    Every method tunes the classifier, starting from its present values. By default, what is tuned of the
+    model are new parameters, also the classifier's: build the optimiser after `attach`, as an earlier one
+    trains none of them. The running statistics of a BatchNorm are frozen, unless it has a tuned parameter:
+    then they belong to the tuned state.
 
     A training step is run on a copy with zeros, or traced where that takes long: every tuned tensor must
     get a gradient. A layer that the model never calls, because it uses only the weight, would be wrapped
@@ -94,8 +94,8 @@ def attach(
     """
     refuse_wrapped(model, "attach to")
     _refuse_inference(model)
-    if name == "":
-        raise UserError("name='': expected a name, or None for a model that has one method alone")
+    if name is not None and (not isinstance(name, str) or not name):
+        raise UserError(f"name={shown(name)}: expected a name, or None for a model that has one method alone")
     method = _built(method, options)
     whole = Structure(model)
     try:

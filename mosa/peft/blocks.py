@@ -246,8 +246,10 @@ def no_known_block(model: nn.Module) -> str:
 
 def part_of(block: nn.Module | None, name: str | None) -> nn.Module | None:
     """Return a part of a block by its name, in which dots go deeper; None if there is none."""
-    for step in name.split(".") if name else [None]:
-        block = None if step is None else getattr(block, step, None)
+    if not name:
+        return None
+    for step in name.split("."):
+        block = getattr(block, step, None)
     return block
 
 

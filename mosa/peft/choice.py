@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from mosa.base.errors import UserError
+from mosa.base.tensors import unusable
 from mosa.peft.method import Batches, Chosen, Method
 from mosa.peft.proof import example_images
+from mosa.peft.structure import evaluating
 
 EXAMPLES = 4  # images of a batch that stands in for data
 
@@ -80,20 +82,18 @@ def gradients(
         batches: Images and labels.
         loss: Computes a scalar from the model, images and labels.
     """
-    modes = [(module, module.training) for module in model.modules()]
     asks = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    model.eval().requires_grad_(False)
+    model.requires_grad_(False)
     for parameter in parameters:
         parameter.requires_grad_(True)
     try:
-        for images, labels in batches:
-            with torch.enable_grad():
-                value = loss(model, images, labels)
-                found = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
-            yield found
+        with evaluating(model):
+            for images, labels in batches:
+                with torch.enable_grad():
+                    value = loss(model, images, labels)
+                    found = torch.autograd.grad(value, parameters, allow_unused=True, materialize_grads=True)
+                yield found
     finally:
-        for module, training in modes:
-            module.training = training
         for parameter, requires_grad in asks:
             parameter.requires_grad_(requires_grad)
 
@@ -111,15 +111,36 @@ def classified(model: nn.Module, labels: Tensor, method: str) -> Tensor:
     return labels
 
 
-def taken(choice: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
+def taken(
+    choice: Mapping[str, Tensor], name: str, like: Tensor, below: int, shape: tuple[int, ...] | None = None
+) -> Tensor:
     """Return a buffer of a choice, on the device of a tensor.
 
+    Args:
+        choice: The choice.
+        name: Name of the buffer.
+        like: A tensor of the model.
+        below: What its numbers are less than, such as the size of what they are places in.
+        shape: Its shape; None: a row of any length.
+
     Raises:
-        UserError: The choice is of another model.
+        UserError: The choice is of another model, or was made with other options.
     """
     if name not in choice:
         raise UserError(f"the choice has no {name!r}: it was made for another model, or with other options")
-    return choice[name].to(like.device, copy=True)
+    value = choice[name]
+    reason = unusable(value)
+    if not reason and (value.dim() != 1 if shape is None else value.shape != shape):
+        reason = f"has shape {tuple(value.shape)}, expected {shape or 'a row'}"
+    elif not reason and (value.is_floating_point() or value.is_complex()):
+        reason = f"has values of type {value.dtype}, expected whole numbers"
+    elif not reason and ((value < 0) | (value >= below)).any():
+        reason = f"has numbers that are not in 0 ... {below - 1}"
+    if reason:
+        raise UserError(
+            f"the choice: {name!r} {reason}; it was made for another model, or with other options"
+        )
+    return value.to(like.device, copy=True)
 
 
 def digest_of_choice(model: nn.Module, method: Method) -> str | None:

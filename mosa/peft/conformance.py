@@ -2,7 +2,6 @@
 
 import traceback
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,7 +83,5 @@ def _raised(error: Exception) -> str:
     frames = [
         frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(ours)
     ]
-    with suppress(IndexError):
-        where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})"
-        return plain(f"raises {type(error).__name__}: {error}") + where
-    return plain(f"raises {type(error).__name__}: {error}")
+    said = plain(f"raises {type(error).__name__}: {error}")
+    return f"{said} ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else said

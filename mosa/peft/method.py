@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, cast
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 from torch import Tensor, nn
 
-from mosa.base.errors import UserError, unknown
+from mosa.base.errors import UserError, shown, unknown
 from mosa.base.methods import ANY_MODEL, misfit
 from mosa.base.plugins import Registry, use_installed
 from mosa.base.words import lacks
@@ -151,7 +151,7 @@ class Method(BaseModel):
             model: A timm model, every parameter frozen.
             seed: Seeds the initial values, the partition into experts and the routing.
         """
-        raise _undefined(self, "apply")
+        raise undefined(self, "apply")
 
     def fold(self, model: nn.Module) -> "Method | None":
         """Turn the trained model into its inference form, in place.
@@ -220,7 +220,7 @@ class Selection(Method):
 
     def selected(self, model: nn.Module) -> list[nn.Parameter]:
         """Return the tuned parameters of a model, without the classifier's."""
-        raise _undefined(self, "selected")
+        raise undefined(self, "selected")
 
     def apply(self, model: nn.Module, seed: int) -> None:
         for parameter in self.selected(model):
@@ -255,14 +255,14 @@ class Chosen(Method):
         Raises:
             UserError: Nothing can be chosen from these images.
         """
-        raise _undefined(self, "choose")
+        raise undefined(self, "choose")
 
     def insert(self, model: nn.Module, seed: int, choice: Mapping[str, Tensor]) -> None:
         """Insert the tuned modules into a frozen model, in place, as `apply` does, by a choice."""
-        raise _undefined(self, "insert")
+        raise undefined(self, "insert")
 
 
-def _undefined(method: Method, name: str) -> UserError:
+def undefined(method: Method, name: str) -> UserError:
     """Return the error of a class that lacks what its base leaves to it."""
     return UserError(f"{method.name}: its class {type(method).__name__} defines no `{name}`; define it")
 
@@ -301,6 +301,6 @@ def build_method(name: str, **options: Any) -> Method:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "options"
-        got = f" (got {first['input']!r})" if first["loc"] else ""
+        got = f" (got {shown(first['input'])})" if first["loc"] else ""
         message = first["msg"].removeprefix("Value error, ")
         raise UserError(f"method {name!r}, option {where!r}: {message}{got}") from None

@@ -1,13 +1,16 @@
 """The description of a model that is not timm's, so that methods find the parts of its blocks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from mosa.base.errors import UserError, unknown
+from mosa.base.errors import UserError, shown, unknown
+from mosa.peft.attached import list_adapters
 from mosa.peft.blocks import QKV, SITES, Description, Sites, part_of, stream_of, width_of
+from mosa.peft.parallel import refuse_wrapped
+from mosa.peft.structure import evaluating
 
 _LINEAR = ("qkv", *QKV, "kv", "proj", "fc1", "fc2")
 _WITHIN_FORWARD = ("residual", "attended")  # a method puts a function in their place, for one call
@@ -37,8 +40,9 @@ def describe_blocks(
         The same model.
 
     Raises:
-        UserError: A name is missing, unknown, or not of such a module; the blocks' type is known already; or
-            the model cannot be run, or does not use the parts as they are described.
+        UserError: A name is missing, unknown, or not of such a module; the blocks' type is known already; the
+            model is wrapped, or has a method attached; or it cannot be run, or does not use the parts as they
+            are described.
 
     Example:
         >>> mosa.peft.describe_blocks(
@@ -46,8 +50,10 @@ def describe_blocks(
         ...     attention="attn", q="attn.query", k="attn.key", v="attn.value",
         ... )
     """  # fmt: skip
-    if hasattr(model, "peft"):
+    refuse_wrapped(model, "describe the blocks of")
+    if list_adapters(model):
         raise UserError("the model has a method attached already: describe its blocks before that")
+    _check_types(block, input_size, {"head": head, **parts})
     if block in SITES:
         raise UserError(f"{block.__name__}: timm's blocks of this type are known, and need no description")
     if issubclass(block, nn.TransformerEncoderLayer):
@@ -58,10 +64,8 @@ def describe_blocks(
     blocks = [module for module in model.modules() if type(module) is block]
     if not blocks:
         raise UserError(f"{type(model).__name__} has no module of exactly the type {block.__name__}")
-    if part_of(model, head) is None:
+    if not isinstance(part_of(model, head), nn.Module):
         raise UserError(f"head {head!r}: {type(model).__name__} has no such module")
-    if len(input_size) != 3:
-        raise UserError(f"input_size={input_size!r}: expected (channels, height, width)")
     sites = _sites(blocks, parts)
     channels = _check_use(model, blocks, sites, input_size)
     vars(model)["mosa_description"] = Description(head, tuple(input_size))
@@ -70,6 +74,17 @@ def describe_blocks(
     for module, dimension in channels.items():
         vars(module)["mosa_channels"] = dimension
     return model
+
+
+def _check_types(block: object, input_size: object, names: Mapping[str, object]) -> None:
+    """Raise unless the arguments of `describe_blocks` are a type, a size, and names of modules."""
+    if not isinstance(block, type):
+        raise UserError(f"block {shown(block)}: expected the type of the blocks, a class of modules")
+    if not isinstance(input_size, Iterable) or len(tuple(input_size)) != 3:
+        raise UserError(f"input_size={shown(input_size)}: expected (channels, height, width)")
+    for part, name in names.items():
+        if not isinstance(name, str):
+            raise UserError(f"{part} {shown(name)}: expected the name of a module")
 
 
 def _sites(blocks: list[nn.Module], parts: dict[str, str]) -> Sites:
@@ -126,12 +141,11 @@ def _check_use(
     names = {name: part_of(blocks[0], name) for name in sites if name}
     watched = {part_of(block, name) for block in blocks for name in names} | set(blocks)
     handles = [module.register_forward_hook(keep) for module in watched if module is not None]
-    modes = {module: module.training for module in model.modules()}
     example = next(model.parameters())
     images = torch.randn(2, *input_size, generator=torch.Generator().manual_seed(0), device="cpu")
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            model.eval()(images.to(example))
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), evaluating(model):
+            model(images.to(example))
     except Exception as error:  # whatever the model raises
         shape = "x".join(map(str, input_size))
         raise UserError(
@@ -140,8 +154,6 @@ def _check_use(
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
     channels: dict[nn.Module, int] = {}
     for block in blocks:
         if reason := _misuse(block, sites, calls):

@@ -12,7 +12,7 @@ from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.base.timm import SwinTransformerBlock
 from mosa.peft.blocks import BlockView, block_width, find_blocks
-from mosa.peft.method import BranchShape, Method
+from mosa.peft.method import BranchShape, Method, undefined
 
 Branch = Callable[[Tensor], Tensor]
 
@@ -144,7 +144,7 @@ def no_image(model: nn.Module, block: nn.Module) -> str | None:
 
 
 class OnImages(Method):
-    """Base of the methods with two branches in a block that convolve the image of its tokens.
+    """Base of the methods with branches in a block that convolve the image of its tokens.
 
     A subclass names the branches, builds one (`build_branch`), and runs a block with them (`run`).
     """
@@ -156,11 +156,11 @@ class OnImages(Method):
     @property
     def names(self) -> tuple[str, ...]:
         """The names that a block has for its branches, from input to output."""
-        raise NotImplementedError
+        raise undefined(self, "names")
 
     def build_branch(self, width: int, image: Image, rng: torch.Generator) -> nn.Module:
         """Return a branch for a block of so many channels."""
-        raise NotImplementedError
+        raise undefined(self, "build_branch")
 
     @staticmethod
     def run(block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -64,6 +64,8 @@ def save_pretrained(
     model = bare(model)
     classes = _classes(model)
     names = _names_of(get_label_names(model) if label_names is None else label_names, classes)
+    if not isinstance(model_args, Mapping | None):
+        raise UserError(f"model_args: expected arguments by their names, got {shown(model_args)}")
     if "num_classes" in (model_args or {}):
         raise UserError("model_args: num_classes is saved without it")
     merged, changed = merged_into(model), _changed(model)
@@ -124,17 +126,18 @@ def from_pretrained(
         raise UserError(f"{path}: says nothing of its backbone; expected a file of save_pretrained")
     if problem := _problem(about, state) or _problem_of_merged(saved):
         raise UserError(f"{path}: not as save_pretrained writes it, as {problem}; save it again")
-    if model is None:
-        return _load(path, _build(path, about), state, saved, about, head, name).eval()
+    built = model is None
+    model = _build(path, about) if model is None else model
     refuse_wrapped(model, "from_pretrained on")
     whole = Structure(model)
     try:
-        return _load(path, model, state, saved, about, head, name)
+        _load(path, model, state, saved, about, head, name)
     except BaseException as error:
         whole.restore()
         if isinstance(error, RuntimeError) and "allocate" in str(error):
             raise UserError(f"{path}: its options take more memory than there is") from error
         raise
+    return model.eval() if built else model
 
 
 def _problem(about: Mapping[str, Any], state: Mapping[str, Tensor]) -> str:
@@ -233,7 +236,7 @@ def _load(
     about: Mapping[str, Any],
     head: bool,
     name: str | None,
-) -> nn.Module:
+) -> None:
     """Attach the method of a file to a backbone, and load it. If it raises, the caller restores the model."""
     _check_architecture(path, model, about)
     if saved.get("merged") and (list_adapters(model) or merged_into(model)):
@@ -285,7 +288,6 @@ def _load(
             for key, value in before.items():
                 own[key].copy_(value)
         raise UserError(f"{path}: {reason}")
-    return model
 
 
 def _probe(model: nn.Module) -> dict[str, Any] | None:

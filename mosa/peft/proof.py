@@ -39,7 +39,8 @@ def blank_copy(model: nn.Module, device: torch.device) -> nn.Module:
 def example_images(model: nn.Module) -> Tensor:
     """Return blank images of the shape that a model takes, (2, channels, height, width).
 
-    They are on the CPU if the model is small, and otherwise on the device meta, where only shapes are traced.
+    They are on the CPU if the model is small and in float32 or float64, and otherwise on the device meta,
+    where only shapes are traced.
     """
     described = description_of(model)
     config = (described and described._asdict()) or getattr(model, "pretrained_cfg", None) or {}

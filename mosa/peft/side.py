@@ -12,7 +12,7 @@ from mosa.base.errors import UserError
 from mosa.base.seeding import generator
 from mosa.base.timm import VisionTransformer
 from mosa.peft.blocks import BlockView, block_width, find_blocks
-from mosa.peft.method import Method
+from mosa.peft.method import Method, undefined
 
 
 class Side(Method):
@@ -40,7 +40,7 @@ class Side(Method):
 
     def network(self, model: nn.Module, rng: torch.Generator) -> "SideNetwork":
         """Return the network for a model, with values drawn from `rng`."""
-        raise NotImplementedError
+        raise undefined(self, "network")
 
     def apply(self, model: nn.Module, seed: int) -> None:
         vit: Any = model

@@ -60,9 +60,12 @@ def load_tuned_state_dict(model: nn.Module, state: Mapping[str, Tensor]) -> nn.M
         The same model.
 
     Raises:
-        UserError: Names or shapes differ: the state was made for another method, other options, or
-            another number of classes; or a value is not finite, or no plain tensor. Nothing is loaded then.
+        UserError: It is no dictionary; or names or shapes differ: the state was made for another method,
+            other options, or another number of classes; or a value is not finite, or no plain tensor. Nothing
+            is loaded then.
     """
+    if not isinstance(state, Mapping):
+        raise UserError(f"expected the state that tuned_state_dict returns, got {shown(state)}")
     return load_into(model, tuned_state_dict(model), state)
 
 

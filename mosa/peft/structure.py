@@ -3,6 +3,7 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -120,6 +121,18 @@ def copied(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
             if type(value) in (dict, OrderedDict, set) and not value:
                 memo.setdefault(id(value), type(value)())
     return copy.deepcopy(model, memo)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Have a model evaluate meanwhile, and put the mode of each of its modules back."""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 class Change:

@@ -255,6 +255,11 @@ class Twice(Layer):
     [
         ({"block": Twice}, "Classifier has no module of exactly the type Twice"),
         ({"head": "fc"}, "head 'fc': Classifier has no such module"),
+        ({"head": "classify.weight"}, "head 'classify.weight': Classifier has no such module"),
+        ({"head": nn.Linear(2, 2)}, r"head Linear\(in.*: expected the name of a module"),
+        ({"mlp": nn.Linear(2, 2)}, r"mlp Linear\(in.*: expected the name of a module"),
+        ({"block": "Layer"}, "block 'Layer': expected the type of the blocks, a class of modules"),
+        ({"input_size": 12}, r"input_size=12: expected \(channels, height, width\)"),
         ({"input_size": (8, 12)}, r"input_size=\(8, 12\): expected \(channels, height, width\)"),
         ({"input_size": (1, 8, 12)}, "Classifier cannot be run on images of 1x8x12: RuntimeError"),
         ({"mpl": "ffn"}, "unknown part 'mpl' of a block.*did you mean 'mlp'"),
@@ -321,3 +326,8 @@ def test_what_is_not_described_is_refused():
     with pytest.raises(UserError, match="a method attached already"):
         model = peft.attach(described(), "adapter", bottleneck=4)
         peft.describe_blocks(model, Layer, head="classify", input_size=(3, 8, 12), **PARTS)
+    with pytest.raises(UserError, match="a method attached already"):
+        peft.set_active(model, None)
+        peft.describe_blocks(model, Layer, head="classify", input_size=(3, 8, 12), **PARTS)
+    with pytest.raises(UserError, match="expected a model, got 'Classifier'"):
+        peft.describe_blocks("Classifier", Layer, head="classify", input_size=(3, 8, 12), **PARTS)

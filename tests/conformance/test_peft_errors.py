@@ -9,6 +9,8 @@ from mosa import peft
 from mosa.backbones.build import build_backbone
 from mosa.base.errors import UserError
 from mosa.base.timm import timm
+from mosa.peft.methods.lst import Lst
+from mosa.peft.side import Side
 
 COUNT = len(peft.list_methods())
 
@@ -296,9 +298,20 @@ def test_a_norm_without_a_weight_has_nothing_that_a_scale_merges_into(method):
         peft.attach(model, method)
 
 
-def test_a_method_has_a_name_or_none():
-    with pytest.raises(UserError, match="name='': expected a name, or None"):
-        peft.attach(build(), "lora", name="")
+@pytest.mark.parametrize("name", ["", 3])
+def test_a_method_has_a_name_or_none(name):
+    with pytest.raises(UserError, match=f"name={name!r}: expected a name, or None"):
+        peft.attach(build(), "lora", name=name)
+
+
+def test_a_network_beside_the_trunk_has_to_be_defined():
+    class Beside(Lst):
+        network = Side.network
+
+    model = build()
+    with pytest.raises(UserError, match="lst: its class Beside defines no `network`; define it"):
+        peft.attach(model, Beside())
+    assert not hasattr(model, "peft")
 
 
 def test_a_placement_of_another_type_is_a_sentence():

@@ -197,6 +197,8 @@ def test_timm_builds_the_backbone_of_a_file(files, tmp_path, monkeypatch):
         "depth": 2,
     }
     assert not model.training and peft.get_label_names(model) == NAMES
+    with pytest.raises(UserError, match="its options take more memory than there is"):
+        peft.from_pretrained(edited(files / "mosa", tmp_path / "huge", method={"bottleneck": 10**13}))
     monkeypatch.undo()
     for backbone, words in (
         ({"architecture": "vit_tinny"}, "timm cannot build vit_tinny"),
@@ -216,6 +218,7 @@ def test_timm_builds_the_backbone_of_a_file(files, tmp_path, monkeypatch):
         ({"label_names": "abcde"}, "label_names: expected a list of names"),
         ({"label_names": [1, 2, 3, 4, 5]}, "label_names: expected a list of names"),
         ({"model_args": {"act_layer": nn.GELU}}, "model_args"),
+        ({"model_args": ["img_size"]}, "model_args: expected arguments by their names, got"),
         ({"model_args": {"num_classes": 5}}, "model_args"),
         (
             {"model_args": {"pretrained": True}},
@@ -435,6 +438,11 @@ def test_inference_mode():
         ),
         (lambda: peft.load_tuned(attach(build(), "bias"), None), "the path of a file, got None"),
         (lambda: peft.save_tuned(attach(build(), "bias"), 3), "the path of a file, got 3"),
+        (lambda: peft.load_tuned_state_dict(attach(build(), "bias"), "a.pt"), "returns, got 'a.pt'"),
+        (
+            lambda: peft.build_method("mosa", bottleneck=torch.zeros(40, 40)),
+            "(got tensor([[0., 0., 0., ..., 0., 0., 0.], [0.",
+        ),
         (lambda: peft.attach(build(), build()), "method VisionTransformer( (patch_embed)"),
         (lambda: peft.attach(build(), "lora", num_classes=-3), "num_classes=-3: expected a whole number"),
         (lambda: peft.attach(build(), "lora", num_classes="7"), "num_classes='7': expected a whole number"),

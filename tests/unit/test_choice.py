@@ -104,6 +104,39 @@ def test_a_choice_of_another_model_is_refused(method):
         attached(method, state)
 
 
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("gps", {"connections": 2}, r"\.gps\.places' has shape \(32, 1\), expected \(32, 2\)"),
+        ("sct", {"keep": 8}, r"'blocks\.0\.sct\.channels' has shape \(8,\), expected \(4,\)"),
+    ],
+)
+def test_a_choice_made_with_other_options_is_refused(method, options, words):
+    state = peft.tuned_state_dict(attached(method, [batch()]))
+    with pytest.raises(UserError, match=words):
+        peft.attach(build(), method, data=state, **options)
+
+
+@choosing
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda places: places + 10**6, r"has numbers that are not in 0 \.\.\. \d+; it was made for another"),
+        (lambda places: places[None], r"has shape \(1, .*, expected .*; it was made for another"),
+        (lambda places: places / 2, "has values of type torch.float32, expected whole numbers"),
+        (lambda places: "places", "is of type str, not a tensor"),
+    ],
+)
+def test_places_that_a_model_does_not_have_are_refused(method, change, words):
+    state = peft.tuned_state_dict(attached(method, [batch()]))
+    chosen = get_method(method).chosen
+    state |= {name: change(state[name]) for name in state if name.rpartition(".")[2] in chosen}
+    model = build()
+    with pytest.raises(UserError, match=words):
+        peft.attach(model, method, data=state, **SMALL.get(method, {}))
+    assert not hasattr(model, "peft")
+
+
 @choosing
 def test_a_run_chooses_from_training_images_and_goes_on_with_the_same_choice(
     method, pack, tmp_path, monkeypatch

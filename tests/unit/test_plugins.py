@@ -479,6 +479,15 @@ def test_tables_are_written_by_name_and_leave_no_file_of_an_earlier_time(tmp_pat
             "@backbone(input_size=(3, 8, 8))\ndef resnet18(num_classes): ...",
             "timm has an architecture of this name",
         ),
+        (
+            "from mosa.backbones.own import backbone\n@backbone(input_size=32)\ndef net(num_classes): ...",
+            r"input_size=32: expected \(3, side, side\), in pixels",
+        ),
+        (
+            "from mosa.backbones.own import backbone\n"
+            "@backbone(input_size=(3, 8, 8), std=(0.5, 0.5))\ndef net(num_classes): ...",
+            r"std=\(0.5, 0.5\): expected a number for each of the 3 channels",
+        ),
     ],
 )
 def test_a_wrong_plugin_is_refused_with_file_and_line(tmp_path, text, words):

@@ -84,8 +84,8 @@ class DenseExperts(nn.Module):
         weights = linear.weight.detach().clone().repeat(experts, 1, 1)
         if linear.weight.count_nonzero():
             for weight in weights[1:]:
-                drawn = nn.init.kaiming_uniform_(torch.empty(weight.shape), a=math.sqrt(5), generator=rng)
-                weight.copy_(drawn)
+                start = nn.init.kaiming_uniform_(torch.empty(weight.shape), a=math.sqrt(5), generator=rng)
+                weight.copy_(start)
         self.weight = nn.Parameter(weights)
         self.bias = nn.ParameterList(  # vectors, which are not decayed
             [nn.Parameter(linear.bias.detach().clone()) for _ in range(experts)]

@@ -48,7 +48,8 @@ class GatedBottleneck(Bottleneck):
         self.experts = nn.ModuleList(Bottleneck(width, options, rng) for _ in range(options.experts))
         self.gate = nn.Linear(width, options.experts)
         self.dim = dim
-        nn.init.zeros_(self.gate.weight), nn.init.zeros_(self.gate.bias)
+        for zero in (self.gate.weight, self.gate.bias):
+            nn.init.zeros_(zero)
 
     @property
     def fork(self) -> nn.Module:

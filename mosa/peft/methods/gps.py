@@ -85,7 +85,9 @@ class Gps(Chosen):
 
     def insert(self, model: nn.Module, seed: int, choice: Mapping[str, Tensor]) -> None:
         for name, layer in _layers(model).items():
-            layer.gps = Connections(layer.weight, taken(choice, f"{name}.gps.places", layer.weight))
+            inputs, shape = layer.weight[0].numel(), (len(layer.weight), self.connections)
+            places = taken(choice, f"{name}.gps.places", layer.weight, inputs, shape)
+            layer.gps = Connections(layer.weight, places)
             layer.forward = partial(layer.gps.run, layer)
             if self.bias and layer.bias is not None:
                 layer.bias.requires_grad_(True)

@@ -65,9 +65,8 @@ class AttentionSide(SideNetwork):
     def forward(self, tokens: Iterable[Tensor], rest: Iterable[nn.Module]) -> Tensor:
         tokens = iter(tokens)
         z = total = next(tokens)
-        change = torch.zeros_like(
-            z
-        )  # u_i = z_0 + ... + z_i + change, which is exact where the change is small
+        # u_i = z_0 + ... + z_i + change, which is exact where the change is small.
+        change = torch.zeros_like(z)
         for step, z in zip(self.steps, tokens, strict=True):
             total = total + z
             for attention in step:

@@ -12,6 +12,7 @@ from mosa.base.seeding import generator
 from mosa.peft.blocks import BlockView, block_width, find_blocks, passes_can_separate, sites_of
 from mosa.peft.choice import classified, taken
 from mosa.peft.method import Batches, Chosen, above
+from mosa.peft.structure import evaluating
 
 
 class Sct(Chosen):
@@ -63,7 +64,8 @@ class Sct(Chosen):
         names = {block: name for name, block in model.named_modules()}
         for block in find_blocks(model):
             like = next(block.parameters())
-            channels = taken(choice, f"{names[block]}.sct.channels", like)
+            width = block_width(block)
+            channels = taken(choice, f"{names[block]}.sct.channels", like, width, (width // self.keep,))
             block.sct = SalientChannels(channels, self.scale, rng).to(like)
             block.forward = partial(block.sct.after_attention, block)
 
@@ -89,7 +91,6 @@ def importance(model: nn.Module, blocks: list[nn.Module], batches: Batches) -> l
     Raises:
         UserError: The model has no class for a label.
     """
-    modes = [(module, module.training) for module in model.modules()]
     prefix = getattr(model, "num_prefix_tokens", 0)
     sums: dict[nn.Module, Tensor] = {}
     squares: dict[nn.Module, Tensor] = {}
@@ -103,18 +104,16 @@ def importance(model: nn.Module, blocks: list[nn.Module], batches: Batches) -> l
         for block in blocks
     ]
     try:
-        model.eval()
-        for images, labels in batches:
-            labels = classified(model, labels, "sct")
-            model(images)
-            for block, found in squares.items():
-                sums.setdefault(block, found.new_zeros(model.num_classes, found.shape[1]))
-                sums[block].index_add_(0, labels, found)
+        with evaluating(model):
+            for images, labels in batches:
+                labels = classified(model, labels, "sct")
+                model(images)
+                for block, found in squares.items():
+                    sums.setdefault(block, found.new_zeros(model.num_classes, found.shape[1]))
+                    sums[block].index_add_(0, labels, found)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, training in modes:
-            module.training = training
     totals = (sums[block] for block in blocks)
     return [total[total.any(1)].sqrt().mean(0) for total in totals]  # of the classes that are there
 

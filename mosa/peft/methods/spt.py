@@ -243,13 +243,13 @@ class Sensitive(nn.Module):
         for kind in ("weight", "bias"):
             tensor, values, places = getattr(layer, kind), None, None
             if tensor is not None:
-                places = taken(choice, f"{prefix}{kind}_places", tensor)
+                places = taken(choice, f"{prefix}{kind}_places", tensor, tensor.numel())
                 values = tensor.detach().flatten()[places]
                 values = values.unsqueeze(0) if kind == "weight" and is_matrix else values
             self.register_buffer(f"{kind}_places", places)
             tuned = values is not None and values.numel()
             self.register_parameter(f"{kind}_values", nn.Parameter(values) if tuned else None)
-        parts = taken(choice, f"{prefix}low_rank", layer.weight) if is_matrix else None
+        parts = taken(choice, f"{prefix}low_rank", layer.weight, 2) if is_matrix else None
         self.register_buffer("low_rank", parts)
         last = name.rpartition(".")[2] == "proj"
         self.size, self.beside = options.change_size, options.form == "lora" or last

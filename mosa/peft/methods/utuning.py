@@ -1,16 +1,15 @@
 """U-Tuning: a tuner beside any frozen operation of a block."""
 
-import math
 from functools import partial
 from typing import Any, ClassVar, Literal
 
-import torch
 from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from mosa.base.seeding import generator
 from mosa.peft.blocks import block_width, find_blocks
 from mosa.peft.method import TRAINING, BranchShape, Method
+from mosa.peft.methods.adapter import Adapter, Bottleneck
 from mosa.peft.places import beside
 
 PLACES = ("attention", "mlp", "block")
@@ -51,10 +50,16 @@ class UTuning(Method):
             raise ValueError("a place is named twice")
         return sorted(places, key=PLACES.index)
 
+    @property
+    def tuner(self) -> Adapter:
+        """The options of a tuner, as those of an adapter's branch."""
+        own = {"bottleneck": self.bottleneck, "scale": self.scale, "dropout": self.dropout}
+        return Adapter(**own, norm=False, activation="gelu")
+
     def apply(self, model: nn.Module, seed: int) -> None:
-        rng = generator(seed, "utuning")
+        rng, tuner = generator(seed, "utuning"), self.tuner
         for block in find_blocks(model):
-            tuners = {place: Tuner(block_width(block), self, rng) for place in self.places}
+            tuners = {place: Bottleneck(block_width(block), tuner, rng) for place in self.places}
             block.tuners = nn.ModuleDict(tuners).to(block.norm2.weight)
             block.forward = partial(_forward, block)
 
@@ -73,30 +78,3 @@ def _forward(block: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     attention, mlp = tuners.get("attention"), tuners.get("mlp")
     y = beside(block, x, *args, attention=attention, mlp=mlp, **kwargs)
     return y + tuners["block"](x) if "block" in tuners else y
-
-
-class Tuner(nn.Module):
-    """One tuner.
-
-    Args:
-        width: Channels d.
-        options: The options of U-Tuning.
-        rng: Draws the initial weights.
-
-    Shape:
-        (..., width) -> (..., width).
-    """
-
-    def __init__(self, width: int, options: UTuning, rng: torch.Generator) -> None:
-        super().__init__()
-        self.down = nn.Linear(width, options.bottleneck)
-        self.act = nn.GELU()
-        self.drop = nn.Dropout(options.dropout)
-        self.up = nn.Linear(options.bottleneck, width)
-        self.scale = options.scale
-        nn.init.kaiming_uniform_(self.down.weight, a=math.sqrt(5), generator=rng)
-        for zero in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(zero)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * self.up(self.drop(self.act(self.down(x))))
